@@ -1,0 +1,1 @@
+"""Networks: layers, their registry, heads, and the parser that composes them from yaml."""

@@ -1,0 +1,242 @@
+"""The registry of yaml-selectable layers: each layer declares its own channel rule beside its class.
+
+A rule is a short function `(input channels, arguments, scale) -> output channels` that also fills the constructor
+arguments it is responsible for (`fills`); a yaml row gives the others, bound to the constructor's signature.
+"""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from utils.errors import ModelConfigError, did_you_mean
+
+Channels = int | list[int]
+"""Channel count of a layer's output; a list for a layer that returns several maps (CBLinear)."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multipliers of a network: `channels` and `repeats` apply them to what a yaml row says."""
+
+    depth: float = 1.0
+    width: float = 1.0
+    max_channels: int | None = None
+
+    def channels(self, count: int) -> int:
+        """Scale a channel count: cap, multiply by the width, round up to a multiple of 8."""
+        capped = count if self.max_channels is None else min(count, self.max_channels)
+        return math.ceil(capped * self.width / 8) * 8
+
+    def repeats(self, count: int) -> int:
+        """Scale a repeat count: multiply by the depth, round half to even, at least 1; a single layer stays single."""
+        return max(round(count * self.depth), 1) if count > 1 else count
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A channel rule, and the names of the constructor arguments that it fills (a yaml row cannot give those)."""
+
+    apply: Callable[[list[Channels], dict[str, Any], Scale], Channels]
+    fills: tuple[str, ...] = ()
+
+
+def rule(*fills: str) -> Callable[[Callable[[list[Channels], dict[str, Any], Scale], Channels]], Rule]:
+    """Make a function a channel rule that fills the named constructor arguments."""
+    return lambda function: Rule(function, fills)
+
+
+def only(inputs: list[Channels]) -> int:
+    """Return the channel count of the one input map.
+
+    Raises:
+        ModelConfigError: there are several inputs, or the input is a list of maps.
+    """
+    if len(inputs) != 1:
+        raise ModelConfigError(f"'from' names {len(inputs)} layers: this layer takes one input")
+    if isinstance(inputs[0], list):
+        raise ModelConfigError("the input is the list of maps that a CBLinear gives: only CBFuse takes such a list")
+    return inputs[0]
+
+
+def maps(inputs: list[Channels]) -> list[int]:
+    """Return the channel counts of several input maps.
+
+    Raises:
+        ModelConfigError: one of the inputs is a list of maps.
+    """
+    return [only([channels]) for channels in inputs]
+
+
+@rule("in_channels")
+def to(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """One input; the first argument, `out_channels`, is width-scaled (Conv, downsamplers)."""
+    arguments["in_channels"] = only(inputs)
+    arguments["out_channels"] = scale.channels(arguments["out_channels"])
+    return arguments["out_channels"]
+
+
+@rule("in_channels")
+def to_unscaled(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """As `to`, for a block whose hidden widths are arguments too: a width other than 1 would leave it lopsided."""
+    if scale.width != 1:
+        raise ModelConfigError(
+            f"width_multiple {scale.width}: this layer's hidden widths are arguments that the multiple does not reach: "
+            "set width_multiple to 1.0 and write the widths that you want"
+        )
+    return to.apply(inputs, arguments, scale)
+
+
+@rule("channels")
+def same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """One input, output of the same width; the constructor gets it as `channels` (attention)."""
+    arguments["channels"] = only(inputs)
+    return arguments["channels"]
+
+
+@rule()
+def keep(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """One input, output of the same width; the constructor does not ask for it (upsampling, pooling)."""
+    return only(inputs)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A registered layer: its yaml name, class, channel rule, and the argument that takes a row's repeats, if any."""
+
+    name: str
+    cls: type[nn.Module]
+    rule: Rule
+    repeats: str | None
+    example: tuple[Any, ...]
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """Return the constructor parameters that a yaml row can give, in order."""
+        signature = inspect.signature(self.cls.__init__).parameters
+        hidden = (*self.rule.fills, self.repeats, "device", "dtype")
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return {name: p for name, p in list(signature.items())[1:] if name not in hidden and p.kind not in variable}
+
+    def signature(self) -> str:
+        """Return the layer as a yaml row sees it, such as ``Conv(out_channels: int, kernel_size: int = 1)``."""
+        shown = [str(p).replace("torch.nn.", "").replace("typing.", "") for p in self.parameters().values()]
+        return f"{self.name}({', '.join(shown)})"
+
+
+_LAYERS: dict[str, Layer] = {}
+
+
+def layer(channel_rule: Rule, *, name: str | None = None, repeats: str | None = None, example: tuple[Any, ...] = ()) -> Callable[[type], type]:
+    """Register a class as a yaml layer.
+
+    Args:
+        channel_rule: how output channels follow from input channels and arguments.
+        name: the yaml name; the class name by default.
+        repeats: the constructor argument that takes a row's repeats; without it a row with n repeats stacks n copies.
+        example: arguments of a small valid row after a 16-channel input, used by the contract tests.
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(cls: type) -> type:
+        key = name or cls.__name__
+        if key in _LAYERS:
+            raise ValueError(f"layer '{key}' is registered already, by {_LAYERS[key].cls.__module__}")
+        _LAYERS[key] = Layer(key, cls, channel_rule, repeats, example)
+        return cls
+
+    return register
+
+
+def registered_layers() -> dict[str, Layer]:
+    """Return all layers by yaml name."""
+    return dict(_LAYERS)
+
+
+def find_layer(name: object) -> Layer:
+    """Return the layer of a yaml name.
+
+    Raises:
+        ModelConfigError: no such layer; names the nearest one.
+    """
+    if name not in _LAYERS:
+        raise ModelConfigError(f"unknown layer '{name}'.{did_you_mean(str(name), _LAYERS)}")
+    return _LAYERS[typing.cast(str, name)]
+
+
+def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, Any]:
+    """Bind a row's arguments to the constructor's signature.
+
+    Args:
+        row_arguments: positional values; the last may be a mapping of keyword arguments.
+        num_classes: what the string ``nc`` stands for.
+    Returns:
+        Constructor arguments by name, without those that the channel rule fills.
+    Raises:
+        ModelConfigError: wrong number, name or type of an argument; shows the signature.
+    """
+    parameters = entry.parameters()
+    positional, keywords = list(row_arguments), {}
+    if positional and isinstance(positional[-1], dict):
+        keywords = positional.pop()
+    if len(positional) > len(parameters):
+        raise ModelConfigError(f"too many positional arguments: the layer is {entry.signature()} and got {positional}")
+    bound = dict(zip(parameters, positional, strict=False))
+    for key, value in keywords.items():
+        if key not in parameters:
+            raise ModelConfigError(f"unknown argument '{key}': the layer is {entry.signature()}.{did_you_mean(str(key), parameters)}")
+        if key in bound:
+            raise ModelConfigError(f"argument '{key}' is given twice: the layer is {entry.signature()}")
+        bound[key] = value
+    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in bound]
+    if missing:
+        raise ModelConfigError(f"missing argument {', '.join(map(repr, missing))}: the layer is {entry.signature()}")
+    hints = typing.get_type_hints(entry.cls.__init__)
+    return {key: _checked(entry, key, _meaning(value, num_classes), hints.get(key, Any)) for key, value in bound.items()}
+
+
+def _meaning(value: object, num_classes: int) -> object:
+    """Replace the two strings that have a meaning, ``nc`` and ``None``, also inside lists."""
+    if isinstance(value, list):
+        return [_meaning(item, num_classes) for item in value]
+    return {"nc": num_classes, "None": None}.get(value, value) if isinstance(value, str) else value
+
+
+def _checked(entry: Layer, key: str, value: object, annotation: object) -> object:
+    """Return `value` in the form that `annotation` asks for (lists become tuples where it says so)."""
+    fits, converted = _fit(value, annotation)
+    if not fits:
+        expected = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
+        wanted = expected or str(annotation).replace("typing.", "")
+        raise ModelConfigError(f"argument '{key}' is {value!r}, expected {wanted}: the layer is {entry.signature()}")
+    return converted
+
+
+def _fit(value: object, annotation: object) -> tuple[bool, object]:
+    """Tell whether `value` fits a type annotation, and return it converted; unknown annotations admit anything but strings."""
+    origin, options = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return value in options, value
+    if origin in (typing.Union, types.UnionType):
+        results = [_fit(value, option) for option in options]
+        return next((result for result in results if result[0]), (False, value))
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple):
+            return False, value
+        kinds = [options[0]] * len(value) if origin is list or options[-1:] == (Ellipsis,) else list(options)
+        results = [_fit(item, kind) for item, kind in zip(value, kinds, strict=False)]
+        return len(kinds) == len(value) and all(fit for fit, _ in results), origin(item for _, item in results)
+    if annotation is type(None) or annotation is None:
+        return value is None, value
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool), value
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if isinstance(annotation, type):
+        return isinstance(value, annotation), value
+    return not isinstance(value, str), value

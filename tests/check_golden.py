@@ -1,0 +1,156 @@
+"""Compare networks, losses and modules with files of reference numbers: `python tests/check_golden.py networks|loss|modules DIR`.
+
+One line a file: PASS, FAIL or SKIP with the largest relative error; exit status 0 when nothing failed and something passed.
+"""
+
+import argparse
+import json
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent)) if __name__ == "__main__" else None
+
+from models.registry import registered_layers  # noqa: E402
+from models.yolo import Model, find_config  # noqa: E402
+from utils.checkpoint import import_state_dict  # noqa: E402
+from utils.errors import ModelConfigError  # noqa: E402
+from utils.losses import build_loss  # noqa: E402
+
+NETWORK_TOLERANCE, LOSS_TOLERANCE = 1e-6, 1e-4
+
+
+class Skipped(Exception):  # noqa: N818 it is no error
+    """What a file describes does not exist here."""
+
+
+def seeded_tensor(name: str, shape: list[int]) -> torch.Tensor:
+    """Return the float64 values that a state-dict entry has in the reference files; they follow from its name."""
+    stream = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF)
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if name.split(".")[-3:] in (["dfl", "conv", "weight"], ["dfl2", "conv", "weight"], ["dfl3", "conv", "weight"]):
+        return torch.arange(16.0, dtype=torch.float64).view(shape)
+    if name.endswith("running_mean"):
+        values = 0.1 * stream.standard_normal(shape)
+    elif name.endswith("running_var"):
+        values = stream.uniform(0.5, 1.5, shape)
+    elif len(shape) == 1 and name.endswith("weight"):
+        values = 1 + 0.1 * stream.standard_normal(shape)
+    elif len(shape) == 1:
+        values = 0.1 * stream.standard_normal(shape)
+    else:
+        values = stream.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(values, dtype=np.float64))
+
+
+def relative_error(ours: np.ndarray, reference: np.ndarray, scale: float) -> float:
+    """Return the largest difference over `scale`."""
+    return float(np.abs(ours - reference).max() / max(scale, 1e-12))
+
+
+def network_outputs(model: Model, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a network's evaluation outputs under the names that the reference files use."""
+    with torch.inference_mode():
+        prediction, outputs = model(image, raw=True)
+        if not outputs["aux"]:
+            return {"pred": prediction, "/0": prediction}
+        named = {f"pred{number}": model.decode(output) for number, output in enumerate(outputs["aux"])}
+    return named | {f"pred{len(named)}": prediction, "pred": prediction}
+
+
+def check_network(path: Path) -> float:
+    """Return the largest relative error of a network's outputs; 1 for a wrong parameter count or an incomplete import."""
+    golden = json.loads(path.read_text())
+    try:
+        find_config(f"{golden['cfg']}.yaml")
+    except ModelConfigError as error:
+        raise Skipped("no such network here") from error
+    model = Model(f"{golden['cfg']}.yaml").double().eval()
+    if sum(parameter.numel() for parameter in model.parameters()) != golden["parameters"]:
+        return 1.0
+    report = import_state_dict(model, {name: seeded_tensor(name, shape) for name, shape in golden["state_dict"]})
+    if report.missing or report.unexpected or report.mismatched:
+        return 1.0
+    image = torch.from_numpy(np.random.RandomState(golden["input"]["seed"]).uniform(0, 1, golden["input"]["shape"]))
+    ours, errors = network_outputs(model, image), []
+    for name, reference in golden["output"].items():
+        if isinstance(reference, dict) and name in ours:
+            if list(ours[name].shape) != reference["shape"]:
+                return 1.0
+            values = ours[name].flatten().numpy()[reference["index"]]
+            errors.append(relative_error(values, np.array(reference["value"]), reference["absmax"]))
+    if not errors:
+        raise Skipped(f"none of its outputs {list(golden['output'])} is known here")
+    return max(errors)
+
+
+def seeded_maps(seed: int, channels: int, image_hw: list[int]) -> list[torch.Tensor]:
+    """Return the seeded feature maps of the loss files, strides 8, 16, 32, float32 leaves."""
+    stream = np.random.RandomState(seed)
+    shapes = [(3, channels, image_hw[0] // stride, image_hw[1] // stride) for stride in (8, 16, 32)]
+    return [torch.from_numpy(stream.standard_normal(shape).astype(np.float32)).requires_grad_() for shape in shapes]
+
+
+def check_detection_loss(golden: dict[str, Any]) -> float:
+    """Return the largest relative error of total, items and gradient norms, with and without targets, single and dual."""
+    criterion = build_loss(Model("gelan-t.yaml", nc=5))
+    errors = []
+    for case in ("single", "dual", "single_no_targets", "dual_no_targets"):
+        first, second = seeded_maps(11, 69, golden["image_hw"]), seeded_maps(12, 69, golden["image_hw"])
+        outputs = {"main": first, "aux": []} if case.startswith("single") else {"main": second, "aux": [first]}
+        targets = torch.zeros(0, 6) if case.endswith("no_targets") else torch.tensor(golden["targets"])
+        total, items = criterion(outputs, {"targets": targets, "image_hw": tuple(golden["image_hw"])})
+        total.backward()
+        leaves = first if case.startswith("single") else [*first, *second]
+        ours = [float(total), *(float(items[key]) for key in ("box", "cls", "dfl")), *(float(leaf.grad.norm()) for leaf in leaves)]
+        expected = [golden[case]["total"], *(golden[case]["items"][key] for key in ("box", "cls", "dfl")), *golden[case]["grad_norm"]]
+        errors += [abs(value - reference) / max(abs(reference), 1e-12) for value, reference in zip(ours, expected, strict=True) if reference]
+        errors += [abs(value) for value, reference in zip(ours, expected, strict=True) if not reference]
+    return max(errors)
+
+
+def check_loss(path: Path) -> float:
+    """Return the largest relative error of one file of losses."""
+    golden = json.loads(path.read_text())
+    if "single" in golden:
+        return check_detection_loss(golden)
+    raise Skipped("a loss of instance segmentation: no such head here yet")
+
+
+def check_module(path: Path) -> float:
+    """Return the largest relative error of a plug-in module's output and gradients."""
+    with np.load(path) as arrays:
+        meta = json.loads(str(arrays["meta"]))
+    raise Skipped(f"{meta['kind']}: module files are not compared yet ({len(registered_layers())} layers are registered)")
+
+
+CHECKS = {"networks": (check_network, "*.json", NETWORK_TOLERANCE), "loss": (check_loss, "*.json", LOSS_TOLERANCE), "modules": (check_module, "*.npz", 0)}
+
+
+def main() -> int:
+    """Check every file of a folder; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=CHECKS)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    check, pattern, tolerance = CHECKS[options.kind]
+    counts = {"PASS": 0, "FAIL": 0, "SKIP": 0}
+    for path in sorted(options.folder.glob(pattern)):
+        try:
+            error = check(path)
+            verdict, detail = ("PASS" if error <= tolerance else "FAIL"), f"{error:.2e}"
+        except Skipped as skipped:
+            verdict, detail = "SKIP", str(skipped)
+        counts[verdict] += 1
+        print(f"{verdict}  {path.name:<44}{detail}", flush=True)
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    return 0 if counts["PASS"] and not counts["FAIL"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Drawing, data, losses, training and evaluation around the networks."""

@@ -1,0 +1,80 @@
+"""Boxes as tensors: formats, overlap, and the way back from a letterboxed picture to the original one.
+
+Formats stand in the names: `xyxy` is two corners, `cxcywh` centre and size; pixels unless a name ends in `_norm`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
+    """(…, 4) centre and size to (…, 4) corners."""
+    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:4] / 2
+    return torch.cat((centre - half, centre + half), -1)
+
+
+def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
+    """(…, 4) corners to (…, 4) centre and size."""
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:4]
+    return torch.cat(((low + high) / 2, high - low), -1)
+
+
+def box_area(boxes_xyxy: Tensor) -> Tensor:
+    """(…, 4) corners to (…) areas; 0 for a box turned inside out."""
+    return (boxes_xyxy[..., 2:4] - boxes_xyxy[..., :2]).clamp(min=0).prod(-1)
+
+
+def box_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """(N, 4) and (M, 4) corners to (N, M) intersection over union in [0, 1]; 0 for empty boxes."""
+    low = torch.maximum(first_xyxy[:, None, :2], second_xyxy[None, :, :2])
+    high = torch.minimum(first_xyxy[:, None, 2:], second_xyxy[None, :, 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    union = box_area(first_xyxy)[:, None] + box_area(second_xyxy)[None] - intersection
+    return intersection / union.clamp(min=1e-9)
+
+
+def complete_iou(first_xyxy: Tensor, second_xyxy: Tensor, eps: float = 1e-7) -> Tensor:
+    """Complete IoU, pair by pair, differentiable at degenerate boxes.
+
+    Args:
+        first_xyxy, second_xyxy: (…, 4) corners, broadcastable.
+    Returns:
+        (…) CIoU in (-1.5, 1].
+    Source: Zheng et al. 2020, arxiv.org/abs/1911.08287, eq. (10). Differs: `eps` is added to the height of each box
+        (before areas are taken), to the union and to the squared diagonal, as the published YOLOv9 does.
+    """
+    first_x1, first_y1, first_x2, first_y2 = first_xyxy.unbind(-1)
+    second_x1, second_y1, second_x2, second_y2 = second_xyxy.unbind(-1)
+    first_w, first_h = first_x2 - first_x1, first_y2 - first_y1 + eps
+    second_w, second_h = second_x2 - second_x1, second_y2 - second_y1 + eps
+    overlap_w = (torch.minimum(first_x2, second_x2) - torch.maximum(first_x1, second_x1)).clamp(min=0)
+    overlap_h = (torch.minimum(first_y2, second_y2) - torch.maximum(first_y1, second_y1)).clamp(min=0)
+    intersection = overlap_w * overlap_h
+    iou = intersection / (first_w * first_h + second_w * second_h - intersection + eps)
+    hull_w = torch.maximum(first_x2, second_x2) - torch.minimum(first_x1, second_x1)
+    hull_h = torch.maximum(first_y2, second_y2) - torch.minimum(first_y1, second_y1)
+    centre_x = second_x1 + second_x2 - first_x1 - first_x2
+    centre_y = second_y1 + second_y2 - first_y1 - first_y2
+    distance = (centre_x.square() + centre_y.square()) / 4 / (hull_w.square() + hull_h.square() + eps)
+    angle = torch.atan(second_w / second_h) - torch.atan(first_w / first_h)
+    aspect = 4 / math.pi**2 * angle.square()
+    with torch.no_grad():
+        weight = aspect / (aspect - iou + (1 + eps))
+    return iou - distance - weight * aspect
+
+
+def unletterbox(boxes_xyxy: Tensor, ratio_wh: tuple[float, float], pad_wh: tuple[float, float], original_hw: tuple[int, int]) -> Tensor:
+    """Map (N, 4) corners from a letterboxed picture to the original one, clipped to it.
+
+    Args:
+        ratio_wh: letterboxed size over original size, width then height.
+        pad_wh: pixels added at the left and at the top.
+        original_hw: height and width of the original picture.
+    """
+    scale = boxes_xyxy.new_tensor((*ratio_wh, *ratio_wh))
+    shift = boxes_xyxy.new_tensor((*pad_wh, *pad_wh))
+    height, width = original_hw
+    limit = boxes_xyxy.new_tensor((width, height, width, height))
+    return torch.minimum(((boxes_xyxy - shift) / scale).clamp(min=0), limit)

@@ -1,0 +1,38 @@
+"""What every command line shares: exit statuses and the one message that goes with each."""
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from utils.errors import UserError
+
+EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
+
+
+def run(main: Callable[[], object]) -> int:
+    """Call `main` and return the exit status: 0 done, 2 the user's mistake, 130 interrupted, 1 anything else."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OUT_OF_MEMORY as error:
+        print(f"error: out of memory: {error}: lower --batch or --img; the last checkpoint is kept", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            traceback.print_exc()
+            return EXIT_FAILED
+        print(f"error: disk full: {error.filename or error}: free some space; the previous checkpoint is kept", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception:  # noqa: BLE001 the last line of defence: shown whole, never swallowed
+        traceback.print_exc()
+        return EXIT_FAILED
+    return EXIT_DONE
