@@ -54,7 +54,7 @@ def find_config(cfg: str | Path) -> tuple[Path, str | None]:
         ModelConfigError: no such file; names the nearest shipped one.
     """
     root = Path(__file__).resolve().parent.parent
-    given = Path(cfg)
+    given = Path(cfg) if str(cfg).endswith((".yaml", ".yml")) else Path(f"{cfg}.yaml")
     family = re.fullmatch(r"(yolo(?:v8|11))([a-z])(.*)", given.stem)
     names = [(given.name, None)] + ([(f"{family[1]}{family[3]}{given.suffix}", family[2])] if family else [])
     for name, letter in names:

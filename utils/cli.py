@@ -1,13 +1,15 @@
 """What every command line shares: exit statuses and the one message that goes with each."""
 
+import argparse
 import errno
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import torch
 
-from utils.errors import UserError
+from utils.errors import TrainingStoppedError, UserError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
@@ -23,6 +25,9 @@ def run(main: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except TrainingStoppedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except OUT_OF_MEMORY as error:
         print(f"error: out of memory: {error}: lower --batch or --img; the last checkpoint is kept", file=sys.stderr)
         return EXIT_FAILED
@@ -36,3 +41,22 @@ def run(main: Callable[[], object]) -> int:
         traceback.print_exc()
         return EXIT_FAILED
     return EXIT_DONE
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser without abbreviations that answers flags of the original which do not exist here.
+
+    Args:
+        retired: what to say by flag name.
+    """
+
+    def __init__(self, *, retired: Mapping[str, str], **settings: object) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+        self.retired = retired
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
+        for flag, answer in self.retired.items():
+            if message.startswith("unrecognized arguments:") and flag in message.replace("=", " ").split():
+                message = f"{flag}: does not exist here: {answer}"
+        self.exit(EXIT_USER, f"{self.prog}: error: {message}\n")

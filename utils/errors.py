@@ -29,3 +29,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in known}
     nearest = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
     return f" Did you mean '{by_lower[nearest[0]]}'?" if nearest else ""
+
+
+class TrainingStoppedError(RuntimeError):
+    """A run that cannot go on, though the user asked for nothing wrong: the message says why and what is kept; exit status 1."""

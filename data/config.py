@@ -1,0 +1,169 @@
+"""The data yaml: where the pictures of each split are and what the classes are called.
+
+Keys: `path` (root; relative to the yaml's folder, then to the working folder), `train`, `val`, `test` (a picture folder,
+a .txt list of pictures, a COCO .json file, or a list of these; relative to the root), `names` (list, or mapping from
+0..n-1; may be left out where a split is a COCO file), `nc` (checked against names), `images` (picture folder of COCO files:
+one, or a mapping by split), `shapes` (settings of the drawn set, data/shapes.py). `download` is a remark for people: it is
+never run.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from data.coco_json import read_categories
+from data.shapes import draw_if_needed
+from utils.errors import DataError, did_you_mean
+
+SPLITS = ("train", "val", "test")
+INERT_KEYS = ("download", "roboflow")  # met in data yamls everywhere, about where the files came from
+KNOWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "shapes", *INERT_KEYS)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data yaml with its paths resolved; whether the splits exist is asked when they are read.
+
+    Attributes:
+        path: the yaml file.
+        root: folder that the splits are relative to.
+        splits: sources by split ("train", "val", "test"): picture folders, .txt lists of pictures or COCO .json files.
+        names: class names by class index.
+        picture_dirs: picture folder of a split's COCO files, where the yaml gives one.
+    """
+
+    path: Path
+    root: Path
+    splits: dict[str, tuple[Path, ...]]
+    names: list[str]
+    picture_dirs: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Return "coco" when a split is a COCO file, else "yolo"."""
+        return "coco" if _coco_files(self.splits) else "yolo"
+
+    def sources(self, split: str) -> tuple[Path, ...]:
+        """Return the existing sources of a split.
+
+        Raises:
+            DataError: the yaml has no such split, or one of its sources is missing.
+        """
+        if split not in self.splits:
+            raise DataError(f"{self.path}: no '{split}' split: expected one of {', '.join(self.splits)}")
+        for source in self.splits[split]:
+            if not source.exists():
+                hint = f"the root is {self.root}" if self.root.is_dir() else f"the root {self.root} does not exist either; set 'path'"
+                raise DataError(f"{self.path}: {split}: {source} does not exist: expected a folder, a .txt list or a COCO .json; {hint}")
+        return self.splits[split]
+
+
+def load_data_config(path: str | Path) -> DataConfig:
+    """Read a data yaml; a drawn set (`shapes`) is drawn now if its files are not there yet.
+
+    Args:
+        path: the yaml, or the name of one of those in the folder data/.
+    Raises:
+        DataError: the file is missing or no yaml, a key is unknown, or a value is not what it has to be.
+    """
+    path = _find_yaml(path)
+    content = _read_mapping(path)
+    for key in content:
+        if key not in KNOWN_KEYS:
+            raise DataError(f"{path}: unknown key '{key}': expected some of {', '.join(KNOWN_KEYS)}.{did_you_mean(key, KNOWN_KEYS)}")
+    root = _resolve_root(path, content.get("path"))
+    if content.get("shapes") is not None:
+        draw_if_needed(root, content["shapes"], _read_names(path, content.get("names")), path)
+    splits = {split: _resolve_split(path, split, content[split], root) for split in SPLITS if content.get(split) is not None}
+    if not splits:
+        raise DataError(f"{path}: no split: expected 'train', 'val' or 'test' with a folder, a .txt list or a COCO .json")
+    names = _names_or_categories(path, content.get("names"), splits)
+    if content.get("nc") is not None and content["nc"] != len(names):
+        raise DataError(f"{path}: nc is {content['nc']} but there are {len(names)} names: leave nc out, names are counted")
+    return DataConfig(path, root, splits, names, _picture_dirs(path, content.get("images"), splits, root))
+
+
+def _find_yaml(path: str | Path) -> Path:
+    path = Path(path)
+    shipped = Path(__file__).parent
+    if path.is_file():
+        return path
+    if path.name == str(path) and (shipped / path).is_file():
+        return shipped / path
+    folder = path.parent if path.parent.is_dir() else shipped
+    known = [file.name for place in (folder, shipped) for file in place.glob("*.yaml")]
+    raise DataError(f"{path}: no such data yaml.{did_you_mean(path.name, known)}")
+
+
+def _read_mapping(path: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise DataError(f"{path}{line}: not valid yaml: {getattr(error, 'problem', None) or error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: {type(content).__name__}: expected a mapping with train, val and names")
+    return content
+
+
+def _resolve_root(path: Path, value: object) -> Path:
+    if value is None:
+        return path.resolve().parent
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{path}: path is {value!r}: expected a folder")
+    return _first_existing(value, (path.resolve().parent, Path.cwd()))
+
+
+def _first_existing(value: str, folders: Iterable[Path]) -> Path:
+    """Return `value` below the first folder where it exists, else below the first folder."""
+    places = [(folder / Path(value).expanduser()).resolve() for folder in folders]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _resolve_split(path: Path, split: str, value: object, root: Path) -> tuple[Path, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(item, str) and item for item in values):
+        raise DataError(f"{path}: {split} is {value!r}: expected a folder, a .txt list, a COCO .json, or a list of these")
+    return tuple(_first_existing(item, (root, path.resolve().parent, Path.cwd())) for item in values)
+
+
+def _coco_files(splits: Mapping[str, Iterable[Path]]) -> list[Path]:
+    return [source for sources in splits.values() for source in sources if source.suffix.lower() == ".json"]
+
+
+def _names_or_categories(path: Path, value: object, splits: Mapping[str, Iterable[Path]]) -> list[str]:
+    coco_files = _coco_files(splits)
+    if value is not None or not coco_files:
+        return _read_names(path, value)
+    source = next((file for file in coco_files if file.is_file()), None)
+    if source is None:
+        raise DataError(f"{path}: no names, and {coco_files[0]} that would give them does not exist")
+    return list(read_categories(source).values())
+
+
+def _read_names(path: Path, value: object) -> list[str]:
+    if isinstance(value, dict):
+        if any(type(key) is not int for key in value) or sorted(value) != list(range(len(value))):
+            raise DataError(f"{path}: names has the keys {list(value)[:10]}: expected 0 to {len(value) - 1}, each once")
+        value = [value[index] for index in range(len(value))]
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{path}: names is {value!r}: expected a list of class names, or a mapping from class index to name")
+    for index, name in enumerate(value):
+        if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
+            raise DataError(f"{path}: names[{index}] is {name!r}: expected text; put it in quotes")
+    return [str(name) for name in value]
+
+
+def _picture_dirs(path: Path, value: object, splits: Iterable[str], root: Path) -> dict[str, Path]:
+    if value is None:
+        return {}
+    by_split = value if isinstance(value, dict) else dict.fromkeys(splits, value)
+    for split, folder in by_split.items():
+        if split not in SPLITS or not isinstance(folder, str):
+            raise DataError(f"{path}: images: {split}: {folder!r}: expected a picture folder, or a mapping from split to folder")
+    return {split: _first_existing(folder, (root, path.resolve().parent, Path.cwd())) for split, folder in by_split.items()}

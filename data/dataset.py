@@ -1,0 +1,195 @@
+"""The pictures of one split as the network sees them, augmented or letterboxed.
+
+Everything random about an item depends on the seed, the epoch and its index alone, so batches are the same with any number of workers.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.annotation import Annotation
+from data.augment import AugmentSettings, letterbox_sample, random_flips, random_hsv, random_warp, resize, resized_hw
+from data.cache import CACHE_CHOICES, PictureCache
+from data.mosaic import copy_paste, mixup, mosaic
+from data.pictures import read_picture
+from data.sample import Sample, index_map, scale_and_shift
+from utils.errors import DataError, SettingsError
+
+
+class ItemKey(NamedTuple):
+    """What the sampler asks for: which picture, in which epoch (for its random changes), and whether mosaics are on."""
+
+    index: int
+    epoch: int = 0
+    mosaic: bool = True
+
+
+@dataclasses.dataclass(slots=True)
+class Item:
+    """One row of a batch.
+
+    Attributes:
+        index: number of the picture in `DetectionDataset.annotations`.
+        image_rgb: (H, W, 3) uint8.
+        targets: (N, 5) float32, class and centre x, centre y, width, height over the picture's size.
+        masks: (H / 4, W / 4) int16 index map (`data.sample.index_map`), or None.
+        ratio_wh, pad_wh: how the picture was letterboxed (see `utils.boxes.unletterbox`); without meaning when augmented.
+    """
+
+    index: int
+    image_rgb: NDArray[np.uint8]
+    targets: NDArray[np.float32]
+    masks: NDArray[np.int16] | None
+    ratio_wh: tuple[float, float]
+    pad_wh: tuple[int, int]
+
+
+class DetectionDataset:
+    """Pictures and targets of one split.
+
+    Args:
+        annotations: what is known about the pictures; kept, in this order, as `annotations`, less what `min_items` filters out.
+        names: class names by class index.
+        image_size: long side of a picture, and side of a square item, in pixels.
+        hyp: augmentation settings; may be None without `augment`.
+        augment: change pictures at random, in mosaics if `hyp.mosaic` says so; else letterbox them.
+        rect: items of similar aspect ratio share a batch and are as oblong as the batch allows; no mosaics.
+        batch_size: pictures in a batch, which share a shape when `rect`.
+        stride, pad: sides of rectangular items are multiples of `stride`, with `pad` strides of grey added before rounding up.
+        seed: what all randomness starts from.
+        masks: draw index maps for instance segmentation.
+        cache: 'ram' holds the resized pictures in memory, 'auto' does so if they are small, 'off' reads them every time.
+        min_items: leave out pictures with fewer objects, crowd regions not counted.
+        single_cls: make one class, "object", of all.
+    """
+
+    def __init__(
+        self,
+        annotations: Sequence[Annotation],
+        names: Sequence[str],
+        image_size: int,
+        hyp: AugmentSettings | None = None,
+        augment: bool = False,
+        rect: bool = False,
+        batch_size: int = 16,
+        stride: int = 32,
+        pad: float = 0.5,
+        seed: int = 0,
+        masks: bool = False,
+        cache: str = "auto",
+        min_items: int = 0,
+        single_cls: bool = False,
+    ) -> None:
+        if augment and hyp is None:
+            raise TypeError("DetectionDataset: augment=True needs hyp")
+        self.annotations = [annotation for annotation in annotations if np.count_nonzero(~annotation.crowd) >= min_items]
+        self.num_filtered = len(annotations) - len(self.annotations)
+        if not self.annotations:
+            raise DataError(f"data set: {len(annotations)} pictures, none with {min_items} or more objects: at least one was expected")
+        self.names = list(names)
+        if single_cls:
+            self.names = ["object"]
+            self.annotations = [dataclasses.replace(one, classes=np.zeros_like(one.classes)) for one in self.annotations]
+        self.image_size, self.hyp, self.augment, self.rect = image_size, hyp, augment, rect
+        self.batch_size, self.seed, self.masks = batch_size, seed, masks
+        self.order, self.shapes_hw = self._rectangles(stride, pad) if rect else (np.arange(len(self)), None)
+        self.cache = self._build_cache(cache)
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: ItemKey | tuple[int, int, bool]) -> Item:
+        key = ItemKey(*key)
+        ratio_wh, pad_wh = (1.0, 1.0), (0, 0)
+        if self.augment:
+            sample = self._augmented(key)
+        else:
+            sample, ratio_wh, pad_wh = self._letterboxed(key.index, scaleup=False)
+        width, height = sample.size_wh
+        corners_norm = sample.boxes_xyxy / np.array((width, height, width, height), np.float32)
+        centre, size = (corners_norm[:, :2] + corners_norm[:, 2:]) / 2, corners_norm[:, 2:] - corners_norm[:, :2]
+        targets = np.concatenate((sample.classes[:, None], centre, size), 1, dtype=np.float32)
+        masks = index_map(sample) if self.masks else None
+        return Item(key.index, sample.image_rgb, targets, masks, ratio_wh, pad_wh)
+
+    def load(self, index: int) -> Sample:
+        """Return picture `index` with its long side `image_size`, and its objects, crowd regions left out."""
+        image = self.cache[index] if self.cache else self._read(index)
+        annotation = self.annotations[index]
+        (height, width), keep = annotation.image_hw, ~annotation.crowd
+        scale_wh = image.shape[1] / width, image.shape[0] / height
+        polygons = [annotation.polygons[row] if self.augment or self.masks else [] for row in np.flatnonzero(keep)]
+        return Sample(image, annotation.classes[keep], *scale_and_shift(annotation.boxes_xyxy[keep], polygons, scale_wh, (0, 0)))
+
+    def describe_cache(self) -> str:
+        """One line for the start of a run: where pictures come from."""
+        if self.cache:
+            return f"{len(self)} pictures in memory, {self.cache.num_bytes / 2**20:.0f} MiB"
+        return f"{len(self)} pictures, read from disk every time"
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        annotation = self.annotations[index]
+        image = read_picture(annotation.path)
+        if image.shape[:2] != tuple(annotation.image_hw):
+            (height, width), (known_height, known_width) = image.shape[:2], annotation.image_hw
+            raise DataError(
+                f"{annotation.path}: the picture is {width} x {height} pixels: {known_width} x {known_height} was expected from its "
+                "annotation; if the file was replaced meanwhile, start again"
+            )
+        return resize(image, resized_hw(annotation.image_hw, self.image_size), fast=self.augment)
+
+    def _build_cache(self, choice: str) -> PictureCache | None:
+        if choice not in CACHE_CHOICES:
+            raise SettingsError(f"cache {choice!r}: expected one of {', '.join(CACHE_CHOICES)}")
+        cache = PictureCache([resized_hw(annotation.image_hw, self.image_size) for annotation in self.annotations])
+        if choice == "off" or (choice == "auto" and not cache.fits):
+            return None
+        cache.fill(self._read)
+        return cache
+
+    def _rectangles(self, stride: int, pad: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the indices by aspect ratio, batch after batch, and (N, 2) height and width of each index's item."""
+        sizes_hw = np.array([annotation.image_hw for annotation in self.annotations], np.float64)
+        aspect = sizes_hw[:, 0] / sizes_hw[:, 1]
+        order = np.argsort(aspect, kind="stable")
+        shapes_hw = np.zeros((len(self), 2), np.int64)
+        for start in range(0, len(self), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            # The least height and width, over the long side, that hold every picture of the batch.
+            share_hw = np.array((min(aspect[batch].max(), 1), min(1 / aspect[batch].min(), 1)))
+            shapes_hw[batch] = np.ceil(share_hw * self.image_size / stride + pad).astype(np.int64) * stride
+        return order, shapes_hw
+
+    def _shape_hw(self, index: int) -> tuple[int, int]:
+        if self.shapes_hw is None:
+            return self.image_size, self.image_size
+        height, width = self.shapes_hw[index]
+        return int(height), int(width)
+
+    def _letterboxed(self, index: int, scaleup: bool) -> tuple[Sample, tuple[float, float], tuple[int, int]]:
+        """Return a letterboxed picture with the ratio from, and padding around, the original."""
+        sample, (ratio_w, ratio_h), pad_wh = letterbox_sample(self.load(index), self._shape_hw(index), scaleup)
+        height, width = self.annotations[index].image_hw
+        resized_height, resized_width = resized_hw((height, width), self.image_size)
+        return sample, (ratio_w * resized_width / width, ratio_h * resized_height / height), pad_wh
+
+    def _augmented(self, key: ItemKey) -> Sample:
+        hyp, rng = self.hyp, np.random.default_rng((self.seed, key.epoch, key.index + 1))
+        if key.mosaic and not self.rect and rng.random() < hyp.mosaic:
+            sample = self._mosaic(key.index, rng)
+            if rng.random() < hyp.mixup:
+                sample = mixup(sample, self._mosaic(int(rng.integers(len(self))), rng), rng)
+        else:
+            sample, _, _ = self._letterboxed(key.index, scaleup=True)
+            sample = random_warp(sample, hyp, sample.size_wh, rng)
+        sample.image_rgb = random_hsv(sample.image_rgb, hyp, rng)
+        return random_flips(sample, hyp, rng)
+
+    def _mosaic(self, index: int, rng: np.random.Generator) -> Sample:
+        indices = rng.permutation([index, *rng.integers(len(self), size=3)])
+        sample = mosaic([self.load(int(one)) for one in indices], self.image_size, rng)
+        sample = copy_paste(sample, self.hyp.copy_paste, rng)
+        return random_warp(sample, self.hyp, (self.image_size, self.image_size), rng)

@@ -1,0 +1,171 @@
+"""Plane figures, textures and backgrounds: what the pictures of the built-in data set are painted with."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.annotation import outline_area
+from data.sample import SUBPIXEL_BITS, clip_part
+
+Points = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+MIN_CONTRAST = 80.0  # distance in RGB between a figure's mean colour and what it is painted on
+BOX_TOLERANCE = 2.0  # pixels between the box of an outline and that of the pixels drawn for it
+MIN_INSIDE = 0.45  # share of a figure that lies inside the picture
+
+
+def _ring_points(radii: NDArray[np.float64] | float, count: int, start: float = -math.pi / 2) -> Points:
+    """Return `count` points around the origin at even angles, at one radius or at `radii` in turn."""
+    angles = start + 2 * math.pi * np.arange(count) / count
+    return np.stack((np.cos(angles), np.sin(angles)), 1) * np.broadcast_to(radii, count)[:, None]
+
+
+def _star() -> Points:
+    return _ring_points(np.tile((1.0, 0.42), 5), 10)
+
+
+def _ring() -> Points:
+    """Return one outline that runs around the ring, in through a seam, and back around the hole."""
+    outer, inner = _ring_points(1.0, 40), 0.55 * _ring_points(1.0, 28)
+    return np.concatenate((outer, outer[:1], inner[:1], inner[:0:-1], inner[:1]))
+
+
+def _cross(arm: float = 0.3) -> Points:
+    quarter = np.array(((arm, -1.0), (arm, -arm), (1.0, -arm)))
+    turn = np.array(((0.0, 1.0), (-1.0, 0.0)))  # a quarter clockwise on the screen, for row vectors
+    outline = np.concatenate([quarter @ np.linalg.matrix_power(turn, count) for count in range(4)])
+    return outline / np.linalg.norm(outline, axis=1).max()
+
+
+FIGURES: dict[str, Callable[[], Points]] = {
+    "circle": partial(_ring_points, 1.0, 40),
+    "ring": _ring,
+    "square": partial(_ring_points, 1.0, 4),
+    "triangle": partial(_ring_points, 1.0, 3),
+    "star": _star,
+    "cross": _cross,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure in a picture.
+
+    Attributes:
+        name: key of FIGURES.
+        points: (K, 2) outline x, y in pixels; may reach beyond the picture.
+        inside: (K, 2) outline of the part inside the picture.
+        coverage: (H, W) uint8, 255 where the figure covers a pixel whole.
+        area: pixels covered by more than half.
+    """
+
+    name: str
+    points: Points
+    inside: Points
+    coverage: Pixels
+    area: int
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Return (H, W), True where the figure covers more than half of a pixel."""
+        return self.coverage > 127
+
+
+def random_figure(rng: np.random.Generator, name: str, size: tuple[int, int], picture_hw: tuple[int, int]) -> Figure | None:
+    """Return a figure of random size, stretch, angle and place, or None where too much of it would lie outside.
+
+    Args:
+        size: lowest and highest diameter of the circle around it, pixels; no more than 0.8 of the picture's shorter side.
+    """
+    height, width = picture_hw
+    diameter = math.exp(rng.uniform(math.log(size[0]), math.log(min(size[1], 0.8 * min(picture_hw)))))
+    angle, stretch = rng.uniform(0, 2 * math.pi), np.array((1.0, rng.uniform(0.75, 1.0)))
+    turn = np.array(((math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))))
+    centre = np.array((rng.uniform(0, width), rng.uniform(0, height)))
+    points = np.round(FIGURES[name]() * stretch * (diameter / 2) @ turn + centre, 3)
+    inside = clip_part(points, (width, height))
+    if len(inside) < 3 or outline_area(inside) < MIN_INSIDE * outline_area(points):
+        return None
+    coverage = np.zeros(picture_hw, np.uint8)
+    fixed = np.round((points - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)  # cv2 has the centre of the first pixel at 0
+    cv2.fillPoly(coverage, [fixed], 255, cv2.LINE_AA, SUBPIXEL_BITS)
+    left, top, box_width, box_height = cv2.boundingRect(coverage)
+    drawn_xyxy = np.array((left, top, left + box_width, top + box_height))
+    if np.abs(np.concatenate((inside.min(0), inside.max(0))) - drawn_xyxy).max() > BOX_TOLERANCE:
+        return None  # a corner of the picture joins pieces of the outline there, so its box would be too large
+    return Figure(name, points, inside, coverage, int((coverage > 127).sum()))
+
+
+def paint_background(rng: np.random.Generator, picture_hw: tuple[int, int]) -> Pixels:
+    """Return (H, W, 3): a gradient between two colours under coarse and fine noise, sometimes with stripes or squares."""
+    colours = rng.integers(20, 236, (2, 3)).astype(np.float32)
+    pixels = _texture(rng, picture_hw, colours, str(rng.choice(("gradient", "gradient", "stripes", "squares"))), contrast=0.5)
+    coarse = rng.normal(0, 18, (int(rng.integers(3, 12)), int(rng.integers(3, 12)), 3)).astype(np.float32)
+    pixels += cv2.resize(coarse, picture_hw[::-1], interpolation=cv2.INTER_CUBIC)
+    pixels += rng.normal(0, rng.uniform(2, 10), (*picture_hw, 1))
+    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+
+def paint_clutter(rng: np.random.Generator, pixels: Pixels) -> None:
+    """Draw lines and open arcs that belong to no class."""
+    height, width = pixels.shape[:2]
+    for _ in range(int(rng.integers(0, 5))):
+        colour = [int(value) for value in rng.integers(0, 256, 3)]
+        ends = rng.integers(0, (width, height), (2, 2))
+        thickness = int(rng.integers(1, 4))
+        if rng.random() < 0.5:
+            cv2.line(pixels, ends[0].tolist(), ends[1].tolist(), colour, thickness, cv2.LINE_AA)
+        else:
+            axes = rng.integers(8, max(width, height) // 2, 2).tolist()
+            start = int(rng.integers(0, 360))
+            cv2.ellipse(
+                pixels,
+                ends[0].tolist(),
+                axes,
+                int(rng.integers(0, 180)),
+                start,
+                start + int(rng.integers(30, 130)),
+                colour,
+                thickness,
+                cv2.LINE_AA,
+            )
+
+
+def paint_figure(rng: np.random.Generator, pixels: Pixels, figure: Figure) -> None:
+    """Paint a figure over `pixels` in a random texture whose colours differ from what was there."""
+    left, top, box_width, box_height = cv2.boundingRect(figure.coverage)
+    window = slice(top, top + box_height), slice(left, left + box_width)
+    below = pixels[window][figure.mask[window]].astype(np.float32).mean(0)
+    colours = rng.integers(0, 256, (2, 3)).astype(np.float32)
+    while np.linalg.norm(colours - below, axis=1).min() < MIN_CONTRAST:
+        colours = rng.integers(0, 256, (2, 3)).astype(np.float32)
+    kind = str(rng.choice(("plain", "plain", "gradient", "stripes", "squares")))
+    paint = _texture(rng, (box_height, box_width), colours, kind, contrast=0.8)
+    paint += rng.normal(0, rng.uniform(0, 12), (box_height, box_width, 1))
+    alpha = figure.coverage[window][..., None].astype(np.float32) / 255
+    pixels[window] = np.clip(np.round(pixels[window] * (1 - alpha) + paint * alpha), 0, 255).astype(np.uint8)
+
+
+def _texture(
+    rng: np.random.Generator, picture_hw: tuple[int, int], colours: NDArray[np.float32], kind: str, contrast: float
+) -> NDArray[np.float32]:
+    """Return (H, W, 3) float32: the first colour mixed with up to `contrast` of the second one in a pattern."""
+    height, width = picture_hw
+    angle, period = rng.uniform(0, 2 * math.pi), rng.uniform(5, 24)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    if kind == "plain":
+        share = np.zeros(picture_hw, np.float32)
+    elif kind == "gradient":
+        share = (along - along.min()) / max(float(np.ptp(along)), 1.0)
+    elif kind == "stripes":
+        share = (np.floor(along / period) % 2).astype(np.float32)
+    else:
+        share = ((np.floor(along / period) + np.floor(across / period)) % 2).astype(np.float32)
+    share = contrast * share[..., None].astype(np.float32)
+    return colours[0] * (1 - share) + colours[1] * share

@@ -1,0 +1,92 @@
+"""Picture files: which ones there are, their pixels, and whether they are whole."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.errors import DataError
+
+PICTURE_SUFFIXES = frozenset((".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"))
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+PNG_START, PNG_END = b"\x89PNG", b"IEND"
+
+
+def is_picture(path: str | Path) -> bool:
+    """Tell by the name's ending, upper or lower case, whether a file is a picture."""
+    return os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return the pictures in a folder and below it, sorted by path; hidden files and folders are left out."""
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(parent, name) for name in files if is_picture(name) and not name.startswith(".")]
+    return [Path(path) for path in sorted(found)]
+
+
+def read_picture(path: str | Path) -> NDArray[np.uint8]:
+    """Return a picture as (H, W, 3) RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        DataError: no picture could be read there.
+    """
+    try:
+        return _decode(_read_bytes(path))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def inspect_picture(path: str | Path) -> tuple[int, int]:
+    """Return the (height, width) that `read_picture` gives, having decoded the whole picture.
+
+    Raises:
+        DataError: it is missing, empty, truncated or no picture; the text is the reason alone.
+    """
+    content = _read_bytes(path)
+    if reason := _truncation(content):
+        raise DataError(reason)
+    pixels = _decode(content)
+    return pixels.shape[0], pixels.shape[1]
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from error
+    if not content:
+        raise DataError("empty file")
+    return content
+
+
+def _decode(content: bytes) -> NDArray[np.uint8]:
+    """Return RGB pixels; from bytes and not from a path, since cv2 cannot open every path on every system."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:  # raised for absurd sizes in the header
+        raise DataError(f"cannot be decoded: {error.err}") from error
+    if pixels is None:
+        raise DataError("cannot be decoded as a picture")
+    return pixels
+
+
+def _truncation(content: bytes) -> str:
+    """Return what is missing at the end of a JPEG or PNG (decoders fill it with grey, silently); bytes after the end are fine."""
+    if content.startswith(JPEG_START):
+        scan = content.find(JPEG_SCAN, _jpeg_header_end(content))
+        return "truncated JPEG (no end marker)" if scan < 0 or content.find(JPEG_END, scan) < 0 else ""
+    if content.startswith(PNG_START):
+        return "truncated PNG (no IEND chunk)" if content.rfind(PNG_END) < 0 else ""
+    return ""
+
+
+def _jpeg_header_end(content: bytes) -> int:
+    """Return the offset after the last application segment (these may hold a thumbnail, a JPEG of its own)."""
+    offset = 2
+    while offset + 4 <= len(content) and content[offset] == 0xFF and 0xE0 <= content[offset + 1] <= 0xEF:
+        offset += 2 + int.from_bytes(content[offset + 2 : offset + 4], "big")
+    return offset

@@ -1,0 +1,190 @@
+"""The built-in data set: pictures of plane figures with YOLO labels, the same for the same settings to the last byte.
+
+Each label is of the whole figure inside the picture, also where another figure covers a part of it. Some rows are boxes and
+some are outlines, so that both kinds are met in one file.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data.figures import FIGURES, Figure, paint_background, paint_clutter, paint_figure, random_figure
+from utils.errors import DataError, did_you_mean
+from utils.files import write_json
+
+STAMP = "shapes.json"
+GENERATOR = 1  # raise it with every change that draws other pictures: sets of an older number are drawn again
+SPLITS = ("train", "val")
+BACKGROUND_SHARE = 0.04  # pictures without any figure
+JPEG_QUALITY = 92
+ATTEMPTS = 60  # per picture, to place figures that stay visible enough
+
+
+@dataclass(frozen=True)
+class ShapesSettings:
+    """Settings of the drawn set; pairs are the lowest and highest value, both met.
+
+    Attributes:
+        seed: another seed draws another set.
+        train, val: pictures per split.
+        picture_size: pixels, height and width apart, in steps of 32.
+        figure_size: pixels, diameter of the circle around a figure; its logarithm is uniform.
+        figures: per picture.
+        max_hidden: share of a figure that others may cover.
+        box_rows: share of label rows that are boxes instead of outlines.
+    """
+
+    seed: int = 0
+    train: int = 400
+    val: int = 100
+    picture_size: tuple[int, int] = (160, 256)
+    figure_size: tuple[int, int] = (10, 120)
+    figures: tuple[int, int] = (2, 8)
+    max_hidden: float = 0.6
+    box_rows: float = 0.3
+
+
+def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: Path) -> bool:
+    """Draw the set into `root` unless it is there already with these settings; return whether it was drawn.
+
+    Args:
+        root: folder to draw into: absent, empty, or an older set of this kind, which is then replaced as a whole.
+        settings: mapping of the yaml, keys as the fields of `ShapesSettings`.
+        names: classes to draw.
+        source: the yaml, for messages.
+    Raises:
+        DataError: a setting or class is unknown or out of range, or `root` holds something else.
+    """
+    chosen = _settings(settings, source)
+    for name in names:
+        if name not in FIGURES:
+            raise DataError(f"{source}: names: no figure '{name}': expected some of {', '.join(FIGURES)}.{did_you_mean(name, FIGURES)}")
+    wanted = json.loads(json.dumps({"generator": GENERATOR, "names": list(names), **asdict(chosen)}))
+    if _read_stamp(root) == wanted:
+        return False
+    if root.is_dir() and any(root.iterdir()) and not (root / STAMP).is_file():
+        raise DataError(
+            f"{root}: holds other files (no {STAMP}): expected an empty or absent folder to draw into; set another 'path' in {source}"
+        )
+    print(f"drawing {chosen.train} + {chosen.val} pictures into {root}")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        for split in SPLITS:
+            for index in range(getattr(chosen, split)):
+                _write_sample(temporary, split, index, chosen, names)
+        write_json(temporary / STAMP, wanted)
+        temporary.chmod(0o755)
+        _replace_folder(root, temporary, wanted)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def draw_sample(settings: ShapesSettings, names: Sequence[str], split: str, index: int) -> tuple[np.ndarray, list[tuple[Figure, bool]]]:
+    """Draw one picture.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and its figures, bottom one first, each with whether its label is a box row.
+    """
+    rng = np.random.default_rng((settings.seed, SPLITS.index(split), index))
+    low, high = settings.picture_size
+    height, width = (32 * int(rng.integers(low // 32, high // 32 + 1)) for _ in range(2))
+    pixels = paint_background(rng, (height, width))
+    paint_clutter(rng, pixels)
+    count = 0 if rng.random() < BACKGROUND_SHARE else int(rng.integers(settings.figures[0], settings.figures[1] + 1))
+    placed: list[Figure] = []
+    visible: list[np.ndarray] = []  # per placed figure the mask of what no later figure covers
+    for _ in range(ATTEMPTS):
+        if len(placed) == count:
+            break
+        figure = random_figure(rng, str(rng.choice(names)), settings.figure_size, (height, width))
+        if figure is None or figure.area == 0:
+            continue
+        remaining = [other & ~figure.mask for other in visible]
+        hidden = [1 - int(part.sum()) / whole.area for part, whole in zip(remaining, placed, strict=True)]
+        if max(hidden, default=0) > settings.max_hidden:
+            continue
+        paint_figure(rng, pixels, figure)
+        placed.append(figure)
+        visible = [*remaining, figure.mask]
+    return pixels, [(figure, bool(rng.random() < settings.box_rows)) for figure in placed]
+
+
+def label_row(figure: Figure, class_index: int, as_box: bool, picture_hw: tuple[int, int]) -> str:
+    """Return the YOLO row of a figure: its box, or its outline, in parts of the picture's size."""
+    outline = figure.inside / (picture_hw[1], picture_hw[0])
+    low, high = outline.min(0), outline.max(0)
+    values = np.concatenate(((low + high) / 2, high - low)) if as_box else outline.reshape(-1)
+    return " ".join((str(class_index), *(f"{value:.6f}" for value in values)))
+
+
+def _write_sample(root: Path, split: str, index: int, settings: ShapesSettings, names: Sequence[str]) -> None:
+    pixels, figures = draw_sample(settings, names, split, index)
+    done, encoded = cv2.imencode(".jpg", pixels[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    assert done, "cv2 encodes every uint8 picture"
+    rows = [label_row(figure, names.index(figure.name), as_box, pixels.shape[:2]) for figure, as_box in figures]
+    name = f"{split}_{index:04d}"
+    for kind, file, content in (
+        ("images", f"{name}.jpg", encoded.tobytes()),
+        ("labels", f"{name}.txt", "".join(f"{row}\n" for row in rows).encode()),
+    ):
+        folder = root / kind / split
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(content)  # the whole set is renamed into place once it is complete
+
+
+def _settings(settings: object, source: Path) -> ShapesSettings:
+    known = {field.name: field.default for field in fields(ShapesSettings)}
+    if not isinstance(settings, Mapping):
+        raise DataError(f"{source}: shapes is {settings!r}: expected a mapping with some of {', '.join(known)}")
+    for key, value in settings.items():
+        if key not in known:
+            raise DataError(f"{source}: shapes: unknown key '{key}': expected some of {', '.join(known)}.{did_you_mean(key, known)}")
+        if not _fits(value, known[key]):
+            raise DataError(f"{source}: shapes: {key} is {value!r}: expected {_expected(known[key])}, such as {known[key]}")
+    chosen = ShapesSettings(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    if chosen.picture_size[0] < 32 or chosen.figure_size[0] < 4:
+        raise DataError(f"{source}: shapes: expected picture_size from 32 and figure_size from 4 pixels")
+    return chosen
+
+
+def _fits(value: object, default: object) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value) and 0 <= value[0] <= value[1]
+    if isinstance(default, float):
+        return type(value) in (int, float) and 0 <= value <= 1
+    return type(value) is int and value >= 0
+
+
+def _expected(default: object) -> str:
+    if isinstance(default, tuple):
+        return "two whole numbers, the lower one first"
+    return "a share from 0 to 1" if isinstance(default, float) else "a whole number from 0"
+
+
+def _read_stamp(root: Path) -> object:
+    try:
+        return json.loads((root / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _replace_folder(root: Path, drawn: Path, wanted: object) -> None:
+    """Move the drawn folder to `root`, an older set away first; another process may have been faster with the same set."""
+    old = drawn.with_name(drawn.name + "-old")
+    if root.is_dir():
+        root.rename(old)
+    try:
+        drawn.rename(root)
+    except OSError:
+        if _read_stamp(root) != wanted:
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""Find objects in pictures and videos: `python detect.py --weights best.pt --source street.jpg`."""
+
+import argparse
+import sys
+
+from utils.cli import Parser, run
+from utils.detect_run import DetectSettings, detect
+from utils.precision import AMP_CHOICES
+
+RETIRED = {
+    "--data": "class names come with the weights: leave it out",
+    "--augment": "test-time augmentation does not exist here: leave it out",
+    "--update": "there is no such step: leave it out",
+    "--dnn": "ONNX inference does not exist here: leave it out",
+}
+"""Flags of the original that have no meaning here, and what to do instead."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
+    """Turn the command line into settings."""
+    defaults = DetectSettings("", "")
+    parser = Parser(retired=RETIRED, prog="detect.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add, flag = parser.add_argument, {"action": "store_true"}
+    add("--weights", required=True, metavar="PT", help="trained weights, such as runs/train/exp/weights/best.pt")
+    add("--source", required=True, help="picture, video, folder, 'pattern', list.txt with one path a line, or camera index (0)")
+    add(
+        "--img",
+        "--imgsz",
+        "--img-size",
+        dest="imgsz",
+        type=int,
+        nargs="+",
+        default=[640],
+        metavar="PIXELS",
+        help="longer side, or height and width",
+    )
+    add("--conf-thres", type=float, default=defaults.conf_thres, help="least confidence of a detection")
+    add("--iou-thres", type=float, default=defaults.iou_thres, help="overlap above which the less confident of two boxes is dropped")
+    add("--max-det", type=int, default=defaults.max_det, help="most detections of a picture")
+    add("--device", default="", help="cpu, mps, or a CUDA number; empty for the best one present")
+    add("--amp", choices=AMP_CHOICES, default=defaults.amp, help="number format")
+    add("--half", dest="amp", action="store_const", const="fp16", default=argparse.SUPPRESS, help="the same as --amp fp16")
+    add("--view-img", **flag, help="show the pictures in a window")
+    add("--save-txt", **flag, help="write labels/NAME.txt: class cx cy w h, normalised")
+    add("--save-conf", **flag, help="append the confidence to each line of --save-txt")
+    add("--save-crop", **flag, help="write every object as crops/CLASS/NAME.jpg")
+    add("--save-json", **flag, help="write predictions.json in COCO's result form")
+    add("--nosave", **flag, help="write no annotated pictures and videos")
+    add("--classes", nargs="+", metavar="CLASS", help="keep these classes only, by number or name")
+    add("--agnostic-nms", **flag, help="boxes of different classes suppress each other")
+    add(
+        "--visualize",
+        nargs="*",
+        metavar="LAYER",
+        help="write feature maps of all layers, or of those named by index, layer name or module path",
+    )
+    add("--project", default=defaults.project, help="folder of the runs")
+    add("--name", default=defaults.name, help="folder of this run; numbered if it exists")
+    add("--exist-ok", **flag, help="write into an existing folder of this name")
+    add("--line-thickness", type=int, metavar="PIXELS", help="box lines; chosen by picture size if not given")
+    add("--hide-labels", **flag, help="draw boxes only")
+    add("--hide-conf", **flag, help="leave confidences out of the labels")
+    add("--vid-stride", type=int, default=defaults.vid_stride, metavar="N", help="use every N-th frame of a video")
+    return DetectSettings(**vars(parser.parse_args(arguments)))
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    detect(parse_arguments())
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

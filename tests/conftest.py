@@ -1,0 +1,40 @@
+"""What the tests share: the folder of reference data, and small pictures to make data sets of."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference data and networks: YOLO_LOOM_SHARED, or `shared` beside the repository; skips without it."""
+    folder = Path(os.environ.get("YOLO_LOOM_SHARED") or REPOSITORY.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}; set YOLO_LOOM_SHARED")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep label caches of read-only folders out of the user's own cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
+
+
+@pytest.fixture
+def write_picture() -> Callable[..., Path]:
+    """Return `write_picture(path, hw=(40, 60))`, which writes a grey picture and its folders and returns the path."""
+
+    def write(path: Path, hw: tuple[int, int] = (40, 60)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done, content = cv2.imencode(path.suffix.lower(), np.full((*hw, 3), 114, np.uint8))
+        assert done
+        path.write_bytes(content.tobytes())
+        return path
+
+    return write

@@ -1,0 +1,98 @@
+"""The data yaml: what it may say, and what is said about mistakes in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.config import load_data_config
+from utils.errors import DataError
+
+
+def write_yaml(folder: Path, text: str) -> Path:
+    """Write a data yaml and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "set.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_paths_are_relative_to_the_yaml_and_names_may_be_a_mapping(tmp_path: Path) -> None:
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    config = load_data_config(write_yaml(tmp_path, "path: set\ntrain: images\nval: [images, more.txt]\nnames: {1: cat, 0: 犬}\n"))
+    assert config.root == tmp_path / "set"
+    assert config.splits == {"train": (tmp_path / "set/images",), "val": (tmp_path / "set/images", tmp_path / "set/more.txt")}
+    assert config.names == ["犬", "cat"]
+    assert config.kind == "yolo"
+
+
+def test_root_may_be_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "set").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    config = load_data_config(write_yaml(tmp_path / "elsewhere", "path: set\ntrain: a\nnames: [x]\n"))
+    assert config.root == tmp_path / "here" / "set"
+
+
+def test_root_defaults_to_the_folder_of_the_yaml(tmp_path: Path) -> None:
+    assert load_data_config(write_yaml(tmp_path, "train: a\nnames: [x]\n")).root == tmp_path
+
+
+def test_download_is_never_run(tmp_path: Path) -> None:
+    config = load_data_config(write_yaml(tmp_path, "train: a\nnames: [x]\ndownload: |\n  open('ran', 'w')\n"))
+    assert config.names == ["x"]
+    assert [file.name for file in tmp_path.iterdir()] == ["set.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trian: a\nnames: [x]\n", r"unknown key 'trian'.*Did you mean 'train'\?"),
+        ("train: a\n", "names is None: expected a list"),
+        ("train: a\nnames: []\n", r"names is \[\]: expected a list"),
+        ("train: a\nnames: {1: x, 2: y}\n", r"names has the keys \[1, 2\]: expected 0 to 1"),
+        ("train: a\nnames: [yes, no]\n", r"names\[0\] is True: expected text; put it in quotes"),
+        ("train: a\nnames: [x, y]\nnc: 3\n", "nc is 3 but there are 2 names"),
+        ("names: [x]\n", "no split: expected 'train', 'val' or 'test'"),
+        ("train: 5\nnames: [x]\n", "train is 5: expected a folder"),
+        ("train: a\nnames: [x\n", r"set.yaml:\d+: not valid yaml"),
+        ("- a\n", "list: expected a mapping"),
+        ("path: 3\ntrain: a\nnames: [x]\n", "path is 3: expected a folder"),
+        ("train: a.json\n", "no names, and .*a.json that would give them does not exist"),
+        ("train: a\nnames: [x]\nimages: {trian: b}\n", "images: trian: 'b': expected a picture folder"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data_config(write_yaml(tmp_path, text))
+
+
+def test_nc_that_equals_the_number_of_names_is_accepted(tmp_path: Path) -> None:
+    assert load_data_config(write_yaml(tmp_path, "train: a\nnames: [x, 7]\nnc: 2\n")).names == ["x", "7"]
+
+
+def test_missing_yaml_suggests_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"shape.yaml: no such data yaml. Did you mean 'shapes.yaml'\?"):
+        load_data_config("shape.yaml")
+
+
+def test_missing_split_and_missing_folder(tmp_path: Path) -> None:
+    config = load_data_config(write_yaml(tmp_path, "path: nowhere\ntrain: images\nnames: [x]\n"))
+    with pytest.raises(DataError, match="no 'val' split: expected one of train"):
+        config.sources("val")
+    with pytest.raises(DataError, match=r"train: .*nowhere/images does not exist.*the root .*nowhere does not exist either; set 'path'"):
+        config.sources("train")
+
+
+def test_names_of_a_coco_file_in_file_order(tmp_path: Path) -> None:
+    categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    config = load_data_config(write_yaml(tmp_path, "train: a.json\n"))
+    assert config.names == ["cat", "dog"]
+    assert config.kind == "coco"
+
+
+def test_shipped_coco_yaml() -> None:
+    config = load_data_config("coco.yaml")
+    assert len(config.names) == 80
+    assert (config.names[0], config.names[79]) == ("person", "toothbrush")
+    assert config.picture_dirs["val"] == config.root / "val2017"

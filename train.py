@@ -1,0 +1,68 @@
+"""Train a network on a data set: `python train.py --cfg gelan-t.yaml --data data/shapes.yaml --img 320`."""
+
+import argparse
+import sys
+
+from utils import cli
+from utils.training import TrainOptions, train
+
+RETIRED = {
+    "--label-smoothing": "it had no effect on this loss",
+    "--noautoanchor": "these networks have no anchors",
+    "--evolve": "it did not work; change data/hyp.yaml or pass --hyp FILE",
+    "--bucket": "results stay in runs/",
+    "--image-weights": "not supported",
+    "--quad": "not supported",
+    "--sync-bn": "training on several devices is not supported yet",
+    "--local_rank": "training on several devices is not supported yet",
+    "--local-rank": "training on several devices is not supported yet",
+    "--entity": "no logging service is contacted; see results.csv",
+    "--upload_dataset": "no logging service is contacted",
+    "--bbox_interval": "no logging service is contacted",
+    "--artifact_alias": "no logging service is contacted",
+}
+
+
+def parse_options(arguments: list[str] | None = None) -> TrainOptions:
+    """Return the options of a command line; what is not given keeps TrainOptions' default."""
+    parser = cli.Parser(
+        prog="train.py", description=__doc__, retired=RETIRED, argument_default=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--cfg", help="network yaml: a path or the name of a shipped one")
+    add("--data", help="data yaml")
+    add("--weights", help="checkpoint to start from; without --cfg also the network")
+    add("--hyp", help="hyperparameter yaml")
+    add("--epochs", type=int, help="length of the run")
+    add("--batch", "--batch-size", type=int, help="pictures a batch; -1 fills the GPU's memory")
+    add("--img", "--imgsz", "--img-size", type=int, help="picture size in pixels")
+    add("--scale", help="letter of a family yaml's scales")
+    add("--rect", action="store_true", help="rectangular training batches, no mosaics")
+    add("--resume", nargs="?", const="", help="go on from a last.pt, or from the newest one")
+    add("--nosave", action="store_true", help="save only the last epoch")
+    add("--noval", action="store_true", help="validate only the last epoch")
+    add("--noplots", action="store_true", help="draw no pictures")
+    add("--cache", nargs="?", const="ram", help="keep resized pictures in memory: auto, ram or off")
+    add("--device", help="cpu, mps, or a CUDA number")
+    add("--amp", help="mixed precision: auto, off, bf16 or fp16")
+    add("--multi-scale", action="store_true", help="vary the size of batches by ± 50 %%")
+    add("--single-cls", action="store_true", help="take all classes for one")
+    add("--optimizer", help="SGD or AdamW")
+    schedule = parser.add_mutually_exclusive_group()
+    for flag, kind in (("--cos-lr", "cosine"), ("--flat-cos-lr", "flat-cosine"), ("--fixed-lr", "fixed")):
+        schedule.add_argument(flag, dest="schedule", action="store_const", const=kind, help=f"{kind} learning-rate schedule instead of the linear one")
+    add("--workers", type=int, help="processes that load pictures")
+    add("--project", help="folder of the runs")
+    add("--name", help="name of the run; a number is added if it exists")
+    add("--exist-ok", action="store_true", help="write into an existing run's folder")
+    add("--patience", type=int, help="stop after so many epochs without improvement; 0 never")
+    add("--freeze", nargs="+", help="first n layers, layer indices, 'backbone', or globs of parameter names")
+    add("--save-period", type=int, help="also save every so many epochs")
+    add("--min-items", type=int, help="leave out pictures with fewer objects")
+    add("--close-mosaic", type=int, help="no mosaics in the last so many epochs")
+    add("--seed", type=int, help="seed of everything random")
+    return TrainOptions(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda: train(parse_options())))

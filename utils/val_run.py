@@ -1,0 +1,219 @@
+"""A validation run: a checkpoint on one split of a data set, and what is printed and written about it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.annotation import ScanReport
+from data.config import load_data_config
+from data.dataset import DetectionDataset
+from data.labels import load_annotations, print_report
+from data.loader import build_loader
+from models.yolo import Model
+from utils.checkpoint import load_model
+from utils.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
+from utils.errors import DataError, SettingsError
+from utils.evaluate import EvalResult, evaluate
+from utils.files import next_run_dir, write_csv, write_json, write_text
+from utils.losses import build_loss
+from utils.precision import Precision, choose_precision, worker_count
+from utils.predict import size_on_stride
+
+MANY_CLASSES = 50
+TABLE_HEADER = ("class", "images", "instances", "P", "R", "mAP50", "mAP50-95")
+
+
+@dataclass
+class ValSettings:
+    """What val.py was asked for; the fields are its flags (`val.py --help` explains them)."""
+
+    weights: str
+    data: str = "data/shapes.yaml"
+    batch_size: int = 32
+    imgsz: int = 640
+    conf_thres: float = 0.001
+    iou_thres: float = 0.7
+    max_det: int = 300
+    task: str = "val"
+    device: str = ""
+    amp: str = "auto"
+    workers: int = 8
+    single_cls: bool = False
+    rect: bool = True
+    min_items: int = 0
+    deploy: bool = True
+    verbose: bool = False
+    save_txt: bool = False
+    save_conf: bool = False
+    save_json: bool = False
+    noplots: bool = False
+    project: str = "runs/val"
+    name: str = "exp"
+    exist_ok: bool = False
+
+
+def validate(settings: ValSettings) -> EvalResult:
+    """Evaluate a checkpoint, print the table, and write the run's folder.
+
+    Raises:
+        UserError: settings, data or weights that cannot be used.
+    """
+    check_settings(settings)
+    model = load_model(settings.weights)
+    precision = choose_precision(settings.device, settings.amp)
+    image_size = size_on_stride(settings.imgsz, max(model.stride))[0]
+    dataset, report = open_split(settings, model, image_size)
+    network = model.deploy() if settings.deploy else model
+    network = precision.place_for_inference(network.eval())
+    loss = build_loss(network) if network.nc == len(dataset.names) else None
+    shape = f"rectangles of at most {image_size} pixels and a margin" if settings.rect else f"squares of {image_size} pixels"
+    form = "lead branch only, folded" if settings.deploy else "with auxiliary branches, not folded"
+    print(f"{precision.describe()}; {settings.weights}: {form}; {len(dataset)} pictures letterboxed to {shape}")
+    folder = next_run_dir(settings.project, settings.name, settings.exist_ok)
+    result = evaluate(
+        network,
+        build_loader(dataset, settings.batch_size, worker_count(settings.workers)),
+        precision,
+        conf_thres=settings.conf_thres,
+        iou_thres=settings.iou_thres,
+        max_det=settings.max_det,
+        loss=loss,
+        single_cls=settings.single_cls,
+        keep_detections=settings.save_txt or settings.save_json,
+        plots_dir=None if settings.noplots else folder,
+    )
+    print_table(result, dataset.names, settings.verbose)
+    write_metrics(folder, result, dataset.names, settings, precision, image_size)
+    if settings.save_txt:
+        write_labels(folder / "labels", dataset, result, settings.save_conf)
+    if settings.save_json:
+        compare_with_coco(folder, dataset, result, [0] if settings.single_cls else report.categories, settings.max_det)
+    print(f"saved to {folder}")
+    return result
+
+
+def check_settings(settings: ValSettings) -> None:
+    """Refuse numbers out of range before anything is read.
+
+    Raises:
+        SettingsError: names the flag, its value and what it may be.
+    """
+    if not (0 <= settings.conf_thres < 1 and 0 <= settings.iou_thres <= 1):
+        raise SettingsError(f"--conf-thres {settings.conf_thres} --iou-thres {settings.iou_thres}: expected numbers from 0 to 1")
+    for flag, value in (("--batch", settings.batch_size), ("--img", settings.imgsz), ("--max-det", settings.max_det)):
+        if value < 1:
+            raise SettingsError(f"{flag} {value}: expected 1 or more")
+
+
+def open_split(settings: ValSettings, model: Model, image_size: int) -> tuple[DetectionDataset, ScanReport]:
+    """Return the split's data set, and the report of reading it, which is printed.
+
+    Raises:
+        DataError: it cannot be read, or its number of classes is not the network's.
+    """
+    config = load_data_config(settings.data)
+    num_classes = len(config.names)
+    if model.nc != num_classes and not settings.single_cls:
+        raise DataError(
+            f"{settings.data}: {num_classes} classes, but {settings.weights} knows {model.nc} ({', '.join(model.names[:5])}, …): expected the "
+            "same number; give the data it was trained on, or --single-cls to compare boxes whatever their class"
+        )
+    annotations, report = load_annotations(config, settings.task, require_labels=False)
+    print_report(report)
+    dataset = DetectionDataset(
+        annotations,
+        config.names,
+        image_size,
+        rect=settings.rect,
+        batch_size=settings.batch_size,
+        stride=max(model.stride),
+        cache="off",  # every picture is read once
+        min_items=settings.min_items,
+        single_cls=settings.single_cls,
+    )
+    if dataset.num_filtered:
+        print(f"--min-items {settings.min_items}: {dataset.num_filtered} pictures with fewer objects left out")
+    if not settings.single_cls and model.names != dataset.names:
+        print(f"class names differ: the data set's are used ({', '.join(dataset.names[:3])}, …), not the network's ({', '.join(model.names[:3])}, …)")
+    return dataset, report
+
+
+def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> None:
+    """Print metrics overall and, for up to 50 classes or when `verbose`, by class; then losses and speed."""
+    rows = result.metrics.table(names)
+    if len(names) > MANY_CLASSES and not verbose:
+        rows = rows[:1]
+    width = max(len(TABLE_HEADER[0]), *(len(row[0]) for row in rows))
+    print(f"{TABLE_HEADER[0]:<{width}}" + "".join(f"{title:>11}" for title in TABLE_HEADER[1:]))
+    for name, images, instances, *rates in rows:
+        print(f"{name:<{width}}{images:>11}{instances:>11}" + "".join(f"{rate:>11.4f}" for rate in rates))
+    if not result.metrics.num_instances:
+        print("no picture has an object to find: all metrics are 0 for want of ground truth")
+    if result.losses:
+        print("loss: " + ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items()))
+    print("time of a picture: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in result.speed_ms.items()))
+
+
+def write_metrics(
+    folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, image_size: int
+) -> None:
+    """Write metrics.json and, by class, classes.csv."""
+    metrics = result.metrics
+    rows = metrics.table(names)
+    content: dict[str, Any] = {
+        **metrics.summary(),
+        "metrics/mAP_0.75": metrics.map75,
+        "metrics/F1": metrics.f1,
+        "confidence": metrics.confidence,
+        "fitness": metrics.fitness,
+        **{f"val/{name}_loss": value for name, value in result.losses.items()},
+        "images": metrics.num_images,
+        "instances": metrics.num_instances,
+        "speed_ms": result.speed_ms,
+        "classes": [dict(zip(TABLE_HEADER, row, strict=True)) for row in rows[1:]],
+        "precision": precision.describe(),
+        "image_size": image_size,
+        "settings": asdict(settings),
+    }
+    write_json(folder / "metrics.json", content)
+    write_csv(folder / "classes.csv", TABLE_HEADER, rows)
+
+
+def write_labels(folder: Path, dataset: DetectionDataset, result: EvalResult, with_confidence: bool) -> None:
+    """Write one text file a picture: class, centre x, centre y, width, height over the picture's size (, confidence)."""
+    stems = [item.path.stem for item in dataset.annotations]
+    for index, detections in result.detections.items():
+        item, stem = dataset.annotations[index], stems[index]
+        name = stem if stems.count(stem) == 1 else f"{stem}_{item.image_id}"
+        rows = label_rows(detections, item.image_hw)
+        lines = (" ".join([f"{row[0]:.0f}", *(f"{value:.6g}" for value in row[1 : 6 if with_confidence else 5])]) for row in rows)
+        write_text(folder / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+
+
+def label_rows(detections: NDArray[np.float32], image_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """(n, 6) corners in pixels, confidence, class to (n, 6) class, normalised centre and size, confidence."""
+    height, width = image_hw
+    corners_norm = detections[:, :4].astype(np.float64) / (width, height, width, height)
+    centre, size = (corners_norm[:, :2] + corners_norm[:, 2:]) / 2, corners_norm[:, 2:] - corners_norm[:, :2]
+    return np.concatenate((detections[:, 5:6], centre, size, detections[:, 4:5]), 1)
+
+
+def compare_with_coco(folder: Path, dataset: DetectionDataset, result: EvalResult, categories: list[int], max_det: int) -> None:
+    """Write predictions.json and coco_eval.json, print COCO's twelve numbers, and how far the in-loop ones are from them."""
+    detections = {dataset.annotations[index].image_id: rows for index, rows in result.detections.items()}
+    results = coco_results(detections, categories)
+    write_results(folder / "predictions.json", results)
+    truth = coco_ground_truth(dataset.annotations, dataset.names, categories)
+    by_limit = {limit: evaluate_coco(truth, results, limit) for limit in dict.fromkeys((DEFAULT_MAX_DET, max_det))}
+    print(f"pycocotools, at most {DEFAULT_MAX_DET} detections a class and picture (-1: no such object):")
+    for name, value in by_limit[DEFAULT_MAX_DET].items():
+        print(f"  {name:<10}{value:>8.4f}")
+    in_loop = {"AP": result.metrics.map, "AP50": result.metrics.map50, "AP75": result.metrics.map75}
+    gaps = {limit: {name: value - numbers[name] for name, value in in_loop.items()} for limit, numbers in by_limit.items()}
+    for limit, gap in gaps.items():
+        print(f"in-loop (at most {max_det}) minus pycocotools at {limit}: " + ", ".join(f"{name} {value:+.1e}" for name, value in gap.items()))
+    content = {"in_loop": in_loop, **{f"max_det_{limit}": numbers | {"gap": gaps[limit]} for limit, numbers in by_limit.items()}}
+    write_json(folder / "coco_eval.json", content)
