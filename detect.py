@@ -8,10 +8,10 @@ from utils.detect_run import DetectSettings, detect
 from utils.precision import AMP_CHOICES
 
 RETIRED = {
-    "--data": "class names come with the weights: leave it out",
-    "--augment": "test-time augmentation does not exist here: leave it out",
-    "--update": "there is no such step: leave it out",
-    "--dnn": "ONNX inference does not exist here: leave it out",
+    "--data": "class names come with the weights; leave it out",
+    "--augment": "test-time augmentation is not supported; leave it out",
+    "--update": "there is no such step; leave it out",
+    "--dnn": "ONNX inference is not supported yet; leave it out",
 }
 """Flags of the original that have no meaning here, and what to do instead."""
 

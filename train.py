@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from utils import cli
-from utils.training import TrainOptions, train
+from utils.train_options import TrainOptions
+from utils.training import train
 
 RETIRED = {
     "--label-smoothing": "it had no effect on this loss",
@@ -25,9 +26,7 @@ RETIRED = {
 
 def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     """Return the options of a command line; what is not given keeps TrainOptions' default."""
-    parser = cli.Parser(
-        prog="train.py", description=__doc__, retired=RETIRED, argument_default=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(prog="train.py", description=__doc__, retired=RETIRED, argument_default=argparse.SUPPRESS)
     add = parser.add_argument
     add("--cfg", help="network yaml: a path or the name of a shipped one")
     add("--data", help="data yaml")
@@ -50,7 +49,7 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     add("--optimizer", help="SGD or AdamW")
     schedule = parser.add_mutually_exclusive_group()
     for flag, kind in (("--cos-lr", "cosine"), ("--flat-cos-lr", "flat-cosine"), ("--fixed-lr", "fixed")):
-        schedule.add_argument(flag, dest="schedule", action="store_const", const=kind, help=f"{kind} learning-rate schedule instead of the linear one")
+        schedule.add_argument(flag, dest="schedule", action="store_const", const=kind, help=f"{kind} learning rate, not linear")
     add("--workers", type=int, help="processes that load pictures")
     add("--project", help="folder of the runs")
     add("--name", help="name of the run; a number is added if it exists")

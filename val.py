@@ -4,15 +4,14 @@ import argparse
 import sys
 
 from data.config import SPLITS
-from utils.cli import run
-from utils.options import add_gone_flags
+from utils.cli import Parser, run
 from utils.precision import AMP_CHOICES
 from utils.val_run import ValSettings, validate
 
-GONE = {
-    "--augment": "test-time augmentation does not exist here: leave it out",
-    "--save-hybrid": "it does not exist here: --save-txt writes the detections, the labels are in the data set",
-    "--dnn": "ONNX inference does not exist here: leave it out",
+RETIRED = {
+    "--augment": "test-time augmentation is not supported; leave it out",
+    "--save-hybrid": "--save-txt writes the detections, the labels are in the data set",
+    "--dnn": "ONNX inference is not supported yet; leave it out",
 }
 """Flags of the original that did nothing or crashed there, and what to do instead."""
 
@@ -20,7 +19,7 @@ GONE = {
 def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
     """Turn the command line into settings."""
     defaults = ValSettings("")
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(retired=RETIRED, prog="val.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add, flag, switch = parser.add_argument, {"action": "store_true"}, argparse.BooleanOptionalAction
     add("--weights", required=True, metavar="PT", help="trained weights, such as runs/train/exp/weights/best.pt")
     add("--data", default=defaults.data, metavar="YAML", help="data set")
@@ -46,7 +45,6 @@ def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
     add("--project", default=defaults.project, metavar="DIR", help="folder of the runs")
     add("--name", default=defaults.name, help="folder of this run; numbered if it exists")
     add("--exist-ok", **flag, help="write into an existing folder of this name")
-    add_gone_flags(parser, GONE)
     return ValSettings(**vars(parser.parse_args(arguments)))
 
 

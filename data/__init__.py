@@ -1,0 +1,1 @@
+"""Data sets: reading, checking, augmenting and delivering pictures and labels."""

@@ -56,9 +56,7 @@ def read_coco_file(path: Path, names: Sequence[str], picture_dir: Path | None = 
     """
     content = _read_json(path)
     class_of, categories = _match_categories(path, _categories(path, content), names)
-    entries = [
-        entry for entry in content["images"] if isinstance(entry, dict) and "id" in entry and isinstance(entry.get("file_name"), str)
-    ]
+    entries = [entry for entry in content["images"] if isinstance(entry, dict) and "id" in entry and isinstance(entry.get("file_name"), str)]
     if not entries:
         raise DataError(f"{path}: images: no entry with id and file_name: expected a COCO instances file")
     folder = picture_dir or find_picture_dir(path, [entry["file_name"] for entry in entries])
@@ -102,13 +100,9 @@ def _read_json(path: Path) -> dict[str, list]:
 
 
 def _categories(path: Path, content: dict[str, list]) -> dict[int, str]:
-    categories = {
-        entry["id"]: str(entry["name"]) for entry in content["categories"] if isinstance(entry, dict) and {"id", "name"} <= entry.keys()
-    }
+    categories = {entry["id"]: str(entry["name"]) for entry in content["categories"] if isinstance(entry, dict) and {"id", "name"} <= entry.keys()}
     if not categories or len(categories) < len(content["categories"]):
-        raise DataError(
-            f"{path}: categories: {len(categories)} different ids in {len(content['categories'])} entries: expected id and name in each"
-        )
+        raise DataError(f"{path}: categories: {len(categories)} different ids in {len(content['categories'])} entries: expected id and name in each")
     return categories
 
 
@@ -182,7 +176,5 @@ def _polygon(segmentation: object) -> tuple[Polygon, bool]:
     """Return the parts of at least three points, and whether there was a mask that is no polygon."""
     if not isinstance(segmentation, list):
         return [], isinstance(segmentation, dict)
-    parts = [
-        part for part in segmentation if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))
-    ]
+    parts = [part for part in segmentation if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))]
     return [np.array(part, np.float32).reshape(-1, 2) for part in parts], False

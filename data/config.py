@@ -16,6 +16,7 @@ import yaml
 from data.coco_json import read_categories
 from data.shapes import draw_if_needed
 from utils.errors import DataError, did_you_mean
+from utils.files import find_shipped
 
 SPLITS = ("train", "val", "test")
 INERT_KEYS = ("download", "roboflow")  # met in data yamls everywhere, about where the files came from
@@ -86,12 +87,9 @@ def load_data_config(path: str | Path) -> DataConfig:
 
 
 def _find_yaml(path: str | Path) -> Path:
-    path = Path(path)
-    shipped = Path(__file__).parent
-    if path.is_file():
-        return path
-    if path.name == str(path) and (shipped / path).is_file():
-        return shipped / path
+    if found := find_shipped(path, "data"):
+        return found
+    path, shipped = Path(path), Path(__file__).parent
     folder = path.parent if path.parent.is_dir() else shipped
     known = [file.name for place in (folder, shipped) for file in place.glob("*.yaml")]
     raise DataError(f"{path}: no such data yaml.{did_you_mean(path.name, known)}")

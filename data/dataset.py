@@ -117,7 +117,7 @@ class DetectionDataset:
 
     def load(self, index: int) -> Sample:
         """Return picture `index` with its long side `image_size`, and its objects, crowd regions left out."""
-        image = self.cache[index] if self.cache else self._read(index)
+        image = self.cache[index] if self.cache is not None else self._read(index)
         annotation = self.annotations[index]
         (height, width), keep = annotation.image_hw, ~annotation.crowd
         scale_wh = image.shape[1] / width, image.shape[0] / height
@@ -126,7 +126,7 @@ class DetectionDataset:
 
     def describe_cache(self) -> str:
         """One line for the start of a run: where pictures come from."""
-        if self.cache:
+        if self.cache is not None:
             return f"{len(self)} pictures in memory, {self.cache.num_bytes / 2**20:.0f} MiB"
         return f"{len(self)} pictures, read from disk every time"
 

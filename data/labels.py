@@ -141,9 +141,7 @@ def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport,
     report.categories = content.categories
     report.problems += content.problems
     if content.masks_dropped:
-        report.notes.append(
-            f"{source}: {content.masks_dropped} objects (crowd regions mostly) have an RLE mask: the box is kept, the mask is not"
-        )
+        report.notes.append(f"{source}: {content.masks_dropped} objects (crowd regions mostly) have an RLE mask: the box is kept, the mask is not")
 
     def read(position: int) -> Entry:
         path = content.pictures[position].path
@@ -186,11 +184,7 @@ def _cached(
     if todo and places:
         written = save_entries(places, key, {job: known[job] for job in jobs})
         if written != places[0]:
-            where = (
-                f"the label cache is {written}"
-                if written
-                else "the label cache could not be written, so the next run checks all pictures again"
-            )
+            where = f"the label cache is {written}" if written else "the label cache could not be written, so the next run checks all pictures again"
             report.notes.append(f"{places[0].parent} is read-only: {where}")
     return [known[job] for job in jobs]
 

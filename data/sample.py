@@ -137,8 +137,9 @@ def _clip_polygon(polygon: Polygon, size_wh: tuple[int, int]) -> tuple[Polygon, 
         parts.append(clipped)
         # A corner of the picture joins pieces of a concave outline; it counts for the box only if the object covers it.
         corner = ((clipped == 0) | (clipped == np.array(size_wh, np.float32))).all(1)
-        covered = [not at or cv2.pointPolygonTest(part, tuple(map(float, point)), False) >= 0 for at, point in zip(corner, clipped, strict=True)]
-        seen.append(clipped[covered])
+        for row in np.flatnonzero(corner):
+            corner[row] = cv2.pointPolygonTest(part, clipped[row].tolist(), False) < 0
+        seen.append(clipped[~corner])
     points = np.concatenate(seen) if seen else np.zeros((0, 2), np.float32)
     if len(points) == 0:
         return [], np.zeros(4, np.float32)

@@ -69,9 +69,7 @@ def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: P
     if _read_stamp(root) == wanted:
         return False
     if root.is_dir() and any(root.iterdir()) and not (root / STAMP).is_file():
-        raise DataError(
-            f"{root}: holds other files (no {STAMP}): expected an empty or absent folder to draw into; set another 'path' in {source}"
-        )
+        raise DataError(f"{root}: holds other files (no {STAMP}): expected an empty or absent folder to draw into; set another 'path' in {source}")
     print(f"drawing {chosen.train} + {chosen.val} pictures into {root}")
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))

@@ -77,9 +77,7 @@ class Source:
         number = 0
         try:
             if not capture.isOpened() and self.camera is not None:
-                raise DataError(
-                    f"--source {address}: no camera answers at this index: expected 0 for the first camera, or a file or folder"
-                )
+                raise DataError(f"--source {address}: no camera answers at this index: expected 0 for the first camera, or a file or folder")
             fps = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
             fps = (fps if math.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS) / self.vid_stride
             while capture.isOpened() and capture.grab():
@@ -127,20 +125,14 @@ def _find_files(source: str) -> list[Path]:
             return _from_list(path)
         if path.suffix.lower() not in KNOWN_SUFFIXES:
             expected = " ".join(KNOWN_SUFFIXES)
-            raise DataError(
-                f"no picture at {source}: a file of kind '{path.suffix}': expected one of {expected}, or a .txt list of pictures"
-            )
+            raise DataError(f"no picture at {source}: a file of kind '{path.suffix}': expected one of {expected}, or a .txt list of pictures")
         return [path]
     if glob.has_magic(source):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
         if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
-            raise DataError(
-                f"no picture at {source}: the pattern fits no picture or video file: put it in quotes so that the shell leaves it alone"
-            )
+            raise DataError(f"no picture at {source}: the pattern fits no picture or video file: put it in quotes so that the shell leaves it alone")
         return files
-    raise DataError(
-        f"no picture at {source}: there is no such file or folder: expected a picture, video, folder, pattern, .txt list or camera index"
-    )
+    raise DataError(f"no picture at {source}: there is no such file or folder: expected a picture, video, folder, pattern, .txt list or camera index")
 
 
 def open_source(source: str | Path, vid_stride: int = 1) -> Source:
@@ -149,6 +141,7 @@ def open_source(source: str | Path, vid_stride: int = 1) -> Source:
     Args:
         source: picture or video file, folder (not its subfolders), pattern (`**` for all subfolders), .txt list of files, camera index.
         vid_stride: use every n-th frame of a video.
+
     Raises:
         DataError: nothing there, nothing of a known kind there, or a network address.
     """

@@ -1,6 +1,5 @@
 """YOLO label files: one object a row, `class cx cy w h` or `class x1 y1 x2 y2 …`, all in parts of the picture's size."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +43,7 @@ def read_label_file(path: Path, num_classes: int, image_hw: tuple[int, int]) -> 
             objects.problems.append(Problem(ROW, where, str(error)))
             continue
         if values[0] >= num_classes:
-            raise DataError(
-                f"{where}: class {int(values[0])}: expected 0 to {num_classes - 1}, since the data yaml has {num_classes} names"
-            )
+            raise DataError(f"{where}: class {int(values[0])}: expected 0 to {num_classes - 1}, since the data yaml has {num_classes} names")
         if values in seen:
             objects.problems.append(Problem(DUPLICATE, where, "same as an earlier row"))
             continue
@@ -61,7 +58,7 @@ def _numbers(words: list[str]) -> tuple[float, ...]:
     if columns < BOX_COLUMNS or (columns > BOX_COLUMNS and (columns % 2 == 0 or columns < 7)):
         raise ValueError(f"{columns} columns: expected 5 (class cx cy w h) or an odd number from 7 (class x1 y1 x2 y2 x3 y3 …)")
     values = [_number(word) for word in words]
-    if values[0] < 0 or values[0] != math.floor(values[0]):  # NaN differs from itself, too
+    if values[0] < 0 or not values[0].is_integer():
         raise ValueError(f"class {words[0]}: expected a whole number from 0")
     for word, value in zip(words[1:], values[1:], strict=True):
         if not -TOLERANCE <= value <= 1 + TOLERANCE:

@@ -66,7 +66,8 @@ def format_table(summary: dict[str, Any]) -> str:
     """Return the layer table as text."""
     lines = [f"{'layer':>5}  {'from':<22}{'parameters':>11}  {'module':<24}{'arguments':<30}output at {IMAGE_SIZE} x {IMAGE_SIZE}"]
     lines += [
-        f"{layer['index']:>5}  {layer['from']!s:<22}{layer['parameters']:>11,}  {layer['module']:<24}{layer['args']!s:<30}{format_shape(layer['output_shape'])}"
+        f"{layer['index']:>5}  {layer['from']!s:<22}{layer['parameters']:>11,}  {layer['module']:<24}{layer['args']!s:<30}"
+        f"{format_shape(layer['output_shape'])}"
         for layer in summary["layers"]
     ]
     deployed = summary["deployed"]

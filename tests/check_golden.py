@@ -24,7 +24,7 @@ from utils.losses import build_loss  # noqa: E402
 NETWORK_TOLERANCE, LOSS_TOLERANCE = 1e-6, 1e-4
 
 
-class Skipped(Exception):  # noqa: N818 it is no error
+class Skipped(Exception):
     """What a file describes does not exist here."""
 
 
@@ -129,7 +129,11 @@ def check_module(path: Path) -> float:
     raise Skipped(f"{meta['kind']}: module files are not compared yet ({len(registered_layers())} layers are registered)")
 
 
-CHECKS = {"networks": (check_network, "*.json", NETWORK_TOLERANCE), "loss": (check_loss, "*.json", LOSS_TOLERANCE), "modules": (check_module, "*.npz", 0)}
+CHECKS = {
+    "networks": (check_network, "*.json", NETWORK_TOLERANCE),
+    "loss": (check_loss, "*.json", LOSS_TOLERANCE),
+    "modules": (check_module, "*.npz", 0),
+}
 
 
 def main() -> int:

@@ -90,7 +90,8 @@ def import_state_dict(model: Model, tensors: Mapping[str, Tensor]) -> ImportRepo
                 report.mismatched.append(name)
                 continue
             if ".dfl." in name and not torch.equal(tensor.double(), target.double().cpu()):
-                raise CheckpointError(f"{source}: holds {tensor.flatten().tolist()}: expected 0 to {tensor.numel() - 1}: not a network of this family")
+                held = tensor.flatten().tolist()
+                raise CheckpointError(f"{source}: holds {held}: expected 0 to {tensor.numel() - 1}: not a network of this family")
             target.copy_(tensor)
             report.loaded.append(name)
             loaded_count += parameters[name].numel() if name in parameters else 0

@@ -5,7 +5,7 @@ import errno
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -44,19 +44,24 @@ def run(main: Callable[[], object]) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser without abbreviations that answers flags of the original which do not exist here.
+    """Argument parser without abbreviations whose mistakes take one line and exit status 2.
 
     Args:
-        retired: what to say by flag name.
+        retired: advice by flag, for flags of the original that do not exist here.
     """
 
-    def __init__(self, *, retired: Mapping[str, str], **settings: object) -> None:
+    def __init__(self, *, retired: Mapping[str, str] | None = None, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
-        self.retired = retired
+        for flag, advice in (retired or {}).items():
+            self.add_argument(flag, action=_RetiredFlag, nargs="*", const=advice, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
-        for flag, answer in self.retired.items():
-            if message.startswith("unrecognized arguments:") and flag in message.replace("=", " ").split():
-                message = f"{flag}: does not exist here: {answer}"
-        self.exit(EXIT_USER, f"{self.prog}: error: {message}\n")
+        self.exit(EXIT_USER, f"error: {message}: {self.prog} --help lists what there is\n")
+
+
+class _RetiredFlag(argparse.Action):
+    """Answers a flag that does not exist here by what to do instead."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: object, option_string: str | None = None) -> NoReturn:
+        parser.exit(EXIT_USER, f"error: {option_string}: does not exist here: {self.const}\n")

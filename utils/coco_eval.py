@@ -28,8 +28,7 @@ def coco_ground_truth(annotations: Sequence[Annotation], names: Sequence[str], c
         categories: category id by class index.
     """
     images = [
-        {"id": item.image_id, "file_name": item.path.name, "height": int(item.image_hw[0]), "width": int(item.image_hw[1])}
-        for item in annotations
+        {"id": item.image_id, "file_name": item.path.name, "height": int(item.image_hw[0]), "width": int(item.image_hw[1])} for item in annotations
     ]
     objects = []
     for item in annotations:
@@ -81,9 +80,11 @@ def evaluate_coco(ground_truth: Mapping[str, Any] | str | Path, results: list[di
         ground_truth: content or path of a COCO instances file.
         results: content of a COCO results file.
         max_det: most detections a class and picture; COCO's own number is 100.
+
     Returns:
         AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR<max_det>, AR_small, AR_medium, AR_large; with a `max_det` up to 10
         those of AR1 and AR10 that are smaller.
+
     Raises:
         SettingsError: pycocotools is not installed.
     """

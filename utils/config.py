@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from utils.errors import SettingsError, did_you_mean
+from utils.files import find_shipped
 
 WITHOUT_EFFECT = ("obj", "obj_pw", "iou_t", "anchor_t")
 """Keys of the original's hyperparameter files that no detection loss reads; said and left out."""
@@ -113,7 +114,7 @@ def load_hyperparameters(source: str | Path | Mapping[str, Any] | Hyperparameter
     if isinstance(source, str | Path):
         where = str(source)
         try:
-            values = yaml.safe_load(Path(source).read_text(encoding="utf-8")) or {}
+            values = yaml.safe_load((find_shipped(source, "data") or Path(source)).read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise SettingsError(f"{where}: cannot be read: {error.strerror}: expected a yaml file such as data/hyp.yaml") from error
         except yaml.YAMLError as error:

@@ -224,6 +224,7 @@ def detect(settings: DetectSettings) -> Path:
 
     Returns:
         The run's folder.
+
     Raises:
         UserError: settings, weights or source that cannot be used, or a source without one readable picture.
     """
@@ -253,9 +254,7 @@ def detect(settings: DetectSettings) -> Path:
     return writer.folder
 
 
-def _run(
-    source: Source, predictor: Predictor, visualizer: Visualizer | None, writer: RunWriter
-) -> tuple[Counter[str], list[dict[str, float]]]:
+def _run(source: Source, predictor: Predictor, visualizer: Visualizer | None, writer: RunWriter) -> tuple[Counter[str], list[dict[str, float]]]:
     settings, viewer = writer.settings, Viewer(writer.settings.view_img)
     found: Counter[str] = Counter()
     speeds: list[dict[str, float]] = []

@@ -167,6 +167,9 @@ def draw_boxes(
         scores: (N,) confidences in [0, 1]; None draws labels without them.
         masks: (N, H, W), an object's pixels above 0.5; None draws boxes only.
         line_width: pixels; None chooses by picture size.
+        hide_labels: draw no labels.
+        hide_conf: leave the confidences out of the labels.
+
     Returns:
         (H, W, 3) uint8 RGB.
     """
@@ -182,7 +185,7 @@ def draw_boxes(
     limit = np.array((size_hw[1] - 1, size_hw[0] - 1) * 2)
     corners = boxes[order].round().clip(0, limit).astype(np.int64)
     for (x1, y1, x2, y2), colour in zip(corners.tolist(), colours, strict=True):
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width)
     if not hide_labels and len(boxes):
         ranked = order[::-1]
         texts = label_texts(classes[ranked], None if scores is None else np.asarray(scores)[ranked], names, hide_conf)

@@ -97,7 +97,8 @@ def train_one_epoch(training: Training, batches: Iterable[dict[str, Any]], epoch
             sums[name] = sums.get(name, 0) + value
         if progress:
             seen = (number + 1) * len(images) / (time.perf_counter() - start)
-            bar.set_postfix_str(" ".join(f"{name} {float(value) / count:.3f}" for name, value in sums.items()) + f" {seen:.0f} images/s", refresh=False)
+            losses = " ".join(f"{name} {float(value) / count:.3f}" for name, value in sums.items())
+            bar.set_postfix_str(f"{losses} {seen:.0f} images/s", refresh=False)
             bar.update()
         asked = time.perf_counter()
     bar.close()
@@ -125,5 +126,7 @@ def optimizer_step(training: Training) -> bool:
         return True
     training.bad_steps += 1
     if training.bad_steps >= MAX_BAD_STEPS:
-        raise TrainingStoppedError(f"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: the last checkpoint is kept; lower lr0, or try --amp off")
+        raise TrainingStoppedError(
+            f"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: the last checkpoint is kept; lower lr0, or try --amp off"
+        )
     return False

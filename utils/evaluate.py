@@ -115,7 +115,10 @@ def evaluate(
         model: network on the precision's device. With float32 parameters it runs under autocast where `precision` has a dtype, else in its
             own number format. Its training mode is restored at the end.
         loader: batches of a data set without augmentation.
-        conf_thres, iou_thres, max_det: as in `non_max_suppression`; every class above `conf_thres` gives a box.
+        precision: device, number format and layout of the run.
+        conf_thres: least probability of a box; every class above it gives one.
+        iou_thres: of two boxes of one class that overlap more than this, the less confident one goes.
+        max_det: most boxes a picture.
         loss: what `build_loss(model)` returned; None leaves `losses` empty.
         single_cls: take all of the network's classes for the data set's only one.
         keep_detections: return the boxes too.

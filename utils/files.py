@@ -12,6 +12,13 @@ from typing import BinaryIO
 
 import yaml
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def find_shipped(path: str | Path, folder: str) -> Path | None:
+    """Return `path` if it is a file, else the repository's own file at that path or of that name in `folder`; None without either."""
+    return next((place for place in (Path(path), REPOSITORY / path, REPOSITORY / folder / path) if place.is_file()), None)
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:

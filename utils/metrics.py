@@ -26,15 +26,14 @@ def box_iou_crowd(detections_xyxy: Array, truths_xyxy: Array, crowd: NDArray[np.
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
-def match_detections(
-    overlaps: Array, crowd: NDArray[np.bool_], thresholds: Array = IOU_THRESHOLDS
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def match_detections(overlaps: Array, crowd: NDArray[np.bool_], thresholds: Array = IOU_THRESHOLDS) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Match each detection, in row order, to its best truth still free, at every threshold at once.
 
     Args:
         overlaps: (D, G), detections by falling confidence; negative where the two can never match (different classes).
         crowd: (G) truths that may be matched any number of times; a detection goes there only when no other truth takes it.
         thresholds: (T) smallest overlap of a match.
+
     Returns:
         (T, D) matched to a truth that counts, and (T, D) matched to a crowd and therefore ignored. Of equal overlaps the last truth wins,
         as in pycocotools.
@@ -61,7 +60,8 @@ def average_precision(scores: Array, matched: NDArray[np.bool_], ignored: NDArra
 
     Args:
         scores: (N) confidences, in any order; equal ones keep their order.
-        matched, ignored: (T, N) from `match_detections`.
+        matched: (T, N) from `match_detections`.
+        ignored: (T, N) likewise.
         num_truths: truths that count; at least 1.
     """
     order = np.argsort(-scores, kind="mergesort")
@@ -79,8 +79,10 @@ def confidence_curves(scores: Array, matched: NDArray[np.bool_], ignored: NDArra
 
     Args:
         scores: (N) confidences.
-        matched, ignored: (N) at one overlap threshold.
+        matched: (N) at one overlap threshold.
+        ignored: (N) likewise.
         num_truths: truths that count; at least 1.
+
     Returns:
         (1000,) and (1000,); precision is 1 above the most confident detection, and 0 throughout where there is none.
     """

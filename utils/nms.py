@@ -35,6 +35,7 @@ def non_max_suppression(
         agnostic: boxes of different classes suppress each other too.
         multi_label: an anchor gives one box for every class above `conf_thres`, not only for its best one.
         max_candidates: most boxes a picture that go into the suppression.
+
     Returns:
         B tensors (n, 6 + nm), at least float32: x1, y1, x2, y2 in pixels, probability, class index, mask coefficients.
     """

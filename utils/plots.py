@@ -71,9 +71,7 @@ def _name_ticks(axes: Axes, names: Sequence[str], axis: str) -> None:
         transform = axes.get_xaxis_transform() if axis == "x" else axes.get_yaxis_transform()
         offset = (0, -5) if axis == "x" else (-5, 0)
         axes.add_artist(
-            AnnotationBbox(
-                image, place, offset, transform, "offset points", box_alignment=alignment, frameon=False, pad=0, annotation_clip=False
-            )
+            AnnotationBbox(image, place, offset, transform, "offset points", box_alignment=alignment, frameon=False, pad=0, annotation_clip=False)
         )
         longest = max(longest, image.get_data().shape[0 if axis == "x" else 1] * FONT_POINTS / LETTERS)
     ticks.labelpad = longest + 4
@@ -127,9 +125,7 @@ def plot_results(csv_path: str | Path, png_path: str | Path) -> Path:
     columns = _read_results(csv_path)
     epochs = columns.pop("epoch")
     losses = sorted({name.partition("/")[2] for name in columns if name.startswith(("train/", "val/"))}, key=list(_tails(columns)).index)
-    panels = [
-        (loss.replace("_", " "), [(name, label, colour) for name, label, colour in _pair(loss) if name in columns]) for loss in losses
-    ]
+    panels = [(loss.replace("_", " "), [(name, label, colour) for name, label, colour in _pair(loss) if name in columns]) for loss in losses]
     panels += [(name.partition("/")[2], [(name, "val", VAL_COLOUR)]) for name in columns if name.startswith("metrics/")]
     rates = [name for name in columns if name.startswith("x/")]
     if rates:
@@ -244,9 +240,7 @@ def plot_curves(result: DetectionResult, names: Sequence[str], folder: str | Pat
     area = [f"AP {value:.3f}" for value in result.class_ap[:, 0].tolist()]
     best = f"F1 {result.f1:.2f} at {result.confidence:.2f}"
     mean = f"mAP {result.map50:.3f}"
-    files = [
-        _plot_curve(result.recall_points, result.pr_curve, result, names, folder / "PR_curve.png", ("recall", "precision"), area, mean)
-    ]
+    files = [_plot_curve(result.recall_points, result.pr_curve, result, names, folder / "PR_curve.png", ("recall", "precision"), area, mean)]
     for curves, label, file in (
         (result.f1_curve, "F1", "F1_curve.png"),
         (result.precision_curve, "precision", "P_curve.png"),

@@ -51,9 +51,7 @@ class Results:
 
     def plot(self, line_width: int | None = None, hide_labels: bool = False, hide_conf: bool = False) -> NDArray[np.uint8]:
         """Return the picture with its objects drawn, (H, W, 3) uint8 RGB."""
-        return draw_boxes(
-            self.image, self.boxes_xyxy, self.classes, self.names, self.scores, self.masks, line_width, hide_labels, hide_conf
-        )
+        return draw_boxes(self.image, self.boxes_xyxy, self.classes, self.names, self.scores, self.masks, line_width, hide_labels, hide_conf)
 
     def save(self, path: str | Path) -> Path:
         """Write the annotated picture and return where (as .jpg if the suffix is one that cannot be written)."""
@@ -142,6 +140,7 @@ class Predictor:
         classes: class numbers or names to keep; None keeps all.
         agnostic: boxes of different classes suppress each other, too.
         precision: device and number format; None chooses the best present.
+
     Raises:
         SettingsError: a value out of range, or an unknown class.
     """

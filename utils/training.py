@@ -5,7 +5,7 @@ import random
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,101 +19,22 @@ from data.labels import load_annotations, print_report
 from data.loader import Loader, build_loader
 from models.summary import count_parameters
 from models.yolo import Model
-from utils.checkpoint import load_model, network_entry, plain, read_checkpoint, save_checkpoint, transfer
+from utils.checkpoint import load_model, plain, read_checkpoint, transfer
 from utils.config import Hyperparameters, load_hyperparameters
 from utils.ema import ModelEMA
-from utils.engine import EpochResult, Training, train_one_epoch
+from utils.engine import Training, train_one_epoch
 from utils.errors import CheckpointError, SettingsError
-from utils.evaluate import EvalResult, evaluate
-from utils.files import next_run_dir, write_csv, write_yaml
+from utils.evaluate import evaluate
+from utils.files import next_run_dir, write_yaml
 from utils.losses import build_loss
-from utils.optim import OPTIMIZERS, SCHEDULES, Schedule, build_optimizer
+from utils.optim import Schedule, build_optimizer
 from utils.plots import plot_batch, plot_labels, plot_results
-from utils.precision import AMP_CHOICES, Precision, choose_precision, worker_count
+from utils.precision import Precision, choose_precision, worker_count
+from utils.predict import size_on_stride
+from utils.train_log import Progress, Run, record, table_header
+from utils.train_options import TrainOptions
 
 NUM_PLOTTED_BATCHES = 3
-LOSS_ITEMS = ("box", "cls", "dfl")
-
-
-@dataclass
-class TrainOptions:
-    """What a training run is asked for; names are those of train.py's flags."""
-
-    cfg: str = ""
-    data: str = "data/shapes.yaml"
-    weights: str = ""
-    hyp: str = "data/hyp.yaml"
-    epochs: int = 100
-    batch: int = 16
-    img: int = 640
-    scale: str | None = None
-    rect: bool = False
-    resume: str | None = None
-    nosave: bool = False
-    noval: bool = False
-    noplots: bool = False
-    cache: str = "auto"
-    device: str = ""
-    amp: str = "auto"
-    multi_scale: bool = False
-    single_cls: bool = False
-    optimizer: str = "SGD"
-    schedule: str = "linear"
-    workers: int = 2
-    project: str = "runs/train"
-    name: str = "exp"
-    exist_ok: bool = False
-    patience: int = 100
-    freeze: list[str] = field(default_factory=list)
-    save_period: int = 0
-    min_items: int = 0
-    close_mosaic: int = 0
-    seed: int = 0
-
-    def check(self) -> None:
-        """Refuse values out of range.
-
-        Raises:
-            SettingsError: names the flag and what was expected.
-        """
-        for flag, value, lowest in (("--epochs", self.epochs, 1), ("--img", self.img, 32), ("--workers", self.workers, 0), ("--patience", self.patience, 0)):
-            if value < lowest:
-                raise SettingsError(f"{flag} {value}: expected at least {lowest}")
-        if self.batch < 1 and self.batch != -1:
-            raise SettingsError(f"--batch {self.batch}: expected a positive number, or -1 to fill the GPU's memory")
-        for flag, value, known in (("--amp", self.amp, AMP_CHOICES), ("--optimizer", self.optimizer, OPTIMIZERS), ("--cache", self.cache, ("auto", "ram", "off"))):
-            if value not in known:
-                raise SettingsError(f"{flag} {value}: expected one of {', '.join(known)}")
-        if self.schedule not in SCHEDULES:
-            raise SettingsError(f"schedule {self.schedule}: expected one of {', '.join(SCHEDULES)}")
-
-
-@dataclass
-class Progress:
-    """How far a run has come: what a resumed run starts from."""
-
-    epoch: int = 0
-    best_fitness: float = -1.0
-    best_epoch: int = -1
-    rows: list[list[Any]] = field(default_factory=list)
-
-
-@dataclass
-class Run:
-    """A run in progress: its folder, options and parts."""
-
-    folder: Path
-    options: TrainOptions
-    hyp: Hyperparameters
-    training: Training
-    train_loader: Loader
-    val_loader: Loader
-    progress: Progress
-
-    @property
-    def weights(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.folder / "weights"
 
 
 def train(options: TrainOptions) -> Path:
@@ -143,7 +64,7 @@ def train(options: TrainOptions) -> Path:
 def seed_everything(seed: int) -> None:
     """Seed every generator, so that one seed gives one result on one machine and thread count."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 third-party code may draw from it
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
@@ -182,10 +103,7 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
     names = ["object"] if options.single_cls else config.names
     model = build_network(options, names, checkpoint)
     stride = max(model.stride)
-    size = -(-options.img // stride) * stride
-    if size != options.img:
-        print(f"--img {options.img}: no multiple of the stride {stride}: {size} is used")
-        options.img = size
+    options.img = size_on_stride(options.img, stride)[0]
     precision.place(model)
     if options.batch == -1:
         options.batch = fitting_batch(model, precision, options.img, hyp)
@@ -248,7 +166,7 @@ def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfi
         print(f"{split}: {dataset.describe_cache()}")
         workers = worker_count(options.workers if training else min(options.workers, 1))
         batch_size = dataset.batch_size
-        loaders.append(build_loader(dataset, batch_size, workers, shuffle=training and not options.rect, seed=options.seed))
+        loaders.append(build_loader(dataset, batch_size, workers, shuffle=training, seed=options.seed))
     return loaders[0], loaders[1]
 
 
@@ -325,7 +243,8 @@ def restore(training: Training, checkpoint: dict[str, Any]) -> Progress:
 def describe(run: Run, precision: Precision) -> None:
     """Print what the run will do, and write its settings beside its weights."""
     options, schedule, model = run.options, run.training.schedule, run.training.model
-    print(f"network: {options.cfg or options.weights or options.resume}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}")
+    source = options.cfg or options.weights or options.resume
+    print(f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}")
     print(f"compute: {precision.describe()}")
     print(
         f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches a step "
@@ -344,7 +263,7 @@ def describe(run: Run, precision: Precision) -> None:
 def fit(run: Run) -> None:
     """Train epoch after epoch until the last one, or until nothing has improved for `patience` epochs."""
     options, progress = run.options, run.progress
-    print(f"{'epoch':>9} {'box':>8} {'cls':>8} {'dfl':>8} {'P':>8} {'R':>8} {'mAP50':>8} {'mAP50-95':>9} {'val box':>8} {'val cls':>8} {'val dfl':>8} {'train s':>8} {'wait s':>7}")
+    print(table_header())
     while progress.epoch < options.epochs:
         epoch = progress.epoch
         mosaic = epoch < options.epochs - options.close_mosaic
@@ -389,81 +308,6 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None) -> None:
-    """Print and write what an epoch gave, and save the checkpoints."""
-    progress, options = run.progress, run.options
-    metrics = [found.metrics.precision, found.metrics.recall, found.metrics.map50, found.metrics.map] if found else [float("nan")] * 4
-    losses = [found.losses[item] for item in LOSS_ITEMS] if found else [float("nan")] * 3
-    rates = [group["lr"] for group in run.training.optimizer.param_groups]
-    trained_items = [trained.items[item] for item in LOSS_ITEMS]
-    progress.rows.append([epoch, *(round(float(x), 6) for x in (*trained_items, *metrics, *losses, *rates, trained.seconds, trained.waited))])
-    progress.epoch = epoch + 1
-    best = found is not None and found.fitness > progress.best_fitness
-    if best:
-        progress.best_fitness, progress.best_epoch = found.fitness, epoch
-    numbers = "".join(f"{x:>9.4f}" for x in (*trained_items, *metrics[:3]))
-    print(f"{epoch + 1:>5}/{options.epochs:<3}{numbers}{metrics[3]:>10.4f}{''.join(f'{x:>9.4f}' for x in losses)}{trained.seconds:>9.1f}{trained.waited:>8.2f}", flush=True)
-    if trained.skipped_steps:
-        print(f"          {trained.skipped_steps} optimizer steps left out: their gradient was not finite")
-    write_csv(run.folder / "results.csv", results_header(len(rates)), progress.rows)
-    if not options.nosave or progress.epoch == options.epochs:
-        save_last(run)
-        if best:
-            save_best(run, run.weights / "best.pt")
-        if options.save_period and progress.epoch % options.save_period == 0:
-            save_best(run, run.weights / f"epoch{progress.epoch}.pt")
-
-
-def results_header(num_rates: int) -> list[str]:
-    """Return the columns of results.csv."""
-    return [
-        "epoch",
-        *(f"train/{item}_loss" for item in LOSS_ITEMS),
-        *("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
-        *(f"val/{item}_loss" for item in LOSS_ITEMS),
-        *(f"x/lr{index}" for index in range(num_rates)),
-        *("time/train_s", "time/wait_s"),
-    ]
-
-
-def save_last(run: Run) -> None:
-    """Write everything that a resumed run needs."""
-    training, progress = run.training, run.progress
-    save_checkpoint(
-        run.weights / "last.pt",
-        {
-            "network": network_entry(training.model),
-            "model": training.model.state_dict(),
-            "ema": training.ema.model.state_dict(),
-            "updates": training.ema.updates,
-            "optimizer": training.optimizer.state_dict(),
-            "scaler": training.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "epoch": progress.epoch,
-            "best_fitness": progress.best_fitness,
-            "best_epoch": progress.best_epoch,
-            "rows": progress.rows,
-            "hyp": run.hyp.as_dict(),
-            "options": plain(asdict(run.options)),
-        },
-    )
-
-
-def save_best(run: Run, path: Path) -> None:
-    """Write the averaged weights alone, for inference and fine-tuning."""
-    save_checkpoint(
-        path,
-        {
-            "network": network_entry(run.training.model),
-            "model": run.training.ema.model.state_dict(),
-            "epoch": run.progress.epoch,
-            "fitness": run.progress.best_fitness,
-            "hyp": run.hyp.as_dict(),
-            "options": plain(asdict(run.options)),
-        },
-    )
-
-
 def finish(run: Run, config: DataConfig) -> None:
     """Validate the best weights once more, with plots and the table by class, and say where everything is."""
     if not run.options.noplots:
@@ -474,5 +318,6 @@ def finish(run: Run, config: DataConfig) -> None:
     model = run.training.precision.place(load_model(best))
     found = evaluate(model, run.val_loader, run.training.precision, plots_dir=None if run.options.noplots else run.folder, progress=False)
     metrics = found.metrics
-    print(f"best epoch {run.progress.best_epoch + 1}: P {metrics.precision:.4f} R {metrics.recall:.4f} mAP50 {metrics.map50:.4f} mAP50-95 {metrics.map:.4f}")
+    measured = f"P {metrics.precision:.4f} R {metrics.recall:.4f} mAP50 {metrics.map50:.4f} mAP50-95 {metrics.map:.4f}"
+    print(f"best epoch {run.progress.best_epoch + 1}: {measured}")
     print(f"weights: {best} (best), {run.weights / 'last.pt'} (last, resumable); plots and results.csv: {run.folder}")

@@ -1,5 +1,6 @@
 """A validation run: a checkpoint on one split of a data set, and what is printed and written about it."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,8 @@ def open_split(settings: ValSettings, model: Model, image_size: int) -> tuple[De
     num_classes = len(config.names)
     if model.nc != num_classes and not settings.single_cls:
         raise DataError(
-            f"{settings.data}: {num_classes} classes, but {settings.weights} knows {model.nc} ({', '.join(model.names[:5])}, …): expected the "
-            "same number; give the data it was trained on, or --single-cls to compare boxes whatever their class"
+            f"{settings.data}: {num_classes} classes, but {settings.weights} knows {model.nc} ({shorten(model.names)}): expected the same "
+            "number; give the data it was trained on, or --single-cls to compare boxes whatever their class"
         )
     annotations, report = load_annotations(config, settings.task, require_labels=False)
     print_report(report)
@@ -137,8 +138,13 @@ def open_split(settings: ValSettings, model: Model, image_size: int) -> tuple[De
     if dataset.num_filtered:
         print(f"--min-items {settings.min_items}: {dataset.num_filtered} pictures with fewer objects left out")
     if not settings.single_cls and model.names != dataset.names:
-        print(f"class names differ: the data set's are used ({', '.join(dataset.names[:3])}, …), not the network's ({', '.join(model.names[:3])}, …)")
+        print(f"class names differ: the data set's are used ({shorten(dataset.names)}), not the network's ({shorten(model.names)})")
     return dataset, report
+
+
+def shorten(names: list[str], shown: int = 4) -> str:
+    """Return the first class names, separated by commas."""
+    return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
 
 
 def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> None:
@@ -157,9 +163,7 @@ def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> 
     print("time of a picture: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in result.speed_ms.items()))
 
 
-def write_metrics(
-    folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, image_size: int
-) -> None:
+def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, image_size: int) -> None:
     """Write metrics.json and, by class, classes.csv."""
     metrics = result.metrics
     rows = metrics.table(names)
@@ -184,10 +188,10 @@ def write_metrics(
 
 def write_labels(folder: Path, dataset: DetectionDataset, result: EvalResult, with_confidence: bool) -> None:
     """Write one text file a picture: class, centre x, centre y, width, height over the picture's size (, confidence)."""
-    stems = [item.path.stem for item in dataset.annotations]
+    uses = Counter(item.path.stem for item in dataset.annotations)
     for index, detections in result.detections.items():
-        item, stem = dataset.annotations[index], stems[index]
-        name = stem if stems.count(stem) == 1 else f"{stem}_{item.image_id}"
+        item = dataset.annotations[index]
+        name = item.path.stem if uses[item.path.stem] == 1 else f"{item.path.stem}_{item.image_id}"
         rows = label_rows(detections, item.image_hw)
         lines = (" ".join([f"{row[0]:.0f}", *(f"{value:.6g}" for value in row[1 : 6 if with_confidence else 5])]) for row in rows)
         write_text(folder / f"{name}.txt", "".join(f"{line}\n" for line in lines))
@@ -214,6 +218,7 @@ def compare_with_coco(folder: Path, dataset: DetectionDataset, result: EvalResul
     in_loop = {"AP": result.metrics.map, "AP50": result.metrics.map50, "AP75": result.metrics.map75}
     gaps = {limit: {name: value - numbers[name] for name, value in in_loop.items()} for limit, numbers in by_limit.items()}
     for limit, gap in gaps.items():
-        print(f"in-loop (at most {max_det}) minus pycocotools at {limit}: " + ", ".join(f"{name} {value:+.1e}" for name, value in gap.items()))
+        differences = ", ".join(f"{name} {value:+.1e}" for name, value in gap.items())
+        print(f"in-loop (at most {max_det}) minus pycocotools at {limit}: {differences}")
     content = {"in_loop": in_loop, **{f"max_det_{limit}": numbers | {"gap": gaps[limit]} for limit, numbers in by_limit.items()}}
     write_json(folder / "coco_eval.json", content)

@@ -31,6 +31,7 @@ def pick_layers(model: nn.Module, wanted: Sequence[str | int]) -> dict[str, nn.M
         model: a network whose `model` lists its layers.
         wanted: for each layer its index, its class name (all layers of that class), or its module path such as `10.modulation`;
             empty for every layer of the yaml.
+
     Raises:
         SettingsError: no such layer.
     """
@@ -75,9 +76,7 @@ class LayerRecorder:
     def __enter__(self) -> "LayerRecorder":
         explained: set[nn.Module] = set()
         for label, layer in self.layers.items():
-            self._handles.append(
-                layer.register_forward_hook(lambda _module, _given, output, label=label: self.outputs.update({label: output}))
-            )
+            self._handles.append(layer.register_forward_hook(lambda _module, _given, output, label=label: self.outputs.update({label: output})))
             for path, module in layer.named_modules():
                 if callable(getattr(module, "explain", None)) and module not in explained:
                     explained.add(module)
@@ -162,6 +161,8 @@ def focal_sheet(picture: NDArray[np.uint8], gates: Tensor, modulator: Tensor, ti
         picture: (H, W, 3) uint8 RGB as the network saw it.
         gates: (L + 1, h, w), the raw gates, local levels first, the global one last; signed.
         modulator: (C, h, w).
+        title: what the sheet is about.
+
     Returns:
         RGB picture: the picture, the modulator's length per pixel over it, then every gate in its own range.
     """
@@ -200,6 +201,8 @@ class Visualizer:
 
         Args:
             image: (H, W, 3) uint8 RGB, letterboxed: multiples of the largest stride.
+            folder: made if it does not exist.
+
         Returns:
             The files written. Layers without maps are named on stderr once and left out.
         """

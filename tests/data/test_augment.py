@@ -107,7 +107,7 @@ def test_warp_takes_boxes_from_corners_or_from_the_outline() -> None:
 
 def test_each_label_stays_with_its_object_when_boxes_and_outlines_are_mixed() -> None:
     boxes = boxes_of((5, 5, 25, 25), (30, 20, 70, 60), (80, 80, 95, 95), (200, 200, 240, 240))
-    polygons = [[], [OCTAGON], [], [OCTAGON + (170, 180)]]
+    polygons = [[], [OCTAGON], [], [OCTAGON + np.array((170, 180), np.float32)]]
     sample = Sample(np.zeros((300, 300, 3), np.uint8), np.array([0, 1, 2, 3]), boxes, polygons)
     warped = random_warp(sample, settings(), (100, 100), np.random.default_rng(0))  # the middle 100 x 100: all boxes out but one
     assert warped.classes.tolist() == []

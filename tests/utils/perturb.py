@@ -51,7 +51,8 @@ def perturbed(annotation: Annotation, noise: float, nc: int, rng: np.random.Gene
             shift, stretch = rng.normal(0, noise / 4, 2) * size, np.exp(rng.normal(0, noise / 3, 2))
             centre = (box[:2] + box[2:]) / 2 + shift
             wrong = rng.random() < noise / 4
-            rows.append([*(centre - size * stretch / 2), *(centre + size * stretch / 2), rng.beta(4, 2), rng.integers(nc) if wrong else label])
+            half = size * stretch / 2
+            rows.append([*(centre - half), *(centre + half), rng.beta(4, 2), rng.integers(nc) if wrong else label])
     height, width = annotation.image_hw
     for _ in range(rng.poisson(false_alarms)):
         size, corner = rng.uniform(10, 150, 2), rng.uniform(0, 0.8, 2) * (width, height)

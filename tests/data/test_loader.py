@@ -1,0 +1,62 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from data.annotation import Annotation
+from data.dataset import DetectionDataset
+from data.loader import Timed, build_loader
+from utils.errors import DataError
+
+Build = Callable[..., DetectionDataset]
+
+
+def equal(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) if isinstance(first[key], torch.Tensor) else first[key] == second[key] for key in first
+    )
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_batches_are_the_same_with_any_number_of_workers(annotations: list[Annotation], rect: bool, build: Build) -> None:
+    dataset = build(annotations, augment=True, masks=True, rect=rect, batch_size=2, pad=0.0)
+    here, there = (build_loader(dataset, 2, workers, shuffle=True, seed=5) for workers in (0, 2))
+    for epoch, mosaic in ((0, True), (1, True), (2, False)):  # the workers live on when mosaics end
+        here.set_epoch(epoch, mosaic)
+        there.set_epoch(epoch, mosaic)
+        batches = list(here)
+        assert len(batches) == len(here) == 4
+        assert all(equal(first, second) for first, second in zip(batches, there, strict=True))
+
+
+def test_order_changes_with_the_epoch_and_resumes_within_it(annotations: list[Annotation], build: Build) -> None:
+    loader = build_loader(build(annotations, augment=True), 2, shuffle=True)
+    orders = []
+    for epoch in (0, 1):
+        loader.set_epoch(epoch)
+        orders.append([batch["indices"] for batch in loader])
+    assert orders[0] != orders[1]
+    assert sorted(index for batch in orders[0] for index in batch) == list(range(7))
+    loader.set_epoch(0, start_batch=2)
+    assert [batch["indices"] for batch in loader] == orders[0][2:]
+    assert [len(batch["indices"]) for batch in build_loader(build(annotations), 2, drop_last=True)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_vanished_picture_is_named(annotations: list[Annotation], workers: int, build: Build) -> None:
+    dataset = build(annotations, cache="off")
+    annotations[4].path.unlink()
+    with pytest.raises(DataError, match=r"4\.png") as caught:
+        list(build_loader(dataset, 4, workers))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_timed_counts_the_waiting(annotations: list[Annotation], build: Build) -> None:
+    timed = Timed(build_loader(build(annotations), 4))
+    assert len(list(timed)) == 2
+    assert timed.waited_s > 0
+
+
+def test_batch_size_must_be_the_rectangles_own(annotations: list[Annotation], build: Build) -> None:
+    with pytest.raises(ValueError, match="built for 3"):
+        build_loader(build(annotations, rect=True, batch_size=3), 4)

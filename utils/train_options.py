@@ -1,0 +1,62 @@
+"""What a training run is asked for."""
+
+from dataclasses import dataclass, field
+
+from utils.errors import SettingsError
+from utils.optim import OPTIMIZERS, SCHEDULES
+from utils.precision import AMP_CHOICES
+
+CACHE_CHOICES = ("auto", "ram", "off")
+
+
+@dataclass
+class TrainOptions:
+    """What a training run is asked for; names are those of train.py's flags."""
+
+    cfg: str = ""
+    data: str = "data/shapes.yaml"
+    weights: str = ""
+    hyp: str = "data/hyp.yaml"
+    epochs: int = 100
+    batch: int = 16
+    img: int = 640
+    scale: str | None = None
+    rect: bool = False
+    resume: str | None = None
+    nosave: bool = False
+    noval: bool = False
+    noplots: bool = False
+    cache: str = "auto"
+    device: str = ""
+    amp: str = "auto"
+    multi_scale: bool = False
+    single_cls: bool = False
+    optimizer: str = "SGD"
+    schedule: str = "linear"
+    workers: int = 2
+    project: str = "runs/train"
+    name: str = "exp"
+    exist_ok: bool = False
+    patience: int = 100
+    freeze: list[str] = field(default_factory=list)
+    save_period: int = 0
+    min_items: int = 0
+    close_mosaic: int = 0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            SettingsError: names the flag and what was expected.
+        """
+        lowest = {"epochs": 1, "img": 32, "workers": 0, "patience": 0, "save_period": 0, "min_items": 0, "close_mosaic": 0, "seed": 0}
+        for name, least in lowest.items():
+            if getattr(self, name) < least:
+                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        if self.batch < 1 and self.batch != -1:
+            raise SettingsError(f"--batch {self.batch}: expected a positive number, or -1 to fill the GPU's memory")
+        choices = {"amp": AMP_CHOICES, "optimizer": OPTIMIZERS, "cache": CACHE_CHOICES, "schedule": tuple(SCHEDULES)}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise SettingsError(f"--{name} {getattr(self, name)}: expected one of {', '.join(known)}")
