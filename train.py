@@ -60,7 +60,8 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     add("--min-items", type=int, help="leave out pictures with fewer objects")
     add("--close-mosaic", type=int, help="no mosaics in the last so many epochs")
     add("--seed", type=int, help="seed of everything random")
-    return TrainOptions(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    return TrainOptions(**given, given=frozenset(given))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from data.coco_json import read_categories
 from data.shapes import draw_if_needed
 from utils.errors import DataError, did_you_mean
-from utils.files import find_shipped
+from utils.files import find_shipped, read_yaml
 
 SPLITS = ("train", "val", "test")
 INERT_KEYS = ("download", "roboflow")  # met in data yamls everywhere, about where the files came from
@@ -91,19 +89,12 @@ def _find_yaml(path: str | Path) -> Path:
         return found
     path, shipped = Path(path), Path(__file__).parent
     folder = path.parent if path.parent.is_dir() else shipped
-    known = [file.name for place in (folder, shipped) for file in place.glob("*.yaml")]
-    raise DataError(f"{path}: no such data yaml.{did_you_mean(path.name, known)}")
+    known = [file.name for place in (folder, shipped) for file in place.glob("*.yaml") if file.name != "hyp.yaml"]
+    raise DataError(f"{path}: no such data yaml: expected a file, or the name of one in data/.{did_you_mean(path.name, known)}")
 
 
 def _read_mapping(path: Path) -> dict[str, object]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise DataError(f"{path}{line}: not valid yaml: {getattr(error, 'problem', None) or error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    content = read_yaml(path, DataError)
     if not isinstance(content, dict):
         raise DataError(f"{path}: {type(content).__name__}: expected a mapping with train, val and names")
     return content

@@ -14,10 +14,11 @@ from data.sample import SUBPIXEL_BITS, clip_part
 
 Points = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
-MIN_CONTRAST = 80.0  # distance in RGB between a figure's mean colour and what it is painted on
+TEXTURES = ("plain", "gradient", "stripes", "squares")
+MIN_CONTRAST = 110.0  # distance in RGB between a figure's mean colour and what it is painted on
 BOX_TOLERANCE = 1.5  # pixels between the box of an outline and that of the pixels drawn for it
 OVERSAMPLING = 8
-MIN_INSIDE = 0.45  # share of a figure that lies inside the picture
+MIN_INSIDE = 0.6  # share of a figure that lies inside the picture
 
 
 def _ring_points(radii: NDArray[np.float64] | float, count: int, start: float = -math.pi / 2) -> Points:
@@ -84,8 +85,8 @@ def random_figure(rng: np.random.Generator, name: str, size: tuple[int, int], pi
         size: lowest and highest diameter of the circle around it, pixels; no more than 0.8 of the picture's shorter side.
     """
     height, width = picture_hw
-    diameter = math.exp(rng.uniform(math.log(size[0]), math.log(min(size[1], 0.8 * min(picture_hw)))))
-    angle, stretch = rng.uniform(0, 2 * math.pi), np.array((1.0, rng.uniform(0.75, 1.0)))
+    diameter = rng.uniform(size[0], min(size[1], 0.8 * min(picture_hw)))
+    angle, stretch = rng.uniform(0, 2 * math.pi), np.array((1.0, rng.uniform(0.85, 1.0)))
     turn = np.array(((math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))))
     centre = np.array((rng.uniform(0, width), rng.uniform(0, height)))
     points = np.round(FIGURES[name]() * stretch * (diameter / 2) @ turn + centre, 3)
@@ -119,8 +120,8 @@ def _coverage(points: Points, picture_hw: tuple[int, int]) -> Pixels:
 def paint_background(rng: np.random.Generator, picture_hw: tuple[int, int]) -> Pixels:
     """Return (H, W, 3): a gradient between two colours under coarse and fine noise, sometimes with stripes or squares."""
     colours = rng.integers(20, 236, (2, 3)).astype(np.float32)
-    pixels = _texture(rng, picture_hw, colours, str(rng.choice(("gradient", "gradient", "stripes", "squares"))), contrast=0.5)
-    coarse = rng.normal(0, 18, (int(rng.integers(3, 12)), int(rng.integers(3, 12)), 3)).astype(np.float32)
+    pixels = _texture(rng, picture_hw, colours, str(rng.choice(TEXTURES, p=(0.2, 0.4, 0.2, 0.2))), contrast=0.35)
+    coarse = rng.normal(0, 14, (int(rng.integers(3, 12)), int(rng.integers(3, 12)), 3)).astype(np.float32)
     pixels += cv2.resize(coarse, picture_hw[::-1], interpolation=cv2.INTER_CUBIC)
     pixels += rng.normal(0, rng.uniform(2, 10), (*picture_hw, 1))
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
@@ -159,8 +160,8 @@ def paint_figure(rng: np.random.Generator, pixels: Pixels, figure: Figure) -> No
     colours = rng.integers(0, 256, (2, 3)).astype(np.float32)
     while np.linalg.norm(colours - below, axis=1).min() < MIN_CONTRAST:
         colours = rng.integers(0, 256, (2, 3)).astype(np.float32)
-    kind = str(rng.choice(("plain", "plain", "gradient", "stripes", "squares")))
-    paint = _texture(rng, (box_height, box_width), colours, kind, contrast=0.8)
+    kind = str(rng.choice(TEXTURES, p=(0.5, 0.2, 0.15, 0.15)))
+    paint = _texture(rng, (box_height, box_width), colours, kind, contrast=0.4)
     paint += rng.normal(0, rng.uniform(0, 12), (box_height, box_width, 1))
     alpha = figure.coverage[window][..., None].astype(np.float32) / 255
     pixels[window] = np.clip(np.round(pixels[window] * (1 - alpha) + paint * alpha), 0, 255).astype(np.uint8)

@@ -19,7 +19,7 @@ from utils.errors import DataError, did_you_mean
 from utils.files import write_json
 
 STAMP = "shapes.json"
-GENERATOR = 1  # raise it with every change that draws other pictures: sets of an older number are drawn again
+GENERATOR = 3  # raise it with every change that draws other pictures: sets of an older number are drawn again
 SPLITS = ("train", "val")
 BACKGROUND_SHARE = 0.04  # pictures without any figure
 JPEG_QUALITY = 92
@@ -34,7 +34,7 @@ class ShapesSettings:
         seed: another seed draws another set.
         train, val: pictures per split.
         picture_size: pixels, height and width apart, in steps of 32.
-        figure_size: pixels, diameter of the circle around a figure; its logarithm is uniform.
+        figure_size: pixels, diameter of the circle around a figure, all sizes alike.
         figures: per picture.
         max_hidden: share of a figure that others may cover.
         box_rows: share of label rows that are boxes instead of outlines.
@@ -43,9 +43,9 @@ class ShapesSettings:
     seed: int = 0
     train: int = 400
     val: int = 100
-    picture_size: tuple[int, int] = (160, 256)
-    figure_size: tuple[int, int] = (10, 120)
-    figures: tuple[int, int] = (2, 8)
+    picture_size: tuple[int, int] = (160, 224)
+    figure_size: tuple[int, int] = (10, 110)
+    figures: tuple[int, int] = (2, 7)
     max_hidden: float = 0.6
     box_rows: float = 0.3
 

@@ -37,6 +37,17 @@ class Frame:
     fps: float = 0.0
 
 
+def open_capture(address: str | int) -> cv2.VideoCapture:
+    """Open a video or camera without OpenCV's and FFmpeg's own lines on the standard error: what fails is said by us."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(address)
+    finally:
+        log.setLogLevel(level)
+
+
 class Source:
     """The frames of a list of files or of one camera, in order; iterate over it once.
 
@@ -73,8 +84,7 @@ class Source:
             yield Frame(path, image)
 
     def _stream(self, path: Path, address: str | int) -> Iterator[Frame]:
-        capture = cv2.VideoCapture(address)
-        number = 0
+        capture, number = open_capture(address), 0
         try:
             if not capture.isOpened() and self.camera is not None:
                 raise DataError(f"--source {address}: no camera answers at this index: expected 0 for the first camera, or a file or folder")

@@ -120,7 +120,7 @@ def set_activation(model: nn.Module, name: str) -> None:
     Raises:
         ModelConfigError: the name is not in ACTIVATIONS.
     """
-    plain = name.removeprefix("nn.").removesuffix("()").removesuffix("(0.1)")
+    plain = str(name).removeprefix("nn.").removesuffix("()").removesuffix("(0.1)")
     if plain not in ACTIVATIONS:
         raise ModelConfigError(f"activation '{name}': expected one of {', '.join(ACTIVATIONS)}")
     for unit in model.modules():

@@ -77,6 +77,8 @@ def maps(inputs: list[Channels]) -> list[int]:
 def to(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
     """One input; the first argument, `out_channels`, is width-scaled (Conv, downsamplers)."""
     arguments["in_channels"] = only(inputs)
+    if arguments["out_channels"] < 1:
+        raise ModelConfigError(f"out_channels is {arguments['out_channels']}: expected a positive number")
     arguments["out_channels"] = scale.channels(arguments["out_channels"])
     return arguments["out_channels"]
 
@@ -237,6 +239,6 @@ def _fit(value: object, annotation: object) -> tuple[bool, object]:
         return isinstance(value, int | float) and not isinstance(value, bool), value
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool), value
-    if isinstance(annotation, type):
+    if isinstance(annotation, type) and annotation not in (Any, object):
         return isinstance(value, annotation), value
     return not isinstance(value, str), value

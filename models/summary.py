@@ -1,6 +1,5 @@
 """The layer table of a network, with parameters and GFLOPs as trained and as deployed: `python -m models.yolo CFG [--json]`."""
 
-import argparse
 import json
 from typing import Any
 
@@ -79,7 +78,7 @@ def format_table(summary: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m models.yolo`; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m models.yolo", description="Print the layers of a network.", allow_abbrev=False)
+    parser = cli.Parser(prog="python -m models.yolo", description="Print the layers of a network.")
     parser.add_argument("cfg", help="network yaml, a path or the name of a shipped one")
     parser.add_argument("--nc", type=int, help="number of classes, in place of the yaml's")
     parser.add_argument("--ch", type=int, help="channels of the pictures")

@@ -4,6 +4,7 @@
 """
 
 import copy
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 import models.attention  # noqa: F401 registers its layers
 from models.common import set_activation
 from models.heads import DetectionHead
-from models.registry import Channels, Scale, bind, find_layer
+from models.registry import Channels, Layer, Scale, bind, find_layer
 from utils.errors import ModelConfigError, did_you_mean
+from utils.files import read_yaml
 
 IMAGE = -1
 """Index that stands for the picture itself among the sources of a row."""
@@ -78,12 +80,7 @@ def read_config(cfg: str | Path | dict[str, Any]) -> tuple[dict[str, Any], str]:
     else:
         path, letter = find_config(cfg)
         where = str(cfg)
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-            raise ModelConfigError(f"{where}: {line}not valid yaml: {getattr(error, 'problem', None) or error}") from error
+        config = read_yaml(path, ModelConfigError, where)
     if not isinstance(config, dict):
         raise ModelConfigError(f"{where}: holds {type(config).__name__}: expected the keys nc, backbone and head")
     for key in config:
@@ -103,13 +100,20 @@ def choose_scale(config: dict[str, Any], where: str) -> Scale:
     Raises:
         ModelConfigError: scales without a choice, an unknown one, or a multiple that is no positive number.
     """
+    if config.get("scale") is not None and not config.get("scales"):
+        raise ModelConfigError(f"{where}: scale {config['scale']!r}: this yaml has no 'scales' to choose from: leave --scale out")
     multiples = (config.get("depth_multiple", 1.0), config.get("width_multiple", 1.0), config.get("max_channels"))
     if scales := config.get("scales"):
+        if not isinstance(scales, dict) or not all(isinstance(values, list) and len(values) in (2, 3) for values in scales.values()):
+            raise ModelConfigError(f"{where}: scales are {scales!r}: expected a mapping of letters to [depth, width, most channels]")
         if config.get("scale") not in scales:
-            raise ModelConfigError(f"{where}: scale {config.get('scale')!r}: choose one of {', '.join(scales)} with --scale")
+            raise ModelConfigError(f"{where}: scale {config.get('scale')!r}: choose one of {', '.join(map(str, scales))} with --scale")
         multiples = (*scales[config["scale"]], None)[:3]
-    if not all(isinstance(multiple, int | float) and multiple > 0 for multiple in multiples[:2]):
-        raise ModelConfigError(f"{where}: depth and width multiple are {list(multiples[:2])}: expected positive numbers")
+    *factors, most = multiples
+    if not all(isinstance(factor, int | float) and not isinstance(factor, bool) and 0 < factor < math.inf for factor in factors):
+        raise ModelConfigError(f"{where}: depth and width multiple are {factors}: expected positive numbers")
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise ModelConfigError(f"{where}: max_channels is {most!r}: expected a positive integer")
     return Scale(*multiples)
 
 
@@ -138,12 +142,26 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
                 for _ in range(1 if entry.repeats else repeats):
                     keywords = bind(entry, arguments, num_classes) | ({entry.repeats: repeats} if entry.repeats else {})
                     widths = [entry.rule.apply(widths, keywords, scale)]
-                    built.append(entry.cls(**keywords))
+                    built.append(construct(entry, keywords))
             except ModelConfigError as error:
                 raise ModelConfigError(f"{row_where}: {error}") from error
             modules.append(built[0] if len(built) == 1 else nn.Sequential(*built))
             rows.append(Row(len(rows), row_where, sources, not isinstance(source, list), repeats, name, arguments, widths[0]))
     return rows, modules
+
+
+def construct(entry: Layer, keywords: dict[str, Any]) -> nn.Module:
+    """Build a layer.
+
+    Raises:
+        ModelConfigError: its constructor refuses the arguments.
+    """
+    try:
+        return entry.cls(**keywords)
+    except ModelConfigError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        raise ModelConfigError(f"cannot be built with {keywords}: {error}: the layer is {entry.signature()}") from error
 
 
 def show_row(raw: object) -> str:
@@ -207,14 +225,17 @@ class Model(nn.Module):
         self.rows, self.model = parse_model(config, self.channels, self.nc, where)
         if not isinstance(self.model[-1], DetectionHead):
             raise ModelConfigError(f"{self.rows[-1].where}: the last row must be a head, such as DDetect: [nc]")
+        if self.head.num_classes != self.nc:
+            raise ModelConfigError(f"{self.rows[-1].where}: the head has {self.head.num_classes} classes, and nc is {self.nc}: write nc in the row")
         if config.get("activation"):
             set_activation(self, config["activation"])
         names = config.get("names") or [str(index) for index in range(self.nc)]
+        if not isinstance(names, list | dict):
+            raise ModelConfigError(f"{where}: names is {names!r}: expected a list, or a mapping of class numbers to names")
         self.names = list(names.values()) if isinstance(names, dict) else list(names)
         if len(self.names) != self.nc:
             self.names = [str(index) for index in range(self.nc)]
-        maps = self.trace()[-1]["main"]
-        self.head.attach([256 // shape[2] for shape in maps])
+        self.head.attach(self._level_strides())
         self._plan()
 
     def _count(self, key: str, where: str, default: int | None = None) -> int:
@@ -222,6 +243,20 @@ class Model(nn.Module):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ModelConfigError(f"{where}: {key} is {value!r}: expected a positive integer")
         return value
+
+    def _level_strides(self) -> list[int]:
+        """Return the strides of the head's levels, as they come out for a picture of 256 x 256.
+
+        Raises:
+            ModelConfigError: they are not whole, not ascending or not the same in every branch.
+        """
+        shapes = self.trace(256)[-1]
+        strides = [[256 / shape[2] for shape in maps] for maps in (shapes["main"], *shapes["aux"])]
+        lead = [round(stride) for stride in strides[0]]
+        if lead != sorted(lead) or any(branch != lead for branch in strides):
+            shown = "; ".join(", ".join(f"{stride:.4g}" for stride in branch) for branch in (*strides[1:], strides[0]))
+            raise ModelConfigError(f"{self.rows[-1].where}: its levels have strides {shown}: expected powers of 2, ascending, alike in every branch")
+        return lead
 
     def _plan(self) -> None:
         """Find which rows the lead branch needs, and after which row each output can be forgotten."""
@@ -293,7 +328,7 @@ class Model(nn.Module):
             tensors = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
             try:
                 outputs[row.index] = torch.func.functional_call(module, tensors, (inputs[0] if row.one_source else inputs,))
-            except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
                 given = ", ".join(
                     f"layer {source} ({self.rows[source].name if source != IMAGE else 'picture'}) gives {show_shape(x)}"
                     for source, x in zip(row.sources, inputs, strict=True)

@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from utils.errors import CheckpointError
 from utils.files import atomic_write
 
 VERSION = 1
+LEAST_COVERAGE = 0.1
+"""Share of a network's parameters that weights have to bring to count as weights for it: some fit any network by chance."""
 
 
 @dataclass
@@ -131,10 +134,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file: expected the weights of a run, such as runs/train/exp/weights/best.pt")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: is no checkpoint, or only a part of one: expected one that train.py wrote")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint of tensors and plain data: {str(error).splitlines()[0]}") from error
+    except pickle.UnpicklingError as error:  # torch's own text advises to switch the protection off
+        raise CheckpointError(f"{path}: holds more than tensors and plain data: expected a checkpoint that train.py wrote") from error
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise CheckpointError(f"{path}: damaged: {reason}: expected a checkpoint that train.py wrote") from error
     if not isinstance(content, dict) or "version" not in content or "network" not in content:
         raise CheckpointError(f"{path}: is no checkpoint of this framework: expected one that train.py wrote")
     if content["version"] > VERSION:
@@ -175,10 +183,10 @@ def transfer(model: Model, path: str | Path) -> ImportReport:
     """Load what fits from a checkpoint into another network, for fine-tuning.
 
     Raises:
-        CheckpointError: the file cannot be read, or nothing of it fits.
+        CheckpointError: the file cannot be read, or next to nothing of it fits.
     """
     content = read_checkpoint(path)
     report = import_state_dict(model, {k: v for k, v in (content.get("ema") or content["model"]).items() if ".dfl." not in k or v.ndim == 4})
-    if not report.loaded:
-        raise CheckpointError(f"{path}: weights of another network: {report.describe()}")
+    if report.coverage < LEAST_COVERAGE:
+        raise CheckpointError(f"{path}: weights of another network: {report.describe()}: expected a --cfg with the same first layers")
     return report

@@ -12,7 +12,10 @@ import torch
 from utils.errors import TrainingStoppedError, UserError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
-OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
+OUT_OF_MEMORY_TEXTS = ("out of memory", "out of shared memory", "not enough memory", "can't allocate memory", "killed by signal: killed")
+"""How torch's devices, its CPU allocator, and its loader of a killed worker say it, in errors that are plain RuntimeErrors."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def run(main: Callable[[], object]) -> int:
@@ -28,19 +31,30 @@ def run(main: Callable[[], object]) -> int:
     except TrainingStoppedError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except OUT_OF_MEMORY as error:
-        print(f"error: out of memory: {error}: lower --batch or --img; the last checkpoint is kept", file=sys.stderr)
-        return EXIT_FAILED
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            traceback.print_exc()
-            return EXIT_FAILED
-        print(f"error: disk full: {error.filename or error}: free some space; the previous checkpoint is kept", file=sys.stderr)
-        return EXIT_FAILED
-    except Exception:  # noqa: BLE001 the last line of defence: shown whole, never swallowed
-        traceback.print_exc()
-        return EXIT_FAILED
+    except Exception as error:  # noqa: BLE001 the last line of defence: shown whole unless its cause is known, never swallowed
+        status, message = explain(error)
+        print(f"error: {message}" if message else traceback.format_exc().rstrip(), file=sys.stderr)
+        return status
     return EXIT_DONE
+
+
+def explain(error: Exception) -> tuple[int, str | None]:
+    """Return the exit status of an error that the machine had, and what to say instead of a traceback if its cause is known."""
+    first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+    short_of_memory = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
+    if short_of_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return EXIT_FAILED, f"out of memory: {first_line}: lower --batch, --img or --workers; the last checkpoint is kept"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return EXIT_FAILED, f"disk full: {error.filename or first_line}: free some space; what was there before is kept"
+    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+        return EXIT_USER, f"{error.filename or 'a file'}: {error.strerror}: expected a place that can be read and written; see --project"
+    return EXIT_FAILED, None
+
+
+def retired_script(name: str, instead: str) -> NoReturn:
+    """Answer a script of the original that does not exist here, and exit with status 2."""
+    print(f"error: {name}: does not exist here: python {instead} serves every head", file=sys.stderr)
+    sys.exit(EXIT_USER)
 
 
 class Parser(argparse.ArgumentParser):

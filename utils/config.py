@@ -5,10 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from utils.errors import SettingsError, did_you_mean
-from utils.files import find_shipped
+from utils.files import find_shipped, read_yaml
 
 WITHOUT_EFFECT = ("obj", "obj_pw", "iou_t", "anchor_t")
 """Keys of the original's hyperparameter files that no detection loss reads; said and left out."""
@@ -113,12 +111,7 @@ def load_hyperparameters(source: str | Path | Mapping[str, Any] | Hyperparameter
     where, values = "hyperparameters", source or {}
     if isinstance(source, str | Path):
         where = str(source)
-        try:
-            values = yaml.safe_load((find_shipped(source, "data") or Path(source)).read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise SettingsError(f"{where}: cannot be read: {error.strerror}: expected a yaml file such as data/hyp.yaml") from error
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{where}: not valid yaml: {error}") from error
+        values = read_yaml(find_shipped(source, "data") or Path(source), SettingsError) or {}
     if not isinstance(values, Mapping):
         raise SettingsError(f"{where}: holds {type(values).__name__}: expected a mapping of hyperparameters")
     known = [field.name for field in fields(Hyperparameters)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.sources import Frame, Source, open_source
 from utils.checkpoint import load_model
 from utils.draw import write_picture
-from utils.errors import DataError
+from utils.errors import DataError, SettingsError
 from utils.files import next_run_dir, write_json, write_text
 from utils.precision import choose_precision
 from utils.predict import Predictor, Results
@@ -228,6 +228,8 @@ def detect(settings: DetectSettings) -> Path:
     Raises:
         UserError: settings, weights or source that cannot be used, or a source without one readable picture.
     """
+    if settings.line_thickness is not None and settings.line_thickness < 1:
+        raise SettingsError(f"--line-thickness {settings.line_thickness}: expected 1 or more")
     source = open_source(settings.source, settings.vid_stride)
     model = load_model(settings.weights)
     precision = choose_precision(settings.device, settings.amp)

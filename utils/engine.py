@@ -71,37 +71,33 @@ def train_one_epoch(training: Training, batches: Iterable[dict[str, Any]], epoch
     sums: dict[str, Tensor] = {}
     pending = count = skipped = 0
     waited, start = 0.0, time.perf_counter()
-    bar = tqdm(total=schedule.batches_per_epoch, desc=f"epoch {epoch + 1}/{schedule.epochs}", unit="batch", disable=not progress, leave=False)
     asked = start
-    for number, batch in enumerate(batches):
-        waited += time.perf_counter() - asked
-        accumulate = schedule.apply(optimizer, epoch, number)
-        images = precision.images(batch["images"])
-        if training.multi_scale:
-            images = resized(images, epoch, number, training.seed, max(model.stride))
-        with precision.autocast():
-            outputs = model(images)
-        total, items = training.loss(outputs, batch | {"images": images})
-        if not math.isfinite(total.item()):
-            raise TrainingStoppedError(
-                f"epoch {epoch + 1}, batch {number + 1}: the loss is {total.item()}: the weights of the last whole epoch are kept; "
-                "lower lr0, or try --amp off"
-            )
-        training.scaler.scale(total).backward()
-        pending += 1
-        if pending >= accumulate or number == schedule.batches_per_epoch - 1:
-            skipped += not optimizer_step(training)
-            pending = 0
-        count += 1
-        for name, value in items.items():
-            sums[name] = sums.get(name, 0) + value
-        if progress:
-            seen = (number + 1) * len(images) / (time.perf_counter() - start)
-            losses = " ".join(f"{name} {float(value) / count:.3f}" for name, value in sums.items())
-            bar.set_postfix_str(f"{losses} {seen:.0f} images/s", refresh=False)
-            bar.update()
-        asked = time.perf_counter()
-    bar.close()
+    with tqdm(total=schedule.batches_per_epoch, desc=f"epoch {epoch + 1}/{schedule.epochs}", unit="batch", disable=not progress, leave=False) as bar:
+        for number, batch in enumerate(batches):
+            waited += time.perf_counter() - asked
+            accumulate = schedule.apply(optimizer, epoch, number)
+            images = precision.images(batch["images"])
+            if training.multi_scale:
+                images = resized(images, epoch, number, training.seed, max(model.stride))
+            with precision.autocast():
+                outputs = model(images)
+            total, items = training.loss(outputs, batch | {"images": images})
+            if not math.isfinite(total.item()):
+                raise TrainingStoppedError(f"epoch {epoch + 1}, batch {number + 1}: the loss is {total.item()}: lower lr0, or try --amp off")
+            training.scaler.scale(total).backward()
+            pending += 1
+            if pending >= accumulate or number == schedule.batches_per_epoch - 1:
+                skipped += not optimizer_step(training)
+                pending = 0
+            count += 1
+            for name, value in items.items():
+                sums[name] = sums.get(name, 0) + value
+            if progress:
+                seen = (number + 1) * len(images) / (time.perf_counter() - start)
+                losses = " ".join(f"{name} {float(value) / count:.3f}" for name, value in sums.items())
+                bar.set_postfix_str(f"{losses} {seen:.0f} images/s", refresh=False)
+                bar.update()
+            asked = time.perf_counter()
     means = {name: float(value) / max(count, 1) for name, value in sums.items()}
     return EpochResult(means, time.perf_counter() - start, waited, skipped)
 
@@ -126,7 +122,5 @@ def optimizer_step(training: Training) -> bool:
         return True
     training.bad_steps += 1
     if training.bad_steps >= MAX_BAD_STEPS:
-        raise TrainingStoppedError(
-            f"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: the last checkpoint is kept; lower lr0, or try --amp off"
-        )
+        raise TrainingStoppedError(f"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: lower lr0, or try --amp off")
     return False

@@ -8,11 +8,33 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import yaml
 
+from utils.errors import UserError
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def read_yaml(path: Path, error: type[UserError], name: str | Path | None = None) -> Any:
+    """Return the content of a yaml file.
+
+    Args:
+        error: what to raise where it cannot be read; `name` is what its message calls the file, by default its path.
+    """
+    name = name or path
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        text = getattr(problem, "problem", None) or " ".join(str(problem).split())
+        raise error(f"{name}: {where}not valid yaml: {text}") from problem
+    except UnicodeDecodeError as problem:
+        raise error(f"{name}: not valid yaml: expected text in UTF-8 ({problem.reason} at byte {problem.start})") from problem
+    except OSError as problem:
+        raise error(f"{name}: cannot be read: {problem.strerror}: expected a yaml file") from problem
 
 
 def find_shipped(path: str | Path, folder: str) -> Path | None:
@@ -33,8 +55,10 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

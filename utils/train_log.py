@@ -1,6 +1,6 @@
 """A training run's record: the line of each epoch, results.csv, and the checkpoints."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ class Progress:
     best_epoch: int = -1
     rows: list[list[Any]] = field(default_factory=list)
 
+    def improved_by(self, found: EvalResult | None) -> bool:
+        """Tell whether a validation is the best so far; as long as nothing was ever found, every one is."""
+        return found is not None and (found.fitness > self.best_fitness or self.best_fitness <= 0)
+
 
 @dataclass
 class Run:
@@ -51,8 +55,8 @@ def table_header() -> str:
     return f"{'epoch':>10}" + "".join(f"{title:>10}" for title in TABLE)
 
 
-def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None) -> None:
-    """Print and write what an epoch gave, and save the checkpoints."""
+def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None, last: bool) -> None:
+    """Print and write what an epoch gave, and save the checkpoints; `last` for the epoch that ends the run."""
     progress, options = run.progress, run.options
     metrics = [found.metrics.precision, found.metrics.recall, found.metrics.map50, found.metrics.map] if found else [float("nan")] * 4
     losses = [found.losses[item] for item in LOSS_ITEMS] if found else [float("nan")] * 3
@@ -60,7 +64,7 @@ def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None)
     trained_items = [trained.items[item] for item in LOSS_ITEMS]
     progress.rows.append([epoch, *(round(float(x), 6) for x in (*trained_items, *metrics, *losses, *rates, trained.seconds, trained.waited))])
     progress.epoch = epoch + 1
-    best = found is not None and found.fitness > progress.best_fitness
+    best = progress.improved_by(found)
     if best:
         progress.best_fitness, progress.best_epoch = found.fitness, epoch
     shown = (*trained_items, *metrics, *losses, trained.seconds, trained.waited)
@@ -68,7 +72,7 @@ def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None)
     if trained.skipped_steps:
         print(f"          {trained.skipped_steps} optimizer steps left out: their gradient was not finite")
     write_csv(run.folder / "results.csv", results_header(len(rates)), progress.rows)
-    if not options.nosave or progress.epoch == options.epochs:
+    if last or not options.nosave:
         save_last(run)
         if best:
             save_best(run, run.weights / "best.pt")
@@ -106,7 +110,7 @@ def save_last(run: Run) -> None:
             "best_epoch": progress.best_epoch,
             "rows": progress.rows,
             "hyp": run.hyp.as_dict(),
-            "options": plain(asdict(run.options)),
+            "options": run.options.as_dict(),
         },
     )
 
@@ -121,6 +125,6 @@ def save_best(run: Run, path: Path) -> None:
             "epoch": run.progress.epoch,
             "fitness": run.progress.best_fitness,
             "hyp": run.hyp.as_dict(),
-            "options": plain(asdict(run.options)),
+            "options": run.options.as_dict(),
         },
     )

@@ -1,17 +1,24 @@
 """What a training run is asked for."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from utils.errors import SettingsError
 from utils.optim import OPTIMIZERS, SCHEDULES
 from utils.precision import AMP_CHOICES
 
 CACHE_CHOICES = ("auto", "ram", "off")
+CHANGEABLE = ("data", "epochs", "patience", "device", "amp", "workers", "cache", "nosave", "noval", "noplots", "save_period")
+"""Options that a resumed run may be given anew; any other would make it another run."""
 
 
 @dataclass
 class TrainOptions:
-    """What a training run is asked for; names are those of train.py's flags."""
+    """What a training run is asked for; names are those of train.py's flags.
+
+    Attributes:
+        given: names of the options that were chosen rather than left at their default; a resumed run looks at them.
+    """
 
     cfg: str = ""
     data: str = "data/shapes.yaml"
@@ -43,6 +50,24 @@ class TrainOptions:
     min_items: int = 0
     close_mosaic: int = 0
     seed: int = 0
+    given: frozenset[str] = frozenset()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all options by name."""
+        return {name: value for name, value in asdict(self).items() if name != "given"}
+
+    def resume_from(self, stored: dict[str, Any], path: str) -> None:
+        """Take over the options of the run at `path`, except those that may change and were given; says which others were given."""
+        left_out = []
+        for name in self.as_dict().keys() & stored.keys() - {"resume"}:
+            if name in self.given and name in CHANGEABLE:
+                continue
+            if name in self.given and getattr(self, name) != stored[name]:
+                left_out.append(f"--{name.replace('_', '-')} {stored[name]}")
+            setattr(self, name, stored[name])
+        self.resume = path
+        if left_out:
+            print(f"{path}: the run keeps its own {', '.join(sorted(left_out))}: what was given instead is left out")
 
     def check(self) -> None:
         """Refuse values out of range.

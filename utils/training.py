@@ -5,7 +5,6 @@ import random
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from utils.checkpoint import load_model, plain, read_checkpoint, transfer
 from utils.config import Hyperparameters, load_hyperparameters
 from utils.ema import ModelEMA
 from utils.engine import Training, train_one_epoch
-from utils.errors import CheckpointError, SettingsError
+from utils.errors import CheckpointError, SettingsError, TrainingStoppedError
 from utils.evaluate import evaluate
 from utils.files import next_run_dir, write_yaml
 from utils.losses import build_loss
@@ -55,9 +54,11 @@ def train(options: TrainOptions) -> Path:
     try:
         fit(run)
     except KeyboardInterrupt:
-        print(f"\ninterrupted after epoch {run.progress.epoch}: python train.py --resume {run.weights / 'last.pt'} goes on")
+        print(f"\n{what_is_kept(run)}", flush=True)
         raise
-    finish(run, config)
+    except TrainingStoppedError as error:
+        raise TrainingStoppedError(f"{error}; {what_is_kept(run)}") from error
+    finish(run)
     return run.folder
 
 
@@ -78,21 +79,16 @@ def find_resumable(options: TrainOptions) -> dict[str, Any]:
         path = Path(options.resume)
         path = path / "weights" / "last.pt" if path.is_dir() else path
     else:
-        found = sorted(Path("runs").glob("**/weights/last.pt"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise CheckpointError("--resume: no runs/**/weights/last.pt here: name the checkpoint, --resume PATH")
-        path = found[-1]
+        folder = Path(options.project if "project" in options.given else "runs")
+        path = max(folder.glob("**/weights/last.pt"), key=lambda path: path.stat().st_mtime, default=None)
+        if path is None:
+            raise CheckpointError(f"--resume: no {folder}/**/weights/last.pt here: name the checkpoint, --resume PATH")
     checkpoint = read_checkpoint(path)
     if "optimizer" not in checkpoint:
         raise CheckpointError(f"{path}: holds no optimizer state: expected a last.pt; to start from its weights use --weights")
-    wanted = options.epochs if options.epochs != TrainOptions.epochs else checkpoint["options"]["epochs"]
-    if checkpoint["epoch"] >= wanted:
+    options.resume_from(checkpoint["options"], str(path))
+    if checkpoint["epoch"] >= options.epochs:
         raise CheckpointError(f"{path}: has finished its {checkpoint['epoch']} epochs: nothing to resume; --epochs N goes on to N")
-    known = {item.name for item in fields(TrainOptions)}
-    for key, value in checkpoint["options"].items():
-        if key in known and key not in ("resume", "device", "workers", "epochs"):
-            setattr(options, key, value)
-    options.epochs, options.resume = wanted, str(path)
     return checkpoint
 
 
@@ -102,6 +98,7 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
         raise SettingsError("--cfg: none given: expected a network yaml such as gelan-t.yaml, or --weights to fine-tune from")
     names = ["object"] if options.single_cls else config.names
     model = build_network(options, names, checkpoint)
+    frozen = freeze(model, options.freeze)
     stride = max(model.stride)
     options.img = size_on_stride(options.img, stride)[0]
     precision.place(model)
@@ -109,7 +106,6 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
         options.batch = fitting_batch(model, precision, options.img, hyp)
     train_loader, val_loader = build_loaders(options, hyp, config, stride)
     schedule = Schedule(hyp, options.schedule, options.epochs, len(train_loader), options.batch)
-    frozen = freeze(model, options.freeze)
     training = Training(
         model=model,
         ema=ModelEMA(model, hyp.ema_decay, hyp.ema_ramp),
@@ -130,6 +126,8 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
 def build_network(options: TrainOptions, names: list[str], checkpoint: dict[str, Any] | None) -> Model:
     """Build the network of a yaml, or of the weights where no yaml is given, with the weights asked for."""
     if checkpoint:
+        if len(names) != checkpoint["network"]["nc"]:
+            raise CheckpointError(f"{options.resume}: trained on {checkpoint['network']['nc']} classes, but {options.data} has {len(names)}")
         model = Model(checkpoint["network"]["config"], nc=len(names), ch=checkpoint["network"]["ch"])
     elif options.cfg:
         model = Model(options.cfg, nc=len(names), scale=options.scale)
@@ -145,6 +143,7 @@ def build_network(options: TrainOptions, names: list[str], checkpoint: dict[str,
 def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int) -> tuple[Loader, Loader]:
     """Build the loaders of the training pictures, augmented, and of the validation pictures, letterboxed in rectangular batches."""
     loaders = []
+    config.sources("val")  # a missing one is said before the training pictures are checked
     for split in ("train", "val"):
         annotations, report = load_annotations(config, split)
         print_report(report)
@@ -171,27 +170,29 @@ def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfi
 
 
 def freeze(model: Model, what: list[str]) -> list[nn.Module]:
-    """Stop the training of layers; return them, to be kept in evaluation mode.
+    """Stop the training of layers; return the frozen normalisations, to be kept in evaluation mode.
 
     Args:
         what: one number for the first n layers; several for those layers; 'backbone'; or globs of parameter names.
     Raises:
-        SettingsError: nothing matches.
+        SettingsError: no such layer, or a glob that matches no parameter.
     """
-    if len(what) == 1 and what[0].isdigit():
-        what = [str(index) for index in range(int(what[0]))]
-    patterns = []
+    layers: set[int] = set()
     for item in what:
         if item == "backbone":
-            patterns += [f"model.{index}.*" for index in range(len(model.config["backbone"]))]
+            layers |= set(range(len(model.config["backbone"])))
+        elif item.isdigit():
+            layers |= set(range(int(item))) if len(what) == 1 else {int(item)}
         else:
-            patterns.append(f"model.{item}.*" if item.isdigit() else item)
-    for item in patterns:
-        names = [name for name, _ in model.named_parameters() if fnmatch.fnmatch(name, item)]
-        if not names and not (item.split(".")[1].isdigit() and int(item.split(".")[1]) < len(model.model) if item.count(".") >= 2 else False):
-            raise SettingsError(f"--freeze {item}: matches no parameter: expected a layer index, 'backbone' or a glob such as 'model.4.*'")
-        for name in names:
-            model.get_parameter(name).requires_grad_(False)
+            names = fnmatch.filter((name for name, _ in model.named_parameters()), item)
+            if not names:
+                raise SettingsError(f"--freeze {item}: matches no parameter: expected layer indices, 'backbone' or a glob such as 'model.4.*'")
+            for name in names:
+                model.get_parameter(name).requires_grad_(False)
+    if layers and max(layers) >= len(model.model):
+        raise SettingsError(f"--freeze {' '.join(what)}: there is no layer {max(layers)}: the network has layers 0 to {len(model.model) - 1}")
+    for index in layers:
+        model.model[index].requires_grad_(False)
     return [
         module
         for module in model.modules()
@@ -235,7 +236,8 @@ def restore(training: Training, checkpoint: dict[str, Any]) -> Progress:
     training.ema.model.load_state_dict(checkpoint["ema"])
     training.ema.updates = checkpoint["updates"]
     training.optimizer.load_state_dict(checkpoint["optimizer"])
-    training.scaler.load_state_dict(checkpoint["scaler"])
+    if checkpoint["scaler"]:  # empty from a run that needed none
+        training.scaler.load_state_dict(checkpoint["scaler"])
     torch.set_rng_state(checkpoint["rng"])
     return Progress(checkpoint["epoch"], checkpoint["best_fitness"], checkpoint["best_epoch"], checkpoint["rows"])
 
@@ -252,7 +254,7 @@ def describe(run: Run, precision: Precision) -> None:
     )
     print("hyperparameters: " + ", ".join(f"{key} {value:g}" for key, value in run.hyp.as_dict().items()))
     print(f"results: {run.folder}", flush=True)
-    write_yaml(run.folder / "args.yaml", plain(asdict(options)))
+    write_yaml(run.folder / "args.yaml", options.as_dict())
     write_yaml(run.folder / "hyp.yaml", run.hyp.as_dict())
     write_yaml(run.folder / "model.yaml", plain(model.config))
     if not options.noplots:
@@ -276,9 +278,11 @@ def fit(run: Run) -> None:
         found = None
         if not options.noval or last_epoch:
             found = evaluate(run.training.ema.model, run.val_loader, run.training.precision, loss=run.training.loss, progress=False)
+        waited = epoch - progress.best_epoch if found and not progress.improved_by(found) else 0
+        stale = 0 < options.patience <= waited
         with uninterrupted():
-            record(run, epoch, trained, found)
-        if options.patience and found and epoch - progress.best_epoch >= options.patience:
+            record(run, epoch, trained, found, last=last_epoch or stale)
+        if stale:
             print(f"stopped early: nothing better than epoch {progress.best_epoch + 1} in {options.patience} epochs")
             break
 
@@ -308,16 +312,24 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def finish(run: Run, config: DataConfig) -> None:
-    """Validate the best weights once more, with plots and the table by class, and say where everything is."""
+def what_is_kept(run: Run) -> str:
+    """Say what is left of a run that ends early."""
+    last = run.weights / "last.pt"
+    if run.options.nosave or not run.progress.epoch:
+        return f"no epoch was saved in {run.weights}"
+    return f"epoch {run.progress.epoch} is saved: python train.py --resume {last} goes on from there"
+
+
+def finish(run: Run) -> None:
+    """Validate the best weights once more, with plots, and say where everything is."""
     if not run.options.noplots:
         plot_results(run.folder / "results.csv", run.folder / "results.png")
-    best = run.weights / "best.pt"
-    if not best.is_file():
-        return
+    best, last = run.weights / "best.pt", run.weights / "last.pt"
+    if not best.is_file():  # --nosave, and the last epoch was not the best
+        best = last
     model = run.training.precision.place(load_model(best))
     found = evaluate(model, run.val_loader, run.training.precision, plots_dir=None if run.options.noplots else run.folder, progress=False)
     metrics = found.metrics
     measured = f"P {metrics.precision:.4f} R {metrics.recall:.4f} mAP50 {metrics.map50:.4f} mAP50-95 {metrics.map:.4f}"
-    print(f"best epoch {run.progress.best_epoch + 1}: {measured}")
-    print(f"weights: {best} (best), {run.weights / 'last.pt'} (last, resumable); plots and results.csv: {run.folder}")
+    print(f"best epoch {run.progress.best_epoch + 1}, {best.name}: {measured}")
+    print(f"weights: {best} (best), {last} (last, resumable); plots and results.csv: {run.folder}")

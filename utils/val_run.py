@@ -104,9 +104,11 @@ def check_settings(settings: ValSettings) -> None:
     """
     if not (0 <= settings.conf_thres < 1 and 0 <= settings.iou_thres <= 1):
         raise SettingsError(f"--conf-thres {settings.conf_thres} --iou-thres {settings.iou_thres}: expected numbers from 0 to 1")
-    for flag, value in (("--batch", settings.batch_size), ("--img", settings.imgsz), ("--max-det", settings.max_det)):
-        if value < 1:
-            raise SettingsError(f"{flag} {value}: expected 1 or more")
+    lowest = {"batch": (settings.batch_size, 1), "img": (settings.imgsz, 1), "max-det": (settings.max_det, 1)}
+    lowest |= {"workers": (settings.workers, 0), "min-items": (settings.min_items, 0)}
+    for flag, (value, least) in lowest.items():
+        if value < least:
+            raise SettingsError(f"--{flag} {value}: expected {least} or more")
 
 
 def open_split(settings: ValSettings, model: Model, image_size: int) -> tuple[DetectionDataset, ScanReport]:

@@ -1,0 +1,181 @@
+"""The registry: scaling, channel rules, and how a row's arguments meet a constructor's signature."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+from torch import nn
+
+from models import registry
+from models.registry import Scale, bind, find_layer, keep, layer, maps, only, registered_layers, rule, same, to, to_unscaled
+from models.yolo import Model  # noqa: F401 registers every layer
+from utils.errors import ModelConfigError
+
+
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, registry.Layer]]:
+    """A copy of the registry in which a test may register layers."""
+    copied = registered_layers()
+    monkeypatch.setattr(registry, "_LAYERS", copied)
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("scale", "count", "expected"),
+    [
+        (Scale(), 64, 64),
+        (Scale(), 60, 64),
+        (Scale(width=0.25), 64, 16),
+        (Scale(width=0.25), 100, 32),
+        (Scale(width=0.5, max_channels=512), 1024, 256),
+        (Scale(width=1.25, max_channels=512), 64, 80),
+        (Scale(width=0.01), 64, 8),
+    ],
+)
+def test_scaled_channels(scale: Scale, count: int, expected: int) -> None:
+    assert scale.channels(count) == expected
+
+
+@pytest.mark.parametrize(("depth", "count", "expected"), [(1.0, 3, 3), (0.33, 3, 1), (0.33, 6, 2), (0.67, 3, 2), (0.1, 3, 1), (2.0, 1, 1), (0.5, 3, 2)])
+def test_scaled_repeats(depth: float, count: int, expected: int) -> None:
+    assert Scale(depth=depth).repeats(count) == expected
+
+
+def test_rules_say_the_output_channels() -> None:
+    arguments: dict[str, Any] = {"out_channels": 64}
+    assert to.apply([16], arguments, Scale(width=0.5)) == 32
+    assert arguments == {"in_channels": 16, "out_channels": 32}
+    arguments = {}
+    assert same.apply([24], arguments, Scale(width=0.5)) == 24
+    assert arguments == {"channels": 24}
+    assert keep.apply([24], arguments, Scale()) == 24
+    assert find_layer("Concat").rule.apply([16, 24, 8], {}, Scale()) == 48
+    assert find_layer("CBLinear").rule.apply([16], {"out_channels": [8, 4]}, Scale()) == [8, 4]
+    assert find_layer("CBFuse").rule.apply([[8, 4], [16, 8, 4], 4], {"index": [1, 2]}, Scale()) == 4
+    arguments = {}
+    assert find_layer("DualDDetect").rule.apply([16, 24, 16, 24], arguments, Scale()) == []
+    assert arguments == {"in_channels": [16, 24, 16, 24], "branches": 2}
+
+
+def test_rules_refuse_what_they_cannot_take() -> None:
+    with pytest.raises(ModelConfigError, match=r"'from' names 2 layers: this layer takes one input"):
+        only([8, 8])
+    with pytest.raises(ModelConfigError, match=r"list of maps that a CBLinear gives: only CBFuse takes such a list"):
+        maps([8, [8, 4]])
+    with pytest.raises(ModelConfigError, match=r"width_multiple 0\.5: .*set width_multiple to 1\.0"):
+        to_unscaled.apply([16], {"out_channels": 16}, Scale(width=0.5))
+    with pytest.raises(ModelConfigError, match=r"index \[0\] picks from 1 inputs, but 'from' names 2 before the last"):
+        find_layer("CBFuse").rule.apply([[8], [8], 8], {"index": [0]}, Scale())
+
+
+def test_a_name_is_taken_once(scratch: dict[str, registry.Layer]) -> None:
+    with pytest.raises(ValueError, match=r"layer 'Conv' is registered already, by models\.common"):
+        layer(keep, name="Conv")(nn.Identity)
+    assert scratch["Conv"].cls.__module__ == "models.common"
+
+
+def test_a_row_cannot_give_what_the_rule_fills(scratch: dict[str, registry.Layer]) -> None:
+    @layer(same)
+    class Gate(nn.Module):
+        def __init__(self, channels: int, reduction: int = 16) -> None:
+            super().__init__()
+
+    assert scratch["Gate"].signature() == "Gate(reduction: int = 16)"
+    with pytest.raises(ModelConfigError, match=r"unknown argument 'channels': the layer is Gate\(reduction: int = 16\)"):
+        bind(scratch["Gate"], [{"channels": 8}], 3)
+
+
+def test_the_repeats_argument_is_not_in_the_signature(scratch: dict[str, registry.Layer]) -> None:
+    @layer(to, repeats="count")
+    class Stack(nn.Module):
+        def __init__(self, in_channels: int, out_channels: int, count: int = 1, slope: float = 0.1) -> None:
+            super().__init__()
+
+    assert scratch["Stack"].signature() == "Stack(out_channels: int, slope: float = 0.1)"
+    assert bind(scratch["Stack"], [8, 1], 3) == {"out_channels": 8, "slope": 1}
+
+
+def test_find_layer_suggests_the_nearest_name() -> None:
+    with pytest.raises(ModelConfigError, match=r"unknown layer 'FocalModulatonBlock'\. Did you mean 'FocalModulationBlock'\?"):
+        find_layer("FocalModulatonBlock")
+    with pytest.raises(ModelConfigError, match=r"unknown layer 'zzzz'\.$"):
+        find_layer("zzzz")
+
+
+class Typed(nn.Module):
+    """Every kind of annotation that a constructor may have."""
+
+    def __init__(
+        self,
+        count: int,
+        share: float = 0.5,
+        flag: bool = True,
+        mode: Literal["nearest", "bilinear"] = "nearest",
+        word: str = "a",
+        size: tuple[int, int] = (1, 1),
+        widths: list[int] | None = None,
+        anything: object = None,
+        pads: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+
+
+@pytest.fixture
+def typed() -> registry.Layer:
+    return registry.Layer("Typed", Typed, rule()(keep.apply), None, ())
+
+
+def test_bind_converts_and_fills(typed: registry.Layer) -> None:
+    assert bind(typed, [3], 7) == {"count": 3}
+    assert bind(typed, ["nc", 1, {"widths": [8, "nc"], "size": [3, 5], "pads": [1, 2, 3]}], 7) == {
+        "count": 7, "share": 1, "widths": [8, 7], "size": (3, 5), "pads": (1, 2, 3),
+    }  # fmt: skip
+    assert bind(typed, [1, {"widths": "None", "mode": "bilinear", "word": "sum"}], 7) == {"count": 1, "widths": None, "mode": "bilinear", "word": "sum"}
+    assert bind(typed, [1, {"widths": None, "anything": 4}], 7) == {"count": 1, "widths": None, "anything": 4}
+
+
+def test_an_argument_without_annotation_takes_anything_but_text(scratch: dict[str, registry.Layer]) -> None:
+    @layer(same)
+    class Plain(nn.Module):
+        def __init__(self, channels, reduction=16, other: Any = None):
+            super().__init__()
+
+    assert bind(scratch["Plain"], [4, [1, 2]], 3) == {"reduction": 4, "other": [1, 2]}
+    for arguments in (["tow"], [4, "tow"]):
+        with pytest.raises(ModelConfigError, match=r"is 'tow', expected Any: the layer is Plain\(reduction=16, other: Any = None\)"):
+            bind(scratch["Plain"], arguments, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"missing argument 'count': the layer is Typed\(count: int, share: float = 0\.5"),
+        ([1] * 10, r"too many positional arguments: the layer is Typed\(.*\) and got \[1, 1"),
+        ([1, {"shar": 2}], r"unknown argument 'shar': .* Did you mean 'share'\?"),
+        ([1, {"count": 2}], r"argument 'count' is given twice: the layer is Typed\("),
+        (["tow"], r"argument 'count' is 'tow', expected int: the layer is Typed\("),
+        ([True], r"argument 'count' is True, expected int"),
+        ([1.5], r"argument 'count' is 1\.5, expected int"),
+        ([1, True], r"argument 'share' is True, expected float"),
+        ([1, "half"], r"argument 'share' is 'half', expected float"),
+        ([1, {"flag": 1}], r"argument 'flag' is 1, expected bool"),
+        ([1, {"mode": "cubic"}], r"argument 'mode' is 'cubic', expected Literal\['nearest', 'bilinear'\]"),
+        ([1, {"word": 3}], r"argument 'word' is 3, expected str"),
+        ([1, {"size": [1, 2, 3]}], r"argument 'size' is \[1, 2, 3\], expected tuple\[int, int\]"),
+        ([1, {"size": 3}], r"argument 'size' is 3, expected tuple\[int, int\]"),
+        ([1, {"widths": ["a"]}], r"argument 'widths' is \['a'\], expected list\[int\] \| None"),
+        ([1, {"mode": ["nearest"]}], r"argument 'mode' is \['nearest'\], expected Literal"),
+        ([1, {"anything": "text"}], r"argument 'anything' is 'text', expected"),
+        ([1, {3: 4}], r"unknown argument '3'"),
+    ],
+)
+def test_bind_refuses(typed: registry.Layer, arguments: list[Any], message: str) -> None:
+    with pytest.raises(ModelConfigError, match=message):
+        bind(typed, arguments, 7)
+
+
+def test_strings_are_never_evaluated() -> None:
+    conv = find_layer("Conv")
+    for text in ("tow", "sum", "2", "1+1", "__import__('os')"):
+        with pytest.raises(ModelConfigError, match=r"argument 'stride' is .*, expected int: the layer is Conv\(out_channels: int, kernel_size: int = 1"):
+            bind(conv, [64, 3, text], 80)

@@ -1,0 +1,63 @@
+"""Networks that several tests use: tiny ones that train in milliseconds, and the shipped ones without memory."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.yolo import Model
+
+HEADS = {1: "DDetect", 2: "DualDDetect", 3: "TripleDDetect"}
+
+
+def tiny_config(branches: int = 1, nc: int = 3, width: int = 8) -> dict[str, Any]:
+    """A network of five convolutions, levels at strides 8, 16 and 32, all branches on the same maps."""
+    return {
+        "nc": nc,
+        "backbone": [[-1, 1, "Conv", [width, 3, 2]] for _ in range(5)],
+        "head": [[[2, 3, 4] * branches, 1, HEADS[branches], ["nc"]]],
+    }
+
+
+def tiny_model(branches: int = 1, seed: int = 0, **settings: Any) -> Model:
+    """The network of `tiny_config`, seeded."""
+    torch.manual_seed(seed)
+    return Model(tiny_config(branches, **settings))
+
+
+@cache
+def meta_model(name: str) -> Model:
+    """A shipped network on the meta device: shapes and counts, no values. Shared: do not change it."""
+    with torch.device("meta"):
+        return Model(f"{name}.yaml")
+
+
+@cache
+def meta_deployed(name: str) -> Model:
+    """The folded lead branch of `meta_model`. Shared: do not change it."""
+    return meta_model(name).deploy()
+
+
+@cache
+def meta_pruned(name: str) -> Model:
+    """The lead branch of `meta_model`, normalisation not merged. Shared: do not change it."""
+    return meta_model(name).deploy(fold=False)
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every normalisation statistics and gains that differ from their start, so that leaving one out shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.copy_(torch.randn(part.num_features, generator=generator) * 0.2)
+                part.running_var.copy_(torch.rand(part.num_features, generator=generator) + 0.5)
+                part.weight.copy_(torch.rand(part.num_features, generator=generator) + 0.5)
+                part.bias.copy_(torch.randn(part.num_features, generator=generator) * 0.2)
+    return module
+
+
+def seeded_images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Pictures in [0, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

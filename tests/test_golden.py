@@ -1,0 +1,75 @@
+"""Networks and losses against reference numbers: extracts kept here, and the whole files where they are present.
+
+An extract of a network holds some of its outputs, and the digest of its sorted state-dict names and shapes: the names that
+our network has under the originals' naming must give the same digest, so that their weights find their places.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.yolo import Model
+from tests import check_golden
+from utils.checkpoint import foreign_head_names, foreign_name
+
+GOLDEN = Path(__file__).parent / "golden"
+NETWORKS = ("gelan-t", "gelan-s", "gelan-c", "yolov9-t", "yolov9-s", "yolov9-c", "yolov9-cf")
+
+
+def foreign_state_dict(name: str) -> list[list]:
+    """Return names and shapes of a network's state dict as the original names them."""
+    with torch.device("meta"):
+        model = Model(f"{name}.yaml")
+    table, head_index = foreign_head_names(model.head), len(model.model) - 1
+    return [[foreign_name(key, head_index, table), list(value.shape)] for key, value in model.state_dict().items()]
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "networks").glob("*.json")), ids=lambda path: path.stem)
+def test_network(path: Path, tmp_path: Path) -> None:
+    golden = json.loads(path.read_text())
+    entries = foreign_state_dict(golden["cfg"])
+    lines = sorted(f"{key} {'x'.join(map(str, shape))}" for key, shape in entries)
+    assert len(lines) == golden["state_dict_entries"]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == golden["state_dict_sha256"]
+    whole = tmp_path / path.name
+    whole.write_text(json.dumps(golden | {"state_dict": entries}))
+    assert check_golden.check_network(whole) < check_golden.NETWORK_TOLERANCE
+
+
+def test_loss() -> None:
+    assert check_golden.check_loss(GOLDEN / "loss" / "tal_detect.json") < check_golden.LOSS_TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_whole_network_file(shared: Path, name: str) -> None:
+    assert check_golden.check_network(shared / "golden" / "networks" / f"{name}.json") < check_golden.NETWORK_TOLERANCE
+
+
+def test_whole_loss_file(shared: Path) -> None:
+    assert check_golden.check_loss(shared / "golden" / "loss" / "tal_detect.json") < check_golden.LOSS_TOLERANCE
+
+
+def test_a_wrong_number_is_seen(tmp_path: Path) -> None:
+    golden = json.loads((GOLDEN / "loss" / "tal_detect.json").read_text())
+    golden["dual"]["items"]["dfl"] *= 1.001
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(golden))
+    assert check_golden.check_loss(path) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_command_counts_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    good = (GOLDEN / "loss" / "tal_detect.json").read_text()
+    (tmp_path / "a.json").write_text(good)
+    (tmp_path / "b.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["check_golden.py", "loss", str(tmp_path)])
+    assert check_golden.main() == 0
+    assert "1 PASS, 0 FAIL, 1 SKIP" in capsys.readouterr().out
+    (tmp_path / "a.json").write_text(good.replace('"total": 884.76', '"total": 894.76'))
+    assert check_golden.main() == 1
+    assert "0 PASS, 1 FAIL, 1 SKIP" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["check_golden.py", "networks", str(tmp_path / "nothing")])
+    assert check_golden.main() == 1, "nothing passed"
