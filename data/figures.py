@@ -15,6 +15,8 @@ from data.sample import SUBPIXEL_BITS, clip_part
 Points = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 TEXTURES = ("plain", "gradient", "stripes", "squares")
+COLOUR_ATTEMPTS = 30
+HUE_SPREAD = 18.0  # degrees
 MIN_CONTRAST = 110.0  # distance in RGB between a figure's mean colour and what it is painted on
 BOX_TOLERANCE = 1.5  # pixels between the box of an outline and that of the pixels drawn for it
 OVERSAMPLING = 8
@@ -152,14 +154,28 @@ def paint_clutter(rng: np.random.Generator, pixels: Pixels) -> None:
             )
 
 
-def paint_figure(rng: np.random.Generator, pixels: Pixels, figure: Figure) -> None:
-    """Paint a figure over `pixels` in a random texture whose colours differ from what was there."""
+def random_colours(rng: np.random.Generator, below: NDArray[np.float32], hue: float | None) -> NDArray[np.float32]:
+    """Return two RGB colours (2, 3), the first one well apart from the colour `below`, near `hue` (degrees) where one is given."""
+    colours = rng.integers(0, 256, (COLOUR_ATTEMPTS, 2, 3)).astype(np.float32)
+    if hue is not None:
+        wanted = np.stack(
+            (
+                (hue + rng.uniform(-HUE_SPREAD, HUE_SPREAD, COLOUR_ATTEMPTS)) % 360,
+                rng.uniform(0.5, 1, COLOUR_ATTEMPTS),
+                rng.uniform(0.35, 1, COLOUR_ATTEMPTS),
+            ),
+            1,
+        ).astype(np.float32)
+        colours[:, 0] = 255 * cv2.cvtColor(wanted[None], cv2.COLOR_HSV2RGB)[0]
+    return colours[int((np.linalg.norm(colours[:, 0] - below, axis=1) > MIN_CONTRAST).argmax())]
+
+
+def paint_figure(rng: np.random.Generator, pixels: Pixels, figure: Figure, hue: float | None) -> None:
+    """Paint a figure over `pixels` in a random texture that differs from what was there; `hue` as in `random_colours`."""
     left, top, box_width, box_height = cv2.boundingRect(figure.coverage)
     window = slice(top, top + box_height), slice(left, left + box_width)
     below = pixels[window][figure.mask[window]].astype(np.float32).mean(0)
-    colours = rng.integers(0, 256, (2, 3)).astype(np.float32)
-    while np.linalg.norm(colours - below, axis=1).min() < MIN_CONTRAST:
-        colours = rng.integers(0, 256, (2, 3)).astype(np.float32)
+    colours = random_colours(rng, below, hue)
     kind = str(rng.choice(TEXTURES, p=(0.5, 0.2, 0.15, 0.15)))
     paint = _texture(rng, (box_height, box_width), colours, kind, contrast=0.4)
     paint += rng.normal(0, rng.uniform(0, 12), (box_height, box_width, 1))

@@ -19,7 +19,7 @@ from utils.errors import DataError, did_you_mean
 from utils.files import write_json
 
 STAMP = "shapes.json"
-GENERATOR = 3  # raise it with every change that draws other pictures: sets of an older number are drawn again
+GENERATOR = 4  # raise it with every change that draws other pictures: sets of an older number are drawn again
 SPLITS = ("train", "val")
 BACKGROUND_SHARE = 0.04  # pictures without any figure
 JPEG_QUALITY = 92
@@ -38,16 +38,18 @@ class ShapesSettings:
         figures: per picture.
         max_hidden: share of a figure that others may cover.
         box_rows: share of label rows that are boxes instead of outlines.
+        hue_hint: share of figures painted near their class's hue; the others are of any colour.
     """
 
     seed: int = 0
     train: int = 400
     val: int = 100
     picture_size: tuple[int, int] = (160, 224)
-    figure_size: tuple[int, int] = (10, 110)
+    figure_size: tuple[int, int] = (24, 110)
     figures: tuple[int, int] = (2, 7)
-    max_hidden: float = 0.6
+    max_hidden: float = 0.5
     box_rows: float = 0.3
+    hue_hint: float = 0.95
 
 
 def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: Path) -> bool:
@@ -109,7 +111,8 @@ def draw_sample(settings: ShapesSettings, names: Sequence[str], split: str, inde
         hidden = [1 - int(part.sum()) / whole.area for part, whole in zip(remaining, placed, strict=True)]
         if max(hidden, default=0) > settings.max_hidden:
             continue
-        paint_figure(rng, pixels, figure)
+        hue = 360 * names.index(figure.name) / len(names) if rng.random() < settings.hue_hint else None
+        paint_figure(rng, pixels, figure, hue)
         placed.append(figure)
         visible = [*remaining, figure.mask]
     return pixels, [(figure, bool(rng.random() < settings.box_rows)) for figure in placed]

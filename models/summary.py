@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.yolo import IMAGE, Model, written_source
+from models.yolo import Model, written_source
 from utils import cli
 
 IMAGE_SIZE = 640
@@ -32,7 +32,7 @@ def summarize(model: Model) -> dict[str, Any]:
         {
             "index": row.index,
             "name": f"model.{row.index}",
-            "from": written_source(row) if row.sources != [IMAGE] else -1,
+            "from": written_source(row),
             "module": row.name,
             "args": row.arguments,
             "output_shape": shape,

@@ -35,11 +35,16 @@ CONFIG_KEYS = (
 
 @dataclass
 class Row:
-    """One row of a network as built: where its input comes from, what it says, what came of it."""
+    """One row of a network as built: where its input comes from (absolute indices), what it says, what came of it.
+
+    Attributes:
+        relative: for each source whether the yaml counts it back from the row (-1) or names its index.
+    """
 
     index: int
     where: str
     sources: list[int]
+    relative: list[bool]
     one_source: bool
     repeats: int
     name: str
@@ -135,7 +140,8 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
             row_where = f"{where}: {section}[{number}] (layer {len(rows)}): {show_row(raw)}"
             try:
                 source, repeats, name, arguments = checked_row(raw)
-                sources = [resolve_source(index, len(rows)) for index in (source if isinstance(source, list) else [source])]
+                named = source if isinstance(source, list) else [source]
+                sources = [resolve_source(index, len(rows)) for index in named]
                 widths = [channels if index == IMAGE else rows[index].out_channels for index in sources]
                 entry, repeats = find_layer(name), scale.repeats(repeats)
                 built = []
@@ -146,7 +152,8 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
             except ModelConfigError as error:
                 raise ModelConfigError(f"{row_where}: {error}") from error
             modules.append(built[0] if len(built) == 1 else nn.Sequential(*built))
-            rows.append(Row(len(rows), row_where, sources, not isinstance(source, list), repeats, name, arguments, widths[0]))
+            relative = [index < 0 for index in named]
+            rows.append(Row(len(rows), row_where, sources, relative, not isinstance(source, list), repeats, name, arguments, widths[0]))
     return rows, modules
 
 
@@ -378,7 +385,7 @@ def prune_to_lead(model: Model) -> Model:
     """Return a copy without the rows and branches that only training needs; its `config` builds the same network."""
     pruned = copy.deepcopy(model)
     rows, head = pruned.rows, pruned.head
-    rows[-1].sources = rows[-1].sources[-head.levels :]
+    rows[-1].sources, rows[-1].relative = rows[-1].sources[-head.levels :], rows[-1].relative[-head.levels :]
     head.keep_lead()
     kept = needed_rows(rows, head)
     first = kept[0]
@@ -405,8 +412,8 @@ def scale_as_multiples(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def written_source(row: Row) -> int | list[int]:
-    """Return a row's `from` as a yaml says it: -1 for the row before, absolute indices otherwise."""
-    written = [-1 if source == row.index - 1 else source for source in row.sources]
+    """Return a row's `from` as its yaml says it: -1 for the row before where it was counted back, else the index."""
+    written = [-1 if relative and source == row.index - 1 else source for source, relative in zip(row.sources, row.relative, strict=True)]
     return written[0] if row.one_source else written
 
 

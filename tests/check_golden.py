@@ -107,7 +107,7 @@ def check_detection_loss(golden: dict[str, Any]) -> float:
         total, items = criterion(outputs, {"targets": targets, "image_hw": tuple(golden["image_hw"])})
         total.backward()
         leaves = first if case.startswith("single") else [*first, *second]
-        ours = [float(total), *(float(items[key]) for key in ("box", "cls", "dfl")), *(float(leaf.grad.norm()) for leaf in leaves)]
+        ours = [float(total.detach()), *(float(items[key]) for key in ("box", "cls", "dfl")), *(float(leaf.grad.norm()) for leaf in leaves)]
         expected = [golden[case]["total"], *(golden[case]["items"][key] for key in ("box", "cls", "dfl")), *golden[case]["grad_norm"]]
         errors += [abs(value - reference) / max(abs(reference), 1e-12) for value, reference in zip(ours, expected, strict=True) if reference]
         errors += [abs(value) for value, reference in zip(ours, expected, strict=True) if not reference]

@@ -19,7 +19,7 @@ from utils.files import atomic_write
 
 VERSION = 1
 LEAST_COVERAGE = 0.1
-"""Share of a network's parameters that weights have to bring to count as weights for it: some fit any network by chance."""
+"""Share of the parameters before a network's head that weights have to bring to count as weights for it: some fit by chance."""
 
 
 @dataclass
@@ -164,7 +164,7 @@ def load_model(path: str | Path) -> Model:
     try:
         model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights do not fit its own network: {error}") from error
+        raise CheckpointError(f"{path}: its weights do not fit its own network: {' '.join(str(error).split())}") from error
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is not None:
             module.num_batches_tracked = module.num_batches_tracked.long()
@@ -183,10 +183,12 @@ def transfer(model: Model, path: str | Path) -> ImportReport:
     """Load what fits from a checkpoint into another network, for fine-tuning.
 
     Raises:
-        CheckpointError: the file cannot be read, or next to nothing of it fits.
+        CheckpointError: the file cannot be read, or next to nothing before the head fits.
     """
     content = read_checkpoint(path)
     report = import_state_dict(model, {k: v for k, v in (content.get("ema") or content["model"]).items() if ".dfl." not in k or v.ndim == 4})
-    if report.coverage < LEAST_COVERAGE:
+    head = f"model.{len(model.model) - 1}."
+    body = {name: parameter.numel() for name, parameter in model.named_parameters() if not name.startswith(head)}
+    if sum(body.get(name, 0) for name in report.loaded) < LEAST_COVERAGE * sum(body.values()):
         raise CheckpointError(f"{path}: weights of another network: {report.describe()}: expected a --cfg with the same first layers")
     return report

@@ -12,8 +12,11 @@ import torch
 from utils.errors import TrainingStoppedError, UserError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
-OUT_OF_MEMORY_TEXTS = ("out of memory", "out of shared memory", "not enough memory", "can't allocate memory", "killed by signal: killed")
-"""How torch's devices, its CPU allocator, and its loader of a killed worker say it, in errors that are plain RuntimeErrors."""
+OUT_OF_MEMORY_TEXTS = (
+    *("out of memory", "out of shared memory", "not enough memory", "insufficient memory", "can't allocate memory"),
+    "killed by signal: killed",
+)
+"""How torch's devices and CPU allocator, OpenCV, and torch's loader of a killed worker say it, in errors of no kind of their own."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -41,8 +44,7 @@ def run(main: Callable[[], object]) -> int:
 def explain(error: Exception) -> tuple[int, str | None]:
     """Return the exit status of an error that the machine had, and what to say instead of a traceback if its cause is known."""
     first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-    short_of_memory = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
-    if short_of_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS):
         return EXIT_FAILED, f"out of memory: {first_line}: lower --batch, --img or --workers; the last checkpoint is kept"
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return EXIT_FAILED, f"disk full: {error.filename or first_line}: free some space; what was there before is kept"

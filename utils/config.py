@@ -1,5 +1,6 @@
 """Hyperparameters: one dataclass, a line of documentation under each field; defaults, then a yaml file, then flags."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -41,8 +42,8 @@ class Hyperparameters:
     """Learning rate of biases at the start of the warm-up."""
     ema_decay: float = 0.9999
     """Decay of the averaged weights in the long run."""
-    ema_ramp: float = 2000.0
-    """Steps over which the averaging reaches that decay."""
+    ema_warmup: float = 10.0
+    """The decay of the averaged weights is at most (1 + steps) / (ema_warmup + steps): about the last tenth of a short run."""
     clip_norm: float = 10.0
     """Largest norm of a step's gradient."""
     box: float = 7.5
@@ -91,7 +92,11 @@ class Hyperparameters:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise SettingsError(f"hyperparameter {field.name}: {value!r}: expected a number such as {field.default}")
-            setattr(self, field.name, type(field.default)(value))
+            if not 0 <= value < math.inf:
+                raise SettingsError(f"hyperparameter {field.name}: {value}: expected a finite number that is not negative")
+            setattr(self, field.name, int(value) if isinstance(field.default, int) else float(value))
+        if self.momentum >= 1 or self.warmup_momentum >= 1:
+            raise SettingsError(f"hyperparameters momentum {self.momentum}, warmup_momentum {self.warmup_momentum}: expected less than 1")
         if self.tal_topk < 1 or self.nominal_batch < 1:
             raise SettingsError(f"hyperparameters tal_topk {self.tal_topk}, nominal_batch {self.nominal_batch}: expected at least 1")
 

@@ -1,7 +1,6 @@
 """Exponential moving average of a network's weights, kept in float32."""
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +9,26 @@ from torch import Tensor, nn
 class ModelEMA:
     """Averaged copy of a network, updated after every optimizer step.
 
-    The decay grows as `decay * (1 - exp(-updates / ramp))`, so that early weights are forgotten quickly.
+    The decay grows as `(1 + updates) / (warmup + updates)` up to `decay`: the average spans about the last tenth of the run so
+    far, whether that is a hundred steps or a hundred thousand. Differs from the original's `decay * (1 - exp(-updates / 2000))`,
+    which hardly averages at all in runs of less than 2000 steps.
 
     Args:
         model: network to follow; copied, never changed.
         decay: decay in the long run.
-        ramp: steps over which the decay grows.
+        warmup: where the decay starts from, 1 / warmup, and how fast it grows; larger is slower.
         updates: steps taken before (a resumed run).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, ramp: float = 2000.0, updates: int = 0) -> None:
+    def __init__(self, model: nn.Module, decay: float = 0.9999, warmup: float = 10.0, updates: int = 0) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay, self.ramp, self.updates = decay, ramp, updates
+        self.decay, self.warmup, self.updates = decay, warmup, updates
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move every floating entry of the state towards `model`'s; copy the others."""
         self.updates += 1
-        weight = 1 - self.decay * (1 - math.exp(-self.updates / self.ramp))
+        weight = 1 - min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
         averaged: list[Tensor] = []
         current: list[Tensor] = []
         for ours, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):

@@ -63,7 +63,7 @@ def build_optimizer(model: nn.Module, name: str, hyp: Hyperparameters, weight_de
         raise SettingsError("--freeze: leaves no parameter to train")
     groups = [{"params": biases, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     if name == "SGD":
-        return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=True, foreach=True)
+        return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0, foreach=True)
     return torch.optim.AdamW(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999), foreach=True)
 
 

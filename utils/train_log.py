@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from data.loader import Loader
-from utils.checkpoint import network_entry, plain, save_checkpoint
+from utils.checkpoint import network_entry, save_checkpoint
 from utils.config import Hyperparameters
 from utils.engine import EpochResult, Training
 from utils.evaluate import EvalResult

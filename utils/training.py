@@ -1,6 +1,7 @@
 """A training run from its options to its plots: set-up, epochs, validation, checkpoints, results."""
 
 import fnmatch
+import math
 import random
 import signal
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def train(options: TrainOptions) -> Path:
 
     Raises:
         UserError: what was asked for cannot be done.
-        TrainingStoppedError: the loss became non-finite.
+        TrainingStoppedError: the loss, in training or validation, became non-finite.
     """
     options.check()
     checkpoint = find_resumable(options) if options.resume is not None else None
@@ -108,7 +109,7 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
     schedule = Schedule(hyp, options.schedule, options.epochs, len(train_loader), options.batch)
     training = Training(
         model=model,
-        ema=ModelEMA(model, hyp.ema_decay, hyp.ema_ramp),
+        ema=ModelEMA(model, hyp.ema_decay, hyp.ema_warmup),
         optimizer=build_optimizer(model, options.optimizer, hyp, schedule.weight_decay),
         scaler=torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler),
         loss=build_loss(model, hyp),
@@ -278,6 +279,8 @@ def fit(run: Run) -> None:
         found = None
         if not options.noval or last_epoch:
             found = evaluate(run.training.ema.model, run.val_loader, run.training.precision, loss=run.training.loss, progress=False)
+            if not all(map(math.isfinite, found.losses.values())):
+                raise TrainingStoppedError(f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: lower lr0, or try --amp off")
         waited = epoch - progress.best_epoch if found and not progress.improved_by(found) else 0
         stale = 0 < options.patience <= waited
         with uninterrupted():

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import cv2  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
-import torch.optim  # noqa: F401
-import torch.utils.flop_counter  # noqa: F401
+import pycocotools.cocoeval  # noqa: F401
+import torch.optim
+import torch.utils.flop_counter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+torch.relu(torch.empty(1, device="meta"))  # the first operation on the meta device imports for a second
 
 
 def redirect(descriptor: int, path: str) -> None:
@@ -34,6 +36,20 @@ def serve() -> dict:
     os._exit(0)
 
 
+def run(argv: list[str]) -> int:
+    """Run a script or module as the interpreter does; return its exit status."""
+    as_module = argv[0] == "-m"
+    sys.argv, sys.path[0] = argv[as_module:], str(REPOSITORY)
+    try:
+        if as_module:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
 request = serve()
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 redirect(1, f"{request['output']}/stdout")
@@ -41,10 +57,7 @@ redirect(2, f"{request['output']}/stderr")
 os.chdir(request["cwd"])
 os.environ.clear()
 os.environ.update(request["env"])
-as_module = request["argv"][0] == "-m"
-sys.argv = request["argv"][as_module:]
-sys.path[0] = str(REPOSITORY)
-if as_module:
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-else:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+status = run(request["argv"])
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(status)  # taking the interpreter down would take as long as everything else

@@ -76,7 +76,9 @@ def test_dropout_only_trains() -> None:
     assert torch.equal(layer.eval()(x), layer(x))
 
 
-@pytest.mark.parametrize(("window", "level", "factor", "kernels"), [(4, 2, 2, r"\[4, 6\]"), (3, 2, 1, r"\[3, 4\]"), (-1, 1, 2, r"\[-1\]"), (3, -1, 2, r"\[\]")])
+@pytest.mark.parametrize(
+    ("window", "level", "factor", "kernels"), [(4, 2, 2, r"\[4, 6\]"), (3, 2, 1, r"\[3, 4\]"), (-1, 1, 2, r"\[-1\]"), (3, -1, 2, r"\[\]")]
+)
 def test_kernels_must_be_odd(window: int, level: int, factor: int, kernels: str) -> None:
     with pytest.raises(ModelConfigError, match=rf"focal_window {window}, .* give kernels {kernels}: each must be odd and positive; try focal_window"):
         FocalModulation(4, window, level, factor)

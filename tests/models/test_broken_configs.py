@@ -42,8 +42,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown layer": (row(-1, 1, "Cnov", [8]), LAYER_5 + r"\[-1, 1, Cnov, \[8\]\]: unknown layer 'Cnov'\. Did you mean 'Conv'\?"),
     "layer of another name": (row(-1, 1, "SEE", [16]), r"unknown layer 'SEE'"),
     "too few arguments": (row(-1, 1, "Conv", []), r"missing argument 'out_channels': " + CONV),
-    "too many arguments": (row(-1, 1, "SPPELAN", [8, 4, 3]), r"too many .*the layer is SPPELAN\(out_channels: int, hidden_channels: int\) and got \[8, 4, 3\]"),
-    "string for a number": (row(-1, 1, "Conv", [64, 3, "tow"]), r"\[-1, 1, Conv, \[64, 3, tow\]\]: argument 'stride' is 'tow', expected int: " + CONV),
+    "too many arguments": (
+        row(-1, 1, "SPPELAN", [8, 4, 3]),
+        r"too many .*the layer is SPPELAN\(out_channels: int, hidden_channels: int\) and got \[8, 4, 3\]",
+    ),
+    "string for a number": (
+        row(-1, 1, "Conv", [64, 3, "tow"]),
+        r"\[-1, 1, Conv, \[64, 3, tow\]\]: argument 'stride' is 'tow', expected int: " + CONV,
+    ),
     "code for a number": (row(-1, 1, "Conv", [64, "1 + 2"]), r"argument 'kernel_size' is '1 \+ 2', expected int"),
     "None for a number": (row(-1, 1, "Conv", [8, "None"]), r"argument 'kernel_size' is None, expected int"),
     "list for a number": (row(-1, 1, "Conv", [8, [3, 3]]), r"argument 'kernel_size' is \[3, 3\], expected int"),
@@ -74,7 +80,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "from ahead": (row(9, 1, "Conv", [8]), r"'from' asks for layer 9, but only layers 0\.\.4 exist yet"),
     "from itself": (row(5, 1, "Conv", [8]), r"'from' asks for layer 5, but only layers 0\.\.4 exist yet"),
     "from before the picture": (row(-9, 1, "Conv", [8]), r"'from' asks for layer -9, but only layers 0\.\.4 exist yet"),
-    "first row from itself": (broken(backbone=[[0, 1, "Conv", [8]]]), r"'from' asks for layer 0, but this is the first layer: its input is the picture, -1"),
+    "first row from itself": (
+        broken(backbone=[[0, 1, "Conv", [8]]]),
+        r"'from' asks for layer 0, but this is the first layer: its input is the picture, -1",
+    ),
     "two inputs for one": (row([3, 4], 1, "Conv", [8]), r"'from' names 2 layers: this layer takes one input"),
     "one input for several": (row(-1, 1, "Concat", [1]), LAYER_5 + r"\[-1, 1, Concat, \[1\]\]: does not fit its input"),
     "sizes at Concat": (
@@ -86,11 +95,23 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         rows([4, 1, "CBLinear", [[4, 16]]], [[5, 4], 1, "CBFuse", [[1]]]),
         r"backbone\[6\] \(layer 6\): .*channels differ: element 1 of input 0 of 'from' has 16 of \[4, 16\], the last input has 8",
     ),
-    "element at CBFuse": (rows([4, 1, "CBLinear", [[4, 8]]], [[5, 4], 1, "CBFuse", [[2]]]), r"input 0 of 'from' has channels \[4, 8\]: no element 2 to pick"),
+    "element at CBFuse": (
+        rows([4, 1, "CBLinear", [[4, 8]]], [[5, 4], 1, "CBFuse", [[2]]]),
+        r"input 0 of 'from' has channels \[4, 8\]: no element 2 to pick",
+    ),
     "CBFuse of a map": (row([3, 4], 1, "CBFuse", [[0]]), r"input 0 of 'from' has channels 8: no element 0 to pick \(a CBLinear was expected\)"),
-    "CBFuse picks too few": (rows([4, 1, "CBLinear", [[8]]], [[5, 5, 4], 1, "CBFuse", [[0]]]), r"index \[0\] picks from 1 inputs, but 'from' names 2"),
-    "list of maps for a map": (rows([4, 1, "CBLinear", [[8]]], [-1, 1, "Conv", [8]]), r"list of maps that a CBLinear gives: only CBFuse takes such a list"),
-    "focal block of another width": (row(-1, 1, "FocalModulationBlock", [16]), r"out_channels 16 after 8 channels: a residual block keeps its width; leave it out"),
+    "CBFuse picks too few": (
+        rows([4, 1, "CBLinear", [[8]]], [[5, 5, 4], 1, "CBFuse", [[0]]]),
+        r"index \[0\] picks from 1 inputs, but 'from' names 2",
+    ),
+    "list of maps for a map": (
+        rows([4, 1, "CBLinear", [[8]]], [-1, 1, "Conv", [8]]),
+        r"list of maps that a CBLinear gives: only CBFuse takes such a list",
+    ),
+    "focal block of another width": (
+        row(-1, 1, "FocalModulationBlock", [16]),
+        r"out_channels 16 after 8 channels: a residual block keeps its width; leave it out",
+    ),
     "even focal window": (row(-1, 1, "FocalModulation", [4]), r"give kernels \[4, 6\]: each must be odd and positive; try focal_window 5"),
     "even focal window in a block": (row(-1, 1, "FocalModulationBlock", [8, {"focal_window": 2}]), r"focal_window 2, .* try focal_window 3"),
     # heads
@@ -99,13 +120,25 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "row on the head": (head(DETECT, [-1, 1, "Conv", [8]]), r"head\[1\] \(layer 6\)"),
     "dual head on three": (head([[2, 3, 4], 1, "DualDDetect", ["nc"]]), r"'from' names 3 layers: a head of 2 branches takes a multiple of 2"),
     "triple head on four": (head([[2, 3, 4, 4], 1, "TripleDDetect", ["nc"]]), r"'from' names 4 layers: a head of 3 branches takes a multiple of 3"),
-    "head without nc": (head([[2, 3, 4], 1, "DDetect", []]), r"missing argument 'num_classes': the layer is DDetect\(num_classes: int, box_groups: int = 4\)"),
+    "head without nc": (
+        head([[2, 3, 4], 1, "DDetect", []]),
+        r"missing argument 'num_classes': the layer is DDetect\(num_classes: int, box_groups: int = 4\)",
+    ),
     "head of other classes": (head([[2, 3, 4], 1, "DDetect", [7]]), r"the head has 7 classes, and nc is 3: write nc in the row"),
     "head of no classes": (head([[2, 3, 4], 1, "DDetect", [0]]), r"the head has 0 classes, and nc is 3"),
-    "head on a list of maps": (broken(backbone=[*tiny_config()["backbone"], [4, 1, "CBLinear", [[8]]]], head=[[[2, 3, 5], 1, "DDetect", ["nc"]]]), r"only CBFuse"),
+    "head on a list of maps": (
+        broken(backbone=[*tiny_config()["backbone"], [4, 1, "CBLinear", [[8]]]], head=[[[2, 3, 5], 1, "DDetect", ["nc"]]]),
+        r"only CBFuse",
+    ),
     "levels out of order": (head([[4, 3, 2], 1, "DDetect", ["nc"]]), r"its levels have strides 32, 16, 8: expected powers of 2, ascending"),
-    "branches at other strides": (head([[1, 2, 3, 2, 3, 4], 1, "DualDDetect", ["nc"]]), r"have strides 4, 8, 16; 8, 16, 32: expected .* alike in every branch"),
-    "a stride of three": (broken(backbone=[[-1, 1, "Conv", [8, 3, 3]], *tiny_config()["backbone"][1:]]), r"its levels have strides 11\.64, 23\.27, 42\.67"),
+    "branches at other strides": (
+        head([[1, 2, 3, 2, 3, 4], 1, "DualDDetect", ["nc"]]),
+        r"have strides 4, 8, 16; 8, 16, 32: expected .* alike in every branch",
+    ),
+    "a stride of three": (
+        broken(backbone=[[-1, 1, "Conv", [8, 3, 3]], *tiny_config()["backbone"][1:]]),
+        r"its levels have strides 11\.64, 23\.27, 42\.67",
+    ),
     # keys
     "unknown key": (broken(bakbone=[]), r"network: unknown key 'bakbone': expected one of nc, ch, .* Did you mean 'backbone'\?"),
     "empty head": (broken(head=[]), r"network: 'head' is \[\]: expected a list of rows \[from, repeats, layer, arguments\]"),
@@ -123,16 +156,22 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "scales without a choice": (broken(scales={"n": [0.3, 0.25, 1024], "s": [0.3, 0.5, 1024]}), r"scale None: choose one of n, s with --scale"),
     "unknown scale": (broken(scales={"n": [0.3, 0.25, 1024]}, scale="q"), r"scale 'q': choose one of n with --scale"),
     "scale of a yaml without scales": (broken(scale="n"), r"scale 'n': this yaml has no 'scales' to choose from"),
-    "scales are a list": (broken(scales=[0.3, 0.25]), r"scales are \[0\.3, 0\.25\]: expected a mapping of letters to \[depth, width, most channels\]"),
+    "scales are a list": (
+        broken(scales=[0.3, 0.25]),
+        r"scales are \[0\.3, 0\.25\]: expected a mapping of letters to \[depth, width, most channels\]",
+    ),
     "scale is a number": (broken(scales={"n": 0.5}, scale="n"), r"scales are \{'n': 0\.5\}: expected a mapping"),
     "width is a string": (broken(width_multiple="half"), r"depth and width multiple are \[1\.0, 'half'\]: expected positive numbers"),
     "width 0": (broken(width_multiple=0), r"depth and width multiple are \[1\.0, 0\]: expected positive numbers"),
     "width infinite": (broken(width_multiple=float("inf")), r"expected positive numbers"),
     "depth negative": (broken(depth_multiple=-1), r"depth and width multiple are \[-1, 1\.0\]: expected positive numbers"),
     "cap on channels": (broken(max_channels="many"), r"max_channels is 'many': expected a positive integer"),
-    "width of a GELAN block": (row(-1, 1, "RepNCSPELAN4", [8, 8, 4, 1], width_multiple=0.5), r"width_multiple 0\.5: this layer's hidden widths .*set width_multiple to 1\.0"),
+    "width of a GELAN block": (
+        row(-1, 1, "RepNCSPELAN4", [8, 8, 4, 1], width_multiple=0.5),
+        r"width_multiple 0\.5: this layer's hidden widths .*set width_multiple to 1\.0",
+    ),
     "width of CBLinear": (row(-1, 1, "CBLinear", [[8]], width_multiple=0.5), r"width_multiple 0\.5"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

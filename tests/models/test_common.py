@@ -6,7 +6,21 @@ from torch import nn
 from torch.nn import functional
 
 from models.common import (
-    ACTIVATIONS, AConv, ADown, CBFuse, CBLinear, Concat, Conv, ELAN1, RepBottleneck, RepConv, RepCSP, RepNCSPELAN4, SPPELAN, Silence, fold_batchnorm,
+    ACTIVATIONS,
+    ELAN1,
+    SPPELAN,
+    AConv,
+    ADown,
+    CBFuse,
+    CBLinear,
+    Concat,
+    Conv,
+    RepBottleneck,
+    RepConv,
+    RepCSP,
+    RepNCSPELAN4,
+    Silence,
+    fold_batchnorm,
     set_activation,
 )  # fmt: skip
 from tests.networks import randomise, seeded_images
@@ -48,7 +62,9 @@ def test_fold_batchnorm_by_hand() -> None:
     assert folded.bias.item() == 5 + (1 - 4) * 2 / 4
 
 
-@pytest.mark.parametrize("unit", [Conv(4, 6, 3, 2, groups=2), Conv(4, 6, 3, dilation=2), RepConv(4, 6), RepConv(4, 6, stride=2), RepCSP(4, 8, repeats=2)])
+@pytest.mark.parametrize(
+    "unit", [Conv(4, 6, 3, 2, groups=2), Conv(4, 6, 3, dilation=2), RepConv(4, 6), RepConv(4, 6, stride=2), RepCSP(4, 8, repeats=2)]
+)
 def test_folding_keeps_the_function(unit: nn.Module) -> None:
     randomise(unit).double().eval()
     x = seeded_images(2, 4, 9, 8, dtype=torch.float64)

@@ -36,7 +36,9 @@ def test_scaled_channels(scale: Scale, count: int, expected: int) -> None:
     assert scale.channels(count) == expected
 
 
-@pytest.mark.parametrize(("depth", "count", "expected"), [(1.0, 3, 3), (0.33, 3, 1), (0.33, 6, 2), (0.67, 3, 2), (0.1, 3, 1), (2.0, 1, 1), (0.5, 3, 2)])
+@pytest.mark.parametrize(
+    ("depth", "count", "expected"), [(1.0, 3, 3), (0.33, 3, 1), (0.33, 6, 2), (0.67, 3, 2), (0.1, 3, 1), (2.0, 1, 1), (0.5, 3, 2)]
+)
 def test_scaled_repeats(depth: float, count: int, expected: int) -> None:
     assert Scale(depth=depth).repeats(count) == expected
 
@@ -130,7 +132,12 @@ def test_bind_converts_and_fills(typed: registry.Layer) -> None:
     assert bind(typed, ["nc", 1, {"widths": [8, "nc"], "size": [3, 5], "pads": [1, 2, 3]}], 7) == {
         "count": 7, "share": 1, "widths": [8, 7], "size": (3, 5), "pads": (1, 2, 3),
     }  # fmt: skip
-    assert bind(typed, [1, {"widths": "None", "mode": "bilinear", "word": "sum"}], 7) == {"count": 1, "widths": None, "mode": "bilinear", "word": "sum"}
+    assert bind(typed, [1, {"widths": "None", "mode": "bilinear", "word": "sum"}], 7) == {
+        "count": 1,
+        "widths": None,
+        "mode": "bilinear",
+        "word": "sum",
+    }
     assert bind(typed, [1, {"widths": None, "anything": 4}], 7) == {"count": 1, "widths": None, "anything": 4}
 
 
@@ -177,5 +184,7 @@ def test_bind_refuses(typed: registry.Layer, arguments: list[Any], message: str)
 def test_strings_are_never_evaluated() -> None:
     conv = find_layer("Conv")
     for text in ("tow", "sum", "2", "1+1", "__import__('os')"):
-        with pytest.raises(ModelConfigError, match=r"argument 'stride' is .*, expected int: the layer is Conv\(out_channels: int, kernel_size: int = 1"):
+        with pytest.raises(
+            ModelConfigError, match=r"argument 'stride' is .*, expected int: the layer is Conv\(out_channels: int, kernel_size: int = 1"
+        ):
             bind(conv, [64, 3, text], 80)

@@ -60,6 +60,4 @@ def test_unknown_network_is_the_users_mistake(capsys: pytest.CaptureFixture[str]
     assert summary.main(["gelan-tt"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == (
-        "error: gelan-tt: no such network yaml: expected a path or the name of a shipped one. Did you mean 'gelan-t.yaml'?\n"
-    )
+    assert captured.err == ("error: gelan-tt: no such network yaml: expected a path or the name of a shipped one. Did you mean 'gelan-t.yaml'?\n")

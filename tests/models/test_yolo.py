@@ -39,7 +39,9 @@ def test_find_config(tmp_path: Path) -> None:
 
 
 def test_read_config_takes_the_scale_of_the_name(tmp_path: Path) -> None:
-    (tmp_path / "yolo11.yaml").write_text("nc: 3\nscales: {n: [0.5, 0.25, 1024]}\nbackbone: [[-1, 1, Conv, [64, 3, 2]]]\nhead: [[[0], 1, DDetect, [nc]]]\n")
+    (tmp_path / "yolo11.yaml").write_text(
+        "nc: 3\nscales: {n: [0.5, 0.25, 1024]}\nbackbone: [[-1, 1, Conv, [64, 3, 2]]]\nhead: [[[0], 1, DDetect, [nc]]]\n"
+    )
     assert read_config(tmp_path / "yolo11n.yaml")[0]["scale"] == "n"
     model = Model(tmp_path / "yolo11n.yaml")
     assert model.rows[0].out_channels == 16
@@ -132,6 +134,18 @@ def test_the_lead_branch_is_the_last_one(branches: int) -> None:
         for parameter in model.head.lead.parameters():
             parameter.zero_()
         assert not torch.allclose(model(images), before)
+
+
+def test_evaluation_computes_the_lead_branch_alone() -> None:
+    model, ran = tiny_model(2).eval(), []
+    for branch in (*model.head.aux, model.head.lead):
+        branch.register_forward_hook(lambda module, *_: ran.append(module is model.head.lead))
+    images = seeded_images(1, 3, 32, 32)
+    with torch.inference_mode():
+        model(images)
+        assert ran == [True]
+        model(images, raw=True)
+    assert sorted(ran) == [False, True, True]
 
 
 def test_training_and_raw_outputs_agree_where_statistics_do_not_matter() -> None:
@@ -335,7 +349,9 @@ def test_a_registered_layer_is_usable_in_a_row(monkeypatch: pytest.MonkeyPatch) 
     class Gate(nn.Module):
         def __init__(self, channels: int, reduction: int = 4) -> None:
             super().__init__()
-            self.weigh = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // reduction, 1), nn.Conv2d(channels // reduction, channels, 1))
+            self.weigh = nn.Sequential(
+                nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // reduction, 1), nn.Conv2d(channels // reduction, channels, 1)
+            )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * self.weigh(x).sigmoid()

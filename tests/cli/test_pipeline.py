@@ -1,0 +1,131 @@
+"""The main job from end to end, for one, two and three branches: train, resume, validate, detect, predict from Python."""
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import pytest
+import yaml
+from command_line import SHORT, CommandLine, read_table, write_network
+
+from models.yolo import Model, load
+from utils.checkpoint import load_model
+from utils.config import load_hyperparameters
+from utils.precision import choose_precision
+
+CONTRACT = [
+    *("epoch", "train/box_loss", "train/cls_loss", "train/dfl_loss"),
+    *("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
+    *("val/box_loss", "val/cls_loss", "val/dfl_loss", "x/lr0", "x/lr1", "x/lr2"),
+]
+TRAIN_PLOTS = ("labels", "train_batch0", "train_batch1", "results")
+VAL_PLOTS = ("PR_curve", "F1_curve", "P_curve", "R_curve", "confusion_matrix", "val_batch0_labels", "val_batch0_pred")
+
+
+def check_pictures(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        assert cv2.imread(str(folder / f"{name}.png")) is not None, name
+
+
+@pytest.mark.parametrize("branches", [1, 2, 3])
+def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp_path: Path, branches: int) -> None:
+    network, plots = write_network(tmp_path, branches), [] if branches == 1 else ["--noplots"]  # drawing takes longer than training here
+    run, best, last = (tmp_path / "runs" / "exp" / name for name in ("", "weights/best.pt", "weights/last.pt"))
+
+    out = cli("train.py", "--cfg", network, "--data", data, *SHORT, *plots, "--project", tmp_path / "runs").done()
+    assert "fp32" in out
+    assert str(best) in out
+    header, rows = read_table(run / "results.csv")
+    assert header[: len(CONTRACT)] == CONTRACT
+    assert len(rows) == 1
+    assert all(math.isfinite(float(value)) for value in rows[0])
+    arguments = yaml.safe_load((run / "args.yaml").read_text())
+    assert (arguments["cfg"], arguments["data"], arguments["epochs"], arguments["img"]) == (str(network), str(data), 1, 64)
+    assert load_hyperparameters(run / "hyp.yaml") == load_hyperparameters()
+    model = load_model(best)
+    assert [name for name, _ in Model(run / "model.yaml").named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert model.names == ["red", "green", "blue"]
+    assert model.head.branches == branches
+
+    cli("train.py", "--resume", last, "--epochs", 2, "--noplots").done()
+    assert read_table(run / "results.csv")[1][0] == rows[0]
+    assert len(read_table(run / "results.csv")[1]) == 2
+    assert not (tmp_path / "runs" / "exp2").exists()
+
+    shared = ("--weights", best, "--img", 64, "--device", "cpu", "--amp", "off")
+    out = cli("val.py", *shared, "--data", data, "--workers", 0, "--save-json", *plots, "--project", tmp_path / "val").done()
+    metrics = json.loads((tmp_path / "val" / "exp" / "metrics.json").read_text())
+    assert metrics["images"] == 4
+    assert metrics["instances"] == 12
+    assert [row["class"] for row in metrics["classes"]] == ["red", "green", "blue"]
+    assert all(math.isfinite(metrics[name]) for name in CONTRACT[4:11])
+    assert "AP_small" in out
+    assert json.loads((tmp_path / "val" / "exp" / "predictions.json").read_text())
+    if not plots:
+        check_pictures(run, (*TRAIN_PLOTS, *VAL_PLOTS))
+        check_pictures(tmp_path / "val" / "exp", VAL_PLOTS)
+
+    pictures = data.parent / "images" / "val"
+    cli("detect.py", *shared, "--source", pictures, "--conf-thres", 0.001, "--save-txt", "--save-conf", "--project", tmp_path / "found").done()
+    predict = load(best, image_size=64, conf_thres=0.001, max_det=1000, precision=choose_precision("cpu", "off"))
+    for picture in sorted(pictures.iterdir()):
+        assert cv2.imread(str(tmp_path / "found" / "exp" / picture.name)).shape == (64, 64, 3)
+        rows = (tmp_path / "found" / "exp" / "labels" / f"{picture.stem}.txt").read_text().splitlines()
+        (result,) = predict(picture)
+        assert result.txt_rows(with_conf=True) == rows
+        assert all(0 <= float(value) <= 1 for row in rows for value in row.split()[1:])
+        assert result.plot().shape == (64, 64, 3)
+
+
+def test_image_size_is_rounded_to_the_stride_and_said(cli: CommandLine, data: Path, trained: Path, train, tmp_path: Path) -> None:
+    said = "--img 70: no multiple of the stride 32: 96 x 96 (height x width) is used"
+    assert said in train("--img", 70).done()
+    assert yaml.safe_load((tmp_path / "exp" / "args.yaml").read_text())["img"] == 96
+    shared = ("--weights", trained / "weights" / "best.pt", "--img", 70, "--device", "cpu", "--project", tmp_path / "runs")
+    assert said in cli("val.py", *shared, "--data", data, "--workers", 0, "--noplots").done()
+    assert said in cli("detect.py", *shared, "--source", data.parent / "images" / "val").done()
+
+
+def test_layer_table(cli: CommandLine, network: Path) -> None:
+    table, summary = cli("-m", "models.yolo", network).done(), json.loads(cli("-m", "models.yolo", network, "--json").done())
+    assert "as deployed" in table
+    assert set(summary) == {"parameters", "gflops", "stride", "task", "nc", "layers", "deployed"}
+    assert set(summary["layers"][0]) == {"index", "name", "from", "module", "args", "output_shape", "parameters"}
+    assert sum(layer["parameters"] for layer in summary["layers"]) == summary["parameters"]
+    assert set(summary["deployed"]) == {"parameters", "gflops"}
+
+
+@pytest.mark.parametrize(
+    ("script", "instead"),
+    [("train_dual", "train"), ("train_triple", "train"), ("val_dual", "val"), ("val_triple", "val"), ("detect_dual", "detect")],
+)
+def test_scripts_of_the_original_name_what_to_use(cli: CommandLine, script: str, instead: str) -> None:
+    message = cli(f"{script}.py", "--weights", "yolo.pt").refused()
+    assert message == f"error: {script}.py: does not exist here: python {instead}.py serves every head"
+
+
+@pytest.mark.parametrize("branches", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_a_small_set_is_learned_and_its_objects_are_found(cli: CommandLine, data: Path, tmp_path: Path, branches: int) -> None:
+    pictures = data.parent / "images" / "train"
+    same = tmp_path / "same.yaml"
+    same.write_text(f"train: {pictures}\nval: {pictures}\nnames: [red, green, blue]\n")
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("{lr0: 0.005, mosaic: 0, mixup: 0, scale: 0, translate: 0, hsv_h: 0, fliplr: 0}\n")
+    flags = (*SHORT, "--epochs", 100, "--noval", "--noplots", "--optimizer", "AdamW", "--cos-lr", "--hyp", hyp, "--project", tmp_path)
+    cli("train.py", "--cfg", write_network(tmp_path, branches), "--data", same, *flags).done()
+    header, rows = read_table(tmp_path / "exp" / "results.csv")
+    trained = dict(zip(header, map(float, rows[-1]), strict=True))
+    assert trained["metrics/mAP_0.5"] > 0.9
+
+    best = tmp_path / "exp" / "weights" / "best.pt"
+    shared = ("--weights", best, "--img", 64, "--device", "cpu", "--amp", "off")
+    cli("val.py", *shared, "--data", same, "--no-deploy", "--batch", 8, "--workers", 0, "--noplots", "--project", tmp_path / "val").done()
+    measured = json.loads((tmp_path / "val" / "exp" / "metrics.json").read_text())
+    for name in CONTRACT[4:11]:
+        assert measured[name] == pytest.approx(trained[name], abs=2e-3), name
+
+    out = cli("detect.py", *shared, "--source", pictures, "--save-txt", "--project", tmp_path / "found").done()
+    assert "8 pictures, " in out
+    labels = [(folder / f"train{number}.txt").read_text() for folder in (tmp_path / "found" / "exp" / "labels",) for number in range(8)]
+    assert 16 <= sum(text.count("\n") for text in labels) <= 32  # of 24 objects

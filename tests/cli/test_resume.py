@@ -1,0 +1,147 @@
+"""Runs that end early, by a full disk, a lack of memory, a lost loss or Ctrl-C, and how they go on."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import REPOSITORY, SHORT, CommandLine, Finished, environment, read_table, write_data
+
+from utils.checkpoint import read_checkpoint
+
+Train = Callable[..., Finished]
+
+FULL_DISK = """
+import errno, os, runpy, sys
+
+synced, sync = [], os.fsync
+
+def fail_at_the_second_checkpoint(descriptor):
+    synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    if sum("last.pt" in path for path in synced) == 2 and "last.pt" in synced[-1]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    sync(descriptor)
+
+os.fsync = fail_at_the_second_checkpoint
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+LITTLE_MEMORY = """
+import resource, runpy, sys
+from pathlib import Path
+
+import utils.training
+
+used = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20,) * 2)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="made for /proc")
+
+
+def write_script(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def numbers(run: Path) -> list[list[str]]:
+    """Return the rows of a run's results.csv without those that depend on the clock."""
+    header, rows = read_table(run / "results.csv")
+    return [[value for name, value in zip(header, row, strict=True) if not name.startswith("time/")] for row in rows]
+
+
+@linux
+def test_full_disk_keeps_the_checkpoint_and_the_resumed_run_is_as_if_nothing_had_been(
+    cli: CommandLine, train: Train, data: Path, network: Path, tmp_path: Path
+) -> None:
+    script = write_script(tmp_path / "full_disk.py", FULL_DISK)
+    flags = ("--cfg", network, "--data", data, *SHORT, "--epochs", 3, "--noplots", "--project", tmp_path, "--name", "full")
+    last = tmp_path / "full" / "weights" / "last.pt"
+    cli(script, REPOSITORY / "train.py", *flags).refused(f"disk full: {last}", status=1)
+    assert read_checkpoint(last)["epoch"] == 1
+    assert {path.name for path in last.parent.iterdir()} == {"last.pt", "best.pt"}
+
+    cli("train.py", "--resume", last).done()
+    train("--epochs", 3, "--name", "whole").done()
+    assert numbers(tmp_path / "full") == numbers(tmp_path / "whole")
+    ours, theirs = (read_checkpoint(tmp_path / name / "weights" / "last.pt") for name in ("full", "whole"))
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items())
+
+
+@linux
+def test_out_of_memory_says_what_to_lower(cli: CommandLine, data: Path, network: Path, tmp_path: Path) -> None:
+    script = write_script(tmp_path / "little_memory.py", LITTLE_MEMORY)
+    flags = ("--cfg", network, "--data", data, *SHORT, "--img", 2048, "--batch", 64, "--cache", "off", "--noplots", "--project", tmp_path)
+    message = cli(script, 300, REPOSITORY / "train.py", *flags).refused("out of memory", status=1)
+    assert "lower --batch, --img or --workers; the last checkpoint is kept" in message
+
+
+@pytest.mark.parametrize("hyp", ["lr0: 1.0e+9\n", "lr0: 1.0e+38\nwarmup_epochs: 0\n"])
+def test_a_lost_loss_stops_the_run_and_leaves_no_ruined_checkpoint(train: Train, tmp_path: Path, hyp: str) -> None:
+    (tmp_path / "hyp.yaml").write_text(hyp)
+    train("--epochs", 20, "--hyp", tmp_path / "hyp.yaml").refused("loss is", "lower lr0", "no epoch was saved", status=1)
+    assert not list(tmp_path.glob("exp/weights/*"))
+
+
+def test_a_lost_loss_keeps_the_last_good_weights(cli: CommandLine, train: Train, tmp_path: Path) -> None:
+    train("--epochs", 2).done()
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    checkpoint = read_checkpoint(last)
+    torch.save(checkpoint | {"hyp": checkpoint["hyp"] | {"lr0": 1e12}}, last)
+    before = last.read_bytes()
+    cli("train.py", "--resume", last, "--epochs", 9).refused("loss is", f"epoch 2 is saved: python train.py --resume {last} goes on", status=1)
+    assert last.read_bytes() == before
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups")
+def test_ctrl_c_is_resumable(cli: CommandLine, data: Path, network: Path, tmp_path: Path, workers: int) -> None:
+    flags = [*SHORT, "--epochs", "500", "--noplots", "--project", str(tmp_path), "--workers", str(workers)]
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--cfg", str(network), "--data", str(data), *flags]
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
+    )
+    next(line for line in process.stdout if line.lstrip().startswith("1/500"))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    out, err = process.communicate(timeout=120)
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    finished = Finished(process.returncode, out, err)
+    assert finished.status == 130
+    assert finished.messages == ["interrupted"]
+    epoch = read_checkpoint(last)["epoch"]
+    assert out.splitlines()[-1] == f"epoch {epoch} is saved: python train.py --resume {last} goes on from there"
+    cli("train.py", "--resume", last, "--epochs", epoch + 1).done()
+    assert len(numbers(tmp_path / "exp")) == epoch + 1
+
+
+def test_resume_alone_takes_the_newest_run_below_the_working_folder(cli: CommandLine, train: Train, tmp_path: Path) -> None:
+    assert "no runs/**/weights/last.pt here" in cli("train.py", "--resume", cwd=tmp_path).refused()
+    project = tmp_path / "runs" / "train"
+    for _ in range(2):
+        train("--project", project).done()
+    out = cli("train.py", "--resume", "--epochs", 2, cwd=tmp_path).done()
+    assert "results: " + str(project / "exp2") in out
+    assert [len(numbers(project / name)) for name in ("exp", "exp2")] == [1, 2]
+
+
+def test_resuming_refuses_what_it_cannot_go_on_from(cli: CommandLine, trained: Path, data: Path, tmp_path: Path) -> None:
+    weights = trained / "weights"
+    cli("train.py", "--resume", weights / "last.pt").refused("has finished its 1 epochs", "--epochs N goes on to N")
+    cli("train.py", "--resume", weights / "best.pt", "--epochs", 2).refused("holds no optimizer state", "--weights")
+    cli("train.py", "--resume", weights / "none.pt").refused("no such file")
+    other = write_data(tmp_path / "data", names=("red", "green", "blue", "black"))
+    cli("train.py", "--resume", trained, "--epochs", 2, "--data", other).refused("trained on 3 classes", "has 4")
+
+
+def test_resuming_says_which_options_it_does_not_take(cli: CommandLine, train: Train, tmp_path: Path) -> None:
+    train().done()
+    out = cli("train.py", "--resume", tmp_path / "exp", "--epochs", 2, "--batch", 2, "--seed", 3, "--img", 64).done()
+    assert "the run keeps its own --batch 4, --seed 0: what was given instead is left out" in out
