@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent)) if __name__ == "__main__" else None
 
-from models.registry import registered_layers  # noqa: E402
+from models.attention.attention import FocalModulation, FocalModulationBlock  # noqa: E402
 from models.yolo import Model, find_config  # noqa: E402
 from utils.checkpoint import import_state_dict  # noqa: E402
 from utils.errors import ModelConfigError  # noqa: E402
 from utils.losses import build_loss  # noqa: E402
 
-NETWORK_TOLERANCE, LOSS_TOLERANCE = 1e-6, 1e-4
+NETWORK_TOLERANCE, LOSS_TOLERANCE, MODULE_TOLERANCE = 1e-6, 1e-4, 1e-10
 
 
 class Skipped(Exception):
@@ -122,17 +123,61 @@ def check_loss(path: Path) -> float:
     raise Skipped("a loss of instance segmentation: no such head here yet")
 
 
+def focal_modulation(cfg: dict[str, Any]) -> torch.nn.Module:
+    """Build the layer that a reference FocalModulation's arguments describe."""
+    return FocalModulation(**{{"dim": "channels"}.get(key, key): value for key, value in cfg.items()})
+
+
+def focal_block(defaults: dict[str, Any]) -> Callable[[dict[str, Any]], torch.nn.Module]:
+    """Return a builder of the layer that a reference block's arguments, over its own defaults, describe."""
+    return lambda cfg: FocalModulationBlock(**{{"dim": "in_channels"}.get(key, key): value for key, value in (defaults | cfg).items()})
+
+
+MODULES: dict[str, Callable[[dict[str, Any]], torch.nn.Module]] = {
+    "FocalModulation": focal_modulation,
+    "FocalModulation_det": lambda cfg: focal_modulation({"focal_window": 7, "focal_level": 2} | cfg),
+    "FocalNetBlock": focal_block({"focal_window": 3, "focal_level": 1}),
+    "FocalModulationBlock_det": focal_block({}),
+}
+"""How to build what the module files describe, by their kind."""
+
+
+def array_error(ours: torch.Tensor, reference: np.ndarray) -> float:
+    """Return the largest difference over the largest reference value; absolute (over the tolerance's scale) where that is next to nothing."""
+    scale = float(np.abs(reference).max())
+    difference = float(np.abs(ours.detach().numpy().reshape(reference.shape) - reference).max())
+    return difference / scale if scale >= 1e-12 else difference * MODULE_TOLERANCE / 1e-12
+
+
 def check_module(path: Path) -> float:
-    """Return the largest relative error of a plug-in module's output and gradients."""
+    """Return the largest relative error of a plug-in module's output, intermediates and gradients, in float64."""
     with np.load(path) as arrays:
-        meta = json.loads(str(arrays["meta"]))
-    raise Skipped(f"{meta['kind']}: module files are not compared yet ({len(registered_layers())} layers are registered)")
+        golden = {name: arrays[name] for name in arrays.files}
+    meta = json.loads(str(golden["meta"]))
+    if meta["kind"] not in MODULES:
+        raise Skipped(f"{meta['kind']}: no such layer here")
+    module = MODULES[meta["kind"]](meta["cfg"]).double().eval()
+    if sum(parameter.numel() for parameter in module.parameters()) != meta["params"]:
+        return 1.0
+    weights = {name.removeprefix("w/"): torch.from_numpy(value) for name, value in golden.items() if name.startswith("w/")}
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    module.load_state_dict({name: value.reshape(shapes[name]) for name, value in weights.items()})
+    x = torch.from_numpy(golden["x"]).requires_grad_()
+    y = module(x)
+    (y * torch.from_numpy(golden["gy"])).sum().backward()
+    errors = [array_error(y, golden["y"]), array_error(x.grad, golden["gx"])]
+    gradients = dict(module.named_parameters())
+    errors += [array_error(gradients[name[3:]].grad, value) for name, value in golden.items() if name.startswith("gw/")]
+    if hasattr(module, "explain"):
+        seen = module.explain(x)
+        errors += [array_error(seen[name[4:]], value) for name, value in golden.items() if name.startswith("aux/")]
+    return max(errors)
 
 
 CHECKS = {
     "networks": (check_network, "*.json", NETWORK_TOLERANCE),
     "loss": (check_loss, "*.json", LOSS_TOLERANCE),
-    "modules": (check_module, "*.npz", 0),
+    "modules": (check_module, "*.npz", MODULE_TOLERANCE),
 }
 
 

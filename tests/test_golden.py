@@ -8,6 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,30 @@ def test_whole_network_file(shared: Path, name: str) -> None:
 
 def test_whole_loss_file(shared: Path) -> None:
     assert check_golden.check_loss(shared / "golden" / "loss" / "tal_detect.json") < check_golden.LOSS_TOLERANCE
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "modules").glob("*.npz")), ids=lambda path: path.stem)
+def test_module(path: Path) -> None:
+    assert check_golden.check_module(path) < check_golden.MODULE_TOLERANCE
+
+
+def test_whole_module_files(shared: Path) -> None:
+    passed = 0
+    for path in sorted((shared / "golden" / "modules").glob("*.npz")):
+        try:
+            assert check_golden.check_module(path) < check_golden.MODULE_TOLERANCE, path.name
+        except check_golden.Skipped:
+            continue
+        passed += 1
+    assert passed >= 14
+
+
+def test_a_module_with_another_weight_is_seen(tmp_path: Path) -> None:
+    with np.load(GOLDEN / "modules" / "focal_c6_l0_5x4.npz") as arrays:
+        golden = {name: arrays[name] for name in arrays.files}
+    golden["w/h.weight"] = golden["w/h.weight"] * 1.001
+    np.savez(tmp_path / "wrong.npz", **golden)
+    assert check_golden.check_module(tmp_path / "wrong.npz") > 1e-5
 
 
 def test_a_wrong_number_is_seen(tmp_path: Path) -> None:

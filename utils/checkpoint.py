@@ -186,7 +186,7 @@ def transfer(model: Model, path: str | Path) -> ImportReport:
         CheckpointError: the file cannot be read, or next to nothing before the head fits.
     """
     content = read_checkpoint(path)
-    report = import_state_dict(model, {k: v for k, v in (content.get("ema") or content["model"]).items() if ".dfl." not in k or v.ndim == 4})
+    report = import_state_dict(model, content.get("ema") or content["model"])
     head = f"model.{len(model.model) - 1}."
     body = {name: parameter.numel() for name, parameter in model.named_parameters() if not name.startswith(head)}
     if sum(body.get(name, 0) for name in report.loaded) < LEAST_COVERAGE * sum(body.values()):
