@@ -21,7 +21,7 @@ from models.common import set_activation
 from models.heads import DetectionHead
 from models.registry import Channels, Layer, Scale, bind, find_layer
 from utils.errors import ModelConfigError, did_you_mean
-from utils.files import read_yaml
+from utils.files import REPOSITORY, find_shipped, read_yaml
 
 IMAGE = -1
 """Index that stands for the picture itself among the sources of a row."""
@@ -60,15 +60,14 @@ def find_config(cfg: str | Path) -> tuple[Path, str | None]:
     Raises:
         ModelConfigError: no such file; names the nearest shipped one.
     """
-    root = Path(__file__).resolve().parent.parent
     given = Path(cfg) if str(cfg).endswith((".yaml", ".yml")) else Path(f"{cfg}.yaml")
     family = re.fullmatch(r"(yolo(?:v8|11))([a-z])(.*)", given.stem)
     names = [(given.name, None)] + ([(f"{family[1]}{family[3]}{given.suffix}", family[2])] if family else [])
     for name, letter in names:
-        for candidate in (given.with_name(name), *(root / folder / name for folder in CONFIG_FOLDERS)):
-            if candidate.is_file():
-                return candidate, letter
-    shipped = [path.name for folder in CONFIG_FOLDERS for path in (root / folder).glob("*.yaml")]
+        for folder in CONFIG_FOLDERS:
+            if found := find_shipped(given.with_name(name), folder):
+                return found, letter
+    shipped = [path.name for folder in CONFIG_FOLDERS for path in (REPOSITORY / folder).glob("*.yaml")]
     raise ModelConfigError(f"{cfg}: no such network yaml: expected a path or the name of a shipped one.{did_you_mean(given.name, shipped)}")
 
 

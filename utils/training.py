@@ -35,6 +35,7 @@ from utils.train_log import Progress, Run, record, table_header
 from utils.train_options import TrainOptions
 
 NUM_PLOTTED_BATCHES = 3
+MAX_FITTING_BATCH = 256
 
 
 def train(options: TrainOptions) -> Path:
@@ -225,9 +226,10 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
         model.zero_grad(set_to_none=True)
     model.load_state_dict(state)
     each = max((used[1] - used[0]) / 2, 1)
+    fixed = used[0] - 2 * each + 3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())  # EMA, optimizer
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-    batch = max(1, int((share * free - (used[0] - 2 * each)) / each))
-    print(f"--batch -1: {each / 2**20:.0f} MiB a picture, {free / 2**30:.1f} GiB free: {batch} is used")
+    batch = min(max(1, int((share * free - fixed) / each)), MAX_FITTING_BATCH)
+    print(f"--batch -1: {each / 2**20:.0f} MiB a picture, {free / 2**30:.1f} GiB free: {batch} is used (at most {MAX_FITTING_BATCH})")
     return batch
 
 

@@ -31,7 +31,9 @@ def test_find_config(tmp_path: Path) -> None:
     shipped = REPOSITORY / "models" / "detect" / "gelan-t.yaml"
     assert find_config("gelan-t") == (shipped, None)
     assert find_config("gelan-t.yaml") == (shipped, None)
-    assert find_config("elsewhere/gelan-t.yaml") == (shipped, None)
+    assert find_config("models/detect/gelan-t.yaml")[0].samefile(shipped)
+    with pytest.raises(ModelConfigError, match=r"elsewhere/gelan-t\.yaml: no such network yaml.* Did you mean 'gelan-t\.yaml'\?"):
+        find_config("elsewhere/gelan-t.yaml")
     (tmp_path / "yolov8-mine.yaml").write_text("nc: 1")
     assert find_config(tmp_path / "yolov8m-mine.yaml") == (tmp_path / "yolov8-mine.yaml", "m")
     (tmp_path / "yolov8m-mine.yaml").write_text("nc: 2")

@@ -1,0 +1,65 @@
+"""The README's commands have flags that exist, and its ten-line layer works from a yaml."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import detect
+import train
+import val
+from models import registry
+from models.yolo import Model
+from tests.networks import tiny_config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PARSERS = {"train.py": train.parse_options, "val.py": val.parse_arguments, "detect.py": detect.parse_arguments}
+
+
+def block_after(mark: str) -> str:
+    """Return the fenced code block that follows a line of the README."""
+    found = re.search(rf"^{re.escape(mark)}\n```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert found, mark
+    return found[1]
+
+
+def python_calls() -> list[list[str]]:
+    """Return the words after `python` of every call of our scripts in the README's code blocks."""
+    code = "\n".join(re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    calls = [shlex.split(part, comments=True) for line in code.splitlines() for part in line.split("&&")]
+    return [words[1:] for words in calls if words and words[0].endswith("python") and words[1] in PARSERS]
+
+
+@pytest.mark.parametrize("call", python_calls(), ids=lambda call: " ".join(call[:3]))
+def test_flags_exist(call: list[str]) -> None:
+    PARSERS[call[0]](call[1:])
+
+
+def test_both_commands_are_marked() -> None:
+    assert "train.py" in block_after("<!-- command: run -->")
+    assert "pytest" in block_after("<!-- command: test -->")
+
+
+def test_ten_line_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_LAYERS", registry.registered_layers())
+    file = tmp_path / "gate.py"
+    file.write_text(block_after("<!-- example: layer -->"))
+    spec = importlib.util.spec_from_file_location("gate", file)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    config = tiny_config()
+    config["backbone"].append([-1, 1, "Gate", [2.0]])
+    model = Model(config).eval()
+    gates = [module for module in model.modules() if type(module).__name__ == "Gate"]
+    assert len(gates) == 1
+    assert gates[0].strength == 2.0
+    assert torch.isfinite(model(torch.zeros(1, 3, 64, 64))).all()
+
+
+def test_table_says_what_the_yamls_say() -> None:
+    for name, *figures in re.findall(r"^\| ([\w-]+) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|", README, flags=re.MULTILINE):
+        header = (ROOT / "models" / "detect" / f"{name}.yaml").read_text(encoding="utf-8").split("nc:")[0]
+        assert re.findall(r"([\d,]+) parameters, ([\d.]+) GFLOPs", header) == [tuple(figures[:2]), tuple(figures[2:])], name
