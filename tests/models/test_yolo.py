@@ -16,6 +16,7 @@ from models.common import Conv
 from models.registry import layer, same
 from models.yolo import Model, find_config, load, needed_rows, read_config, written_source
 from tests.networks import HEADS, meta_deployed, meta_model, meta_pruned, randomise, seeded_images, tiny_config, tiny_model
+from utils.errors import ModelConfigError
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
