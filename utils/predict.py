@@ -16,7 +16,7 @@ from data.pictures import read_picture
 from utils.boxes import unletterbox
 from utils.draw import draw_boxes, write_picture
 from utils.errors import DataError, SettingsError, did_you_mean
-from utils.nms import non_max_suppression
+from utils.nms import non_max_suppression, torchvision_nms
 from utils.precision import Precision, choose_precision
 
 Picture = str | Path | NDArray[np.uint8]
@@ -171,6 +171,7 @@ class Predictor:
         self.classes = class_numbers(classes, self.names)
         self.precision = precision or choose_precision()
         self.net = self.precision.place_for_inference(model.deploy().eval())
+        torchvision_nms(self.precision.device.type)  # imported now, so that the first picture's time is its own
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> list[Results]:
         """Return one `Results` for each picture, in order.
