@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data.loader import Loader
 from utils.boxes import unletterbox, xyxy_to_cxcywh
 from utils.metrics import ConfusionMatrix, DetectionMetrics, DetectionResult
-from utils.nms import non_max_suppression
+from utils.nms import non_max_suppression, torchvision_nms
 from utils.plots import plot_batch, plot_confusion, plot_curves
 from utils.precision import Precision
 
@@ -125,6 +125,7 @@ def evaluate(
         plots_dir: where curves, the confusion matrix and the first batches go; None draws nothing.
         progress: show a progress bar.
     """
+    torchvision_nms(precision.device.type)  # imported now, so that the stages' times are their own
     dataset = loader.dataset
     metrics, confusion = DetectionMetrics(max_det), ConfusionMatrix(len(dataset.names))
     stopwatch, losses = Stopwatch(precision.device), LossMean(loss)
