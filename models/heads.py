@@ -50,6 +50,19 @@ class DFL(nn.Module):
         return nn.functional.conv2d(sides, self.conv.weight.to(sides.dtype)).squeeze(1)
 
 
+class OutputConv(nn.Conv2d):
+    """A tower's last convolution; it takes its input in its own number format.
+
+    An inference network in bf16 or fp16 keeps it in float32 (utils/precision.py): box logits rounded to 8 bits move the
+    mAP50-95 of a small validation set by 0.002, and these layers cost next to nothing.
+    """
+
+    full_precision = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Branch(nn.Module):
     """Box and class towers over the levels of one group of inputs.
 
@@ -67,12 +80,12 @@ class Branch(nn.Module):
             nn.Sequential(
                 Conv(channels, box_width, 3),
                 Conv(box_width, box_width, 3, groups=box_groups),
-                nn.Conv2d(box_width, 4 * NUM_BINS, 1, groups=box_groups),
+                OutputConv(box_width, 4 * NUM_BINS, 1, groups=box_groups),
             )
             for channels in in_channels
         )
         self.cls = nn.ModuleList(
-            nn.Sequential(Conv(channels, class_width, 3), Conv(class_width, class_width, 3), nn.Conv2d(class_width, num_classes, 1))
+            nn.Sequential(Conv(channels, class_width, 3), Conv(class_width, class_width, 3), OutputConv(class_width, num_classes, 1))
             for channels in in_channels
         )
         self.dfl = DFL()

@@ -1,6 +1,7 @@
 """Which device, number format and memory layout a run uses: chosen once, said once, applied everywhere from here."""
 
 import contextlib
+import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,15 @@ class Precision:
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def place_for_inference(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device, layout and number format: no cast is left to do in the forward pass."""
+        """Move `model` to the device, layout and number format, but for the layers that ask for `full_precision`."""
         model = self.place(model)
-        return model.to(self.dtype) if self.dtype is not None else model
+        if self.dtype is None:
+            return model
+        kept = [(module, copy.deepcopy(module.state_dict())) for module in model.modules() if getattr(module, "full_precision", False)]
+        model.to(self.dtype)
+        for module, state in kept:
+            module.float().load_state_dict(state)
+        return model
 
     def images(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, ch, H, W) uint8 to the device in [0, 1], in the layout and `dtype` that the network wants."""

@@ -1,6 +1,7 @@
 """What a run computes in: the choice, and what follows from it."""
 
 import contextlib
+import copy
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,13 @@ def test_placing() -> None:
     model = fast.place(tiny_model())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.model[1].conv.weight.is_contiguous(memory_format=torch.channels_last)
-    model = fast.place_for_inference(tiny_model().eval())
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    before = tiny_model().eval()
+    model = fast.place_for_inference(copy.deepcopy(before))
+    last = {name for name, _ in model.named_parameters() if name.split(".")[-2] == "2"}
+    assert {parameter.dtype for name, parameter in model.named_parameters() if name not in last} == {torch.bfloat16}
+    assert len(last) == 12  # box and class towers of three levels, weight and bias
+    for name in last:
+        assert torch.equal(model.get_parameter(name), before.get_parameter(name)), "the towers' last layers keep every digit"
     with torch.inference_mode():
         assert model(fast.images(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.bfloat16)).dtype is torch.float32
     slow = Precision(CPU, None, channels_last=False)
