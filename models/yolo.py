@@ -239,7 +239,9 @@ class Model(nn.Module):
         if not isinstance(names, list | dict):
             raise ModelConfigError(f"{where}: names is {names!r}: expected a list, or a mapping of class numbers to names")
         self.names = list(names.values()) if isinstance(names, dict) else list(names)
-        if len(self.names) != self.nc:
+        if len(self.names) != self.nc and nc is None:
+            raise ModelConfigError(f"{where}: names has {len(self.names)} entries, nc is {self.nc}: expected as many; correct one of them")
+        if len(self.names) != self.nc:  # nc was given in place of the yaml's, whose names are then not those of its classes
             self.names = [str(index) for index in range(self.nc)]
         self.head.attach(self._level_strides())
         self._plan()

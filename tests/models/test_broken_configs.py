@@ -149,6 +149,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "nc bool": (broken(nc=True), r"nc is True: expected a positive integer"),
     "nc string": (broken(nc="3"), r"nc is '3': expected a positive integer"),
     "ch 0": (broken(ch=0), r"ch is 0: expected a positive integer"),
+    "too few names": (broken(names=["a", "b"]), r"names has 2 entries, nc is \d+: expected as many"),
     "names": (broken(names=4), r"names is 4: expected a list, or a mapping"),
     "activation": (broken(activation="Swish"), r"activation 'Swish': expected one of SiLU, ReLU, "),
     "activation is code": (broken(activation="nn.SiLU(exit())"), r"activation 'nn\.SiLU\(exit\(\)\)': expected one of"),
