@@ -1,11 +1,14 @@
-"""Detection heads: one class for any number of branches, their presets, and the decoding of raw maps into boxes.
+"""Detection heads: one class for any number of branches and any family's towers, and the decoding of raw maps into boxes.
 
 A head's inputs split into as many equal groups as it has branches; the last group feeds the lead branch, the others
 auxiliary ones that only training needs. Dimension letters: B batch, A anchor points of all levels, K classes, R = 16 bins.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +53,11 @@ class DFL(nn.Module):
         return nn.functional.conv2d(sides, self.conv.weight.to(sides.dtype)).squeeze(1)
 
 
+def widened(values: Tensor) -> Tensor:
+    """Return half-precision values in float32, others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 class OutputConv(nn.Conv2d):
     """A tower's last convolution; it takes its input in its own number format.
 
@@ -63,34 +71,74 @@ class OutputConv(nn.Conv2d):
         return super().forward(x.to(self.weight.dtype))
 
 
+@dataclass(frozen=True)
+class TowerStyle:
+    """What differs between the towers of the families.
+
+    Attributes:
+        box_groups: groups of the box tower's second and last convolution.
+        width_per_class, most_for_classes: the class tower is at least as wide as its first input, and as `width_per_class`
+            times the number of classes, this at most `most_for_classes`.
+        class_width: the class tower's hidden width, in place of that rule.
+        depthwise: whether the class tower's units are a depthwise 3 x 3 and a 1 x 1 convolution in place of a 3 x 3.
+        second: builds the second unit of every tower (input and output channels, kernel size, groups=…).
+    """
+
+    box_groups: int = 1
+    width_per_class: int = 1
+    most_for_classes: int = 100
+    class_width: int | None = None
+    depthwise: bool = False
+    second: Callable[..., nn.Module] = Conv
+
+    def box_tower_width(self, first: int) -> int:
+        """Return the hidden width of the box towers; `first` is the channel count of the first level."""
+        return math.ceil(max(first // 4, 4 * NUM_BINS, 16) / self.box_groups) * self.box_groups
+
+    def class_tower_width(self, first: int, num_classes: int) -> int:
+        """Return the hidden width of the class towers."""
+        return self.class_width or max(first, min(self.width_per_class * num_classes, self.most_for_classes))
+
+    def tower(self, channels: int, width: int, outputs: int, groups: int = 1) -> nn.Sequential:
+        """Return two 3 x 3 units and a 1 x 1 convolution; `groups` are those of the last two."""
+        return nn.Sequential(Conv(channels, width, 3), self.second(width, width, 3, groups=groups), OutputConv(width, outputs, 1, groups=groups))
+
+    def class_tower(self, channels: int, width: int, num_classes: int) -> nn.Sequential:
+        """Return the class tower of one level."""
+        if not self.depthwise:
+            return self.tower(channels, width, num_classes)
+        return nn.Sequential(
+            nn.Sequential(Conv(channels, channels, 3, groups=channels), Conv(channels, width)),
+            nn.Sequential(Conv(width, width, 3, groups=width), self.second(width, width, 1)),
+            OutputConv(width, num_classes, 1),
+        )
+
+
+YOLOV9 = TowerStyle(box_groups=4, width_per_class=2, most_for_classes=128)
+YOLOV9_UNGROUPED = replace(YOLOV9, box_groups=1)
+YOLOV8 = TowerStyle()
+
+
 class Branch(nn.Module):
     """Box and class towers over the levels of one group of inputs.
 
     Args:
         in_channels: channels of each level; the first one sets the width of all towers.
-        box_groups: groups of the box tower's second and last convolution.
     """
 
-    def __init__(self, num_classes: int, in_channels: list[int], box_groups: int) -> None:
+    def __init__(self, num_classes: int, in_channels: list[int], style: TowerStyle) -> None:
         super().__init__()
-        first = in_channels[0]
-        box_width = math.ceil(max(first // 4, 4 * NUM_BINS, 16) / box_groups) * box_groups
-        class_width = max(first, min(2 * num_classes, 128))
-        self.box = nn.ModuleList(
-            nn.Sequential(
-                Conv(channels, box_width, 3),
-                Conv(box_width, box_width, 3, groups=box_groups),
-                OutputConv(box_width, 4 * NUM_BINS, 1, groups=box_groups),
-            )
-            for channels in in_channels
-        )
-        self.cls = nn.ModuleList(
-            nn.Sequential(Conv(channels, class_width, 3), Conv(class_width, class_width, 3), OutputConv(class_width, num_classes, 1))
-            for channels in in_channels
-        )
+        box_width = style.box_tower_width(in_channels[0])
+        class_width = style.class_tower_width(in_channels[0], num_classes)
+        self.box = nn.ModuleList(style.tower(channels, box_width, 4 * NUM_BINS, style.box_groups) for channels in in_channels)
+        self.cls = nn.ModuleList(style.class_tower(channels, class_width, num_classes) for channels in in_channels)
         self.dfl = DFL()
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor]) -> Any:
+        return self.maps(features)
+
+    def maps(self, features: list[Tensor]) -> list[Tensor]:
+        """Return the raw maps of each level, (B, 64 + K, h, w)."""
         return [torch.cat((box(x), cls(x)), 1) for box, cls, x in zip(self.box, self.cls, features, strict=True)]
 
     def initialize_biases(self, num_classes: int, stride: list[int]) -> None:
@@ -100,6 +148,9 @@ class Branch(nn.Module):
             cls[-1].bias.data.fill_(math.log(5 / num_classes / (640 / step) ** 2))
 
 
+Item = TypeVar("Item")
+
+
 class DetectionHead(nn.Module):
     """Anchor-free head with one lead branch and any number of auxiliary ones.
 
@@ -107,45 +158,107 @@ class DetectionHead(nn.Module):
         num_classes: K.
         in_channels: channels of all inputs, auxiliary groups first.
         branches: number of equal groups that the inputs split into.
-        box_groups: groups of the box towers' grouped convolutions; 1 is the ungrouped form.
+        box_groups: groups of the box towers' grouped convolutions, in place of the family's; 1 is the ungrouped form.
+        cls: units of the class towers: full 3 x 3 convolutions, or depthwise ones with a 1 x 1 each (YOLO11's).
+        class_width: hidden width of the class towers, in place of the family's rule.
     Raises:
-        ModelConfigError: the inputs do not split into that many equal groups.
+        ModelConfigError: the inputs do not split into that many equal groups, or a width is not positive.
     """
 
     task = "detect"
+    style = YOLOV9
+    num_masks = 0
+    """Mask coefficients of an anchor point."""
+    extra_inputs = 0
+    """Further inputs of each branch, named after the levels of all branches."""
 
-    def __init__(self, num_classes: int, in_channels: list[int], branches: int = 1, box_groups: int = 4) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: list[int],
+        branches: int = 1,
+        box_groups: int | None = None,
+        cls: Literal["dense", "depthwise"] | None = None,
+        class_width: int | None = None,
+    ) -> None:
         super().__init__()
-        if len(in_channels) % branches or not in_channels:
-            raise ModelConfigError(f"'from' names {len(in_channels)} layers: a head of {branches} branches takes a multiple of {branches}")
+        self._build(num_classes, in_channels, branches, partial(Branch, style=self.with_settings(box_groups, cls, class_width)))
+
+    @classmethod
+    def with_settings(cls, box_groups: int | None, class_units: str | None, class_width: int | None) -> TowerStyle:
+        """Return the family's tower style with what a row says in place of it.
+
+        Raises:
+            ModelConfigError: a number is not positive.
+        """
+        for key, value in (("box_groups", box_groups), ("class_width", class_width)):
+            if value is not None and value < 1:
+                raise ModelConfigError(f"{key} is {value}: expected a positive number")
+        depthwise = cls.style.depthwise if class_units is None else class_units == "depthwise"
+        return replace(cls.style, class_width=class_width, depthwise=depthwise, box_groups=box_groups or cls.style.box_groups)
+
+    def _build(self, num_classes: int, in_channels: list[int], branches: int, make_branch: Callable[..., Branch]) -> None:
+        each = len(in_channels) // branches
+        if len(in_channels) % branches or each <= self.extra_inputs:
+            further = f", the last {branches * self.extra_inputs} of them for prototypes" * bool(self.extra_inputs)
+            raise ModelConfigError(f"'from' names {len(in_channels)} layers: a head of {branches} branches takes a multiple of {branches}{further}")
         self.num_classes = num_classes
-        self.levels = len(in_channels) // branches
+        self.levels = each - self.extra_inputs
         self.stride: list[int] = []
-        groups = [in_channels[start : start + self.levels] for start in range(0, len(in_channels), self.levels)]
-        self.aux = nn.ModuleList(Branch(num_classes, group, box_groups) for group in groups[:-1])
-        self.lead = Branch(num_classes, groups[-1], box_groups)
+        made = [make_branch(num_classes, group) for group in self.groups(in_channels)]
+        self.aux, self.lead = nn.ModuleList(made[:-1]), made[-1]
 
     @property
     def branches(self) -> int:
         """Number of branches, the lead one included."""
         return len(self.aux) + 1
 
+    def groups(self, inputs: list[Item]) -> list[list[Item]]:
+        """Split what belongs to the inputs by branch, the lead one last: its levels in ascending stride, then its further inputs."""
+        each = self.levels + self.extra_inputs
+        branches = len(inputs) // each
+        further = branches * self.levels
+        return [
+            inputs[self.levels * number : self.levels * (number + 1)]
+            + inputs[further + self.extra_inputs * number : further + self.extra_inputs * (number + 1)]
+            for number in range(branches)
+        ]
+
+    def lead_inputs(self) -> list[int]:
+        """Return which of the inputs, by position, the lead branch needs."""
+        return self.groups(list(range(self.branches * (self.levels + self.extra_inputs))))[-1]
+
     def forward(self, features: list[Tensor | None], lead_only: bool = False) -> dict[str, Any]:
-        """Return {"main": maps, "aux": [maps, …]}; maps are (B, 64 + K, h, w) per level. Inputs of unused branches may be None."""
-        groups = [features[start : start + self.levels] for start in range(0, len(features), self.levels)]
+        """Return {"main": output, "aux": [output, …]}; inputs of branches that `lead_only` leaves out may be None.
+
+        An output is the list of raw maps (B, 64 + K, h, w), level by level.
+        """
+        groups = self.groups(features)
         aux = [] if lead_only else [branch(group) for branch, group in zip(self.aux, groups[:-1], strict=True)]
         return {"main": self.lead(groups[-1]), "aux": aux}
 
-    def decode(self, output: list[Tensor]) -> Tensor:
-        """Turn one branch's maps into (B, 4 + K, A): centre x, centre y, width, height in pixels, class probabilities.
+    def maps_of(self, output: Any) -> Any:
+        """Return the raw maps in one branch's output (or their shapes in its shapes)."""
+        return output
+
+    def problem_with(self, shapes: Any, size: int) -> str | None:
+        """Say what is wrong with one branch's output shapes for a `size` x `size` picture, levels aside; None if nothing is."""
+        return None
+
+    def predict(self, output: Any) -> Any:
+        """Return what the network returns in evaluation, from the lead branch's output."""
+        return self.decode(output)
+
+    def decode(self, output: Any) -> Tensor:
+        """Turn one branch's output into (B, 4 + K, A): centre x, centre y, width, height in pixels, class probabilities.
 
         Half-precision maps are decoded in float32: their 8 or 11 bits do not hold a coordinate of a large picture.
         """
-        with torch.autocast(output[0].device.type, enabled=False):
-            flat = torch.cat([level.flatten(2) for level in output], 2)  # (B, 64 + K, A)
-            flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+        maps_ = self.maps_of(output)
+        with torch.autocast(maps_[0].device.type, enabled=False):
+            flat = widened(torch.cat([level.flatten(2) for level in maps_], 2))  # (B, 64 + K, A)
             box_logits, class_logits = flat.split((4 * NUM_BINS, flat.shape[1] - 4 * NUM_BINS), 1)
-            boxes_xyxy = self.decode_boxes(box_logits, [tuple(level.shape[2:]) for level in output])
+            boxes_xyxy = self.decode_boxes(box_logits, [tuple(level.shape[2:]) for level in maps_])
             return torch.cat((xyxy_to_cxcywh(boxes_xyxy).transpose(1, 2), class_logits.sigmoid()), 1)
 
     def decode_boxes(self, box_logits: Tensor, maps_hw: list[tuple[int, int]]) -> Tensor:
@@ -173,6 +286,20 @@ def head(branches: int) -> Rule:
         return []
 
     return Rule(apply, fills=("in_channels", "branches"))
+
+
+@layer(head(branches=1), example=(3,))
+class Detect(DetectionHead):
+    """The head of YOLOv8; with `{cls: depthwise}` that of YOLO11."""
+
+    style = YOLOV8
+
+
+@layer(head(branches=1), example=(3,))
+class V9Detect(DetectionHead):
+    """The head that the original YOLOv9 repository calls Detect: DDetect with ungrouped box towers."""
+
+    style = YOLOV9_UNGROUPED
 
 
 @layer(head(branches=1), example=(3,))

@@ -22,11 +22,12 @@ Channels = int | list[int]
 
 @dataclass(frozen=True)
 class Scale:
-    """Multipliers of a network: `channels` and `repeats` apply them to what a yaml row says."""
+    """Multipliers of a network: `channels` and `repeats` apply them to what a yaml row says; `letter` is their name in its `scales`."""
 
     depth: float = 1.0
     width: float = 1.0
     max_channels: int | None = None
+    letter: str | None = None
 
     def channels(self, count: int) -> int:
         """Scale a channel count: cap, multiply by the width, round up to a multiple of 8."""

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.yolo import Model, written_source
+from models.deploy import written_source
+from models.yolo import Model
 from utils import cli
 
 IMAGE_SIZE = 640
@@ -53,9 +54,12 @@ def summarize(model: Model) -> dict[str, Any]:
 
 
 def format_shape(shape: Any) -> str:
-    """Return an output shape without its batch dimension, nested ones joined by '+'."""
-    if isinstance(shape, dict):
+    """Return an output shape without its batch dimension, nested ones joined by '+'; of a head the lead branch's."""
+    if isinstance(shape, dict) and "main" in shape:
         return format_shape(shape["main"])
+    if isinstance(shape, dict):
+        maps, *others = shape
+        return ", ".join([format_shape(shape[maps]), *(f"{key} {format_shape(shape[key])}" for key in others)])
     if shape and isinstance(shape[0], int):
         return "x".join(map(str, shape[1:]))
     return " + ".join(format_shape(part) for part in shape)
@@ -63,11 +67,14 @@ def format_shape(shape: Any) -> str:
 
 def format_table(summary: dict[str, Any]) -> str:
     """Return the layer table as text."""
-    lines = [f"{'layer':>5}  {'from':<22}{'parameters':>11}  {'module':<24}{'arguments':<30}output at {IMAGE_SIZE} x {IMAGE_SIZE}"]
-    lines += [
-        f"{layer['index']:>5}  {layer['from']!s:<22}{layer['parameters']:>11,}  {layer['module']:<24}{layer['args']!s:<30}"
-        f"{format_shape(layer['output_shape'])}"
-        for layer in summary["layers"]
+    rows = [("layer", "from", "parameters", "module", "arguments")] + [
+        (str(layer["index"]), str(layer["from"]), f"{layer['parameters']:,}", layer["module"], str(layer["args"])) for layer in summary["layers"]
+    ]
+    shapes = [f"output at {IMAGE_SIZE} x {IMAGE_SIZE}", *(format_shape(layer["output_shape"]) for layer in summary["layers"])]
+    index, source, parameters, module, arguments = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        f"{row[0]:>{index}}  {row[1]:<{source}}  {row[2]:>{parameters}}  {row[3]:<{module}}  {row[4]:<{arguments}}  {shape}"
+        for row, shape in zip(rows, shapes, strict=True)
     ]
     deployed = summary["deployed"]
     lines.append(f"{len(summary['layers'])} layers, task {summary['task']}, {summary['nc']} classes, stride {summary['stride']}")

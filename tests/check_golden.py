@@ -17,7 +17,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent)) if __name__ == "__main__" else None
 
 from models.attention.attention import FocalModulation, FocalModulationBlock  # noqa: E402
-from models.yolo import Model, find_config  # noqa: E402
+from models.config import find_config  # noqa: E402
+from models.heads import NUM_BINS  # noqa: E402
+from models.yolo import Model  # noqa: E402
 from utils.checkpoint import import_state_dict  # noqa: E402
 from utils.errors import ModelConfigError  # noqa: E402
 from utils.losses import build_loss  # noqa: E402
@@ -58,10 +60,28 @@ def network_outputs(model: Model, image: torch.Tensor) -> dict[str, torch.Tensor
     """Return a network's evaluation outputs under the names that the reference files use."""
     with torch.inference_mode():
         prediction, outputs = model(image, raw=True)
+        if model.task == "segment":
+            return segmentation_outputs(*prediction, outputs)
         if not outputs["aux"]:
-            return {"pred": prediction, "/0": prediction}
+            return {"pred": prediction, "/0": prediction} | box_and_class_logits(outputs["main"])
         named = {f"pred{number}": model.decode(output) for number, output in enumerate(outputs["aux"])}
     return named | {f"pred{len(named)}": prediction, "pred": prediction}
+
+
+def segmentation_outputs(prediction: torch.Tensor, prototypes: torch.Tensor, outputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the lead branch's outputs under the names of both families' reference files."""
+    lead = outputs["main"]
+    yolov9 = {"/0": prediction, "/1/1": lead["coefficients"], "/1/2": prototypes}
+    if not outputs["aux"]:
+        yolov9 |= {f"/1/0/{level}": maps for level, maps in enumerate(lead["maps"])}
+    others = {"/0/0": prediction, "/0/1": prototypes, "/1/proto": prototypes, "/1/mask_coefficient": lead["coefficients"]}
+    return yolov9 | others | box_and_class_logits(lead["maps"])
+
+
+def box_and_class_logits(maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return raw maps as the reference files of YOLOv8 and YOLO11 name their parts."""
+    flat = torch.cat([level.flatten(2) for level in maps], 2)
+    return {"/1/boxes": flat[:, : 4 * NUM_BINS], "/1/scores": flat[:, 4 * NUM_BINS :]}
 
 
 def check_network(path: Path) -> float:

@@ -14,10 +14,15 @@ import torch
 
 from models.yolo import Model
 from tests import check_golden
-from utils.checkpoint import foreign_head_names, foreign_name
+from tests.networks import meta_deployed, meta_pruned
+from utils.checkpoint import import_state_dict
+from utils.foreign_names import foreign_head_names, foreign_name
 
 GOLDEN = Path(__file__).parent / "golden"
-NETWORKS = ("gelan-t", "gelan-s", "gelan-c", "yolov9-t", "yolov9-s", "yolov9-c", "yolov9-cf")
+NETWORKS = (
+    *("gelan-t", "gelan-s", "gelan-c", "yolov9-t", "yolov9-s", "yolov9-c", "yolov9-cf", "gelan-c-seg"),
+    *("yolov8n", "yolov8s", "yolov8n-seg", "yolo11n", "yolo11s", "yolo11m", "yolo11n-seg"),
+)
 
 
 def foreign_state_dict(name: str) -> list[list]:
@@ -28,7 +33,11 @@ def foreign_state_dict(name: str) -> list[list]:
     return [[foreign_name(key, head_index, table), list(value.shape)] for key, value in model.state_dict().items()]
 
 
-@pytest.mark.parametrize("path", sorted((GOLDEN / "networks").glob("*.json")), ids=lambda path: path.stem)
+EXTRACTS = sorted((GOLDEN / "networks").glob("*.json"))
+SLOW_EXTRACTS = ("yolov9-cf", "gelan-c-seg")
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW_EXTRACTS), id=path.stem) for path in EXTRACTS])
 def test_network(path: Path, tmp_path: Path) -> None:
     golden = json.loads(path.read_text())
     entries = foreign_state_dict(golden["cfg"])
@@ -38,6 +47,33 @@ def test_network(path: Path, tmp_path: Path) -> None:
     whole = tmp_path / path.name
     whole.write_text(json.dumps(golden | {"state_dict": entries}))
     assert check_golden.check_network(whole) < check_golden.NETWORK_TOLERANCE
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_names_and_shapes_of_whole_network_files(shared: Path, name: str) -> None:
+    golden = json.loads((shared / "golden" / "networks" / f"{name}.json").read_text())
+    assert sorted(foreign_state_dict(name)) == sorted(golden["state_dict"])
+
+
+QUICK = ("gelan-c-seg", "yolov9-c", "yolov8n-seg", "yolo11n")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS])
+def test_deployed_names_and_shapes_build_again(name: str) -> None:
+    """The deployed form of each reference network is rebuilt by its own configuration, folded and not."""
+    for deployed in (meta_pruned(name), meta_deployed(name)):
+        with torch.device("meta"):
+            rebuilt = Model(deployed.config)
+        assert {key: value.shape for key, value in rebuilt.state_dict().items()} == {key: value.shape for key, value in deployed.state_dict().items()}
+
+
+def test_import_covers_every_parameter(tmp_path: Path) -> None:
+    model = Model("yolo11n-seg", nc=80)
+    report = import_state_dict(
+        model, {key: torch.zeros(shape) if ".dfl." not in key else torch.arange(16.0).view(shape) for key, shape in foreign_state_dict("yolo11n-seg")}
+    )
+    assert (report.missing, report.unexpected, report.mismatched, report.coverage) == ([], [], [], 1.0)
+    assert model.head.lead.prototypes.upsample.bias.eq(0).all()
 
 
 def test_loss() -> None:

@@ -1,25 +1,19 @@
 """Weights in and out: our checkpoints (tensors and plain data only), and state dicts under the originals' names."""
 
-import io
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.heads import DetectionHead
+from models.registry import registered_layers
 from models.yolo import Model
-from utils.errors import CheckpointError
-from utils.files import atomic_write
-
-VERSION = 1
-LEAST_COVERAGE = 0.1
-"""Share of the parameters before a network's head that weights have to bring to count as weights for it: some fit by chance."""
+from utils.checkpoint_file import VERSION, network_entry, plain, read_checkpoint, save_checkpoint  # noqa: F401
+from utils.errors import CheckpointError, ModelConfigError
+from utils.foreign_names import foreign_head_names, guessed_head_names
+from utils.weights import Weights, read_weights
 
 
 @dataclass
@@ -42,32 +36,33 @@ class ImportReport:
         return [("missing", self.missing), ("differing in shape", self.mismatched), ("not in this network", self.unexpected)]
 
 
-def foreign_head_names(head: DetectionHead) -> dict[str, str]:
-    """Return the originals' names of a head's parts by ours.
+def own_names(tensors: Mapping[str, Tensor], model: Model | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors under our names, and the file's name of each.
 
-    The originals number the towers branch by branch, auxiliary ones first: cv2, cv3, dfl, then cv4, cv5, dfl2, …
+    Args:
+        tensors: named as the originals name them, or as we do; a further leading ``model.`` or ``module.`` is taken off.
+        model: the network that the tensors belong to; None to tell its head from the names.
     """
-    parts = [*(f"aux.{index}" for index in range(len(head.aux))), "lead"]
-    table = {}
-    for number, part in enumerate(parts):
-        table[f"{part}.box"] = f"cv{2 * number + 2}"
-        table[f"{part}.cls"] = f"cv{2 * number + 3}"
-        table[f"{part}.dfl"] = f"dfl{number + 1 if number else ''}"
-    return table
-
-
-def foreign_name(name: str, head_index: int, table: dict[str, str]) -> str:
-    """Return the originals' name of one of our state-dict entries."""
-    prefix = f"model.{head_index}."
-    if name.startswith(prefix):
-        for ours, theirs in table.items():
-            if name.startswith(f"{prefix}{ours}."):
-                return f"{prefix}{theirs}.{name.removeprefix(f'{prefix}{ours}.')}"
-    return name
+    renamed, file_names = {}, {}
+    cleaned = {name: re.sub(r"^(?:module\.|model\.(?=model\.))+", "", name) for name in tensors}
+    if model is not None:
+        prefix, table = f"model.{len(model.model) - 1}.", foreign_head_names(model.head)
+    else:
+        last = max((int(name.split(".")[1]) for name in cleaned.values() if re.match(r"model\.\d+\.", name)), default=0)
+        prefix = f"model.{last}."
+        table = guessed_head_names({name.split(".")[2] for name in cleaned.values() if name.startswith(prefix)})
+    table = {theirs: ours for ours, theirs in table.items()}
+    for name, clean in cleaned.items():
+        ours = clean
+        if clean.startswith(prefix):
+            part, _, rest = clean.removeprefix(prefix).partition(".")
+            ours = f"{prefix}{table[part]}.{rest}" if part in table else clean
+        renamed[ours], file_names[ours] = tensors[name], name
+    return renamed, file_names
 
 
 def import_state_dict(model: Model, tensors: Mapping[str, Tensor]) -> ImportReport:
-    """Copy tensors named as the original YOLOv9 names them, or as ours, into a network, where name and shape agree.
+    """Copy tensors named as the originals (YOLOv9, YOLOv8, YOLO11) or as we name them into a network, where name and shape agree.
 
     Args:
         tensors: state dict; a further leading ``model.`` or ``module.`` is taken off.
@@ -76,101 +71,107 @@ def import_state_dict(model: Model, tensors: Mapping[str, Tensor]) -> ImportRepo
     Raises:
         CheckpointError: a DFL weight is not 0 … 15.
     """
-    cleaned = {re.sub(r"^(?:module\.|model\.(?=model\.))+", "", name): tensor for name, tensor in tensors.items()}
-    head_index, table = len(model.model) - 1, foreign_head_names(model.head)
+    ours, file_names = own_names(tensors, model)
     parameters = dict(model.named_parameters())
-    report, used, loaded_count = ImportReport(), set(), 0
+    report, loaded_count = ImportReport(), 0
+    targets = model.state_dict(keep_vars=True)
     with torch.no_grad():
-        for name, target in model.state_dict(keep_vars=True).items():
-            theirs = foreign_name(name, head_index, table)
-            source = name if name in cleaned else theirs
-            if source not in cleaned:
+        for name, target in targets.items():
+            tensor = ours.get(name)
+            if tensor is None:
                 report.missing.append(name)
                 continue
-            used.add(source)
-            tensor = cleaned[source]
             if tensor.shape != target.shape:
                 report.mismatched.append(name)
                 continue
-            if ".dfl." in name and not torch.equal(tensor.double(), target.double().cpu()):
-                held = tensor.flatten().tolist()
-                raise CheckpointError(f"{source}: holds {held}: expected 0 to {tensor.numel() - 1}: not a network of this family")
+            check_constant(file_names[name], name, tensor, target)
             target.copy_(tensor)
             report.loaded.append(name)
             loaded_count += parameters[name].numel() if name in parameters else 0
-    report.unexpected = [name for name in cleaned if name not in used]
+    report.unexpected = [file_names[name] for name in ours if name not in targets]
     report.coverage = loaded_count / sum(parameter.numel() for parameter in parameters.values())
     return report
 
 
-def plain(value: Any) -> Any:
-    """Return settings as plain data: paths become strings, tuples lists."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def network_entry(model: Model) -> dict[str, Any]:
-    """Return what rebuilds a network, weights aside."""
-    return {"config": plain(model.config), "nc": model.nc, "ch": model.channels, "names": list(model.names), "stride": list(model.stride)}
-
-
-def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all; `content` holds tensors and plain data only."""
-    buffer = io.BytesIO()
-    torch.save({"version": VERSION} | content, buffer)
-    with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read one of our checkpoints.
+def check_constant(file_name: str, name: str, tensor: Tensor, target: Tensor) -> None:
+    """Refuse a DFL weight other than 0 … 15.
 
     Raises:
-        CheckpointError: no such file, no checkpoint, or one of a newer version.
+        CheckpointError: names it as the file does, and what it holds.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file: expected the weights of a run, such as runs/train/exp/weights/best.pt")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: is no checkpoint, or only a part of one: expected one that train.py wrote")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own text advises to switch the protection off
-        raise CheckpointError(f"{path}: holds more than tensors and plain data: expected a checkpoint that train.py wrote") from error
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: damaged: {reason}: expected a checkpoint that train.py wrote") from error
-    if not isinstance(content, dict) or "version" not in content or "network" not in content:
-        raise CheckpointError(f"{path}: is no checkpoint of this framework: expected one that train.py wrote")
-    if content["version"] > VERSION:
-        raise CheckpointError(f"{path}: version {content['version']}: this framework reads up to {VERSION}; update it")
-    return content
+    if ".dfl." in name and not torch.equal(tensor.double().cpu(), target.double().cpu()):
+        held = tensor.flatten().tolist()
+        raise CheckpointError(f"{file_name}: holds {held}: expected 0 to {tensor.numel() - 1}: not a network of this family")
 
 
 def load_model(path: str | Path) -> Model:
-    """Return the network of a checkpoint in evaluation mode, float32, with its averaged (EMA) weights where it has them.
+    """Return the network of a weights file in evaluation mode, float32, with its averaged (EMA) weights where it has them.
 
+    Args:
+        path: a checkpoint of ours, or one of the originals' (utils/weights.py says which).
     Raises:
-        CheckpointError: the file cannot be read, or its weights do not fit its own network.
+        CheckpointError: the file cannot be read, does not say its network, or its weights do not fit that.
     """
-    content = read_checkpoint(path)
-    network = content["network"]
-    with torch.device("meta"):
-        model = Model(network["config"], nc=network["nc"], ch=network["ch"])
-    weights = content.get("ema") or content["model"]
-    try:
-        model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights do not fit its own network: {' '.join(str(error).split())}") from error
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is not None:
-            module.num_batches_tracked = module.num_batches_tracked.long()
-    model.names = list(network["names"])
+    return model_of(read_weights(path))
+
+
+def model_of(weights: Weights) -> Model:
+    """Return the network that a weights file holds; see `load_model`."""
+    for note in weights.notes:
+        print(f"{weights.path}: {note}")
+    model = skeleton_of(weights)
+    tensors, _ = own_names(weights.tensors, model)
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items() if not is_leftover(name)}
+    for name, expected in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            tensors[name] = tensors.get(name, torch.zeros(())).to(expected.dtype)
+    check_fit(weights, tensors, model.state_dict())
+    model.load_state_dict(tensors, assign=True)
+    for name, parameter in model.named_parameters():
+        check_constant(f"{weights.path}: {name}", name, parameter, torch.arange(parameter.numel()).view(parameter.shape))
+    model.names = list(weights.names or model.names)
     freeze_constants(model)
     return model.eval()
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether a tensor is what a FLOP counter left behind in a module."""
+    return name.endswith((".total_ops", ".total_params"))
+
+
+def check_fit(weights: Weights, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not exactly those of their own network.
+
+    Raises:
+        CheckpointError: says how many are missing, too many, or of another shape, and names the first ones.
+    """
+    missing = [name for name in expected if name not in tensors]
+    different = [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
+    unknown = [name for name in tensors if name not in expected]
+    parts = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("of another shape", different), ("too many", unknown))
+        if names
+    ]
+    if parts:
+        raise CheckpointError(f"{weights.path}: its weights do not fit its own network: {'; '.join(parts)}; --cfg with --weights takes what fits")
+
+
+def skeleton_of(weights: Weights) -> Model:
+    """Return the network that weights belong to, on the meta device: without memory for its values.
+
+    Raises:
+        CheckpointError: the file does not say, or says one that cannot be built here.
+    """
+    if weights.config is None:
+        raise CheckpointError(f"{weights.path}: a {weights.kind} says nothing of its network: expected a checkpoint, or its yaml with --cfg")
+    try:
+        with torch.device("meta"):
+            return Model(weights.config, nc=weights.nc, ch=weights.ch)
+    except ModelConfigError as error:
+        came_from = [f"{name} came from {place}" for name, place in weights.layer_files.items() if name not in registered_layers()]
+        hint = f"; {', '.join(came_from)}: put that file back" if came_from else ""
+        raise CheckpointError(f"{weights.path}: its network cannot be built here: {error}{hint}") from error
 
 
 def freeze_constants(model: Model) -> None:
@@ -179,16 +180,6 @@ def freeze_constants(model: Model) -> None:
         branch.dfl.requires_grad_(False)
 
 
-def transfer(model: Model, path: str | Path) -> ImportReport:
-    """Load what fits from a checkpoint into another network, for fine-tuning.
-
-    Raises:
-        CheckpointError: the file cannot be read, or next to nothing before the head fits.
-    """
+def transfer(model: Model, path: str | Path) -> ImportReport:  # interim
     content = read_checkpoint(path)
-    report = import_state_dict(model, content.get("ema") or content["model"])
-    head = f"model.{len(model.model) - 1}."
-    body = {name: parameter.numel() for name, parameter in model.named_parameters() if not name.startswith(head)}
-    if sum(body.get(name, 0) for name in report.loaded) < LEAST_COVERAGE * sum(body.values()):
-        raise CheckpointError(f"{path}: weights of another network: {report.describe()}: expected a --cfg with the same first layers")
-    return report
+    return import_state_dict(model, content.get("ema") or content["model"])

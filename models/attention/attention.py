@@ -2,7 +2,11 @@
 
 Source: Yang et al. 2022, Focal Modulation Networks, arxiv.org/abs/2203.11926.
 Feature maps are (B, C, H, W) throughout: 1 x 1 convolutions stand for the paper's per-pixel linear layers.
+A module that can start as the identity does so with `{start: identity}` in its row: inserted into trained weights, it changes
+nothing at first, and learns from there.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +14,9 @@ from torch.nn import functional
 
 from models.registry import Channels, Scale, layer, only, rule, same
 from utils.errors import ModelConfigError
+
+Start = Literal["random", "identity"]
+"""How a module that stands in place begins: as initialised, or passing its input on unchanged."""
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -32,8 +39,9 @@ class FocalModulation(nn.Module):
         normalize_modulator: divide the gathered context by the number of levels.
         residual: add the input to the output. Differs: the paper's module has none (its block adds it); in place of a
             pooling layer the product of two small projections starves what comes before it.
+        start: `identity` starts with an output projection of zeros; needs `residual`.
     Raises:
-        ModelConfigError: a kernel size is even.
+        ModelConfigError: a kernel size is even, or an identity start without a residual connection.
     Source: arxiv.org/abs/2203.11926, section 3.2. Differs: NCHW instead of NHWC, and nothing is stored on the module:
         `explain` recomputes gates and modulator.
     """
@@ -49,8 +57,11 @@ class FocalModulation(nn.Module):
         use_postln_in_modulation: bool = False,
         normalize_modulator: bool = False,
         residual: bool = False,
+        start: Start = "random",
     ) -> None:
         super().__init__()
+        if start == "identity" and not residual:
+            raise ModelConfigError("start is 'identity', but there is no residual connection to pass the input on: add residual: true")
         kernels = [focal_window + focal_factor * level for level in range(focal_level)]
         if focal_level < 0 or any(kernel % 2 == 0 or kernel < 1 for kernel in kernels):
             raise ModelConfigError(
@@ -68,6 +79,8 @@ class FocalModulation(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
         self.levels = focal_level + 1 if normalize_modulator else 1
         self.residual = residual
+        if start == "identity":
+            zero_(self.proj)
 
     def gather(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query (B, C, H, W), gates (B, levels + 1, H, W) and modulator (B, C, H, W) of an input (B, C, H, W)."""
@@ -91,6 +104,12 @@ class FocalModulation(nn.Module):
         """Return what the layer looks at in `x`: "gates" (B, levels + 1, H, W) and "modulator" (B, C, H, W)."""
         _, gates, modulator = self.gather(x)
         return {"gates": gates, "modulator": modulator}
+
+
+def zero_(module: nn.Module) -> None:
+    """Set every parameter of a module's own to zero."""
+    for parameter in module.parameters(recurse=False):
+        nn.init.zeros_(parameter)
 
 
 class MLP(nn.Module):
@@ -143,6 +162,8 @@ class FocalModulationBlock(nn.Module):
         use_postln: normalise after the modulation and after the MLP instead of before them.
         use_layerscale: learn a factor per channel for each branch, starting at `layerscale_value`.
         drop, drop_path: dropout in the branches, and of whole branches.
+        start: `identity` starts with zeros in the last step of each branch: its layer scale if there is one, else the normalisation
+            after it, else its output projection.
     Source: arxiv.org/abs/2203.11926, appendix; defaults of its detection models (window 9, two levels).
         Differs: NCHW, no stored height and width, and the leading `out_channels` that seed networks write.
     """
@@ -161,6 +182,7 @@ class FocalModulationBlock(nn.Module):
         layerscale_value: float = 1e-4,
         drop: float = 0.0,
         drop_path: float = 0.0,
+        start: Start = "random",
     ) -> None:
         super().__init__()
         channels = in_channels
@@ -177,8 +199,12 @@ class FocalModulationBlock(nn.Module):
         self.mlp = MLP(channels, int(channels * mlp_ratio), drop)
         self.drop_path = DropPath(drop_path)
         self.use_postln = use_postln
-        self.gamma_1 = nn.Parameter(torch.full((channels,), layerscale_value)) if use_layerscale else None
-        self.gamma_2 = nn.Parameter(torch.full((channels,), layerscale_value)) if use_layerscale else None
+        first = 0.0 if start == "identity" else layerscale_value
+        self.gamma_1 = nn.Parameter(torch.full((channels,), first)) if use_layerscale else None
+        self.gamma_2 = nn.Parameter(torch.full((channels,), first)) if use_layerscale else None
+        if start == "identity" and not use_layerscale:
+            for last in (self.norm1, self.norm2) if use_postln else (self.modulation.proj, self.mlp.fc2):
+                zero_(last)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self._branch(x, self.norm1, self.modulation, self.gamma_1)

@@ -122,7 +122,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "triple head on four": (head([[2, 3, 4, 4], 1, "TripleDDetect", ["nc"]]), r"'from' names 4 layers: a head of 3 branches takes a multiple of 3"),
     "head without nc": (
         head([[2, 3, 4], 1, "DDetect", []]),
-        r"missing argument 'num_classes': the layer is DDetect\(num_classes: int, box_groups: int = 4\)",
+        r"missing argument 'num_classes': the layer is DDetect\(num_classes: int, box_groups: int \| None = None, ",
     ),
     "head of other classes": (head([[2, 3, 4], 1, "DDetect", [7]]), r"the head has 7 classes, and nc is 3: write nc in the row"),
     "head of no classes": (head([[2, 3, 4], 1, "DDetect", [0]]), r"the head has 0 classes, and nc is 3"),
@@ -139,7 +139,27 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         broken(backbone=[[-1, 1, "Conv", [8, 3, 3]], *tiny_config()["backbone"][1:]]),
         r"its levels have strides 11\.64, 23\.27, 42\.67",
     ),
+    "prototypes without an input": (
+        head([[2, 3, 4], 1, "DualDSegment", ["nc"]]),
+        r"'from' names 3 layers: a head of 2 branches takes a multiple of 2, the last 2 of them for prototypes",
+    ),
+    "prototypes and no levels": (head([[4], 1, "DSegment", ["nc"]]), r"'from' names 1 layers: a head of 1 branches takes"),
+    "prototypes of another size": (
+        head([[2, 3, 4, 3], 1, "DSegment", ["nc"]]),
+        r"\(layer 5\): .*: its prototypes have stride 16: expected 4, a map of a quarter of the picture",
+    ),
+    "prototypes above stride 8": (head([[3, 4], 1, "Segment", ["nc"]]), r"its prototypes have stride 8: expected 4"),
+    "no masks": (head([[2, 3, 4], 1, "Segment", ["nc", 0]]), r"num_masks is 0: expected a positive number"),
+    "no hidden width": (head([[2, 3, 4], 1, "DDetect", ["nc", {"class_width": 0}]]), r"class_width is 0: expected a positive number"),
+    "class towers of another kind": (head([[2, 3, 4], 1, "Detect", ["nc", {"cls": "wide"}]]), r"argument 'cls' is 'wide', expected"),
+    "letters without scales": (row(-1, 1, "C3k2", [8, "mlx"]), r"c3k 'mlx' names scales, and this network has none: write True or False"),
+    "attention of another width": (row(-1, 1, "C2PSA", [16]), r"out_channels 16 after 8 channels: this block keeps its width"),
+    "attention heads that do not split": (
+        rows([-1, 1, "Conv", [400]], [-1, 1, "C2PSA", [400]]),
+        r"\(layer 6\): .*: 200 channels do not split into 3 attention heads: choose a width that is a multiple of 3",
+    ),
     # keys
+    "folded": (broken(folded="yes"), r"network: folded is 'yes': expected true or false"),
     "unknown key": (broken(bakbone=[]), r"network: unknown key 'bakbone': expected one of nc, ch, .* Did you mean 'backbone'\?"),
     "empty head": (broken(head=[]), r"network: 'head' is \[\]: expected a list of rows \[from, repeats, layer, arguments\]"),
     "empty backbone": (broken(backbone=None), r"network: 'backbone' is None: expected a list of rows"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.deploy import fold_modules
 from models.registry import Channels, Layer, Scale, bind, registered_layers
 from models.yolo import Model  # noqa: F401 registers every layer
 from tests.networks import randomise
@@ -32,7 +33,7 @@ def input_channels(entry: Layer) -> list[Channels]:
     if is_head(entry):
         filled: dict[str, Any] = {}
         entry.rule.apply([16], filled, Scale())
-        return [16, 24, 32] * filled["branches"]
+        return [16, 24, 32] * filled["branches"] + [16] * filled["branches"] * entry.cls.extra_inputs
     return INPUTS.get(entry.name, [16])
 
 
@@ -87,7 +88,8 @@ def test_declared_channels_are_the_real_ones(name: str) -> None:
         output = module(make_input(name, channels, size_hw))
         if is_head(registered_layers()[name]):
             assert declared == []
-            assert [tensor.shape[1] for tensor in tensors_of(output)] == [64 + NUM_CLASSES] * len(channels)
+            masks = [module.num_masks] * 2 * (module.task == "segment")
+            assert [tensor.shape[1] for tensor in tensors_of(output)] == ([64 + NUM_CLASSES] * module.levels + masks) * module.branches
         elif isinstance(declared, list):
             assert [tensor.shape[1] for tensor in output] == declared
         else:
@@ -164,6 +166,16 @@ def test_other_number_formats(name: str, dtype: torch.dtype) -> None:
     for tensor in tensors_of(module.to(dtype).eval()(make_input(name, channels, (7, 6), batch=2, dtype=dtype))):
         assert tensor.dtype is dtype
         assert tensor.isfinite().all()
+
+
+def test_a_folded_layer_computes_the_same(name: str) -> None:
+    module, channels, _ = build(name)
+    randomise(module).double().eval()
+    given = make_input(name, channels, (6, 7), batch=2, dtype=torch.float64)
+    expected = tensors_of(module(given))
+    fold_modules(holder := nn.Sequential(module))
+    for ours, theirs in zip(tensors_of(holder[0](given)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
 def test_every_layer_says_its_signature() -> None:

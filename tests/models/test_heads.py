@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from models.heads import DFL, NUM_BINS, DDetect, DetectionHead, DualDDetect, TripleDDetect, anchor_points
+from models.common import Conv
+from models.heads import DFL, NUM_BINS, DDetect, Detect, DetectionHead, DualDDetect, TripleDDetect, V9Detect, anchor_points
 from utils.errors import ModelConfigError
 
 
@@ -79,6 +80,64 @@ def test_tower_widths() -> None:
     assert DDetect(3, [16], box_groups=1).lead.box[0][1].conv.groups == 1
 
 
+def class_widths(head: DetectionHead) -> list[int]:
+    return [tower[-1].in_channels for tower in head.lead.cls]
+
+
+@pytest.mark.parametrize(
+    ("cls", "classes", "first", "width"),
+    [
+        (Detect, 80, 64, 80),  # YOLOv8: as many as classes, up to 100
+        (Detect, 64, 64, 64),
+        (Detect, 3, 64, 64),
+        (Detect, 365, 64, 100),
+        (Detect, 365, 128, 128),
+        (V9Detect, 80, 64, 128),  # YOLOv9: twice as many as classes, up to 128
+        (V9Detect, 40, 64, 80),
+        (V9Detect, 32, 64, 64),
+        (DDetect, 40, 64, 80),
+    ],
+)
+def test_class_tower_width_by_family(cls: type[DetectionHead], classes: int, first: int, width: int) -> None:
+    assert class_widths(cls(classes, [first, 2 * first])) == [width, width]
+    assert class_widths(cls(classes, [first, 2 * first], class_width=48)) == [48, 48]
+
+
+def test_class_width_holds_in_every_branch() -> None:
+    head = DualDDetect(3, [16, 32, 64, 128], branches=2, class_width=24)
+    assert class_widths(head) == [24, 24]
+    assert [tower[-1].in_channels for tower in head.aux[0].cls] == [24, 24]
+
+
+@pytest.mark.parametrize(("cls", "groups"), [(Detect, 1), (V9Detect, 1), (DDetect, 4), (DualDDetect, 4)])
+def test_box_groups_by_family(cls: type[DetectionHead], groups: int) -> None:
+    tower = cls(3, [16], branches=1).lead.box[0]
+    assert [tower[1].conv.groups, tower[2].groups] == [groups, groups]
+
+
+def test_depthwise_class_tower() -> None:
+    head = Detect(80, [64, 128], cls="depthwise")
+    names = [(name, tuple(weight.shape)) for name, weight in head.lead.cls[1].named_parameters() if weight.ndim == 4]
+    assert names == [
+        ("0.0.conv.weight", (128, 1, 3, 3)),
+        ("0.1.conv.weight", (80, 128, 1, 1)),
+        ("1.0.conv.weight", (80, 1, 3, 3)),
+        ("1.1.conv.weight", (80, 80, 1, 1)),
+        ("2.weight", (80, 80, 1, 1)),
+    ]
+    assert isinstance(Detect(80, [64], cls="dense").lead.cls[0][0], Conv)
+    assert head.lead.box[0][0].conv.groups == 1
+
+
+def test_inputs_of_the_lead_branch() -> None:
+    assert Detect(3, [8, 8, 8]).lead_inputs() == [0, 1, 2]
+    assert DualDDetect(3, [8] * 6, branches=2).lead_inputs() == [3, 4, 5]
+    head = TripleDDetect(3, [8] * 6, branches=3)
+    assert head.lead_inputs() == [4, 5]
+    head.keep_lead()
+    assert head.lead_inputs() == [0, 1]
+
+
 def test_biases_start_at_the_class_prior() -> None:
     head = DualDDetect(80, [16, 16, 16, 16], branches=2)
     head.attach([8, 32])
@@ -113,5 +172,5 @@ def test_inputs_that_do_not_split(count: int, branches: int) -> None:
 
 
 def test_presets_share_one_implementation() -> None:
-    for cls in (DDetect, DualDDetect, TripleDDetect):
-        assert set(vars(cls)) <= {"__module__", "__doc__", "__firstlineno__", "__static_attributes__", "single"}
+    for cls in (Detect, V9Detect, DDetect, DualDDetect, TripleDDetect):
+        assert set(vars(cls)) <= {"__module__", "__doc__", "__firstlineno__", "__static_attributes__", "single", "style"}

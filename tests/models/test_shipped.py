@@ -1,5 +1,6 @@
 """The networks that come with the repository: each builds, and its header tells the truth."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -8,22 +9,30 @@ import yaml
 
 import models
 from models.summary import count_gflops, count_parameters
-from tests.networks import meta_deployed, meta_model
-from utils.errors import did_you_mean
+from tests.networks import meta_deployed, meta_model, meta_pruned
+from utils.foreign_names import foreign_head_names, foreign_name
 
-FOLDER = Path(models.__file__).parent / "detect"
-PATHS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-NETWORKS = (
-    *("gelan-t", "gelan-s", "gelan-m", "gelan-c", "gelan-e"),
-    *("yolov9-t", "yolov9-s", "yolov9-m", "yolov9-c", "yolov9-e", "yolov9-cf"),
-    *("gelan-t-FocalModulationBlock", "yolov9-t-FocalModulationBlock", "yolov9-c-FocalModulationBlock"),
-)
-QUICK = ("gelan-t", "gelan-c", "yolov9-c-FocalModulationBlock")
+MODELS = Path(models.__file__).parent
+PATHS = {path.stem: path for folder in ("detect", "segment") for path in sorted((MODELS / folder).glob("*.yaml"))}
+FAMILIES = re.compile(r"(yolo(?:v8|11))(.*)")
+
+
+def scaled_names(name: str) -> dict[str, str]:
+    """Return the networks of a yaml, by what their lines of its header start with."""
+    scales = yaml.safe_load(PATHS[name].read_text(encoding="utf-8")).get("scales")
+    family, rest = FAMILIES.fullmatch(name).groups() if scales else (name, "")
+    return {f"{letter} ": f"{family}{letter}{rest}" for letter in scales} if scales else {"": name}
+
+
+NETWORKS = {network: (name, start) for name in PATHS for start, network in scaled_names(name).items()}
+"""Every shipped network, with its yaml and the start of its lines in the header."""
+
+QUICK = ("gelan-t", "gelan-c", "yolov9-c-FocalModulationBlock", "yolov8n", "yolo11n", "yolo11n-seg")
 """Networks whose operations are counted in every run of the tests; the others' where slow tests run."""
 
-HEADER = re.compile(
-    r"# as trained: (?P<parameters>[\d,]+) parameters, (?P<gflops>[\d.]+) GFLOPs\n"
-    r"# as deployed: (?P<deployed_parameters>[\d,]+) parameters, (?P<deployed_gflops>[\d.]+) GFLOPs \(80 classes, 640 x 640\)\n"
+HEADER = (
+    r"# {start}as trained: (?P<parameters>[\d,]+) parameters, (?P<gflops>[\d.]+) GFLOPs\n"
+    r"# {start}as deployed: (?P<deployed_parameters>[\d,]+) parameters, (?P<deployed_gflops>[\d.]+) GFLOPs \(80 classes, 640 x 640\)\n"
 )
 
 PARAMETERS = {
@@ -36,30 +45,33 @@ DEPLOYED = {  # parameters, GFLOPs at 640: the published ones of both families
 }  # fmt: skip
 
 
-def test_all_are_tested() -> None:
-    assert sorted(PATHS) == sorted(NETWORKS), did_you_mean(str(set(PATHS) ^ set(NETWORKS)), NETWORKS)
-
-
-def header(name: str) -> re.Match[str]:
-    found = HEADER.search(PATHS[name].read_text(encoding="utf-8"))
-    assert found, f"{name}: two lines with parameters and GFLOPs, as trained and as deployed"
+def header(network: str) -> re.Match[str]:
+    name, start = NETWORKS[network]
+    found = re.search(HEADER.format(start=start), PATHS[name].read_text(encoding="utf-8"))
+    assert found, f"{name}: two lines with parameters and GFLOPs of {network}, as trained and as deployed"
     return found
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_header_is_true(name: str) -> None:
+@pytest.mark.parametrize("name", PATHS)
+def test_header_says_how_to_train(name: str) -> None:
     text = PATHS[name].read_text(encoding="utf-8")
-    assert f"# python train.py --cfg {name}.yaml\n" in text
+    assert f"# python train.py --cfg {next(iter(scaled_names(name).values()))}.yaml" in text
     assert yaml.safe_load(text)["nc"] == 80
-    assert header(name)["parameters"] == f"{count_parameters(meta_model(name)):,}"
-    assert header(name)["deployed_parameters"] == f"{count_parameters(meta_deployed(name)):,}"
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS])
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=[pytest.mark.slow] * (start not in ("", "n ", "m "))) for name, (_, start) in NETWORKS.items()]
+)
+def test_header_is_true(network: str) -> None:
+    assert header(network)["parameters"] == f"{count_parameters(meta_model(network)):,}"
+    assert header(network)["deployed_parameters"] == f"{count_parameters(meta_deployed(network)):,}"
+
+
+@pytest.mark.parametrize("network", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS])
 @pytest.mark.parametrize("form", ["gflops", "deployed_gflops"])
-def test_header_operations_are_true(name: str, form: str) -> None:
-    printed = header(name)[form]
-    counted = count_gflops(meta_model(name) if form == "gflops" else meta_deployed(name))
+def test_header_operations_are_true(network: str, form: str) -> None:
+    printed = header(network)[form]
+    counted = count_gflops(meta_model(network) if form == "gflops" else meta_deployed(network))
     assert f"{counted:.{len(printed.partition('.')[2])}f}" == printed
 
 
@@ -77,16 +89,71 @@ def test_deployed_size(family: str, size: str) -> None:
     assert float(header(f"{family}-{size}")["deployed_gflops"]) == gflops
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_strides_and_branches(name: str) -> None:
-    model = meta_model(name)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_strides_and_branches(network: str) -> None:
+    model = meta_model(network)
     assert model.stride == [8, 16, 32]
-    assert model.head.branches == (3 if name == "yolov9-cf" else 2 if name.startswith("yolov9") else 1)
-    assert (model.task, model.nc, len(model.names)) == ("detect", 80, 80)
+    assert model.head.branches == (3 if network == "yolov9-cf" else 2 if network.startswith("yolov9") else 1)
+    assert model.task == ("segment" if PATHS[NETWORKS[network][0]].parent.name == "segment" else "detect")
+    assert (model.nc, len(model.names)) == (80, 80)
+
+
+# parameters, state-dict entries, and the first digits of the digest over sorted lines `name shape`, under the originals' names
+PUBLISHED = {
+    "yolo11n": (2_624_080, 499, "b2bc009a9564"),
+    "yolo11s": (9_458_752, 499, "a5c951d44631"),
+    "yolo11m": (20_114_688, 649, "29d3b6af4578"),
+    "yolo11l": (25_372_160, 1015, "c4ccaec8ea7e"),
+    "yolo11x": (56_966_176, 1015, "512cdd24838f"),
+    "yolo11n-seg": (2_876_848, 561, "12bd824e4b97"),
+    "yolo11s-seg": (10_113_248, 561, "89f472a09870"),
+    "yolo11m-seg": (22_420_896, 711, "4be4ab2cd8a7"),
+    "yolo11l-seg": (27_678_368, 1077, "edb48a7d0bd9"),
+    "yolo11x-seg": (62_142_656, 1077, "0b22eb2a9b62"),
+    "yolov8n": (3_157_200, 355, "b601da4a5060"),
+    "yolov8s": (11_166_560, 355, "2787534d7c5e"),
+    "yolov8m": (25_902_640, 475, "ade12096a58f"),
+    "yolov8l": (43_691_520, 595, "0c08dac80bc4"),
+    "yolov8x": (68_229_648, 595, "9c2d459e86e4"),
+    "yolov8n-seg": (3_409_968, 417, "c735211f1238"),
+    "yolov8s-seg": (11_821_056, 417, "d862ffeb8457"),
+    "yolov8m-seg": (27_285_968, 537, "64eccba34da9"),
+    "yolov8l-seg": (45_997_728, 657, "9b57782d47da"),
+    "yolov8x-seg": (71_827_888, 657, "7c36186c96a1"),
+}
+
+
+@pytest.mark.parametrize(("network", "expected"), PUBLISHED.items())
+def test_published_names_and_shapes(network: str, expected: tuple[int, int, str]) -> None:
+    model = meta_model(network)
+    table, head_index = foreign_head_names(model.head), len(model.model) - 1
+    lines = sorted(f"{foreign_name(key, head_index, table)} {'x'.join(map(str, value.shape))}" for key, value in model.state_dict().items())
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    assert (count_parameters(model), len(lines), digest) == expected
+
+
+def test_published_segmentation_networks_of_yolov9() -> None:
+    assert count_parameters(meta_model("gelan-c-seg")) == 27_634_720
+    assert count_parameters(meta_deployed("gelan-c-seg")) == 27_423_808
+    assert count_parameters(meta_model("gelan-c-dseg")) == 27_668_256
+    assert count_parameters(meta_model("yolov9-c-dseg")) == 57_991_744
+
+
+def test_pruning_a_segmentation_network_drops_nothing_of_its_single_form() -> None:
+    """The published gelan-c-dseg has one repeat where this one has two: only its own single form takes all its weights."""
+    trained, pruned, published = meta_model("yolov9-c-dseg"), meta_pruned("yolov9-c-dseg"), meta_model("gelan-c-dseg")
+    assert [row.name for row in pruned.rows] == [row.name for row in published.rows]
+    assert [row.sources for row in pruned.rows] == [row.sources for row in published.rows]
+    assert [number for number, (ours, theirs) in enumerate(zip(pruned.rows, published.rows, strict=True)) if ours.arguments != theirs.arguments] == [
+        22
+    ]
+    assert (pruned.rows[22].arguments, published.rows[22].arguments) == ([256, 256, 128, 2], [256, 256, 128, 1])
+    assert count_parameters(pruned.model[22]) == count_parameters(trained.model[41]) > count_parameters(published.model[22])
+    assert count_parameters(pruned.head) == count_parameters(trained.head.lead) == count_parameters(published.head)
 
 
 def test_focal_network_of_the_article() -> None:
-    config = yaml.safe_load(PATHS["yolov9-c-FocalModulationBlock"].read_text())
+    config = yaml.safe_load(PATHS["yolov9-c-FocalModulationBlock"].read_text(encoding="utf-8"))
     rows = config["backbone"] + config["head"]
     assert len(rows) == 40
     assert rows[10] == [-1, 1, "FocalModulationBlock", [512]]

@@ -56,6 +56,24 @@ def test_table() -> None:
     assert lines[9].endswith("GFLOPs  (lead branch, folded)")
 
 
+def test_segmentation_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert summary.main(["yolo11n-seg", "--nc", "3", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["task"] == "segment"
+    assert described["layers"][-1]["output_shape"] == {
+        "main": {"maps": [[1, 67, 80, 80], [1, 67, 40, 40], [1, 67, 20, 20]], "coefficients": [1, 32, 8400], "prototypes": [1, 32, 160, 160]},
+        "aux": [],
+    }
+    assert described["layers"][2]["args"] == [256, "mlx", 0.25]
+    assert summary.main(["yolo11-seg", "--scale", "n"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[24].endswith("  144x80x80 + 144x40x40 + 144x20x20, coefficients 32x8400, prototypes 32x160x160")
+    assert lines[24].index("144x80x80") == lines[0].index("output at 640 x 640")
+    assert lines[-2].split() == ["as", "trained", "2,876,848", "parameters", "9.80", "GFLOPs"]
+    assert summary.main(["yolo11-seg"]) == 2
+    assert capsys.readouterr().err == "error: yolo11-seg: scale None: choose one of n, s, m, l, x with --scale\n"
+
+
 def test_unknown_network_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert summary.main(["gelan-tt"]) == 2
     captured = capsys.readouterr()

@@ -13,8 +13,10 @@ from torch import nn
 
 from models import registry
 from models.common import Conv
+from models.config import find_config, read_config
+from models.deploy import needed_rows, written_source
 from models.registry import layer, same
-from models.yolo import Model, find_config, load, needed_rows, read_config, written_source
+from models.yolo import Model, load
 from tests.networks import HEADS, meta_deployed, meta_model, meta_pruned, randomise, seeded_images, tiny_config, tiny_model
 from utils.errors import ModelConfigError
 
@@ -39,6 +41,34 @@ def test_find_config(tmp_path: Path) -> None:
     assert find_config(tmp_path / "yolov8m-mine.yaml") == (tmp_path / "yolov8-mine.yaml", "m")
     (tmp_path / "yolov8m-mine.yaml").write_text("nc: 2")
     assert find_config(tmp_path / "yolov8m-mine.yaml") == (tmp_path / "yolov8m-mine.yaml", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "file", "letter"),
+    [
+        ("yolov8n.yaml", "detect/yolov8.yaml", "n"),
+        ("yolov8m", "detect/yolov8.yaml", "m"),
+        ("models/detect/yolov8n.yaml", "detect/yolov8.yaml", "n"),
+        ("yolov8", "detect/yolov8.yaml", None),
+        ("yolo11x", "detect/yolo11.yaml", "x"),
+        ("yolo11n-seg", "segment/yolo11-seg.yaml", "n"),
+        ("models/segment/yolov8s-seg.yaml", "segment/yolov8-seg.yaml", "s"),
+        ("gelan-c-dseg.yaml", "segment/gelan-c-dseg.yaml", None),
+    ],
+)
+def test_find_config_of_a_family(given: str, file: str, letter: str | None) -> None:
+    path, found = find_config(given)
+    assert path.samefile(REPOSITORY / "models" / file)
+    assert found == letter
+
+
+def test_scale_of_a_family() -> None:
+    with torch.device("meta"):
+        assert shapes(Model("yolov8.yaml", scale="n")) == shapes(Model("yolov8n.yaml")) == shapes(Model("yolov8n.yaml", scale="n"))
+    with pytest.raises(ModelConfigError, match=r"yolov8\.yaml: scale None: choose one of n, s, m, l, x with --scale"):
+        Model("yolov8.yaml")
+    with pytest.raises(ModelConfigError, match=r"yolov8n\.yaml: scale 's': the name chooses 'n' already: leave --scale out"):
+        Model("yolov8n.yaml", scale="s")
 
 
 def test_read_config_takes_the_scale_of_the_name(tmp_path: Path) -> None:
@@ -295,7 +325,23 @@ def test_deployed_config_of_a_scaled_network() -> None:
     config["backbone"].append([-1, 4, "Conv", [64, 3]])
     deployed = Model(config).deploy(fold=False)
     assert shapes(Model(deployed.config)) == shapes(deployed)
-    assert deployed.config["depth_multiple"] == 1.0
+    assert (deployed.config["scales"], deployed.config["scale"]) == ({"n": [1.0, 0.25, 32]}, "n"), "repeats are written out"
+    plain = Model(tiny_config() | {"depth_multiple": 0.5, "width_multiple": 2.0}).deploy(fold=False)
+    assert (plain.config["depth_multiple"], plain.config["width_multiple"]) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("branches", HEADS)
+def test_folded_config_builds_the_folded_network(branches: int) -> None:
+    model = randomise(tiny_model(branches)).eval()
+    deployed = model.deploy()
+    assert deployed.config["folded"] is True
+    assert "folded" not in model.deploy(fold=False).config
+    rebuilt = Model(deployed.config, nc=3).eval()
+    rebuilt.load_state_dict(deployed.state_dict())
+    images = seeded_images(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(rebuilt(images), deployed(images))
+    assert rebuilt.deploy().config == deployed.config
 
 
 @pytest.mark.parametrize(("trained", "single"), [("yolov9-c", "gelan-c"), ("yolov9-e", "gelan-e")])

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,13 @@ import torch
 from torch import nn
 
 from models.yolo import Model
+from tests.foreign_files import write_ultralytics_checkpoint, write_yolov9_checkpoint
 from tests.networks import randomise, seeded_images, tiny_config, tiny_model
 from utils import cli
-from utils.checkpoint import (
-    VERSION,
-    foreign_head_names,
-    foreign_name,
-    import_state_dict,
-    load_model,
-    network_entry,
-    plain,
-    read_checkpoint,
-    save_checkpoint,
-    transfer,
-)  # fmt: skip
-from utils.errors import CheckpointError, ModelConfigError, UserError
+from utils.checkpoint import import_state_dict, load_model
+from utils.checkpoint_file import VERSION, network_entry, plain, read_checkpoint, save_checkpoint
+from utils.errors import CheckpointError
+from utils.foreign_names import foreign_head_names, foreign_name
 
 
 def content_of(model: Model, **more: Any) -> dict[str, Any]:
@@ -148,6 +141,8 @@ def test_other_files(tmp_path: Path, saved: Path, content: Any, message: str) ->
     path = tmp_path / "other.pt"
     path.write_bytes(content(saved) if callable(content) else content)
     with pytest.raises(CheckpointError, match=rf"other\.pt: .*{message}.*expected one that train\.py wrote"):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"other\.pt: .*expected"):  # which kind of file it is: test_weights.py
         load_model(path)
 
 
@@ -165,6 +160,8 @@ def test_objects_are_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for content in (Dangerous(), {"version": 1, "network": Dangerous()}, nn.Conv2d(1, 1, 1)):
         torch.save(content, tmp_path / "object.pt")
         with pytest.raises(CheckpointError, match=r"object\.pt: holds more than tensors and plain data") as caught:
+            read_checkpoint(tmp_path / "object.pt")
+        with pytest.raises(CheckpointError, match=r"object\.pt: "):
             load_model(tmp_path / "object.pt")
         assert "weights_only" not in str(caught.value), "no advice to switch the protection off"
     assert not (tmp_path / "ran.txt").exists()
@@ -174,6 +171,8 @@ def test_objects_are_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_tensors_of_something_else(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt: is no checkpoint of this framework"):
+        read_checkpoint(tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt: holds .*expected a checkpoint, or a mapping of names to tensors"):
         load_model(tmp_path / "other.pt")
 
 
@@ -184,9 +183,11 @@ def test_newer_version(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(CheckpointError, match=r"no such file: expected the weights of a run"):
+    for path, message in ((tmp_path / "none.pt", r"no such file: expected weights"), (tmp_path, r"is a folder: expected a weights file")):
+        with pytest.raises(CheckpointError, match=message):
             load_model(path)
+        with pytest.raises(CheckpointError, match=r"no such file: expected the weights of a run"):
+            read_checkpoint(path)
 
 
 def test_weights_that_do_not_fit_their_network(tmp_path: Path) -> None:
@@ -203,9 +204,75 @@ def test_weights_that_do_not_fit_their_network(tmp_path: Path) -> None:
 def test_a_network_that_cannot_be_built_any_more(tmp_path: Path) -> None:
     content = content_of(tiny_model())
     content["network"]["config"]["backbone"][0][2] = "Gone"
+    content["network"]["layer_files"]["Gone"] = "my_layers.py (sha256 0123456789ab)"
     save_checkpoint(tmp_path / "old.pt", content)
-    with pytest.raises(ModelConfigError, match=r"unknown layer 'Gone'"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"old\.pt: its network cannot be built here: .*unknown layer 'Gone'.*; Gone came from my_layers\.py \(sha256 .*: put that file back$",
+    ):
         load_model(tmp_path / "old.pt")
+
+
+def test_where_layers_came_from() -> None:
+    files = network_entry(Model(tiny_config() | {"backbone": [*tiny_config()["backbone"][:4], [-1, 1, "nn.MaxPool2d", [2]]]}))["layer_files"]
+    assert sorted(files) == ["Conv", "DDetect"]
+    assert re.fullmatch(r"models/common\.py \(sha256 [0-9a-f]{12}\)", files["Conv"])
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("network", [1], r"its network is list: expected a mapping"),
+        ("network", {"nc": 3}, r"its network has no config \(dict\)"),
+        ("model", {"a": 1}, r"its 'model' is no mapping of names to tensors"),
+        ("model", {}, r"holds no weights"),
+    ],
+)
+def test_malformed(tmp_path: Path, part: str, value: Any, message: str) -> None:
+    save_checkpoint(tmp_path / "odd.pt", content_of(tiny_model()) | {part: value})
+    with pytest.raises(CheckpointError, match=rf"odd\.pt: .*{message}"):
+        read_checkpoint(tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=r"odd\.pt: "):
+        load_model(tmp_path / "odd.pt")
+
+
+def test_a_flop_counter_s_leftovers(tmp_path: Path) -> None:
+    model = randomise(tiny_model())
+    state = model.state_dict() | {"model.0.total_ops": torch.zeros(1), "model.0.conv.total_params": torch.zeros(1)}
+    save_checkpoint(tmp_path / "a.pt", content_of(model) | {"model": state})
+    assert torch.equal(outputs(load_model(tmp_path / "a.pt")), outputs(model))
+
+
+def test_folded_networks_round_trip(tmp_path: Path) -> None:
+    model = randomise(tiny_model(2)).eval()
+    deployed = model.deploy()
+    save_checkpoint(tmp_path / "folded.pt", content_of(deployed))
+    loaded = load_model(tmp_path / "folded.pt")
+    assert loaded.config["folded"] is True
+    assert torch.equal(outputs(loaded), outputs(deployed))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("write", [write_yolov9_checkpoint, write_ultralytics_checkpoint])
+def test_foreign_checkpoints(tmp_path: Path, write: Any, half: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_config()
+    if write is write_ultralytics_checkpoint:
+        config["head"][0][2] = "Detect"
+    model = randomise(Model(config)).eval()
+    model.names = ["a", "b", "c"]
+    write(tmp_path / "theirs.pt", model, half=half)
+    loaded = load_model(tmp_path / "theirs.pt")
+    assert "without running anything" in capsys.readouterr().out
+    assert (loaded.names, loaded.nc, loaded.stride) == (["a", "b", "c"], 3, [8, 16, 32])
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(outputs(loaded), outputs(model.half().float() if half else model))
+    assert not loaded.head.lead.dfl.conv.weight.requires_grad
+
+
+def test_a_plain_state_dict_says_no_network(tmp_path: Path) -> None:
+    torch.save(tiny_model().state_dict(), tmp_path / "plain.pt")
+    with pytest.raises(CheckpointError, match=r"plain\.pt: a state dict says nothing of its network: .*--cfg"):
+        load_model(tmp_path / "plain.pt")
 
 
 # --- writing
@@ -287,24 +354,3 @@ def test_dfl_weights_must_be_the_numbers_of_the_bins() -> None:
     tensors["model.5.dfl2.conv.weight"] = tensors["model.5.dfl2.conv.weight"] + 0.5
     with pytest.raises(CheckpointError, match=r"model\.5\.dfl2\.conv\.weight: holds \[0\.5, 1\.5, .*expected 0 to 15"):
         import_state_dict(tiny_model(2), tensors)
-
-
-# --- fine-tuning
-
-
-def test_transfer_to_other_classes(saved: Path) -> None:
-    model = tiny_model(nc=5)
-    report = transfer(model, saved)
-    assert report.mismatched
-    assert all(".cls." in name for name in report.mismatched)
-    assert not report.missing
-    assert torch.equal(model.model[0].conv.weight, load_model(saved).model[0].conv.weight)
-
-
-def test_transfer_from_another_network(saved: Path) -> None:
-    other = Model({"nc": 3, "backbone": [[-1, 1, "Conv", [64, 7, 8]]], "head": [[[0], 1, "DDetect", ["nc"]]]})
-    with pytest.raises(
-        CheckpointError, match=r"best\.pt: weights of another network: \d+ of \d+ tensors, .*% of the parameters; .* missing"
-    ) as caught:
-        transfer(other, saved)
-    assert isinstance(caught.value, UserError)

@@ -1,0 +1,72 @@
+"""The network that inference needs: rows and branches that only training needs dropped, normalisation folded."""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from models.config import choose_scale
+from models.heads import DetectionHead
+from models.rows import IMAGE, Row
+
+if TYPE_CHECKING:
+    from models.yolo import Model
+
+
+def needed_rows(rows: list[Row], head: DetectionHead) -> list[int]:
+    """Return the indices of the rows that the lead branch depends on, the head included, ascending."""
+    needed = {rows[-1].index}
+    waiting = [rows[-1].sources[position] for position in head.lead_inputs()]
+    while waiting:
+        index = waiting.pop()
+        if index != IMAGE and index not in needed:
+            needed.add(index)
+            waiting.extend(rows[index].sources)
+    return sorted(needed)
+
+
+def prune_to_lead(model: "Model") -> "Model":
+    """Return a copy without the rows and branches that only training needs; its `config` builds the same network."""
+    pruned = copy.deepcopy(model)
+    rows, head = pruned.rows, pruned.head
+    kept, inputs = needed_rows(rows, head), head.lead_inputs()
+    rows[-1].sources, rows[-1].relative = ([values[position] for position in inputs] for values in (rows[-1].sources, rows[-1].relative))
+    head.keep_lead()
+    first = kept[0]
+    if getattr(pruned.model[first], "passes_through", False) and [r.index for r in rows if r.index in kept and first in r.sources] == [kept[1]]:
+        rows[kept[1]].sources = [IMAGE if source == first else source for source in rows[kept[1]].sources]
+        kept = kept[1:]
+    position = {old: new for new, old in enumerate(kept)} | {IMAGE: IMAGE}
+    pruned.model = nn.ModuleList(pruned.model[index] for index in kept)
+    pruned.rows = [rows[index] for index in kept]
+    for new, row in enumerate(pruned.rows):
+        row.index, row.sources = new, [position[source] for source in row.sources]
+    pruned.rows[-1].name = getattr(head, "single", pruned.rows[-1].name)
+    written = [[written_source(row), row.repeats, row.name, row.arguments] for row in pruned.rows]
+    pruned.config = {key: value for key, value in pruned.config.items() if key not in ("scales", "scale", "backbone", "head")}
+    backbone = min(max(sum(index < len(model.config["backbone"]) for index in kept), 1), len(kept) - 1)  # neither section may be empty
+    pruned.config |= {"backbone": written[:backbone], "head": written[backbone:]} | written_scale(model.config)
+    pruned._plan()
+    return pruned
+
+
+def written_scale(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys that say a configuration's scale once repeats are written out: depth 1, the chosen letter's width."""
+    scale = choose_scale(config, "network")
+    if scale.letter is not None:
+        return {"scales": {scale.letter: [1.0, scale.width, scale.max_channels][: 3 if scale.max_channels else 2]}, "scale": scale.letter}
+    return {"depth_multiple": 1.0, "width_multiple": scale.width} | ({"max_channels": scale.max_channels} if scale.max_channels else {})
+
+
+def written_source(row: Row) -> int | list[int]:
+    """Return a row's `from` as its yaml says it: -1 for the row before where it was counted back, else the index."""
+    written = [-1 if relative and source == row.index - 1 else source for source, relative in zip(row.sources, row.relative, strict=True)]
+    return written[0] if row.one_source else written
+
+
+def fold_modules(module: nn.Module) -> None:
+    """Merge normalisation and parallel convolutions, in every layer that has a `fold`."""
+    for child in module.children():
+        fold_modules(child)
+    if hasattr(module, "fold"):
+        module.fold()

@@ -1,0 +1,246 @@
+"""Blocks of the YOLOv8 and YOLO11 networks, each with its channel rule.
+
+Source: the layers' published structure, built here from its description; He et al. 2014, SPP, arxiv.org/abs/1406.4729;
+Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Vaswani et al. 2017, arxiv.org/abs/1706.03762 (Attention).
+Parts are named as the original weights name them (cv1, cv2, m, attn, ffn), so that those need no mapping.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.common import Conv
+from models.registry import Channels, Scale, layer, rule, to
+from utils.errors import ModelConfigError
+
+
+@layer(to, example=(16, 3))
+class DWConv(Conv):
+    """Conv with as many groups as input and output widths have in common."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, dilation: int = 1, activate: bool = True) -> None:
+        groups = math.gcd(in_channels, out_channels)
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, dilation=dilation, activate=activate)
+
+
+@layer(to, example=(16,))
+class Bottleneck(nn.Module):
+    """Two convolutions, added to the input where the widths agree."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        shortcut: bool = True,
+        groups: int = 1,
+        kernel_sizes: tuple[int, int] = (3, 3),
+        expansion: float = 0.5,
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, hidden, kernel_sizes[0])
+        self.cv2 = Conv(hidden, out_channels, kernel_sizes[1], groups=groups)
+        self.add = shortcut and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class StageConcat(nn.Module):
+    """A 1 x 1 convolution split in two halves, a chain of units behind the second, all stages concatenated: the shell of C2f and C3k2.
+
+    Args:
+        unit: builds one unit of the chain for a number of channels, which it must keep.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, repeats: int, expansion: float, unit: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, 2 * hidden)
+        self.cv2 = Conv((2 + repeats) * hidden, out_channels)
+        self.m = nn.ModuleList(unit(hidden) for _ in range(repeats))
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages = list(self.cv1(x).chunk(2, 1))
+        for unit in self.m:
+            stages.append(unit(stages[-1]))
+        return self.cv2(torch.cat(stages, 1))
+
+
+@layer(to, repeats="repeats", example=(16,))
+class C2f(StageConcat):
+    """YOLOv8's block: a chain of full-width Bottlenecks whose stages are all concatenated."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, repeats: int = 1, shortcut: bool = False, groups: int = 1, expansion: float = 0.5
+    ) -> None:
+        super().__init__(in_channels, out_channels, repeats, expansion, lambda width: Bottleneck(width, width, shortcut, groups, expansion=1.0))
+
+
+class CrossStage(nn.Module):
+    """Half the width through a chain of Bottlenecks, half past it: the shell of C3 and C3k."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, repeats: int, shortcut: bool, groups: int, expansion: float, kernel_sizes: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, hidden)
+        self.cv2 = Conv(in_channels, hidden)
+        self.cv3 = Conv(2 * hidden, out_channels)
+        self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, groups, kernel_sizes, expansion=1.0) for _ in range(repeats)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+@layer(to, repeats="repeats", example=(16,))
+class C3(CrossStage):
+    """Cross-stage-partial block of `repeats` Bottlenecks, 1 x 1 then 3 x 3."""
+
+    def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5) -> None:
+        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (1, 3))
+
+
+@layer(to, repeats="repeats", example=(16,))
+class C3k(CrossStage):
+    """C3 whose Bottlenecks have two convolutions of `kernel_size`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (kernel_size, kernel_size))
+
+
+@rule("in_channels")
+def to_with_c3k(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """As `to`; a string `c3k` lists the scales at which it holds, and becomes true or false."""
+    letters = arguments.get("c3k")
+    if isinstance(letters, str):
+        if scale.letter is None:
+            raise ModelConfigError(f"c3k '{letters}' names scales, and this network has none: write True or False")
+        arguments["c3k"] = scale.letter in letters
+    return to.apply(inputs, arguments, scale)
+
+
+@layer(to_with_c3k, repeats="repeats", example=(16,))
+class C3k2(StageConcat):
+    """YOLO11's block: C2f whose units are half-width Bottlenecks, or C3k of two Bottlenecks.
+
+    Args:
+        c3k: whether the units are C3k; in a yaml with scales also the letters of those at which they are, such as "mlx".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        c3k: bool | str = False,
+        expansion: float = 0.5,
+        groups: int = 1,
+        shortcut: bool = True,
+    ) -> None:
+        def unit(width: int) -> nn.Module:
+            return C3k(width, width, 2, shortcut, groups) if c3k else Bottleneck(width, width, shortcut, groups)
+
+        super().__init__(in_channels, out_channels, repeats, expansion, unit)
+
+
+@layer(to, example=(16, 5))
+class SPPF(nn.Module):
+    """Spatial pyramid pooling: three max pools in a chain, all stages concatenated."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
+        super().__init__()
+        hidden = in_channels // 2
+        self.cv1 = Conv(in_channels, hidden)
+        self.cv2 = Conv(4 * hidden, out_channels)
+        self.pool = nn.MaxPool2d(kernel_size, stride=1, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages = [self.cv1(x)]
+        for _ in range(3):
+            stages.append(self.pool(stages[-1]))
+        return self.cv2(torch.cat(stages, 1))
+
+
+HEAD_CHANNELS = 64
+"""Channels of one attention head of C2PSA."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all cells of a map; a depthwise convolution of the values stands in for positions.
+
+    Args:
+        key_ratio: width of queries and keys over that of the values.
+    Raises:
+        ModelConfigError: the channels do not split into the heads.
+    """
+
+    def __init__(self, channels: int, heads: int, key_ratio: float = 0.5) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ModelConfigError(f"{channels} channels do not split into {heads} attention heads: choose a width that is a multiple of {heads}")
+        self.heads, self.value_channels = heads, channels // heads
+        self.key_channels = int(self.value_channels * key_ratio)
+        self.qkv = Conv(channels, channels + 2 * heads * self.key_channels, activate=False)
+        self.proj = Conv(channels, channels, activate=False)
+        self.pe = Conv(channels, channels, 3, groups=channels, activate=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        parts = (self.key_channels, self.key_channels, self.value_channels)
+        queries, keys, values = self.qkv(x).view(batch, self.heads, sum(parts), height * width).split(parts, 2)
+        weights = ((queries * self.key_channels**-0.5).transpose(2, 3) @ keys).softmax(3)  # (B, heads, N queries, N keys)
+        mixed = (values @ weights.transpose(2, 3)).reshape(batch, channels, height, width)
+        return self.proj(mixed + self.pe(values.reshape(batch, channels, height, width)))
+
+
+class PSABlock(nn.Module):
+    """Attention and a two-layer 1 x 1 network, each added to its input; no layer normalisation."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(channels, heads)
+        self.ffn = nn.Sequential(Conv(channels, 2 * channels), Conv(2 * channels, channels, activate=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.ffn(x)
+
+
+@rule("in_channels")
+def to_same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """As `to`, for a block whose output has its input's width."""
+    asked = arguments["out_channels"]
+    if to.apply(inputs, arguments, scale) != arguments["in_channels"]:
+        raise ModelConfigError(f"out_channels {asked} after {arguments['in_channels']} channels: this block keeps its width; write that of its input")
+    return arguments["out_channels"]
+
+
+@layer(to_same, repeats="repeats", example=(16,))
+class C2PSA(nn.Module):
+    """Half the width through `repeats` attention blocks, half past them."""
+
+    def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, expansion: float = 0.5) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, 2 * hidden)
+        self.cv2 = Conv(2 * hidden, out_channels)
+        self.m = nn.Sequential(*(PSABlock(hidden, max(hidden // HEAD_CHANNELS, 1)) for _ in range(repeats)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, attended = self.cv1(x).chunk(2, 1)
+        return self.cv2(torch.cat((kept, self.m(attended)), 1))
