@@ -1,7 +1,7 @@
 """Optimizers over three parameter groups, learning-rate schedules and the warm-up."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -50,9 +50,14 @@ def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return groups
 
 
-def build_optimizer(model: nn.Module, name: str, hyp: Hyperparameters, weight_decay: float) -> torch.optim.Optimizer:
-    """Return an optimizer over `parameter_groups`, in that order.
+def build_optimizer(
+    model: nn.Module, name: str, hyp: Hyperparameters, weight_decay: float, factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """Return an optimizer over `parameter_groups`, in that order; groups with other learning rates follow the three.
 
+    Args:
+        weight_decay: of the decayed weights, a step.
+        factors: factor on the learning rate, by parameter name; 1 for those not named.
     Raises:
         SettingsError: unknown optimizer, or nothing to train.
     """
@@ -61,7 +66,13 @@ def build_optimizer(model: nn.Module, name: str, hyp: Hyperparameters, weight_de
     biases, decayed, others = parameter_groups(model)
     if not (biases or decayed or others):
         raise SettingsError("--freeze: leaves no parameter to train")
-    groups = [{"params": biases, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    factor_of = {id(parameter): (factors or {}).get(name, 1.0) for name, parameter in model.named_parameters()}
+    groups = [
+        {"params": chosen, "weight_decay": weight_decay if kind == DECAYED else 0.0, "kind": kind, "factor": factor}
+        for factor in sorted(set(factor_of.values()), key=lambda factor: factor != 1.0)
+        for kind, members in ((BIAS, biases), (DECAYED, decayed), (OTHER, others))
+        if (chosen := [parameter for parameter in members if factor_of[id(parameter)] == factor]) or factor == 1.0
+    ]
     if name == "SGD":
         return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0, foreach=True)
     return torch.optim.AdamW(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999), foreach=True)
@@ -115,9 +126,9 @@ class Schedule:
         done = epoch * self.batches_per_epoch + batch_number
         ramp = min(done / self.warmup_batches, 1.0) if self.warmup_batches else 1.0
         momentum = self.hyp.warmup_momentum + ramp * (self.hyp.momentum - self.hyp.warmup_momentum)
-        for index, group in enumerate(optimizer.param_groups):
-            start = self.hyp.warmup_bias_lr if index == BIAS else 0.0
-            group["lr"] = start + ramp * (base - start)
+        for group in optimizer.param_groups:
+            start = self.hyp.warmup_bias_lr if group["kind"] == BIAS else 0.0
+            group["lr"] = (start + ramp * (base - start)) * group["factor"]
             if "momentum" in group:
                 group["momentum"] = momentum
             else:

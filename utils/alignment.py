@@ -1,0 +1,137 @@
+"""Which layer of one network is which layer of another, edited one: told by what a layer is and where it stands in the graph.
+
+A layer's index says nothing after an insertion. Here two layers are alike as far as their names and tensors agree, and the
+more so the more alike their neighbours in the graph are; the pairs of greatest total likeness that keep the order are taken.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+PICTURE = -1
+"""Source index that stands for the picture."""
+
+ROUNDS = 12
+"""How many steps away in the graph a difference is still felt."""
+
+NEIGHBOURS = 0.6
+"""Weight of the neighbours' likeness against the layer's own."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass
+class Node:
+    """A layer as the alignment sees it.
+
+    Attributes:
+        name: the layer's yaml name; None where only its tensors are known.
+        shapes: shape of every tensor, by name within the layer.
+        sources: indices of the nodes that feed it, in the order of the row; None where the graph is not known.
+        inputs: what a head calls each of its sources ("lead 0", "auxiliary 2"); empty for other layers.
+    """
+
+    name: str | None
+    shapes: Shapes
+    sources: list[int] | None = None
+    inputs: list[str] = field(default_factory=list)
+    consumers: list[tuple[int, str]] = field(default_factory=list)
+
+
+def align(old: list[Node], new: list[Node]) -> dict[int, int]:
+    """Return the old node of each new node that has one, by index; the last nodes, the heads, always belong together.
+
+    Args:
+        old: nodes of the network that the weights come from, in order.
+        new: nodes of the network that takes them.
+    """
+    for nodes in (old, new):
+        link_consumers(nodes)
+    likeness = spread(own_likeness(old[:-1], new[:-1]), old, new)
+    return best_pairs(likeness) | {len(new) - 1: len(old) - 1}
+
+
+def link_consumers(nodes: list[Node]) -> None:
+    """Fill in which nodes each node feeds, and as which input of a head."""
+    for node in nodes:
+        node.consumers = []
+    for index, node in enumerate(nodes):
+        inputs = node.inputs or [""] * len(node.sources or ())
+        for source, called in zip(node.sources or (), inputs, strict=True):
+            if source != PICTURE:
+                nodes[source].consumers.append((index, called))
+
+
+def own_likeness(old: list[Node], new: list[Node]) -> NDArray[np.float64]:
+    """Return how alike each old and each new node are by themselves, (old, new), 0 for pairs that cannot be the same layer."""
+    return np.array([[pair_likeness(before, after) for after in new] for before in old]).reshape(len(old), len(new))
+
+
+def pair_likeness(before: Node, after: Node) -> float:
+    """Return 0 … 1: the share of tensors that agree, whatever they hold; layers without tensors agree by name alone.
+
+    A layer of another name can be the same only if all its tensors are found in the new one (a block that got a part added).
+    """
+    if not before.shapes or not after.shapes:
+        return 0.5 if before.name is not None and before.name == after.name and not before.shapes and not after.shapes else 0.0
+    agreeing = sum(after.shapes.get(name) == shape for name, shape in before.shapes.items())
+    share = agreeing / max(len(before.shapes), len(after.shapes))
+    if before.name is None or after.name is None:
+        return share if share >= 0.5 else 0.0
+    if before.name == after.name:
+        return 0.1 + 0.9 * share
+    return 0.9 * share if agreeing == len(before.shapes) else 0.0
+
+
+def spread(own: NDArray[np.float64], old: list[Node], new: list[Node]) -> NDArray[np.float64]:
+    """Add to the likeness of each pair that of their neighbours, several steps far."""
+    if any(node.sources is None for node in (*old, *new)):
+        return own
+    heads = (len(old) - 1, len(new) - 1)
+    possible = own > 0
+    likeness = own
+    for _ in range(ROUNDS):
+        known = np.pad(likeness, ((0, 1), (0, 1)))
+        known[heads] = 1.0
+        around = np.zeros_like(own)
+        for i, j in zip(*np.nonzero(possible), strict=True):
+            around[i, j] = (upstream(old[i], new[j], known) + downstream(old[i], new[j], known)) / 2
+        likeness = np.where(possible, (own + NEIGHBOURS * around) / (1 + NEIGHBOURS), 0.0)
+    return likeness
+
+
+def upstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
+    """Return how alike what feeds two nodes is, 0 … 1: place by place, counted from the end of the row."""
+    ours, theirs = before.sources or [], after.sources or []
+    alike = [float(b == a) if PICTURE in (b, a) else known[b, a] for b, a in zip(reversed(ours), reversed(theirs), strict=False)]
+    return sum(alike) / max(len(ours), len(theirs), 1)
+
+
+def downstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
+    """Return how alike what two nodes feed is, 0 … 1: every consumer with the other node's most similar one."""
+    if not before.consumers or not after.consumers:
+        return 0.0
+    alike = np.array([[known[b, a] if b_input == a_input else 0.0 for a, a_input in after.consumers] for b, b_input in before.consumers])
+    return float(alike.max(0).sum() + alike.max(1).sum()) / sum(alike.shape)
+
+
+def best_pairs(likeness: NDArray[np.float64]) -> dict[int, int]:
+    """Return the pairs {column: row} that keep the order and whose likeness adds up to the most."""
+    rows, columns = likeness.shape
+    total = np.zeros((rows + 1, columns + 1))
+    for row in range(rows):
+        for column in range(columns):
+            paired = total[row, column] + likeness[row, column] if likeness[row, column] > 0 else -1.0
+            total[row + 1, column + 1] = max(paired, total[row, column + 1], total[row + 1, column])
+    pairs, row, column = {}, rows, columns
+    while row and column:
+        if total[row, column] == total[row - 1, column]:
+            row -= 1
+        elif total[row, column] == total[row, column - 1]:
+            column -= 1
+        else:
+            row, column = row - 1, column - 1
+            pairs[column] = row
+    return pairs
