@@ -11,7 +11,7 @@ RETIRED = {
     "--data": "class names come with the weights; leave it out",
     "--augment": "test-time augmentation is not supported; leave it out",
     "--update": "there is no such step; leave it out",
-    "--dnn": "ONNX inference is not supported yet; leave it out",
+    "--dnn": "an .onnx file runs in onnxruntime by itself; leave it out",
 }
 """Flags of the original that have no meaning here, and what to do instead."""
 
@@ -21,19 +21,12 @@ def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
     defaults = DetectSettings("", "")
     parser = Parser(retired=RETIRED, prog="detect.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add, flag = parser.add_argument, {"action": "store_true"}
-    add("--weights", required=True, metavar="PT", help="trained weights, such as runs/train/exp/weights/best.pt")
+    add("--weights", required=True, metavar="FILE", help="best.pt of a run, or an .onnx or .torchscript file of export.py")
     add("--source", required=True, help="picture, video, folder, 'pattern', list.txt with one path a line, or camera index (0)")
-    add(
-        "--img",
-        "--imgsz",
-        "--img-size",
-        dest="imgsz",
-        type=int,
-        nargs="+",
-        default=[640],
-        metavar="PIXELS",
-        help="longer side, or height and width",
-    )
+    size = {"type": int, "nargs": "+", "metavar": "PIXELS", "help": "longer side, or height and width; as in training if not given"}
+    add("--img", "--imgsz", "--img-size", dest="imgsz", **size)
+    rect_help = "fill pictures up with grey only as far as the stride needs it, not to the whole size"
+    add("--rect", action=argparse.BooleanOptionalAction, default=defaults.rect, help=rect_help)
     add("--conf-thres", type=float, default=defaults.conf_thres, help="least confidence of a detection")
     add("--iou-thres", type=float, default=defaults.iou_thres, help="overlap above which the less confident of two boxes is dropped")
     add("--max-det", type=int, default=defaults.max_det, help="most detections of a picture")

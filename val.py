@@ -11,7 +11,7 @@ from utils.val_run import ValSettings, validate
 RETIRED = {
     "--augment": "test-time augmentation is not supported; leave it out",
     "--save-hybrid": "--save-txt writes the detections, the labels are in the data set",
-    "--dnn": "ONNX inference is not supported yet; leave it out",
+    "--dnn": "an .onnx file runs in onnxruntime by itself; leave it out",
 }
 """Flags of the original that did nothing or crashed there, and what to do instead."""
 
@@ -21,10 +21,10 @@ def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
     defaults = ValSettings("")
     parser = Parser(retired=RETIRED, prog="val.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add, flag, switch = parser.add_argument, {"action": "store_true"}, argparse.BooleanOptionalAction
-    add("--weights", required=True, metavar="PT", help="trained weights, such as runs/train/exp/weights/best.pt")
+    add("--weights", required=True, metavar="FILE", help="best.pt of a run, or an .onnx or .torchscript file of export.py")
     add("--data", default=defaults.data, metavar="YAML", help="data set")
     add("--batch", "--batch-size", dest="batch_size", type=int, default=defaults.batch_size, metavar="N", help="pictures at a time")
-    add("--img", "--imgsz", "--img-size", dest="imgsz", type=int, default=defaults.imgsz, metavar="PIXELS", help="longer side of a picture")
+    add("--img", "--imgsz", "--img-size", dest="imgsz", type=int, metavar="PIXELS", help="longer side; as in training if not given")
     add("--conf-thres", type=float, default=defaults.conf_thres, help="least confidence of a detection")
     add("--iou-thres", type=float, default=defaults.iou_thres, help="overlap above which the less confident of two boxes is dropped")
     add("--max-det", type=int, default=defaults.max_det, metavar="N", help="most detections of a picture")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from models.registry import registered_layers
 from models.yolo import Model
-from utils.checkpoint_file import VERSION, network_entry, plain, read_checkpoint, save_checkpoint  # noqa: F401
 from utils.errors import CheckpointError, ModelConfigError
 from utils.foreign_names import foreign_head_names, guessed_head_names
 from utils.weights import Weights, read_weights
@@ -117,8 +116,7 @@ def load_model(path: str | Path) -> Model:
 
 def model_of(weights: Weights) -> Model:
     """Return the network that a weights file holds; see `load_model`."""
-    for note in weights.notes:
-        print(f"{weights.path}: {note}")
+    print_notes(weights)
     model = skeleton_of(weights)
     tensors, _ = own_names(weights.tensors, model)
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items() if not is_leftover(name)}
@@ -132,6 +130,12 @@ def model_of(weights: Weights) -> Model:
     model.names = list(weights.names or model.names)
     freeze_constants(model)
     return model.eval()
+
+
+def print_notes(weights: Weights) -> None:
+    """Print what was translated or left out in reading a weights file."""
+    for note in weights.notes:
+        print(f"{weights.path}: {note}")
 
 
 def is_leftover(name: str) -> bool:
@@ -178,8 +182,3 @@ def freeze_constants(model: Model) -> None:
     """Keep the DFL weights out of training, also after `load_state_dict(assign=True)`."""
     for branch in (*model.head.aux, model.head.lead):
         branch.dfl.requires_grad_(False)
-
-
-def transfer(model: Model, path: str | Path) -> ImportReport:  # interim
-    content = read_checkpoint(path)
-    return import_state_dict(model, content.get("ema") or content["model"])

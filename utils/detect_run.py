@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.sources import Frame, Source, open_source
-from utils.checkpoint import load_model
 from utils.draw import write_picture
 from utils.errors import DataError, SettingsError
+from utils.exported import ExportedNetwork, load_network, network_precision
 from utils.files import next_run_dir, write_json, write_text
-from utils.precision import choose_precision
 from utils.predict import Predictor, Results
 from utils.visualize import Visualizer
 
@@ -32,7 +31,8 @@ class DetectSettings:
 
     weights: str
     source: str
-    imgsz: Sequence[int] = (640,)
+    imgsz: Sequence[int] | None = None
+    rect: bool = True
     conf_thres: float = 0.25
     iou_thres: float = 0.45
     max_det: int = 1000
@@ -231,8 +231,8 @@ def detect(settings: DetectSettings) -> Path:
     if settings.line_thickness is not None and settings.line_thickness < 1:
         raise SettingsError(f"--line-thickness {settings.line_thickness}: expected 1 or more")
     source = open_source(settings.source, settings.vid_stride)
-    model = load_model(settings.weights)
-    precision = choose_precision(settings.device, settings.amp)
+    model = load_network(settings.weights)
+    precision = network_precision(model, settings.device, settings.amp)
     predictor = Predictor(
         model,
         image_size=settings.imgsz,
@@ -242,8 +242,15 @@ def detect(settings: DetectSettings) -> Path:
         classes=settings.classes,
         agnostic=settings.agnostic_nms,
         precision=precision,
+        rect=settings.rect,
     )
-    visualizer = None if settings.visualize is None else Visualizer(model, settings.visualize)
+    visualizer = None
+    if isinstance(model, ExportedNetwork):
+        print(f"{settings.weights}: {model.describe()}")
+        if settings.visualize is not None:
+            print(f"--visualize: does not apply to {settings.weights}: an exported file shows no layers; use the .pt it was made from")
+    elif settings.visualize is not None:
+        visualizer = Visualizer(model, settings.visualize)
     print(f"{precision.describe()}; {predictor.nc} classes")
     writer = RunWriter(next_run_dir(settings.project, settings.name, settings.exist_ok), settings)
     try:

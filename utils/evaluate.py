@@ -172,7 +172,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def _predict(model: nn.Module, pictures: Tensor, precision: Precision, stopwatch: Stopwatch, raw: bool) -> tuple[Tensor, Any]:
     """Return the decoded prediction (B, 4 + nc (+ nm), A) and, with `raw`, the network's raw outputs."""
-    dtype = next(model.parameters()).dtype
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)  # an exported network has none here
     with stopwatch.stage("preprocess"):
         images = precision.images(pictures, dtype)
     with stopwatch.stage("inference"), precision.autocast() if dtype is torch.float32 else contextlib.nullcontext():

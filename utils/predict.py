@@ -16,6 +16,7 @@ from data.pictures import read_picture
 from utils.boxes import unletterbox
 from utils.draw import draw_boxes, write_picture
 from utils.errors import DataError, SettingsError, did_you_mean
+from utils.image_size import choose_image_size, static_size
 from utils.nms import non_max_suppression, torchvision_nms
 from utils.precision import Precision, choose_precision
 
@@ -113,33 +114,20 @@ def class_numbers(wanted: Sequence[int | str] | None, names: Sequence[str]) -> l
     return numbers
 
 
-def size_on_stride(size: int | Sequence[int], stride: int) -> tuple[int, int]:
-    """Turn a size or a height and width into a height and width that are multiples of `stride`, rounded up; says so if that changes it.
-
-    Raises:
-        SettingsError: not one or two numbers above 0.
-    """
-    given = (size,) if isinstance(size, int) else tuple(size)
-    if len(given) not in (1, 2) or min(given) < 1:
-        raise SettingsError(f"--img {' '.join(map(str, given))}: expected one size, or height and width, in pixels")
-    height, width = (-(-side // stride) * stride for side in (given[0], given[-1]))
-    if (height, width) != (given[0], given[-1]):
-        print(f"--img {' '.join(map(str, given))}: no multiple of the stride {stride}: {height} x {width} (height x width) is used")
-    return height, width
-
-
 class Predictor:
     """Finds objects in pictures: call it with a path, an array (H, W, 3) uint8 RGB, or a list of them.
 
     Args:
-        model: a network in evaluation form (`utils.checkpoint.load_model`); it is not changed.
-        image_size: pixels of the longer side that the network sees, or (height, width) to fit into; rounded up to the stride.
+        model: a network in evaluation form (`utils.exported.load_network`); it is not changed.
+        image_size: pixels of the longer side that the network sees, or (height, width) to fit into; rounded up to the stride. By default
+            the size that the network was trained at, 640 where it does not say. A static exported file takes its own size only.
         conf_thres: least confidence of a detection.
         iou_thres: overlap above which the less confident of two boxes of a class is dropped.
         max_det: most detections of a picture.
         classes: class numbers or names to keep; None keeps all.
         agnostic: boxes of different classes suppress each other, too.
         precision: device and number format; None chooses the best present.
+        rect: fill a picture up with grey only as far as the stride needs it; else (and for static exported files) to the whole size.
 
     Raises:
         SettingsError: a value out of range, or an unknown class.
@@ -148,13 +136,14 @@ class Predictor:
     def __init__(
         self,
         model: nn.Module,
-        image_size: int | Sequence[int] = 640,
+        image_size: int | Sequence[int] | None = None,
         conf_thres: float = 0.25,
         iou_thres: float = 0.45,
         max_det: int = 300,
         classes: Sequence[int | str] | None = None,
         agnostic: bool = False,
         precision: Precision | None = None,
+        rect: bool = True,
     ) -> None:
         for flag, value in (("--conf-thres", conf_thres), ("--iou-thres", iou_thres)):
             if not 0 <= value <= 1:
@@ -166,7 +155,8 @@ class Predictor:
         self.names = list(model.names)
         self.nc = model.nc
         self.stride = max(model.stride)
-        self.size_hw = size_on_stride(image_size, self.stride)
+        self.size_hw = choose_image_size(image_size, model)
+        self.rect = rect and static_size(model) is None
         self.conf_thres, self.iou_thres, self.max_det, self.agnostic = conf_thres, iou_thres, max_det, agnostic
         self.classes = class_numbers(classes, self.names)
         self.precision = precision or choose_precision()
@@ -190,7 +180,9 @@ class Predictor:
         return results
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[int, int]]:
-        """Return the letterboxed picture, both sides the smallest multiple of the stride it fits, with its `ratio_wh` and `pad_wh`."""
+        """Return the letterboxed picture, with `rect` both sides the smallest multiple of the stride, with its `ratio_wh` and `pad_wh`."""
+        if not self.rect:
+            return letterbox(image, self.size_hw)
         sides = image.shape[:2]
         ratio = min(full / side for full, side in zip(self.size_hw, sides, strict=True))
         shape_hw = [math.ceil(max(round(side * ratio), 1) / self.stride) * self.stride for side in sides]

@@ -8,8 +8,14 @@ from utils.optim import OPTIMIZERS, SCHEDULES
 from utils.precision import AMP_CHOICES
 
 CACHE_CHOICES = ("auto", "ram", "off")
-CHANGEABLE = ("data", "epochs", "patience", "device", "amp", "workers", "cache", "nosave", "noval", "noplots", "save_period")
+CHANGEABLE = (
+    *("data", "epochs", "patience", "device", "amp", "workers", "cache"),
+    *("nosave", "noval", "noplots", "save_period", "save_steps", "half"),
+)
 """Options that a resumed run may be given anew; any other would make it another run."""
+HEAD_HIDDEN = ("keep", "rule")
+OF_ONE_CALL = ("resume", "force")
+"""Options that say how to go on, and are not part of the run."""
 
 
 @dataclass
@@ -30,6 +36,7 @@ class TrainOptions:
     scale: str | None = None
     rect: bool = False
     resume: str | None = None
+    force: bool = False
     nosave: bool = False
     noval: bool = False
     noplots: bool = False
@@ -46,7 +53,14 @@ class TrainOptions:
     exist_ok: bool = False
     patience: int = 100
     freeze: list[str] = field(default_factory=list)
+    lr_factor: list[str] = field(default_factory=list)
+    layer_decay: float = 1.0
+    head_hidden: str = "keep"
+    min_transfer: float = 0.5
+    allow_partial: bool = False
     save_period: int = 0
+    save_steps: int = 0
+    half: bool = False
     min_items: int = 0
     close_mosaic: int = 0
     seed: int = 0
@@ -59,7 +73,7 @@ class TrainOptions:
     def resume_from(self, stored: dict[str, Any], path: str) -> None:
         """Take over the options of the run at `path`, except those that may change and were given; says which others were given."""
         left_out = []
-        for name in self.as_dict().keys() & stored.keys() - {"resume"}:
+        for name in self.as_dict().keys() & stored.keys() - set(OF_ONE_CALL):
             if name in self.given and name in CHANGEABLE:
                 continue
             if name in self.given and getattr(self, name) != stored[name]:
@@ -75,13 +89,21 @@ class TrainOptions:
         Raises:
             SettingsError: names the flag and what was expected.
         """
-        lowest = {"epochs": 1, "img": 32, "workers": 0, "patience": 0, "save_period": 0, "min_items": 0, "close_mosaic": 0, "seed": 0}
+        lowest = {"epochs": 1, "img": 32} | dict.fromkeys(
+            ("workers", "patience", "save_period", "save_steps", "min_items", "close_mosaic", "seed"), 0
+        )
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        if not 0 <= self.min_transfer <= 1:
+            raise SettingsError(f"--min-transfer {self.min_transfer}: expected a share from 0 to 1, such as 0.5")
         if self.batch < 1 and self.batch != -1:
             raise SettingsError(f"--batch {self.batch}: expected a positive number, or -1 to fill the GPU's memory")
-        choices = {"amp": AMP_CHOICES, "optimizer": OPTIMIZERS, "cache": CACHE_CHOICES, "schedule": tuple(SCHEDULES)}
+        if self.force and self.resume is None:
+            raise SettingsError("--force: goes with --resume only: it goes on although the data or settings of the run changed")
+        if self.nosave and self.save_steps:
+            raise SettingsError(f"--nosave --save-steps {self.save_steps}: one saves the last epoch only, the other within epochs: leave one out")
+        choices = {"amp": AMP_CHOICES, "optimizer": OPTIMIZERS, "cache": CACHE_CHOICES, "schedule": tuple(SCHEDULES), "head_hidden": HEAD_HIDDEN}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise SettingsError(f"--{name} {getattr(self, name)}: expected one of {', '.join(known)}")

@@ -1,17 +1,15 @@
 """A training run from its options to its plots: set-up, epochs, validation, checkpoints, results."""
 
-import fnmatch
 import math
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from data.config import DataConfig, load_data_config
 from data.dataset import DetectionDataset
@@ -19,19 +17,25 @@ from data.labels import load_annotations, print_report
 from data.loader import Loader, build_loader
 from models.summary import count_parameters
 from models.yolo import Model
-from utils.checkpoint import load_model, plain, read_checkpoint, transfer
+from utils.checkpoint import load_model
+from utils.checkpoint_file import plain
 from utils.config import Hyperparameters, load_hyperparameters
 from utils.ema import ModelEMA
-from utils.engine import Training, train_one_epoch
-from utils.errors import CheckpointError, SettingsError, TrainingStoppedError
+from utils.engine import EpochState, Training, train_one_epoch
+from utils.errors import SettingsError, TrainingStoppedError
 from utils.evaluate import evaluate
 from utils.files import next_run_dir, write_yaml
+from utils.image_size import size_on_stride
 from utils.losses import build_loss
 from utils.optim import Schedule, build_optimizer
 from utils.plots import plot_batch, plot_labels, plot_results
 from utils.precision import Precision, choose_precision, worker_count
-from utils.predict import size_on_stride
-from utils.train_log import Progress, Run, record, table_header
+from utils.resume import find_resumable, remove_leftovers
+from utils.run_sources import check_sources, describe_sources
+from utils.run_state import Progress, Run, restore, save_last, snapshot
+from utils.selection import describe_frozen, freeze, learning_rate_factors
+from utils.starting_network import starting_network
+from utils.train_log import record, table_header
 from utils.train_options import TrainOptions
 
 NUM_PLOTTED_BATCHES = 3
@@ -71,47 +75,29 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def find_resumable(options: TrainOptions) -> dict[str, Any]:
-    """Read the checkpoint to go on from, and take over its run's options, except those that were given again.
-
-    Raises:
-        CheckpointError: there is none, or it is finished.
-    """
-    if options.resume:
-        path = Path(options.resume)
-        path = path / "weights" / "last.pt" if path.is_dir() else path
-    else:
-        folder = Path(options.project if "project" in options.given else "runs")
-        path = max(folder.glob("**/weights/last.pt"), key=lambda path: path.stat().st_mtime, default=None)
-        if path is None:
-            raise CheckpointError(f"--resume: no {folder}/**/weights/last.pt here: name the checkpoint, --resume PATH")
-    checkpoint = read_checkpoint(path)
-    if "optimizer" not in checkpoint:
-        raise CheckpointError(f"{path}: holds no optimizer state: expected a last.pt; to start from its weights use --weights")
-    options.resume_from(checkpoint["options"], str(path))
-    if checkpoint["epoch"] >= options.epochs:
-        raise CheckpointError(f"{path}: has finished its {checkpoint['epoch']} epochs: nothing to resume; --epochs N goes on to N")
-    return checkpoint
-
-
 def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, precision: Precision, checkpoint: dict[str, Any] | None) -> Run:
     """Build network, data, optimizer and folder."""
-    if not options.cfg and not checkpoint and not options.weights:
-        raise SettingsError("--cfg: none given: expected a network yaml such as gelan-t.yaml, or --weights to fine-tune from")
     names = ["object"] if options.single_cls else config.names
-    model = build_network(options, names, checkpoint)
+    model, transferred = starting_network(options, names, checkpoint)
     frozen = freeze(model, options.freeze)
+    if options.freeze:
+        print(describe_frozen(model, frozen))
+    factors = learning_rate_factors(model, options.lr_factor, options.layer_decay)
     stride = max(model.stride)
     options.img = size_on_stride(options.img, stride)[0]
     precision.place(model)
     if options.batch == -1:
         options.batch = fitting_batch(model, precision, options.img, hyp)
     train_loader, val_loader = build_loaders(options, hyp, config, stride)
+    before = {"names": checkpoint["network"]["names"]} | checkpoint.get("sources", {}) if checkpoint else {}
+    sources = describe_sources(options, {"train": train_loader.dataset, "val": val_loader.dataset}, before)
+    if checkpoint:
+        check_sources(before, sources, options.resume, options.force)
     schedule = Schedule(hyp, options.schedule, options.epochs, len(train_loader), options.batch)
     training = Training(
         model=model,
         ema=ModelEMA(model, hyp.ema_decay, hyp.ema_warmup),
-        optimizer=build_optimizer(model, options.optimizer, hyp, schedule.weight_decay),
+        optimizer=build_optimizer(model, options.optimizer, hyp, schedule.weight_decay, factors),
         scaler=torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler),
         loss=build_loss(model, hyp),
         schedule=schedule,
@@ -120,26 +106,16 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
         multi_scale=options.multi_scale,
         seed=options.seed,
     )
-    progress = restore(training, checkpoint) if checkpoint else Progress()
-    folder = Path(options.resume).resolve().parent.parent if checkpoint else next_run_dir(options.project, options.name, options.exist_ok)
-    return Run(folder, options, hyp, training, train_loader, val_loader, progress)
-
-
-def build_network(options: TrainOptions, names: list[str], checkpoint: dict[str, Any] | None) -> Model:
-    """Build the network of a yaml, or of the weights where no yaml is given, with the weights asked for."""
-    if checkpoint:
-        if len(names) != checkpoint["network"]["nc"]:
-            raise CheckpointError(f"{options.resume}: trained on {checkpoint['network']['nc']} classes, but {options.data} has {len(names)}")
-        model = Model(checkpoint["network"]["config"], nc=len(names), ch=checkpoint["network"]["ch"])
-    elif options.cfg:
-        model = Model(options.cfg, nc=len(names), scale=options.scale)
-    else:
-        network = read_checkpoint(options.weights)["network"]
-        model = Model(network["config"], nc=len(names), ch=network["ch"])
-    if options.weights and not checkpoint:
-        print(f"{options.weights}: {transfer(model, options.weights).describe()}")
-    model.names = list(names)
-    return model
+    if not checkpoint:
+        folder = next_run_dir(options.project, options.name, options.exist_ok)
+        remove_leftovers(folder)
+        if transferred:
+            transferred.write(folder)
+        return Run(folder, options, hyp, training, train_loader, val_loader, Progress(), sources)
+    folder = Path(options.resume).resolve().parent.parent
+    remove_leftovers(folder)
+    progress = restore(training, checkpoint, options.resume)  # last: nothing after it draws a random number before training does
+    return Run(folder, options, hyp, training, train_loader, val_loader, progress, sources)
 
 
 def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int) -> tuple[Loader, Loader]:
@@ -169,37 +145,6 @@ def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfi
         batch_size = dataset.batch_size
         loaders.append(build_loader(dataset, batch_size, workers, shuffle=training, seed=options.seed))
     return loaders[0], loaders[1]
-
-
-def freeze(model: Model, what: list[str]) -> list[nn.Module]:
-    """Stop the training of layers; return the frozen normalisations, to be kept in evaluation mode.
-
-    Args:
-        what: one number for the first n layers; several for those layers; 'backbone'; or globs of parameter names.
-    Raises:
-        SettingsError: no such layer, or a glob that matches no parameter.
-    """
-    layers: set[int] = set()
-    for item in what:
-        if item == "backbone":
-            layers |= set(range(len(model.config["backbone"])))
-        elif item.isdigit():
-            layers |= set(range(int(item))) if len(what) == 1 else {int(item)}
-        else:
-            names = fnmatch.filter((name for name, _ in model.named_parameters()), item)
-            if not names:
-                raise SettingsError(f"--freeze {item}: matches no parameter: expected layer indices, 'backbone' or a glob such as 'model.4.*'")
-            for name in names:
-                model.get_parameter(name).requires_grad_(False)
-    if layers and max(layers) >= len(model.model):
-        raise SettingsError(f"--freeze {' '.join(what)}: there is no layer {max(layers)}: the network has layers 0 to {len(model.model) - 1}")
-    for index in layers:
-        model.model[index].requires_grad_(False)
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.weight is not None and not module.weight.requires_grad
-    ]
 
 
 def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparameters, share: float = 0.8) -> int:
@@ -233,22 +178,10 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
     return batch
 
 
-def restore(training: Training, checkpoint: dict[str, Any]) -> Progress:
-    """Put a run's state back as its checkpoint has it, and return how far it had come."""
-    training.model.load_state_dict(checkpoint["model"])
-    training.ema.model.load_state_dict(checkpoint["ema"])
-    training.ema.updates = checkpoint["updates"]
-    training.optimizer.load_state_dict(checkpoint["optimizer"])
-    if checkpoint["scaler"]:  # empty from a run that needed none
-        training.scaler.load_state_dict(checkpoint["scaler"])
-    torch.set_rng_state(checkpoint["rng"])
-    return Progress(checkpoint["epoch"], checkpoint["best_fitness"], checkpoint["best_epoch"], checkpoint["rows"])
-
-
 def describe(run: Run, precision: Precision) -> None:
     """Print what the run will do, and write its settings beside its weights."""
     options, schedule, model = run.options, run.training.schedule, run.training.model
-    source = options.cfg or options.weights or options.resume
+    source = options.resume or options.cfg or options.weights
     print(f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}")
     print(f"compute: {precision.describe()}")
     print(
@@ -271,12 +204,14 @@ def fit(run: Run) -> None:
     print(table_header())
     while progress.epoch < options.epochs:
         epoch = progress.epoch
-        mosaic = epoch < options.epochs - options.close_mosaic
-        run.train_loader.set_epoch(epoch, mosaic=mosaic)
+        if progress.partial is None:
+            progress.mosaic = epoch < options.epochs - options.close_mosaic
+        done = snapshot(progress.partial or EpochState())
+        run.train_loader.set_epoch(epoch, mosaic=progress.mosaic, start_batch=done.batch)
         batches: Any = run.train_loader
         if epoch == 0 and not options.noplots:
-            batches = plotted(run.train_loader, run.folder, run.train_loader.dataset.names)
-        trained = train_one_epoch(run.training, batches, epoch)
+            batches = plotted(run.train_loader, run.folder, run.train_loader.dataset.names, done.batch)
+        trained = train_one_epoch(run.training, batches, epoch, done=done, after_step=step_saver(run))
         last_epoch = epoch + 1 == options.epochs
         found = None
         if not options.noval or last_epoch:
@@ -292,9 +227,25 @@ def fit(run: Run) -> None:
             break
 
 
-def plotted(batches: Loader, folder: Path, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Hand batches on, drawing the first ones with their boxes."""
-    for number, batch in enumerate(batches):
+def step_saver(run: Run) -> Callable[[EpochState], None] | None:
+    """Return what saves last.pt within an epoch, every --save-steps batches or as soon after as no gradient is pending."""
+    progress, every = run.progress, run.options.save_steps
+    if not every:
+        return None
+
+    def save(state: EpochState) -> None:
+        saved = progress.partial.batch if progress.partial else 0
+        if state.batch - saved >= every and state.batch < len(run.train_loader):  # the end of the epoch is saved with its results
+            progress.partial = snapshot(state)
+            with uninterrupted():
+                save_last(run)
+
+    return save
+
+
+def plotted(batches: Loader, folder: Path, names: list[str], first: int = 0) -> Iterator[dict[str, Any]]:
+    """Hand batches on, numbered from `first`, drawing the first ones of the epoch with their boxes."""
+    for number, batch in enumerate(batches, first):
         if number < NUM_PLOTTED_BATCHES:
             plot_batch(batch["images"], batch["targets"].numpy(), names, folder / f"train_batch{number}.png")
         yield batch
@@ -320,9 +271,11 @@ def uninterrupted() -> Iterator[None]:
 def what_is_kept(run: Run) -> str:
     """Say what is left of a run that ends early."""
     last = run.weights / "last.pt"
-    if run.options.nosave or not run.progress.epoch:
+    epoch, partial = run.progress.epoch, run.progress.partial
+    if run.options.nosave or not (epoch or partial):
         return f"no epoch was saved in {run.weights}"
-    return f"epoch {run.progress.epoch} is saved: python train.py --resume {last} goes on from there"
+    what = f"epoch {epoch}" + (f" and {partial.batch} batches of the next" if partial else "") if epoch else f"epoch 1 up to batch {partial.batch}"
+    return f"{what} is saved: python train.py --resume {last} goes on from there"
 
 
 def finish(run: Run) -> None:

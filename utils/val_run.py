@@ -14,14 +14,14 @@ from data.dataset import DetectionDataset
 from data.labels import load_annotations, print_report
 from data.loader import build_loader
 from models.yolo import Model
-from utils.checkpoint import load_model
 from utils.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.errors import DataError, SettingsError
 from utils.evaluate import EvalResult, evaluate
+from utils.exported import ExportedNetwork, load_network, network_precision
 from utils.files import next_run_dir, write_csv, write_json, write_text
+from utils.image_size import choose_image_size, static_size
 from utils.losses import build_loss
-from utils.precision import Precision, choose_precision, worker_count
-from utils.predict import size_on_stride
+from utils.precision import Precision, worker_count
 
 MANY_CLASSES = 50
 TABLE_HEADER = ("class", "images", "instances", "P", "R", "mAP50", "mAP50-95")
@@ -34,7 +34,7 @@ class ValSettings:
     weights: str
     data: str = "data/shapes.yaml"
     batch_size: int = 32
-    imgsz: int = 640
+    imgsz: int | None = None
     conf_thres: float = 0.001
     iou_thres: float = 0.7
     max_det: int = 300
@@ -63,16 +63,15 @@ def validate(settings: ValSettings) -> EvalResult:
         UserError: settings, data or weights that cannot be used.
     """
     check_settings(settings)
-    model = load_model(settings.weights)
-    precision = choose_precision(settings.device, settings.amp)
-    image_size = size_on_stride(settings.imgsz, max(model.stride))[0]
-    dataset, report = open_split(settings, model, image_size)
-    network = model.deploy() if settings.deploy else model
+    network = load_network(settings.weights)
+    precision = network_precision(network, settings.device, settings.amp)
+    size_hw = choose_image_size(settings.imgsz, network)
+    dataset, report = open_split(settings, network, size_hw)
+    network = network.deploy() if settings.deploy else network
     network = precision.place_for_inference(network.eval())
-    loss = build_loss(network) if network.nc == len(dataset.names) else None
-    shape = f"rectangles of at most {image_size} pixels and a margin" if settings.rect else f"squares of {image_size} pixels"
-    form = "lead branch only, folded" if settings.deploy else "with auxiliary branches, not folded"
-    print(f"{precision.describe()}; {settings.weights}: {form}; {len(dataset)} pictures letterboxed to {shape}")
+    exported = isinstance(network, ExportedNetwork)
+    loss = build_loss(network) if network.nc == len(dataset.names) and not exported else None
+    print(f"{precision.describe()}; {settings.weights}: {describe_form(network, settings.deploy)}; {describe_pictures(dataset, size_hw)}")
     folder = next_run_dir(settings.project, settings.name, settings.exist_ok)
     result = evaluate(
         network,
@@ -87,13 +86,29 @@ def validate(settings: ValSettings) -> EvalResult:
         plots_dir=None if settings.noplots else folder,
     )
     print_table(result, dataset.names, settings.verbose)
-    write_metrics(folder, result, dataset.names, settings, precision, image_size)
+    write_metrics(folder, result, dataset.names, settings, precision, size_hw)
     if settings.save_txt:
         write_labels(folder / "labels", dataset, result, settings.save_conf)
     if settings.save_json:
         compare_with_coco(folder, dataset, result, [0] if settings.single_cls else report.categories, settings.max_det)
     print(f"saved to {folder}")
     return result
+
+
+def describe_form(network: Model | ExportedNetwork, deploy: bool) -> str:
+    """Return in what form a network runs, and which flags that leaves without meaning."""
+    if not isinstance(network, ExportedNetwork):
+        return "lead branch only, folded" if deploy else "with auxiliary branches, not folded"
+    return f"{network.describe()}; no losses" + ("" if deploy else "; --no-deploy does not apply: it is deployed already")
+
+
+def describe_pictures(dataset: DetectionDataset, size_hw: tuple[int, int]) -> str:
+    """Return how many pictures there are and how they are letterboxed."""
+    if dataset.rect:
+        shape = f"rectangles of at most {max(size_hw)} pixels and a margin"
+    else:
+        shape = f"squares of {size_hw[0]} pixels" if size_hw[0] == size_hw[1] else f"{size_hw[0]} x {size_hw[1]} (height x width)"
+    return f"{len(dataset)} pictures letterboxed to {shape}"
 
 
 def check_settings(settings: ValSettings) -> None:
@@ -104,16 +119,18 @@ def check_settings(settings: ValSettings) -> None:
     """
     if not (0 <= settings.conf_thres < 1 and 0 <= settings.iou_thres <= 1):
         raise SettingsError(f"--conf-thres {settings.conf_thres} --iou-thres {settings.iou_thres}: expected numbers from 0 to 1")
-    lowest = {"batch": (settings.batch_size, 1), "img": (settings.imgsz, 1), "max-det": (settings.max_det, 1)}
+    lowest = {"batch": (settings.batch_size, 1), "img": (1 if settings.imgsz is None else settings.imgsz, 1), "max-det": (settings.max_det, 1)}
     lowest |= {"workers": (settings.workers, 0), "min-items": (settings.min_items, 0)}
     for flag, (value, least) in lowest.items():
         if value < least:
             raise SettingsError(f"--{flag} {value}: expected {least} or more")
 
 
-def open_split(settings: ValSettings, model: Model, image_size: int) -> tuple[DetectionDataset, ScanReport]:
+def open_split(settings: ValSettings, model: Model | ExportedNetwork, size_hw: tuple[int, int]) -> tuple[DetectionDataset, ScanReport]:
     """Return the split's data set, and the report of reading it, which is printed.
 
+    Args:
+        size_hw: both the long side of the pictures, or what a static exported file takes, to which every picture is then filled up.
     Raises:
         DataError: it cannot be read, or its number of classes is not the network's.
     """
@@ -129,14 +146,16 @@ def open_split(settings: ValSettings, model: Model, image_size: int) -> tuple[De
     dataset = DetectionDataset(
         annotations,
         config.names,
-        image_size,
-        rect=settings.rect,
+        max(size_hw),
+        rect=settings.rect and static_size(model) is None,
         batch_size=settings.batch_size,
         stride=max(model.stride),
         cache="off",  # every picture is read once
         min_items=settings.min_items,
         single_cls=settings.single_cls,
     )
+    if size_hw[0] != size_hw[1]:
+        dataset.shapes_hw = np.tile(np.array(size_hw), (len(dataset), 1))
     if dataset.num_filtered:
         print(f"--min-items {settings.min_items}: {dataset.num_filtered} pictures with fewer objects left out")
     if not settings.single_cls and model.names != dataset.names:
@@ -165,7 +184,7 @@ def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> 
     print("time of a picture: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in result.speed_ms.items()))
 
 
-def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, image_size: int) -> None:
+def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, size_hw: tuple[int, int]) -> None:
     """Write metrics.json and, by class, classes.csv."""
     metrics = result.metrics
     rows = metrics.table(names)
@@ -181,7 +200,7 @@ def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: 
         "speed_ms": result.speed_ms,
         "classes": [dict(zip(TABLE_HEADER, row, strict=True)) for row in rows[1:]],
         "precision": precision.describe(),
-        "image_size": image_size,
+        "image_size": size_hw[0] if size_hw[0] == size_hw[1] else list(size_hw),
         "settings": asdict(settings),
     }
     write_json(folder / "metrics.json", content)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import REPOSITORY, SHORT, CommandLine, Finished, environment, read_table, write_data
+from command_line import REPOSITORY, SHORT, CommandLine, Finished, environment, read_table, write_data, write_network
 
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint_file import read_checkpoint
 
 Train = Callable[..., Finished]
 
@@ -145,3 +145,53 @@ def test_resuming_says_which_options_it_does_not_take(cli: CommandLine, train: T
     train().done()
     out = cli("train.py", "--resume", tmp_path / "exp", "--epochs", 2, "--batch", 2, "--seed", 3, "--img", 64).done()
     assert "the run keeps its own --batch 4, --seed 0: what was given instead is left out" in out
+
+
+def test_resuming_refuses_another_data_set_or_other_settings(cli: CommandLine, train: Train, tmp_path: Path) -> None:
+    data, network, hyp = write_data(tmp_path / "data"), write_network(tmp_path), tmp_path / "hyp.yaml"
+    hyp.write_text("lr0: 0.02\n")
+    train("--data", data, "--cfg", network, "--hyp", hyp).done()
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    resume = ("train.py", "--resume", last, "--epochs", 2)
+
+    label = data.parent / "labels" / "train" / "train3.txt"
+    label.write_text("1" + label.read_text()[1:])
+    data.write_text(data.read_text().replace("green", "verde"))
+    (data.parent / "images" / "val" / "val3.jpg").unlink()
+    write_network(tmp_path, width=16)
+    hyp.write_text("lr0: 0.03\n")
+    before = last.read_bytes()
+    message = cli(*resume).refused(
+        "last.pt: changed since the run began: class names: 1 'green' is now 'verde'; labels of the training pictures; "
+        "number of validation pictures: 4 are now 3; network yaml ",
+        "(the run keeps the network of its checkpoint)",
+        "hyp.yaml: lr0 0.02 is now 0.03 (the run keeps the hyperparameters of its checkpoint)",
+    )
+    assert f"--resume {last} --force goes on" in message
+    assert last.read_bytes() == before
+
+    out = cli(*resume, "--force").done()
+    assert "changed since the run began: class names: 1 'green' is now 'verde'" in out
+    assert "goes on all the same (--force)" in out
+    checkpoint = read_checkpoint(last)
+    assert (checkpoint["epoch"], checkpoint["hyp"]["lr0"], checkpoint["network"]["names"][1]) == (2, 0.02, "verde")
+    assert checkpoint["model"]["model.0.conv.weight"].shape[0] == 8
+    out = cli("train.py", "--resume", last, "--epochs", 3).done()
+    assert "changed since" not in out, "what it was forced to is what it goes on from"
+
+
+def test_resuming_without_the_yaml_files_it_was_started_with(cli: CommandLine, train: Train, tmp_path: Path) -> None:
+    network, hyp = write_network(tmp_path), tmp_path / "hyp.yaml"
+    hyp.write_text("lr0: 0.02\n")
+    train("--cfg", network, "--hyp", hyp).done()
+    network.unlink()
+    hyp.unlink()
+    cli("train.py", "--resume", tmp_path / "exp", "--epochs", 2).done()
+    assert read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")["hyp"]["lr0"] == 0.02
+
+
+def test_a_run_killed_before_its_first_checkpoint_says_what_is_there(cli: CommandLine, trained: Path, tmp_path: Path) -> None:
+    for name in ("args.yaml", "hyp.yaml"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    message = cli("train.py", "--resume", tmp_path).refused(f"{tmp_path}/weights/last.pt: no such file: {tmp_path} holds args.yaml, hyp.yaml")
+    assert message.endswith("a run that ended before its first checkpoint is started again, its options are in args.yaml")

@@ -8,7 +8,8 @@ import torch
 from command_line import CommandLine, Finished, read_table, write_data
 
 from models.yolo import Model
-from utils.checkpoint import load_model, read_checkpoint
+from utils.checkpoint import load_model
+from utils.checkpoint_file import read_checkpoint
 
 Train = Callable[..., Finished]
 

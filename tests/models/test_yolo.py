@@ -449,7 +449,7 @@ def test_a_file_dropped_into_attention_is_a_layer_and_building_needs_only_torch_
 
 
 def test_load_gives_a_predictor(tmp_path: Path) -> None:
-    from utils.checkpoint import network_entry, save_checkpoint
+    from utils.checkpoint_file import network_entry, save_checkpoint
 
     model = tiny_model()
     save_checkpoint(tmp_path / "best.pt", {"network": network_entry(model), "model": model.state_dict()})

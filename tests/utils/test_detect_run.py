@@ -35,7 +35,7 @@ class FixedNetwork(nn.Module):
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return `run(source, **settings)`, which detects with the stand-in at 32 pixels and returns the run's folder."""
-    monkeypatch.setattr(detect_run, "load_model", lambda _path: FixedNetwork())
+    monkeypatch.setattr(detect_run, "load_network", lambda _path: FixedNetwork())
 
     def start(source: Path | str, **settings: object) -> Path:
         fixed = {"weights": "w.pt", "imgsz": (32,), "device": "cpu", "amp": "off", "project": str(tmp_path / "runs")}
@@ -164,7 +164,7 @@ def test_flags() -> None:
         ["--weights", "w.pt", "--source", "x", "--img-size", "320", "640", "--half", "--classes", "1", "cat", "--visualize"]
     )
     assert (settings.imgsz, settings.amp, settings.classes, settings.visualize) == ([320, 640], "fp16", ["1", "cat"], [])
-    assert detect.parse_arguments(["--weights", "w.pt", "--source", "x"]) == DetectSettings("w.pt", "x", imgsz=[640])
+    assert detect.parse_arguments(["--weights", "w.pt", "--source", "x"]) == DetectSettings("w.pt", "x")
 
 
 @pytest.mark.parametrize("arguments", [["--weights", "w.pt"], ["--source", "x"], ["--weights", "w", "--source", "x", "--save"]])

@@ -14,10 +14,10 @@ from tests.networks import tiny_model
 from utils import engine
 from utils.config import Hyperparameters
 from utils.ema import ModelEMA
-from utils.engine import MAX_BAD_STEPS, Training, optimizer_step, resized, train_one_epoch
+from utils.engine import MAX_BAD_STEPS, EpochState, Training, optimizer_step, resized, train_one_epoch
 from utils.errors import TrainingStoppedError
 from utils.losses import build_loss
-from utils.optim import Schedule, build_optimizer
+from utils.optim import DECAYED, Schedule, build_optimizer
 from utils.precision import choose_precision
 
 FAST = Hyperparameters(lr0=0.02, warmup_epochs=0.0, weight_decay=0.0, lrf=1.0)
@@ -100,7 +100,7 @@ def test_momentum_and_rates_follow_the_schedule() -> None:
 def test_clipping_acts() -> None:
     hyp = Hyperparameters(lr0=1.0, momentum=0.0, warmup_momentum=0.0, warmup_epochs=0.0, clip_norm=1e-3, weight_decay=0.0)
     training = make_training(hyp)
-    training.optimizer = torch.optim.SGD(training.model.parameters(), lr=1.0)
+    training.optimizer = torch.optim.SGD([{"params": list(training.model.parameters()), "kind": DECAYED, "factor": 1.0}], lr=1.0)
     before = [parameter.detach().clone() for parameter in training.model.parameters()]
     train_one_epoch(training, [make_batch()], 0, progress=False)
     moved = torch.cat([(new - old).flatten() for old, new in zip(before, training.model.parameters(), strict=True)]).norm()
@@ -122,6 +122,116 @@ def test_a_loss_that_is_not_finite_stops(value: float) -> None:
         train_one_epoch(training, [make_batch()] * 2, 3, progress=False)
     assert all(parameter.isfinite().all() for parameter in training.model.parameters()), "no step was taken with it"
     assert all(value.isfinite().all() for value in training.ema.model.state_dict().values())
+
+
+class FakeScaler:
+    """A gradient scaler that works on a CPU too: halves its scale where a gradient is not finite, and leaves that step out."""
+
+    def __init__(self) -> None:
+        self.factor, self.found = 1024.0, False
+
+    def is_enabled(self) -> bool:
+        return True
+
+    def scale(self, loss: Tensor) -> Tensor:
+        return loss * self.factor
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+        assert gradients, "what a real scaler requires"
+        self.found = not all(gradient.isfinite().all() for gradient in gradients)
+        for gradient in gradients:
+            gradient /= self.factor
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self.found:
+            optimizer.step()
+
+    def update(self) -> None:
+        self.factor *= 0.5 if self.found else 1.0
+
+
+def lose(training: Training, number: int, value: float = float("inf")) -> None:
+    """Make the loss of one batch, counted from 1, not finite."""
+    real, calls = training.loss, []
+
+    def lossy(outputs: Any, batch: Any) -> Any:
+        total, items = real(outputs, batch)
+        calls.append(1)
+        return (total * value, {name: item * value for name, item in items.items()}) if len(calls) == number else (total, items)
+
+    training.loss = lossy
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_lost_loss_lowers_the_scale_where_there_is_one(value: float) -> None:
+    training, expected = make_training(batches=3), make_training(batches=2)
+    training.scaler, expected.scaler = FakeScaler(), FakeScaler()
+    lose(training, 2, value)
+    result = train_one_epoch(training, [make_batch()] * 3, 0, progress=False)
+    assert (result.skipped_steps, training.bad_steps, training.ema.updates) == (1, 0, 2)
+    assert training.scaler.factor == 512.0
+    assert all(math.isfinite(item) for item in result.items.values()), "the lost batch does not count"
+    assert all(tensor.isfinite().all() for tensor in training.model.state_dict().values())
+    train_one_epoch(expected, [make_batch()] * 2, 0, progress=False)
+    assert all(map(torch.equal, *(list(one.model.parameters()) for one in (training, expected)))), "as if the batch had not been"
+
+
+def test_a_lost_loss_ends_the_gradients_that_were_gathered_with_it() -> None:
+    hyp = Hyperparameters(warmup_epochs=0.0, nominal_batch=4, min_steps_per_epoch=1)
+    training = make_training(hyp, batches=4)
+    training.scaler = FakeScaler()
+    assert training.schedule.accumulate == 2
+    lose(training, 2)
+    result = train_one_epoch(training, [make_batch()] * 4, 0, progress=False)
+    assert (result.skipped_steps, training.ema.updates) == (1, 1)
+
+
+def test_the_real_scaler_takes_a_lost_loss_likewise() -> None:
+    training = make_training(batches=3)
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    lose(training, 2)
+    assert train_one_epoch(training, [make_batch()] * 3, 0, progress=False).skipped_steps == 1
+    assert training.scaler.get_scale() == 32.0
+
+
+def test_an_overflow_leaves_no_trace_in_the_statistics() -> None:
+    training = make_training()
+    training.scaler = FakeScaler()
+    lose(training, 1)
+    with torch.no_grad():
+        training.model.model[1].bn.running_mean[2] = float("inf")
+    train_one_epoch(training, [make_batch()], 0, progress=False)
+    assert torch.equal(training.model.model[1].bn.running_mean, training.ema.model.model[1].bn.running_mean)
+
+
+def test_too_many_lost_losses_stop() -> None:
+    training = make_training()
+    training.scaler, training.bad_steps = FakeScaler(), MAX_BAD_STEPS - 1
+    lose(training, 1)
+    with pytest.raises(TrainingStoppedError, match=rf"{MAX_BAD_STEPS} steps in a row"):
+        train_one_epoch(training, [make_batch()], 0, progress=False)
+
+
+def test_an_epoch_goes_on_where_it_was() -> None:
+    hyp = Hyperparameters(warmup_epochs=0.0, nominal_batch=4, min_steps_per_epoch=1)
+    batches = [make_batch() | {"targets": make_batch()["targets"] * (1 - number / 20)} for number in range(6)]
+    whole, halves = make_training(hyp, batches=6, multi_scale=True), make_training(hyp, batches=6, multi_scale=True)
+    expected = train_one_epoch(whole, batches, 0, progress=False)
+    seen: list[int] = []
+    kept: list[EpochState] = []
+
+    def keep(state: EpochState) -> None:
+        seen.append(state.batch)
+        kept.append(copy.deepcopy(state))
+
+    train_one_epoch(halves, batches[:4], 0, progress=False, after_step=keep)
+    assert seen == [2, 4], "where no gradient is pending"
+    result = train_one_epoch(halves, batches[4:], 0, progress=False, done=kept[-1])
+    assert result.items == expected.items
+    assert same(state(whole.model), state(halves.model))
+    assert same(state(whole.ema.model), state(halves.ema.model))
+    assert whole.ema.updates == halves.ema.updates == 3
 
 
 def spoil(training: Training, when: Callable[[int], bool]) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import DataError, SettingsError
+from utils.image_size import size_on_stride
 from utils.precision import choose_precision
-from utils.predict import Predictor, Results, class_numbers, size_on_stride
+from utils.predict import Predictor, Results, class_numbers
 
 
 class FixedNetwork(nn.Module):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from torch import nn
 
 from tests.networks import tiny_config, tiny_model
 from utils import cli, training
-from utils.checkpoint import load_model, network_entry, read_checkpoint, save_checkpoint
+from utils.checkpoint import load_model
+from utils.checkpoint_file import network_entry, read_checkpoint, save_checkpoint
 from utils.config import Hyperparameters
 from utils.errors import CheckpointError, SettingsError, TrainingStoppedError
 from utils.precision import choose_precision
-from utils.train_log import LOSS_ITEMS, Progress, results_header
+from utils.run_state import Progress
+from utils.train_log import LOSS_ITEMS, results_header
 from utils.train_options import TrainOptions
 from utils.training import fitting_batch, freeze, plotted, seed_everything, train, uninterrupted
 
@@ -83,8 +86,12 @@ def test_what_a_run_writes(finished: Path, workplace: Path) -> None:
 def test_what_a_checkpoint_holds(finished: Path) -> None:
     last, best = (read_checkpoint(finished / "weights" / name) for name in ("last.pt", "best.pt"))
     assert (last["epoch"], len(last["rows"]), last["network"]["names"]) == (2, 2, ["dark", "亮"])
-    assert {"model", "ema", "optimizer", "updates", "rng", "hyp", "options"} <= set(last)
-    assert "optimizer" not in best
+    assert {"model", "ema", "optimizer", "updates", "rng", "hyp", "options", "sources", "bad_steps", "schedule", "compute"} <= set(last)
+    assert (last["partial"], last["metrics"]["epoch"], last["sources"]["train"]["pictures"]) == (None, 1, 3)
+    assert all(tensor.dtype is not torch.float16 for part in ("model", "ema") for tensor in last[part].values())
+    assert set(best) == {"version", "network", "model", "epoch", "metrics", "hyp", "options"}
+    assert best["metrics"]["epoch"] + 1 == best["epoch"]
+    assert {"fitness", "precision", "recall", "map50", "map", "box_loss"} <= set(best["metrics"])
     model = load_model(finished / "weights" / "best.pt")
     assert (model.names, model.nc, model.head.branches) == (["dark", "亮"], 2, 2)
 
@@ -174,7 +181,112 @@ def test_patience_ends_a_run_early(workplace: Path, tmp_path: Path, monkeypatch:
     assert read_checkpoint(folder / "weights" / "last.pt")["epoch"] == 3
 
 
+def test_half(workplace: Path, tmp_path: Path, finished: Path) -> None:
+    folder = train(options_for(workplace, tmp_path, half=True, save_period=2))
+    last, best, second, whole = (
+        read_checkpoint(path / "weights" / name)["model"]
+        for path, name in ((folder, "last.pt"), (folder, "best.pt"), (folder, "epoch2.pt"), (finished, "best.pt"))
+    )
+    for weights in (best, second):
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float16, torch.int64}
+    assert {tensor.dtype for tensor in last.values()} == {torch.float32, torch.int64}
+    assert all(torch.equal(best[name], value.to(best[name].dtype)) for name, value in whole.items())
+    assert all(tensor.dtype is torch.float32 for tensor in load_model(folder / "weights" / "best.pt").parameters())
+
+
+def test_steps_within_an_epoch_are_saved_and_gone_on_from(
+    finished: Path, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, saved = training.save_last, []
+
+    def stop_at_the_second(run: Any) -> None:
+        real(run)
+        saved.append((run.progress.epoch, run.progress.partial.batch))
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_last", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(options_for(workplace, tmp_path, save_steps=1))
+    assert saved == [(0, 1), (1, 1)], "an epoch of two batches: the second is saved with the epoch"
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    assert f"epoch 1 and 1 batches of the next is saved: python train.py --resume {last} goes on" in capsys.readouterr().out
+    monkeypatch.undo()
+    train(TrainOptions(resume=str(last), given=frozenset({"resume"})))
+    resumed, straight = (read_checkpoint(path / "weights" / "last.pt") for path in (tmp_path / "exp", finished))
+    for key in ("model", "ema"):
+        assert all(torch.equal(value, straight[key][name]) for name, value in resumed[key].items()), key
+    assert [row[:-2] for row in resumed["rows"]] == [row[:-2] for row in straight["rows"]]
+
+
+def test_a_finished_run_is_extended(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    (tmp_path / "exp" / "weights" / ".last.pt.ab12cd_3.tmp").write_bytes(b"half a checkpoint")
+    (tmp_path / "exp" / ".mine.tmp").write_bytes(b"not ours")
+    train(TrainOptions(resume=str(tmp_path / "exp"), epochs=3, given=frozenset({"resume", "epochs"})))
+    said = capsys.readouterr().out
+    assert "goes on to 3 epochs in place of 2: the learning-rate schedule is recomputed for 3, so this is another run than one planned" in said
+    assert "removed 1 unfinished files of a run that was killed: .last.pt.ab12cd_3.tmp" in said
+    assert [path.name for path in (tmp_path / "exp").glob("**/*.tmp")] == [".mine.tmp"]
+    last = read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")
+    assert (last["epoch"], len(last["rows"]), last["schedule"]["epochs"]) == (3, 3, 3)
+    assert last["rows"][:2] == read_checkpoint(finished / "weights" / "last.pt")["rows"]
+
+
+def test_a_run_that_stopped_early_is_finished(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Progress, "improved_by", lambda self, found: self.best_epoch < 0)
+    folder = train(options_for(workplace, tmp_path, epochs=9, patience=2))
+    best = (folder / "weights" / "best.pt").read_bytes()
+    with pytest.raises(CheckpointError, match=r"stopped early after 3 epochs, nothing better than epoch 1 in 2: nothing to resume; a larger --pat"):
+        train(TrainOptions(resume=str(folder), given=frozenset({"resume"})))
+    train(TrainOptions(resume=str(folder), patience=3, given=frozenset({"resume", "patience"})))
+    assert "stopped early: nothing better than epoch 1 in 3 epochs" in capsys.readouterr().out
+    assert read_checkpoint(folder / "weights" / "last.pt")["epoch"] == 4
+    assert (folder / "weights" / "best.pt").read_bytes() == best
+
+
+def test_best_is_written_before_last(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, written = os.replace, []
+
+    def replace(source: str, target: str | Path) -> None:
+        written.append(Path(target).name)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(Progress, "improved_by", lambda self, found: True)
+    train(options_for(workplace, tmp_path, epochs=1, save_period=1))
+    assert [name for name in written if name.endswith((".pt", ".csv"))] == ["results.csv", "best.pt", "epoch1.pt", "last.pt"]
+
+
+def test_an_older_checkpoint_is_resumed(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    content = read_checkpoint(last)
+    for name in ("sources", "partial", "bad_steps", "schedule", "compute", "metrics"):
+        del content[name]
+    for name in ("save_steps", "half", "force"):
+        del content["options"][name]
+    torch.save(content | {"rng": content["rng"]["torch"]}, last)
+    train(TrainOptions(resume=str(last), epochs=3, given=frozenset({"resume", "epochs"})))
+    said = capsys.readouterr().out
+    assert "last.pt: from an older version, cannot be checked for changes: the training pictures and labels" in said
+    assert "last.pt: holds torch's random state only" in said
+    assert read_checkpoint(last)["epoch"] == 3
+
+
 # --- refused
+
+
+def test_a_run_without_a_checkpoint_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "args.yaml").write_text("")
+    for path in (tmp_path / "exp", tmp_path / "exp" / "weights" / "last.pt"):
+        with pytest.raises(
+            CheckpointError, match=r"exp/weights/last\.pt: no such file: .*exp holds args\.yaml: expected a run's folder; .*started again"
+        ):
+            train(TrainOptions(resume=str(path), given=frozenset({"resume"})))
 
 
 def test_nothing_to_resume(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +309,9 @@ def test_nothing_to_resume(finished: Path, tmp_path: Path, monkeypatch: pytest.M
         ({"optimizer": "Adam"}, SettingsError, r"--optimizer Adam: expected one of SGD, AdamW"),
         ({"schedule": "poly"}, SettingsError, r"--schedule poly: expected one of"),
         ({"amp": "fp16"}, SettingsError, r"--amp fp16: needs a GPU"),
+        ({"save_steps": -1}, SettingsError, r"--save-steps -1: expected at least 0"),
+        ({"save_steps": 2, "nosave": True}, SettingsError, r"--nosave --save-steps 2: one saves the last epoch only"),
+        ({"force": True}, SettingsError, r"--force: goes with --resume only"),
         ({"close_mosaic": -1}, SettingsError, r"--close-mosaic -1: expected at least 0"),
         ({"cfg": ""}, SettingsError, r"--cfg: none given: expected a network yaml"),
         ({"freeze": ["model.77.*"]}, SettingsError, r"--freeze model\.77\.\*: matches no parameter"),
@@ -308,8 +423,9 @@ def test_results_header_is_unpadded() -> None:
 
 
 def test_options_that_a_resumed_run_may_change(capsys: pytest.CaptureFixture[str]) -> None:
-    stored = TrainOptions(cfg="a.yaml", epochs=5, batch=4)
+    stored = TrainOptions(cfg="a.yaml", epochs=5, batch=4, force=True)
     options = TrainOptions(epochs=9, batch=8, given=frozenset({"epochs", "batch"}))
     options.resume_from(stored.as_dict(), "last.pt")
     assert (options.cfg, options.epochs, options.batch, options.resume) == ("a.yaml", 9, 4, "last.pt")
+    assert not options.force
     assert "last.pt: the run keeps its own --batch 4" in capsys.readouterr().out

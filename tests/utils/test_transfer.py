@@ -10,7 +10,7 @@ import torch
 from models.yolo import Model
 from tests.edits import inserted, removed, replaced
 from tests.networks import meta_model, randomise, seeded_images, tiny_config, tiny_model
-from utils.checkpoint import network_entry, save_checkpoint
+from utils.checkpoint_file import network_entry, save_checkpoint
 from utils.errors import CheckpointError
 from utils.foreign_names import foreign_head_names, foreign_name
 from utils.transfer import DIFFERENT, LOADED, NEW, UNUSED, TransferReport, keep_hidden_width, transfer

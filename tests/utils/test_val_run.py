@@ -12,7 +12,7 @@ import torch
 
 import val
 from models.yolo import Model
-from utils.checkpoint import network_entry, save_checkpoint
+from utils.checkpoint_file import network_entry, save_checkpoint
 from utils.draw import write_picture
 from utils.errors import CheckpointError, DataError, SettingsError
 from utils.val_run import ValSettings, label_rows, validate

@@ -1,0 +1,52 @@
+"""Which picture size a run uses: what was asked for, what an exported file demands, or what the network was trained at."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from utils.errors import SettingsError
+
+DEFAULT_SIZE = 640
+"""Where nobody says anything."""
+
+
+def size_on_stride(size: int | Sequence[int], stride: int) -> tuple[int, int]:
+    """Turn a size or a height and width into a height and width that are multiples of `stride`, rounded up; says so if that changes it.
+
+    Raises:
+        SettingsError: not one or two numbers above 0.
+    """
+    given = (size,) if isinstance(size, int) else tuple(size)
+    if len(given) not in (1, 2) or min(given) < 1:
+        raise SettingsError(f"--img {' '.join(map(str, given))}: expected one size, or height and width, in pixels")
+    height, width = (-(-side // stride) * stride for side in (given[0], given[-1]))
+    if (height, width) != (given[0], given[-1]):
+        print(f"--img {' '.join(map(str, given))}: no multiple of the stride {stride}: {height} x {width} (height x width) is used")
+    return height, width
+
+
+def static_size(network: nn.Module) -> tuple[int, int] | None:
+    """Return the one height and width that a static exported file takes; None for every other network."""
+    return getattr(network, "image_hw", None)
+
+
+def choose_image_size(asked: int | Sequence[int] | None, network: nn.Module) -> tuple[int, int]:
+    """Return the height and width for a network's pictures, multiples of its largest stride; says where they come from unless asked for.
+
+    Args:
+        asked: --img: a size, a height and width, or None where it was not given.
+        network: a `Model`, of which `trained_size` says at what size it was trained, or an `ExportedNetwork`.
+    Raises:
+        SettingsError: not one or two numbers above 0.
+    """
+    if fixed := static_size(network):
+        if asked is not None and size_on_stride(asked, max(network.stride)) != fixed:
+            shown = asked if isinstance(asked, int) else " ".join(map(str, asked))
+            print(f"--img {shown}: does not apply to a static file: exactly {fixed[0]} x {fixed[1]} (height x width) is used")
+        return fixed
+    if asked is None:
+        asked = getattr(network, "trained_size", None)
+        reason = "at which the network was trained" if asked else "since the weights do not say at which size they were trained"
+        asked = asked or DEFAULT_SIZE
+        print(f"picture size {asked}, {reason} (--img chooses another)")
+    return size_on_stride(asked, max(network.stride))
