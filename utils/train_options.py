@@ -106,4 +106,4 @@ class TrainOptions:
         choices = {"amp": AMP_CHOICES, "optimizer": OPTIMIZERS, "cache": CACHE_CHOICES, "schedule": tuple(SCHEDULES), "head_hidden": HEAD_HIDDEN}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise SettingsError(f"--{name} {getattr(self, name)}: expected one of {', '.join(known)}")
+                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected one of {', '.join(known)}")

@@ -26,6 +26,15 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that uses its running statistics where a batch in training has one value per channel, and so no variance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 @layer(same, example=())
 class FocalModulation(nn.Module):
     """Modulate each pixel's query by context gathered at several scales and gated per pixel.

@@ -40,10 +40,16 @@ Train = Callable[..., Finished]
         (["--scale", "m"], ["scale 'm'", "no 'scales'"]),
         (["--weights", "none.pt"], ["none.pt: no such file"]),
         (["--resume", "none.pt"], ["none.pt: no such file"]),
-        (["--freeze", "7"], ["--freeze 7: there is no layer 6: the network has layers 0 to 5"]),
-        (["--freeze", "1", "6"], ["--freeze 1 6: there is no layer 6"]),
-        (["--freeze", "neck"], ["--freeze neck: matches no parameter"]),
+        (["--freeze", "7"], ["--freeze 7: the network has 6 layers"]),
+        (["--freeze", "1", "6"], ["--freeze 6: there is no layer 6: the network has layers 0 to 5"]),
+        (["--freeze", "neck"], ["--freeze neck: means no layer of this network"]),
         (["--freeze", "6"], ["--freeze: leaves no parameter to train"]),
+        (["--freeze", "backbon"], ["--freeze backbon: matches no layer and no parameter", "Did you mean 'backbone'?"]),
+        (["--lr-factor", "backbone"], ["--lr-factor backbone: expected PHRASE=FACTOR"]),
+        (["--lr-factor", "stem=0.1"], ["--lr-factor stem: matches no layer"]),
+        (["--layer-decay", "2"], ["--layer-decay 2.0: expected a factor above 0"]),
+        (["--head-hidden", "wide"], ["--head-hidden wide: expected one of keep, rule"]),
+        (["--min-transfer", "50"], ["--min-transfer 50.0: expected a share from 0 to 1"]),
         (["--min-items", "4"], ["8 pictures, none with 4 or more objects"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
@@ -135,9 +141,12 @@ def test_data_sets(train: Train, tmp_path: Path, damage: Callable[[Path], None],
 
 def test_weights_of_another_network(train: Train, trained: Path, tmp_path: Path) -> None:
     other = write_network(tmp_path, width=40)
-    message = train("--cfg", other, "--weights", trained / "weights" / "best.pt").refused("weights of another network")
-    assert "% of the parameters" in message
-    assert "differing in shape (model.0.conv.weight" in message
+    weights = trained / "weights" / "best.pt"
+    message = train("--cfg", other, "--weights", weights).refused("expected at least 50% of the network's parameters", "--allow-partial goes on")
+    assert f"{weights}: 54 of 115 tensors loaded, 12.8% of the network's parameters" in message
+    assert "different shape: 5 in layer 0 (outputs 40 here, 8 in the file)" in message
+    assert not (tmp_path / "exp").exists()
+    assert train("--cfg", other, "--weights", weights, "--allow-partial").done()
 
 
 @pytest.mark.parametrize("script", ["train.py", "val.py", "detect.py"])
@@ -147,10 +156,10 @@ def test_files_that_are_no_weights(cli: CommandLine, data: Path, trained: Path, 
     torch.save({"weight": torch.zeros(1)}, foreign)
     torch.save(torch.nn.Conv2d(1, 1, 1), module)
     flags = ("--source", data.parent / "images" / "val") if script == "detect.py" else ("--data", data)
-    cli(script, "--weights", part, *flags).refused(f"{part}: is no checkpoint, or only a part of one")
-    cli(script, "--weights", foreign, *flags).refused(f"{foreign}: is no checkpoint of this framework")
-    cli(script, "--weights", module, *flags).refused(f"{module}: holds more than tensors and plain data")
-    cli(script, "--weights", data, *flags).refused(f"{data}: is no checkpoint")
+    cli(script, "--weights", part, *flags).refused(f"{part}: truncated: the end of the zip archive is missing: expected a whole checkpoint")
+    cli(script, "--weights", foreign, *flags).refused(f"{foreign}: a state dict says nothing of its network")
+    cli(script, "--weights", module, *flags).refused(f"{module}: ")
+    cli(script, "--weights", data, *flags).refused(f"{data}: ", "expected")
 
 
 @pytest.mark.parametrize(

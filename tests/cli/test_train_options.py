@@ -34,7 +34,10 @@ def test_freeze(train: Train, network: Path, tmp_path: Path, what: list[str], ex
 def test_fine_tuning_with_other_classes_says_how_much_was_loaded(cli: CommandLine, train: Train, trained: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", names=("red", "green", "blue", "black", "white"))
     out = train("--data", data, "--weights", trained / "weights" / "best.pt").done()
-    assert "best.pt: 79 of 115 tensors, 90.3% of the parameters; 36 differing in shape (model.5.lead.cls.0.0.conv.weight" in out
+    assert "best.pt: 109 of 115 tensors loaded, " in out
+    assert "different shape: 6 in layer 5 (5 classes here, 3 in the file)" in out
+    assert "head_hidden keep: the class towers stay 8 wide" in out
+    assert len(read_table(tmp_path / "exp" / "transfer.csv")) == 115
     model = load_model(tmp_path / "exp" / "weights" / "best.pt")
     assert model.names == ["red", "green", "blue", "black", "white"]
 
@@ -42,7 +45,7 @@ def test_fine_tuning_with_other_classes_says_how_much_was_loaded(cli: CommandLin
 def test_weights_alone_name_the_network(cli: CommandLine, data: Path, trained: Path, tmp_path: Path) -> None:
     flags = ("--img", 64, "--epochs", 1, "--workers", 0, "--device", "cpu", "--noplots", "--project", tmp_path)
     out = cli("train.py", "--weights", trained / "weights" / "best.pt", "--data", data, *flags).done()
-    assert "100.0% of the parameters" in out
+    assert "100.0% of the network's parameters" in out
     ours, theirs = (Model(folder / "model.yaml") for folder in (tmp_path / "exp", trained))
     assert ours.state_dict().keys() == theirs.state_dict().keys()
 

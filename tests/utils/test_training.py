@@ -12,19 +12,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import nn
 
 from tests.networks import tiny_config, tiny_model
 from utils import cli, training
 from utils.checkpoint import load_model
-from utils.checkpoint_file import network_entry, read_checkpoint, save_checkpoint
+from utils.checkpoint_file import read_checkpoint
 from utils.config import Hyperparameters
 from utils.errors import CheckpointError, SettingsError, TrainingStoppedError
 from utils.precision import choose_precision
 from utils.run_state import Progress
 from utils.train_log import LOSS_ITEMS, results_header
 from utils.train_options import TrainOptions
-from utils.training import fitting_batch, freeze, plotted, seed_everything, train, uninterrupted
+from utils.training import fitting_batch, plotted, seed_everything, train, uninterrupted
 
 HEADER = (
     "epoch,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision,metrics/recall,metrics/mAP_0.5,metrics/mAP_0.5:0.95,"
@@ -102,7 +101,8 @@ def test_the_next_run_gets_its_own_folder_and_fine_tunes(finished: Path, workpla
     said = capsys.readouterr().out
     assert folder == workplace / "runs" / "exp2"
     assert "best.pt: " in said
-    assert "100.0% of the parameters" in said
+    assert "100.0% of the network's parameters" in said
+    assert (folder / "transfer.txt").read_text().splitlines()[0] in said
     assert "fp32, contiguous" in said
 
 
@@ -314,7 +314,7 @@ def test_nothing_to_resume(finished: Path, tmp_path: Path, monkeypatch: pytest.M
         ({"force": True}, SettingsError, r"--force: goes with --resume only"),
         ({"close_mosaic": -1}, SettingsError, r"--close-mosaic -1: expected at least 0"),
         ({"cfg": ""}, SettingsError, r"--cfg: none given: expected a network yaml"),
-        ({"freeze": ["model.77.*"]}, SettingsError, r"--freeze model\.77\.\*: matches no parameter"),
+        ({"freeze": ["model.77.*"]}, SettingsError, r"--freeze model\.77\.\*: matches no layer and no parameter"),
         ({"weights": "none.pt"}, CheckpointError, r"none\.pt: no such file"),
         ({"hyp": "none.yaml"}, SettingsError, r"none\.yaml: cannot be read"),
     ],
@@ -325,57 +325,7 @@ def test_refused(workplace: Path, tmp_path: Path, changes: dict[str, Any], error
     assert not list(tmp_path.glob("exp*")), "no folder is left behind"
 
 
-def test_weights_of_another_network(workplace: Path, tmp_path: Path) -> None:
-    other = tiny_model(width=64)
-    save_checkpoint(tmp_path / "other.pt", {"network": network_entry(other), "model": other.state_dict()})
-    (tmp_path / "net.yaml").write_text(
-        yaml.safe_dump({"nc": 2, "backbone": [[-1, 1, "Conv", [24, 5, 8]], [-1, 1, "Conv", [200, 3, 2]]], "head": [[[0, 1], 1, "DDetect", ["nc"]]]})
-    )
-    options = options_for(workplace, tmp_path, cfg=str(tmp_path / "net.yaml"), weights=str(tmp_path / "other.pt"))
-    with pytest.raises(CheckpointError, match=r"other\.pt: weights of another network: \d+ of \d+ tensors"):
-        train(options)
-
-
 # --- parts
-
-
-@pytest.mark.parametrize(
-    ("what", "layers"),
-    [
-        ([], set()),
-        (["2"], {0, 1}),
-        (["0"], set()),
-        (["1", "3"], {1, 3}),
-        (["backbone"], {0, 1, 2, 3, 4}),
-        (["model.4.*"], {4}),
-        (["backbone", "5"], set(range(6))),
-    ],
-)
-def test_freeze(what: list[str], layers: set[int]) -> None:
-    model = tiny_model()
-    norms = freeze(model, what)
-    for index, module in enumerate(model.model):
-        trainable = {parameter.requires_grad for name, parameter in module.named_parameters() if "dfl" not in name}
-        assert trainable == {index not in layers}, index
-    expected = [part for index in sorted(layers) for part in model.model[index].modules() if isinstance(part, nn.BatchNorm2d)]
-    assert {id(norm) for norm in norms} == {id(norm) for norm in expected}
-
-
-def test_freeze_by_name_of_a_part() -> None:
-    model = tiny_model()
-    assert freeze(model, ["*.lead.cls.*.weight"])
-    assert not model.head.lead.cls[0][2].weight.requires_grad
-    assert model.head.lead.cls[0][2].bias.requires_grad
-    assert model.head.lead.box[0][2].weight.requires_grad
-
-
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [(["99"], r"--freeze 99: there is no layer"), (["1", "6"], r"there is no layer 6: .* layers 0 to 5"), (["head"], r"--freeze head: matches no")],
-)
-def test_freeze_refuses(what: list[str], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        freeze(tiny_model(), what)
 
 
 def test_batch_size_of_a_cpu_is_the_users() -> None:
