@@ -6,13 +6,14 @@ auxiliary ones that only training needs. Dimension letters: B batch, A anchor po
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from models.attention.dynamic_conv import DynamicConv, Route
 from models.common import Conv
 from models.registry import Channels, Rule, Scale, layer, maps
 from utils.boxes import xyxy_to_cxcywh
@@ -71,6 +72,10 @@ class OutputConv(nn.Conv2d):
         return super().forward(x.to(self.weight.dtype))
 
 
+Tower = Literal["box", "cls", "mask"]
+"""The towers of a head: box distances, class probabilities, mask coefficients."""
+
+
 @dataclass(frozen=True)
 class TowerStyle:
     """What differs between the towers of the families.
@@ -81,7 +86,7 @@ class TowerStyle:
             times the number of classes, this at most `most_for_classes`.
         class_width: the class tower's hidden width, in place of that rule.
         depthwise: whether the class tower's units are a depthwise 3 x 3 and a 1 x 1 convolution in place of a 3 x 3.
-        second: builds the second unit of every tower (input and output channels, kernel size, groups=…).
+        second: builds the second unit of a tower (input and output channels, kernel size, groups=…), by the tower's name; else a Conv.
     """
 
     box_groups: int = 1
@@ -89,7 +94,7 @@ class TowerStyle:
     most_for_classes: int = 100
     class_width: int | None = None
     depthwise: bool = False
-    second: Callable[..., nn.Module] = Conv
+    second: dict[str, Callable[..., nn.Module]] = field(default_factory=dict)
 
     def box_tower_width(self, first: int) -> int:
         """Return the hidden width of the box towers; `first` is the channel count of the first level."""
@@ -99,17 +104,33 @@ class TowerStyle:
         """Return the hidden width of the class towers."""
         return self.class_width or max(first, min(self.width_per_class * num_classes, self.most_for_classes))
 
-    def tower(self, channels: int, width: int, outputs: int, groups: int = 1) -> nn.Sequential:
+    def tower(self, name: Tower, channels: int, width: int, outputs: int, groups: int = 1) -> nn.Sequential:
         """Return two 3 x 3 units and a 1 x 1 convolution; `groups` are those of the last two."""
-        return nn.Sequential(Conv(channels, width, 3), self.second(width, width, 3, groups=groups), OutputConv(width, outputs, 1, groups=groups))
+        second = self.second.get(name, Conv)(width, width, 3, groups=groups)
+        return nn.Sequential(Conv(channels, width, 3), second, OutputConv(width, outputs, 1, groups=groups))
+
+    def with_dynamic(self, dynamic: bool | list[Tower], experts: int, route: Route, masks: bool) -> "TowerStyle":
+        """Return the style with a DynamicConv as the second unit of some towers.
+
+        Args:
+            dynamic: their names, or True for those that published heads replace.
+            masks: whether there are mask towers.
+        Raises:
+            ModelConfigError: a mask tower is named, and there is none.
+        """
+        if isinstance(dynamic, list) and "mask" in dynamic and not masks:
+            raise ModelConfigError("dynamic names the mask towers: this head has none; expected box, cls or both")
+        usual: list[Tower] = ["box", *["mask"] * masks, *["cls"] * self.depthwise]
+        named = dynamic if isinstance(dynamic, list) else usual * dynamic
+        return replace(self, second={name: partial(DynamicConv, experts=experts, route=route) for name in named})
 
     def class_tower(self, channels: int, width: int, num_classes: int) -> nn.Sequential:
         """Return the class tower of one level."""
         if not self.depthwise:
-            return self.tower(channels, width, num_classes)
+            return self.tower("cls", channels, width, num_classes)
         return nn.Sequential(
             nn.Sequential(Conv(channels, channels, 3, groups=channels), Conv(channels, width)),
-            nn.Sequential(Conv(width, width, 3, groups=width), self.second(width, width, 1)),
+            nn.Sequential(Conv(width, width, 3, groups=width), self.second.get("cls", Conv)(width, width, 1)),
             OutputConv(width, num_classes, 1),
         )
 
@@ -130,7 +151,7 @@ class Branch(nn.Module):
         super().__init__()
         box_width = style.box_tower_width(in_channels[0])
         class_width = style.class_tower_width(in_channels[0], num_classes)
-        self.box = nn.ModuleList(style.tower(channels, box_width, 4 * NUM_BINS, style.box_groups) for channels in in_channels)
+        self.box = nn.ModuleList(style.tower("box", channels, box_width, 4 * NUM_BINS, style.box_groups) for channels in in_channels)
         self.cls = nn.ModuleList(style.class_tower(channels, class_width, num_classes) for channels in in_channels)
         self.dfl = DFL()
 
@@ -161,6 +182,9 @@ class DetectionHead(nn.Module):
         box_groups: groups of the box towers' grouped convolutions, in place of the family's; 1 is the ungrouped form.
         cls: units of the class towers: full 3 x 3 convolutions, or depthwise ones with a 1 x 1 each (YOLO11's).
         class_width: hidden width of the class towers, in place of the family's rule.
+        dynamic: towers whose second unit is a DynamicConv: a list of box, cls and mask, or true for the box and mask towers and,
+            where its units are depthwise ones with a 1 x 1 each, the class tower (whose second 1 x 1 it is).
+        experts, route: of those; see DynamicConv2d.
     Raises:
         ModelConfigError: the inputs do not split into that many equal groups, or a width is not positive.
     """
@@ -180,9 +204,13 @@ class DetectionHead(nn.Module):
         box_groups: int | None = None,
         cls: Literal["dense", "depthwise"] | None = None,
         class_width: int | None = None,
+        dynamic: bool | list[Tower] = False,
+        experts: int = 4,
+        route: Route = "sigmoid",
     ) -> None:
         super().__init__()
-        self._build(num_classes, in_channels, branches, partial(Branch, style=self.with_settings(box_groups, cls, class_width)))
+        style = self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=False)
+        self._build(num_classes, in_channels, branches, partial(Branch, style=style))
 
     @classmethod
     def with_settings(cls, box_groups: int | None, class_units: str | None, class_width: int | None) -> TowerStyle:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from models.attention.dynamic_conv import Route
 from models.common import Conv
-from models.heads import YOLOV8, YOLOV9_UNGROUPED, Branch, DetectionHead, TowerStyle, head, widened
+from models.heads import YOLOV8, YOLOV9_UNGROUPED, Branch, DetectionHead, Tower, TowerStyle, head, widened
 from models.registry import Channels, Rule, Scale, layer
 from utils.errors import ModelConfigError
 
@@ -60,7 +61,7 @@ class SegmentBranch(Branch):
         levels = in_channels[: len(in_channels) - extra]
         super().__init__(num_classes, levels, style)
         width = max(levels[0] // 4, num_masks)
-        self.masks = nn.ModuleList(style.tower(channels, width, num_masks) for channels in levels)
+        self.masks = nn.ModuleList(style.tower("mask", channels, width, num_masks) for channels in levels)
         self.prototypes = prototypes(in_channels[-1] if extra else levels[0])
 
     def forward(self, features: list[Tensor]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class SegmentationHead(DetectionHead):
     Args:
         num_masks: M, prototypes and coefficients of an instance.
         prototype_width: hidden channels of the prototypes' part.
-        box_groups, cls, class_width: see DetectionHead.
+        box_groups, cls, class_width, dynamic, experts, route: see DetectionHead.
     """
 
     task = "segment"
@@ -94,6 +95,9 @@ class SegmentationHead(DetectionHead):
         box_groups: int | None = None,
         cls: Literal["dense", "depthwise"] | None = None,
         class_width: int | None = None,
+        dynamic: bool | list[Tower] = False,
+        experts: int = 4,
+        route: Route = "sigmoid",
     ) -> None:
         nn.Module.__init__(self)
         if num_masks < 1:
@@ -101,7 +105,7 @@ class SegmentationHead(DetectionHead):
         self.num_masks = num_masks
         make_branch = partial(
             SegmentBranch,
-            style=self.with_settings(box_groups, cls, class_width),
+            style=self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=True),
             num_masks=num_masks,
             extra=self.extra_inputs,
             prototypes=partial(self.make_prototypes, prototype_width),

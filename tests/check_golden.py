@@ -7,7 +7,6 @@ import argparse
 import json
 import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent)) if __name__ == "__main__" else None
 
-from models.attention.attention import FocalModulation, FocalModulationBlock  # noqa: E402
 from models.config import find_config  # noqa: E402
 from models.heads import NUM_BINS  # noqa: E402
 from models.yolo import Model  # noqa: E402
+from tests import golden_modules  # noqa: E402
 from utils.checkpoint import import_state_dict  # noqa: E402
 from utils.errors import ModelConfigError  # noqa: E402
 from utils.losses import build_loss  # noqa: E402
@@ -143,25 +142,6 @@ def check_loss(path: Path) -> float:
     raise Skipped("a loss of instance segmentation: no such head here yet")
 
 
-def focal_modulation(cfg: dict[str, Any]) -> torch.nn.Module:
-    """Build the layer that a reference FocalModulation's arguments describe."""
-    return FocalModulation(**{{"dim": "channels"}.get(key, key): value for key, value in cfg.items()})
-
-
-def focal_block(defaults: dict[str, Any]) -> Callable[[dict[str, Any]], torch.nn.Module]:
-    """Return a builder of the layer that a reference block's arguments, over its own defaults, describe."""
-    return lambda cfg: FocalModulationBlock(**{{"dim": "in_channels"}.get(key, key): value for key, value in (defaults | cfg).items()})
-
-
-MODULES: dict[str, Callable[[dict[str, Any]], torch.nn.Module]] = {
-    "FocalModulation": focal_modulation,
-    "FocalModulation_det": lambda cfg: focal_modulation({"focal_window": 7, "focal_level": 2} | cfg),
-    "FocalNetBlock": focal_block({"focal_window": 3, "focal_level": 1}),
-    "FocalModulationBlock_det": focal_block({}),
-}
-"""How to build what the module files describe, by their kind."""
-
-
 def array_error(ours: torch.Tensor, reference: np.ndarray) -> float:
     """Return the largest difference over the largest reference value; absolute (over the tolerance's scale) where that is next to nothing."""
     scale = float(np.abs(reference).max())
@@ -174,20 +154,21 @@ def check_module(path: Path) -> float:
     with np.load(path) as arrays:
         golden = {name: arrays[name] for name in arrays.files}
     meta = json.loads(str(golden["meta"]))
-    if meta["kind"] not in MODULES:
+    if meta["kind"] not in golden_modules.REFERENCES:
         raise Skipped(f"{meta['kind']}: no such layer here")
-    module = MODULES[meta["kind"]](meta["cfg"]).double().eval()
+    reference, module = golden_modules.build(str(golden["meta"]))
     if sum(parameter.numel() for parameter in module.parameters()) != meta["params"]:
         return 1.0
-    weights = {name.removeprefix("w/"): torch.from_numpy(value) for name, value in golden.items() if name.startswith("w/")}
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
-    module.load_state_dict({name: value.reshape(shapes[name]) for name, value in weights.items()})
-    x = torch.from_numpy(golden["x"]).requires_grad_()
-    y = module(x)
-    (y * torch.from_numpy(golden["gy"])).sum().backward()
+    weights = {reference.our_name(name[2:]): torch.from_numpy(value) for name, value in golden.items() if name.startswith("w/")}
+    ours = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    if weights.keys() != ours.keys():
+        return 1.0
+    module.load_state_dict({name: value.reshape(ours[name].shape) for name, value in weights.items()}, strict=False)
+    given = [torch.from_numpy(golden[name]) for name in ("x", *(f"aux/{name}" for name in reference.inputs))]
+    x = given[0].requires_grad_()
+    y, gradients = golden_modules.gradients(module, given, torch.from_numpy(golden["gy"]))
     errors = [array_error(y, golden["y"]), array_error(x.grad, golden["gx"])]
-    gradients = dict(module.named_parameters())
-    errors += [array_error(gradients[name[3:]].grad, value) for name, value in golden.items() if name.startswith("gw/")]
+    errors += [array_error(gradients[reference.our_name(name[3:])], value) for name, value in golden.items() if name.startswith("gw/")]
     if hasattr(module, "explain"):
         seen = module.explain(x)
         errors += [array_error(seen[name[4:]], value) for name, value in golden.items() if name.startswith("aux/")]
@@ -216,7 +197,7 @@ def main() -> int:
         except Skipped as skipped:
             verdict, detail = "SKIP", str(skipped)
         counts[verdict] += 1
-        print(f"{verdict}  {path.name:<44}{detail}", flush=True)
+        print(f"{verdict}  {path.name:<48}{detail}", flush=True)
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 0 if counts["PASS"] and not counts["FAIL"] else 1
 

@@ -9,6 +9,7 @@ import torch
 
 from models.yolo import Model
 from tests.edits import inserted, removed, replaced
+from tests.foreign_files import foreign_tensors, write_ultralytics_checkpoint
 from tests.networks import meta_model, randomise, seeded_images, tiny_config, tiny_model
 from utils.checkpoint_file import network_entry, save_checkpoint
 from utils.errors import CheckpointError
@@ -50,7 +51,9 @@ def assert_moved(old: Model, new: Model, after: int) -> None:
 # --- insertion
 
 
-@pytest.mark.parametrize("name", ["gelan-t", "yolov9-t", "yolov8n", "yolo11n-seg"])
+@pytest.mark.parametrize(
+    "name", ["gelan-t", "yolov8n", pytest.param("yolov9-t", marks=pytest.mark.slow), pytest.param("yolo11n-seg", marks=pytest.mark.slow)]
+)
 def test_every_old_parameter_is_found_after_an_insertion(name: str) -> None:
     old = shipped(name)
     for after in (0, 2, 9, 15, len(old.rows) - 2):
@@ -203,3 +206,45 @@ def test_dfl_weights_of_something_else() -> None:
     weights.tensors["model.5.lead.dfl.conv.weight"] = torch.zeros(1, 16, 1, 1)
     with pytest.raises(CheckpointError, match=r"model\.5\.lead\.dfl\.conv\.weight: holds \[0\.0, .*expected 0 to 15"):
         transfer(tiny_model(), weights)
+
+
+# --- whole families
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gelan-t", "yolov9-t", "yolov8n", "yolo11n", "yolov8n-seg", "yolo11n-seg"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("gelan-s", "gelan-c", "gelan-c-seg", "yolov8s", "yolo11s", "yolo11m", "yolov9-s", "yolov9-c", "yolov9-cf", "yolov9-c-dseg")
+        ),
+    ],
+)
+def test_published_names_in_training_and_deployed_form(name: str, tmp_path: Path) -> None:
+    """The original's tensors, in a file that says nothing else, fill the network and the one that inference needs of it."""
+    old = shipped(name)
+    torch.save(foreign_tensors(old), tmp_path / "theirs.pt")
+    weights = read_weights(tmp_path / "theirs.pt")
+    deployed = old.deploy(fold=False)
+    for target in (Model(old.config), Model(deployed.config)):
+        report = transfer(target, weights)
+        assert (report.coverage, counts(report)[NEW], counts(report)[DIFFERENT]) == (1.0, 0, 0)
+        with torch.inference_mode():
+            found, expected = target.eval()(seeded_images(1, 3, 64, 64)), old(seeded_images(1, 3, 64, 64))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_ultralytics_yolov9_brings_its_body(tmp_path: Path) -> None:
+    """Its box towers are not grouped: their second and last convolutions cannot be taken over, and that is said."""
+    config = meta_model("gelan-t").config
+    theirs = randomise(Model(config | {"head": [*config["head"][:-1], [[15, 18, 21], 1, "Detect", ["nc"]]]})).eval()
+    write_ultralytics_checkpoint(tmp_path / "yolov9t.pt", theirs)
+    ours = shipped("yolov9-t", seed=1)
+    report = transfer(ours, read_weights(tmp_path / "yolov9t.pt"))
+    reasons = {record.name.split(".", 2)[2].rsplit(".", 1)[0]: record.reason for record in report.records if record.status == DIFFERENT}
+    assert reasons["lead.box.0.1.conv"] == "inputs 16 here, 64 in the file"
+    assert {name.split(".")[1] for name in reasons} <= {"box", "cls"}
+    body = [record for record in report.records if record.name and int(record.name.split(".")[1]) < 22]
+    assert {record.status for record in body} == {LOADED}
+    assert set(report.new_layers) == {22, 25, 28}
