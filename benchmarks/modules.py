@@ -95,10 +95,9 @@ def compare(case: Case, dtype: torch.dtype, layout: torch.memory_format, rounds:
     print(f"\n{case.name}, {' x '.join(map(str, case.shape))}")
     variants = {name: timed(form, torch.randn_like(form().detach())) for name, form in forms.items()}
     report(in_turn(variants, rounds, warmup=3), "plain")
-    memory = {name: saved_bytes(form, module, x) / 2**20 for name, form in forms.items()}
-    print(
-        f"{'saved for backward':<28}{memory['plain']:>10.1f} MiB plain {memory['layer']:>10.1f} MiB layer {memory['plain'] / memory['layer']:>8.2f}x less"
-    )
+    saved = {name: saved_bytes(form, module, x) / 2**20 for name, form in forms.items()}
+    ratio = saved["plain"] / max(saved["layer"], 2**-10)
+    print(f"{'saved for backward':<28}{saved['plain']:>10.1f} MiB plain {saved['layer']:>10.1f} MiB layer {ratio:>8.2f}x less")
 
 
 def main() -> None:

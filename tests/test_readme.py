@@ -9,15 +9,17 @@ import pytest
 import torch
 
 import detect
+import export
 import train
 import val
 from models import registry
+from models.summary import count_parameters
 from models.yolo import Model
 from tests.networks import tiny_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PARSERS = {"train.py": train.parse_options, "val.py": val.parse_arguments, "detect.py": detect.parse_arguments}
+PARSERS = {"train.py": train.parse_options, "val.py": val.parse_arguments, "detect.py": detect.parse_arguments, "export.py": export.parse_arguments}
 
 
 def block_after(mark: str) -> str:
@@ -61,5 +63,15 @@ def test_ten_line_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_table_says_what_the_yamls_say() -> None:
     for name, *figures in re.findall(r"^\| ([\w-]+) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|", README, flags=re.MULTILINE):
-        header = (ROOT / "models" / "detect" / f"{name}.yaml").read_text(encoding="utf-8").split("nc:")[0]
+        path = next((ROOT / "models").glob(f"*/{name}.yaml"))
+        header = path.read_text(encoding="utf-8").split("nc:")[0]
         assert re.findall(r"([\d,]+) parameters, ([\d.]+) GFLOPs", header) == [tuple(figures[:2]), tuple(figures[2:])], name
+
+
+def test_scales_have_the_parameters_that_the_table_says() -> None:
+    table = re.findall(r"^\| (yolo\S+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, flags=re.MULTILINE)
+    assert len(table) == 4
+    for name, *figures in table:
+        for letter, figure in zip("nsmlx", figures, strict=True):
+            with torch.device("meta"):
+                assert f"{count_parameters(Model(name, scale=letter)):,}" == figure, (name, letter)

@@ -32,9 +32,7 @@ def starting_network(options: TrainOptions, names: list[str], checkpoint: dict[s
     else:
         raise SettingsError("--cfg: none given: expected a network yaml such as gelan-t.yaml, or --weights to fine-tune from")
     if model.config.get("folded"):
-        raise SettingsError(
-            f"{options.cfg or options.weights}: a folded network, its normalisations merged: expected an unfolded one for training"
-        )
+        raise SettingsError(f"{options.cfg or options.weights}: a folded network, its normalisations merged: expected an unfolded one for training")
     model.names = list(names)
     return model, report
 

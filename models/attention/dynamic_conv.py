@@ -5,7 +5,6 @@ Parts of `DynamicConv2d` are named as in the published weights of both.
 """
 
 import math
-from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -21,12 +20,13 @@ from utils.errors import ModelConfigError
 Route = Literal["sigmoid", "mlp_softmax", "mlp_sigmoid"]
 """How expert weights follow from a pooled map: one linear map, or two with ReLU between them; each ends in its activation."""
 
-Form = Literal["fused", "pointwise", "grouped", "experts"]
+Form = Literal["pointwise", "grouped", "separate", "experts"]
 """How the mixed convolutions of a batch are computed; all are equal.
 
-fused: one picture, one mixed kernel, one convolution. pointwise: 1 x 1 kernels as a product of matrices, picture by picture.
-grouped: the pictures of a batch as groups of one convolution. experts: every expert's convolution, then the mixture: as many times
-the work, but constant weights and any batch size, which is what graphs outside torch take.
+grouped: the pictures of a batch as groups of one convolution, which with one picture is a plain one. separate: picture by picture,
+for channels-last maps on a CPU, which the groups would have to be copied from and to. pointwise: 1 x 1 kernels as a product of
+matrices. experts: every expert's convolution, then the mixture: as many times the work, but constant weights and any batch size,
+which is what graphs outside torch take.
 """
 
 
@@ -73,10 +73,10 @@ class ExpertConv2d(nn.Module):
         if graph_leaves_torch():
             return "experts"
         if x.shape[0] == 1:
-            return "fused"
+            return "grouped"
         if (self.kernel_size, self.stride, self.groups, self.padding) == (1, 1, 1, 0):
             return "pointwise"
-        return "grouped"
+        return "separate" if x.device.type == "cpu" and is_channels_last(x) and not torch.compiler.is_compiling() else "grouped"
 
     def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
         """Convolve (B, C, H, W) with kernels mixed by `routing_weights` (B, experts)."""
@@ -89,9 +89,8 @@ class ExpertConv2d(nn.Module):
         if form == "experts":
             return self.all_experts(x, mixture, bias)
         kernels = mixture @ self.weight
-        if form == "pointwise":
-            return self.pointwise(x, kernels, bias)
-        return self.grouped(x, kernels, bias)
+        computed = {"pointwise": self.pointwise, "separate": self.separate, "grouped": self.grouped}
+        return computed[form](x, kernels, bias)
 
     def same_padding(self, size: int) -> tuple[int, int]:
         """Return the cells before and after a row or column of `size` that give ceil(size / stride) outputs."""
@@ -99,17 +98,24 @@ class ExpertConv2d(nn.Module):
         return total // 2, total - total // 2
 
     def grouped(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve with the pictures of a batch as groups of one convolution; with one picture that is a plain one."""
+        """Convolve with the pictures of a batch as groups of one convolution."""
         batch = x.shape[0]
         kernels = kernels.view(-1, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
         bias = None if bias is None else bias.flatten()
-        settings = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        settings = (self.stride, self.padding, self.dilation)
         if batch == 1:
-            return functional.conv2d(x, kernels, bias, groups=self.groups, **settings)
+            return functional.conv2d(x, kernels, bias, *settings, self.groups)
         together = x.reshape(1, -1, *x.shape[2:])
-        y = functional.conv2d(together, kernels, bias, groups=batch * self.groups, **settings)
+        y = functional.conv2d(together, kernels, bias, *settings, batch * self.groups)
         y = y.view(batch, self.out_channels, *y.shape[2:])
         return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y
+
+    def separate(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve picture by picture."""
+        kernels = kernels.view(-1, self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
+        biases = [None] * len(kernels) if bias is None else bias.unbind()
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        return torch.cat([functional.conv2d(*each, *settings) for each in zip(x.split(1), kernels.unbind(), biases, strict=True)])
 
     def pointwise(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve with 1 x 1 kernels, in the memory layout of the input."""
@@ -201,7 +207,7 @@ class DynamicConv2d(nn.Module):
 
     def route(self, x: Tensor) -> Tensor:
         """Return the experts' weights for each picture, (B, experts)."""
-        with nullcontext() if x.is_meta else full_precision(x):
+        with full_precision(x):
             pooled = x.mean((2, 3), dtype=wide(x))
             logits = linear(pooled, self.routing) if isinstance(self.routing, nn.Linear) else self.routing(pooled)
             if self.temperature != 1:

@@ -9,6 +9,7 @@ Queries, keys and values are (B, heads, D, H, W) here, D channels a head.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -175,9 +176,10 @@ def wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager:
     """Return a context without automatic casts on `x`'s device."""
-    return torch.autocast(x.device.type, enabled=False)
+    casting = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if casting else nullcontext()
 
 
 def empty_output(query: Tensor, tiling: Tiling) -> Tensor:
