@@ -8,8 +8,15 @@ from numpy.typing import NDArray
 
 Polygon = list[NDArray[np.float32]]
 
-PICTURE, ROW, DUPLICATE = "picture", "row", "duplicate"
-PROBLEM_TITLES = {PICTURE: "pictures skipped", ROW: "label rows skipped", DUPLICATE: "duplicate label rows dropped"}
+PICTURE, ROW, OUTLINE, DUPLICATE = "picture", "row", "outline", "duplicate"
+PROBLEM_TITLES = {
+    PICTURE: "pictures skipped",
+    ROW: "label rows skipped",
+    OUTLINE: "outlines left out (the box is kept)",
+    DUPLICATE: "duplicate label rows dropped",
+}
+MIN_OUTLINE_AREA = 1e-3
+"""Square pixels below which an outline encloses nothing."""
 
 
 def outline_area(points: NDArray[np.floating]) -> float:
@@ -32,6 +39,7 @@ class Annotation:
         crowd: (N,) bool, True for a region that is ignored (COCO's iscrowd).
         areas: (N,) float64, COCO's area: of the object where it is known, else of the box.
         annotation_ids: (N,) int64, from 1, unique in the split.
+        run_lengths: by object, the mask of one that has no polygon but COCO's run lengths (crowd regions; see data/rle.py).
     """
 
     path: Path
@@ -43,6 +51,7 @@ class Annotation:
     crowd: NDArray[np.bool_]
     areas: NDArray[np.float64]
     annotation_ids: NDArray[np.int64]
+    run_lengths: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -70,6 +79,7 @@ class Objects:
     crowd: list[bool] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     annotation_ids: list[int] = field(default_factory=list)
+    run_lengths: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     clipped: int = 0
 
@@ -103,6 +113,7 @@ class Objects:
             np.array(self.crowd, np.bool_),
             np.array(self.areas, np.float64),
             np.array(self.annotation_ids, np.int64),
+            dict(self.run_lengths),
         )
 
 

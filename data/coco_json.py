@@ -1,4 +1,8 @@
-"""COCO instance files, read directly: boxes, polygons in parts, crowd regions, areas and ids as they stand in the file."""
+"""COCO instance files, read directly: boxes, masks, areas and ids as they stand in the file.
+
+A mask is kept as polygons in parts. One in run lengths is turned into its outline, but that of a crowd region, which only
+evaluation looks at, is kept as it is.
+"""
 
 import json
 import math
@@ -9,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.annotation import PICTURE, ROW, Objects, Polygon, Problem
+from data.annotation import OUTLINE, PICTURE, ROW, Objects, Polygon, Problem
+from data.outlines import join_outlines, trace
+from data.rle import Counts, counts_region, read_counts
 from utils.errors import DataError, did_you_mean
 
 
@@ -30,13 +36,11 @@ class CocoFile:
     Attributes:
         categories: category id by class index.
         problems: those that belong to no picture.
-        masks_dropped: number of objects whose RLE mask was left out (the box is kept).
     """
 
     pictures: list[CocoPicture]
     categories: list[int]
     problems: list[Problem]
-    masks_dropped: int = 0
 
 
 def read_categories(path: Path) -> dict[int, str]:
@@ -147,15 +151,17 @@ def _add_annotation(result: CocoFile, pictures: dict[int, CocoPicture], annotati
         reason = "expected four numbers x, y, width, height" if box is None else "the box has no area"
         picture.objects.problems.append(Problem(ROW, where, f"bbox {annotation.get('bbox')}: {reason}"))
         return
-    polygon, dropped = _polygon(annotation.get("segmentation"))
-    result.masks_dropped += dropped
-    area, number = annotation.get("area"), annotation.get("id")
+    area, number, crowd = annotation.get("area"), annotation.get("id"), bool(annotation.get("iscrowd", 0))
+    polygon, counts, reasons = _mask(annotation.get("segmentation"), crowd, picture.stated_hw)
+    picture.objects.problems += [Problem(OUTLINE, where, reason) for reason in reasons]
+    if counts is not None:
+        picture.objects.run_lengths[len(picture.objects.classes)] = counts
     picture.objects.add(
         class_of[category],
         box,
         polygon,
         area=float(area) if _is_number(area) else float(np.prod(box[2:] - box[:2])),
-        crowd=bool(annotation.get("iscrowd", 0)),
+        crowd=crowd,
         annotation_id=number if isinstance(number, int) else 0,
     )
 
@@ -172,9 +178,45 @@ def _box(value: object) -> np.ndarray | None:
     return np.array((x, y, x + width, y + height), np.float64)
 
 
-def _polygon(segmentation: object) -> tuple[Polygon, bool]:
-    """Return the parts of at least three points, and whether there was a mask that is no polygon."""
-    if not isinstance(segmentation, list):
-        return [], isinstance(segmentation, dict)
-    parts = [part for part in segmentation if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))]
-    return [np.array(part, np.float32).reshape(-1, 2) for part in parts], False
+def _mask(segmentation: object, crowd: bool, stated_hw: tuple[int, int] | None) -> tuple[Polygon, Counts | None, list[str]]:
+    """Return an object's mask, as polygon or (a crowd's) as run lengths, and what is wrong with it, a text for each part left out."""
+    if segmentation is None:
+        return [], None, []
+    if isinstance(segmentation, list):
+        good = [isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part)) for part in segmentation]
+        reasons = [_reason(number, part) for number, (part, right) in enumerate(zip(segmentation, good, strict=True)) if not right]
+        parts = [np.array(part, np.float32).reshape(-1, 2) for part, right in zip(segmentation, good, strict=True) if right]
+        return parts, None, reasons
+    if not isinstance(segmentation, dict):
+        return [], None, [f"segmentation is {type(segmentation).__name__}: expected a list of polygons, or size and counts"]
+    try:
+        size_hw, counts = read_counts(segmentation)
+    except ValueError as error:
+        return [], None, [f"segmentation: {error}"]
+    if stated_hw not in (None, size_hw):
+        return [], None, [f"segmentation of {size_hw[1]} x {size_hw[0]} pixels: expected the picture's {stated_hw[1]} x {stated_hw[0]}"]
+    if crowd:
+        return [], counts, []
+    return [join_outlines([piece]).astype(np.float32) for piece in trace(counts_region(counts, size_hw))], None, []
+
+
+def _reason(number: int, part: object) -> str:
+    expected = "expected x, y of three points or more"
+    if not isinstance(part, list) or not all(map(_is_number, part)):
+        return f"segmentation[{number}]: no list of numbers: {expected}"
+    return f"segmentation[{number}]: {len(part)} numbers: {expected}"
+
+
+def fit_masks(objects: Objects, path: Path, image_hw: tuple[int, int]) -> None:
+    """Leave out, and name, what of the objects' masks does not lie in their picture, whose size is known by now."""
+    height, width = image_hw
+    for row, polygon in enumerate(objects.polygons):
+        inside = [bool((part.max(0) > 0).all() and (part.min(0) < (width, height)).all()) for part in polygon]
+        if not all(inside):
+            where = f"{path}: object {row + 1}" + (f" (id {objects.annotation_ids[row]})" if objects.annotation_ids[row] else "")
+            reason = f"{len(inside) - sum(inside)} of {len(inside)} parts lie outside the picture of {width} x {height} pixels"
+            objects.problems.append(Problem(OUTLINE, where, reason))
+            objects.polygons[row] = [part for part, right in zip(polygon, inside, strict=True) if right]
+    for row in [row for row, counts in objects.run_lengths.items() if counts.sum() != height * width]:
+        reason = f"run lengths of {objects.run_lengths.pop(row).sum()} pixels: the picture has {width} x {height}"
+        objects.problems.append(Problem(OUTLINE, f"{path}: object {row + 1}", reason))

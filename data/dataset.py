@@ -15,7 +15,7 @@ from data.augment import AugmentSettings, letterbox_sample, random_flips, random
 from data.cache import CACHE_CHOICES, PictureCache
 from data.mosaic import copy_paste, mixup, mosaic
 from data.pictures import read_picture
-from data.sample import Sample, index_map, scale_and_shift
+from data.sample import Sample, by_area, index_map, outlined, scale_and_shift
 from utils.errors import DataError, SettingsError
 
 
@@ -36,6 +36,7 @@ class Item:
         image_rgb: (H, W, 3) uint8.
         targets: (N, 5) float32, class and centre x, centre y, width, height over the picture's size.
         masks: (H / 4, W / 4) int16 index map (`data.sample.index_map`), or None.
+        outlined: (N,) bool, objects that have an outline; the others are not in `masks`.
         ratio_wh, pad_wh: how the picture was letterboxed (see `utils.boxes.unletterbox`); without meaning when augmented.
     """
 
@@ -43,6 +44,7 @@ class Item:
     image_rgb: NDArray[np.uint8]
     targets: NDArray[np.float32]
     masks: NDArray[np.int16] | None
+    outlined: NDArray[np.bool_]
     ratio_wh: tuple[float, float]
     pad_wh: tuple[int, int]
 
@@ -60,7 +62,8 @@ class DetectionDataset:
         batch_size: pictures in a batch, which share a shape when `rect`.
         stride, pad: sides of rectangular items are multiples of `stride`, with `pad` strides of grey added before rounding up.
         seed: what all randomness starts from.
-        masks: draw index maps for instance segmentation.
+        masks: draw index maps for instance segmentation; the objects of a picture then go from the largest to the smallest, those of
+            a copy-paste after them.
         cache: 'ram' holds the resized pictures in memory, 'auto' does so if they are small, 'off' reads them every time.
         min_items: leave out pictures with fewer objects, crowd regions not counted.
         single_cls: make one class, "object", of all.
@@ -113,7 +116,7 @@ class DetectionDataset:
         centre, size = (corners_norm[:, :2] + corners_norm[:, 2:]) / 2, corners_norm[:, 2:] - corners_norm[:, :2]
         targets = np.concatenate((sample.classes[:, None], centre, size), 1, dtype=np.float32)
         masks = index_map(sample) if self.masks else None
-        return Item(key.index, sample.image_rgb, targets, masks, ratio_wh, pad_wh)
+        return Item(key.index, sample.image_rgb, targets, masks, outlined(sample.polygons), ratio_wh, pad_wh)
 
     def load(self, index: int) -> Sample:
         """Return picture `index` with its long side `image_size`, and its objects, crowd regions left out."""
@@ -122,7 +125,8 @@ class DetectionDataset:
         (height, width), keep = annotation.image_hw, ~annotation.crowd
         scale_wh = image.shape[1] / width, image.shape[0] / height
         polygons = [annotation.polygons[row] if self.augment or self.masks else [] for row in np.flatnonzero(keep)]
-        return Sample(image, annotation.classes[keep], *scale_and_shift(annotation.boxes_xyxy[keep], polygons, scale_wh, (0, 0)))
+        sample = Sample(image, annotation.classes[keep], *scale_and_shift(annotation.boxes_xyxy[keep], polygons, scale_wh, (0, 0)))
+        return by_area(sample) if self.masks else sample
 
     def describe_cache(self) -> str:
         """One line for the start of a run: where pictures come from."""
@@ -182,6 +186,7 @@ class DetectionDataset:
             sample = self._mosaic(key.index, rng)
             if rng.random() < hyp.mixup:
                 sample = mixup(sample, self._mosaic(int(rng.integers(len(self))), rng), rng)
+                sample = by_area(sample) if self.masks else sample
         else:
             sample, _, _ = self._letterboxed(key.index, scaleup=True)
             sample = random_warp(sample, hyp, sample.size_wh, rng)

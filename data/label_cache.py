@@ -17,7 +17,7 @@ import numpy as np
 from data.annotation import Annotation, Problem
 from utils.files import atomic_write
 
-VERSION = 1
+VERSION = 2
 SUFFIX = ".cache.npz"
 Stamp = tuple[int, int, int, int]  # size and mtime_ns of the picture, then of the label file; -1, -1 for a missing file
 MISSING = (-1, -1)

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.annotation import PICTURE, PROBLEM_TITLES, Annotation, Objects, Problem, ScanReport
-from data.coco_json import CocoPicture, read_coco_file
+from data.coco_json import CocoPicture, fit_masks, read_coco_file
 from data.config import DataConfig
 from data.label_cache import Entry, Stamp, cache_places, load_entries, save_entries, stamp
 from data.pictures import find_pictures, inspect_picture, is_picture
@@ -74,6 +74,31 @@ def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
         if limit is not None and len(problems) > limit:
             lines.append(f"    … and {len(problems) - limit} more")
     return lines
+
+
+def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split: str) -> str | None:
+    """Make sure that a split can teach or measure masks.
+
+    Returns:
+        A line for the user where only some of the objects have an outline, else None.
+    Raises:
+        DataError: there are objects, and none of them has an outline.
+    """
+    lacking = [sum(not polygon and not crowd for polygon, crowd in zip(one.polygons, one.crowd, strict=True)) for one in annotations]
+    total = sum(int(np.count_nonzero(~one.crowd)) for one in annotations)
+    if not sum(lacking):
+        return None
+    paths = [one.path if config.kind == "coco" else label_path(one.path) for one, count in zip(annotations, lacking, strict=True) if count]
+    first = ", ".join(map(str, paths[:3])) + (", …" if len(paths) > 3 else "")
+    if sum(lacking) == total:
+        raise DataError(
+            f"{config.path}: {split}: boxes only: none of the {total} objects in {len(paths)} files has an outline ({first}): a segmentation "
+            "network needs rows 'class x1 y1 x2 y2 x3 y3 …' or COCO polygons; for boxes use a detection network such as yolo11n.yaml"
+        )
+    return (
+        f"{split}: {sum(lacking)} of {total} objects have a box but no outline, in {len(paths)} files ({first}): "
+        "they count for boxes and classes, and masks neither learn from them nor are measured on them"
+    )
 
 
 def _read_yolo(config: DataConfig, source: Path, report: ScanReport, cache: bool, progress: bool) -> list[Annotation]:
@@ -140,8 +165,6 @@ def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport,
     content = read_coco_file(source, config.names, config.picture_dirs.get(split))
     report.categories = content.categories
     report.problems += content.problems
-    if content.masks_dropped:
-        report.notes.append(f"{source}: {content.masks_dropped} objects (crowd regions mostly) have an RLE mask: the box is kept, the mask is not")
 
     def read(position: int) -> Entry:
         path = content.pictures[position].path
@@ -161,6 +184,7 @@ def _coco_entry(picture: CocoPicture, checked: Entry) -> Entry:
     if picture.stated_hw not in (None, (height, width)):
         stated = "{1} x {0}".format(*picture.stated_hw)
         return Entry(None, [Problem(PICTURE, str(picture.path), f"{width} x {height} pixels, but its COCO file says {stated}")], False)
+    fit_masks(picture.objects, picture.path, (height, width))
     return Entry(picture.objects.annotation(picture.path, (height, width), picture.image_id), picture.objects.problems, True)
 
 

@@ -70,6 +70,7 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
         images: (B, 3, H, W) uint8 RGB, in channels_last layout.
         targets: (N, 6) float32: image index in the batch, class, centre x, centre y, width, height over the picture's size.
         masks: (B, H / 4, W / 4) int16, only if the data set draws them: k at the k-th target of that picture, 0 elsewhere.
+        outlined: (N,) bool, with `masks`: targets that have an outline; the others are not drawn there.
         paths: files; indices: numbers in `dataset.annotations`; original_hw: sizes of the files' pictures.
         ratio_wh, pad_wh: how pictures were letterboxed; without meaning for augmented ones.
     """
@@ -87,6 +88,7 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
     }
     if dataset.masks:
         batch["masks"] = torch.from_numpy(np.stack([item.masks for item in items]))
+        batch["outlined"] = torch.from_numpy(np.concatenate([item.outlined for item in items]))
     return batch
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.annotation import Polygon
+from data.region import polygon_region
 
 SUBPIXEL_BITS = 4
 
@@ -173,15 +174,27 @@ def clip(
     return boxes_xyxy, polygons
 
 
+def by_area(sample: Sample) -> Sample:
+    """Return the picture with its objects from the largest to the smallest box, so that `index_map` draws small ones on top."""
+    order = np.argsort(-(sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).prod(1), kind="stable")
+    return Sample(sample.image_rgb, sample.classes[order], sample.boxes_xyxy[order], [sample.polygons[row] for row in order])
+
+
 def index_map(sample: Sample, stride: int = 4) -> NDArray[np.int16]:
-    """Draw the objects, (H / stride, W / stride): k at the k-th object (from 1; later ones on top), 0 elsewhere."""
+    """Draw the outlined objects, (H / stride, W / stride): k at the k-th object (from 1; later ones on top), 0 elsewhere.
+
+    A cell is an object's where its centre is; an object that holds no cell's centre gets the one cell in its middle. Objects known
+    by their box only are not drawn.
+    """
     width, height = sample.size_wh
     canvas = np.zeros((height // stride, width // stride), np.int16)
-    for number, (box, polygon) in enumerate(zip(sample.boxes_xyxy, sample.polygons, strict=True), start=1):
-        if polygon:
-            points = [np.rint((part / stride - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32) for part in polygon]
-            cv2.fillPoly(canvas, points, number, shift=SUBPIXEL_BITS)
-        else:
-            left, top, right, bottom = np.rint(box / stride).astype(int)
-            canvas[top : max(bottom, top + 1), left : max(right, left + 1)] = number
+    for number, polygon in enumerate(sample.polygons, start=1):
+        region = polygon_region([part / stride for part in polygon], canvas.shape)
+        if region.mask.any():
+            region.paint(canvas, number)
+        elif polygon:
+            points = np.concatenate(polygon)
+            middle = (points.min(0) + points.max(0)) / (2 * stride)
+            column, row = np.clip(middle.astype(int), 0, (canvas.shape[1] - 1, canvas.shape[0] - 1))
+            canvas[row, column] = number
     return canvas

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.annotation import DUPLICATE, ROW, Objects, Polygon, Problem, outline_area
+from data.annotation import DUPLICATE, MIN_OUTLINE_AREA, OUTLINE, ROW, Objects, Polygon, Problem, outline_area
 from utils.errors import DataError
 
 BOX_COLUMNS = 5
@@ -90,4 +90,7 @@ def _add_row(objects: Objects, values: tuple[float, ...], image_hw: tuple[int, i
         return
     objects.clipped += bool((np.abs(clipped - box) > TOLERANCE * size.max()).any())
     area = outline_area(coordinates) if polygon else float(np.prod(clipped[2:] - clipped[:2]))
+    if polygon and area < MIN_OUTLINE_AREA:
+        objects.problems.append(Problem(OUTLINE, where, "it encloses no area"))
+        polygon, area = [], float(np.prod(clipped[2:] - clipped[:2]))
     objects.add(int(values[0]), clipped, polygon, area=area)

@@ -134,12 +134,46 @@ def check_detection_loss(golden: dict[str, Any]) -> float:
     return max(errors)
 
 
+def ellipse_maps(targets: torch.Tensor, batch: int, size_hw: tuple[int, int]) -> torch.Tensor:
+    """Return index maps (B, h, w) with the ellipse inscribed in each box, later targets on top; a cell is in where its centre is."""
+    y, x = torch.meshgrid(torch.arange(size_hw[0]) + 0.5, torch.arange(size_hw[1]) + 0.5, indexing="ij")
+    maps, numbers = torch.zeros(batch, *size_hw, dtype=torch.int64), [0] * batch
+    for image, _, *box_norm in targets.tolist():
+        centre_x, centre_y, width, height = (value * size_hw[1 - index % 2] for index, value in enumerate(box_norm))
+        numbers[int(image)] += 1
+        inside = ((x - centre_x) / (width / 2)) ** 2 + ((y - centre_y) / (height / 2)) ** 2 <= 1
+        maps[int(image)][inside] = numbers[int(image)]
+    return maps
+
+
+def check_segmentation_loss(golden: dict[str, Any], inputs: dict[str, Any]) -> float:
+    """Return the largest relative error of total, items and gradient norms; `inputs` has the targets and the picture's size."""
+    (height, width), stream = inputs["image_hw"], np.random.RandomState(21)
+    shapes = [(3, 69, height // stride, width // stride) for stride in (8, 16, 32)]
+    shapes += [(3, 32, sum(shape[2] * shape[3] for shape in shapes)), (3, 32, height // 4, width // 4)]
+    *maps, coefficients, prototypes = (torch.from_numpy(stream.standard_normal(shape).astype(np.float32)).requires_grad_() for shape in shapes)
+    targets = torch.tensor(inputs["targets"])
+    masks = ellipse_maps(targets, 3, (height // 4, width // 4))
+    pixels = [[int((one == number + 1).sum()) for number in range(len(counts))] for one, counts in zip(masks, golden["mask_pixels"], strict=True)]
+    if pixels != golden["mask_pixels"]:
+        return 1.0
+    outputs = {"main": {"maps": maps, "coefficients": coefficients, "prototypes": prototypes}, "aux": []}
+    total, items = build_loss(Model("yolo11n-seg.yaml", nc=5))(outputs, {"targets": targets, "masks": masks, "image_hw": (height, width)})
+    total.backward()
+    boxes, scores = (torch.cat([level.grad[:, part].flatten() for level in maps]).norm() for part in (slice(0, 64), slice(64, None)))
+    ours = [total, items["box"], items["mask"], items["cls"], items["dfl"], boxes, scores, coefficients.grad.norm(), prototypes.grad.norm()]
+    expected = [golden["total"], *(golden["items"][f"{name}_loss"] for name in ("box", "seg", "cls", "dfl"))]
+    expected += [golden["grad_norm"][name] for name in ("boxes", "scores", "mask_coefficient", "proto")]
+    print([float(v) for v in ours], expected)
+    return max(abs(float(value) - reference) / abs(reference) for value, reference in zip(ours, expected, strict=True))
+
+
 def check_loss(path: Path) -> float:
     """Return the largest relative error of one file of losses."""
     golden = json.loads(path.read_text())
     if "single" in golden:
         return check_detection_loss(golden)
-    raise Skipped("a loss of instance segmentation: no such head here yet")
+    return check_segmentation_loss(golden, json.loads((path.parent / "tal_detect.json").read_text()))
 
 
 def array_error(ours: torch.Tensor, reference: np.ndarray) -> float:

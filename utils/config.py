@@ -52,6 +52,8 @@ class Hyperparameters:
     """Gain of the class loss (binary cross-entropy)."""
     dfl: float = 1.5
     """Gain of the distribution focal loss."""
+    mask: float = 7.5
+    """Gain of the mask loss (instance segmentation only)."""
     aux: float = 0.25
     """Weight of each auxiliary branch."""
     tal_topk: int = 10

@@ -1,4 +1,4 @@
-"""Detection loss: boxes by CIoU, classes by binary cross-entropy, box sides by distribution focal loss.
+"""Loss: boxes by CIoU, classes by binary cross-entropy, box sides by distribution focal loss; masks in utils/mask_loss.py.
 
 One code path for any number of branches: each is assigned and scored on its own, auxiliary ones weighted by `aux`.
 """
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.heads import NUM_BINS, anchor_points
-from utils.assign import assign
+from utils.assign import Assignment, assign
 from utils.boxes import complete_iou, cxcywh_to_xyxy
 from utils.config import Hyperparameters, load_hyperparameters
+from utils.mask_loss import fitted_maps, mask_loss, numbers_in_picture
 
 
 class DetectionLoss:
@@ -25,6 +26,8 @@ class DetectionLoss:
         hyp: gains, auxiliary weight and assigner settings.
     """
 
+    items = ("box", "cls", "dfl")
+
     def __init__(self, stride: list[int], hyp: Hyperparameters) -> None:
         self.stride, self.hyp = stride, hyp
 
@@ -32,20 +35,28 @@ class DetectionLoss:
         """Score every branch of a network's raw outputs.
 
         Args:
-            outputs: {"main": maps, "aux": [maps, …]}, maps (B, 64 + K, h, w) per level.
+            outputs: {"main": output, "aux": [output, …]}; an output is the maps (B, 64 + K, h, w) of the levels.
             batch: "targets" (N, 6), and "images" (B, ch, H, W) or "image_hw".
         Returns:
             The batch size times the sum of the items, and the detached items box, cls and dfl, gains and weights included.
         """
         image_hw = tuple(batch["image_hw"]) if "image_hw" in batch else tuple(batch["images"].shape[-2:])
-        items = self.branch(outputs["main"], batch["targets"], image_hw)
+        items = self.branch(outputs["main"], batch, image_hw)
         for aux in outputs["aux"]:
-            items = items + self.hyp.aux * self.branch(aux, batch["targets"], image_hw)
-        total = items.sum() * outputs["main"][0].shape[0]
-        return total, dict(zip(("box", "cls", "dfl"), items.detach(), strict=True))
+            items = items + self.hyp.aux * self.branch(aux, batch, image_hw)
+        total = items.sum() * self.maps_of(outputs["main"])[0].shape[0]
+        return total, dict(zip(self.items, items.detach(), strict=True))
 
-    def branch(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> Tensor:
-        """Return the items (3,) of one branch: box, cls, dfl, gains included."""
+    def maps_of(self, output: Any) -> list[Tensor]:
+        """Return the maps in a branch's output."""
+        return output
+
+    def branch(self, output: Any, batch: Mapping[str, Any], image_hw: tuple[int, int]) -> Tensor:
+        """Return the items of one branch, gains included."""
+        return self.detection(self.maps_of(output), batch["targets"], image_hw)[0]
+
+    def detection(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> tuple[Tensor, Assignment]:
+        """Return the items (3,) of one branch, box, cls and dfl, gains included, and which anchor points answer for which target."""
         with torch.autocast(maps[0].device.type, enabled=False):
             flat = torch.cat([level.flatten(2).float() for level in maps], 2)  # (B, 64 + K, A)
             box_logits, class_logits = flat[:, : 4 * NUM_BINS], flat[:, 4 * NUM_BINS :]
@@ -74,7 +85,37 @@ class DetectionLoss:
             box = ((1 - complete_iou(predicted_xyxy, goal_xyxy)) * found.score).sum()
             dfl = (distribution_focal(side_logits, points[found.anchor], goal_xyxy, cell) * found.score).sum()
             gains = flat.new_tensor((self.hyp.box, self.hyp.cls, self.hyp.dfl))
-            return torch.stack((box, cls, dfl)) * gains / normalizer
+            return torch.stack((box, cls, dfl)) * gains / normalizer, found
+
+
+class SegmentationLoss(DetectionLoss):
+    """The detection loss with an item `mask`.
+
+    A branch's output is {"maps", "coefficients" (B, M, A), "prototypes" (B, M, H / 4, W / 4)}, and the batch has "masks", integer maps
+    (B, H / 4, W / 4) with k at the k-th of a picture's targets. Where it has "outlined" (N,), only those targets have a mask term:
+    nothing is known of the others' pixels.
+    """
+
+    items = ("box", "cls", "dfl", "mask")
+
+    def maps_of(self, output: Any) -> list[Tensor]:
+        return output["maps"]
+
+    def branch(self, output: Any, batch: Mapping[str, Any], image_hw: tuple[int, int]) -> Tensor:
+        items, found = self.detection(self.maps_of(output), batch["targets"], image_hw)
+        device = items.device
+        targets = batch["targets"].to(device)
+        image, anchor, target = found.image, found.anchor, found.target
+        if "outlined" in batch:
+            known = batch["outlined"].to(device)[target]
+            image, anchor, target = image[known], anchor[known], target[known]
+        with torch.autocast(device.type, enabled=False):
+            prototypes = output["prototypes"].float()
+            maps = fitted_maps(batch["masks"].to(device), tuple(prototypes.shape[2:]))
+            coefficients = output["coefficients"][image, :, anchor].float()
+            numbers, boxes_norm = numbers_in_picture(targets[:, 0].long())[target], cxcywh_to_xyxy(targets[target, 2:])
+            mask = mask_loss(coefficients, prototypes, image, numbers, boxes_norm, maps)
+        return torch.cat((items, (self.hyp.mask * mask)[None]))
 
 
 def decode(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:
@@ -110,4 +151,5 @@ def build_loss(model: Any, hyp: Mapping[str, Any] | str | Path | Hyperparameters
         model: network with `stride` and `task`.
         hyp: hyperparameters as a mapping, a yaml path, or None for the defaults.
     """
-    return DetectionLoss(model.stride, load_hyperparameters(hyp))
+    kind = SegmentationLoss if model.task == "segment" else DetectionLoss
+    return kind(model.stride, load_hyperparameters(hyp))

@@ -136,7 +136,7 @@ class ExpertConv2d(nn.Module):
         constant = self.weight.view(shape).transpose(0, 1).reshape(-1, *shape[3:])
         y = functional.conv2d(x, constant, None, self.stride, self.padding, self.dilation, self.groups)
         batch, _, height, width = y.shape
-        y = mixture[:, None, None] @ y.view(batch, self.groups, self.experts, outputs * height * width)
+        y = mixture[:, None, None] @ y.reshape(batch, self.groups, self.experts, outputs * height * width)
         y = y.view(batch, self.out_channels, height, width)
         return y if bias is None else y + bias[:, :, None, None]
 

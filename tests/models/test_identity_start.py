@@ -10,7 +10,7 @@ from models.attention.attention import FocalModulation, FocalModulationBlock
 from models.registry import Scale, find_layer, registered_layers
 from utils.errors import ModelConfigError
 
-NEEDS: dict[str, dict[str, Any]] = {"FocalModulation": {"residual": True}}
+NEEDS: dict[str, dict[str, Any]] = {"FocalModulation": {"residual": True}, "ACmix": {"residual": True}}
 """Arguments without which a layer cannot start as the identity, by its yaml name."""
 
 
@@ -30,7 +30,7 @@ def with_start() -> list[str]:
 
 
 def test_there_are_such_layers() -> None:
-    assert {"FocalModulation", "FocalModulationBlock"} <= set(with_start())
+    assert {"FocalModulation", "FocalModulationBlock", "GatherExcite", "ACmix"} <= set(with_start())
 
 
 @pytest.mark.parametrize("name", with_start())
@@ -45,7 +45,7 @@ def test_output_is_input_and_it_learns(name: str) -> None:
         (layer(x) * torch.linspace(-1, 1, x.numel()).view_as(x)).sum().backward()
         optimizer.step()
     assert not torch.allclose(layer(x), x)
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in layer.parameters())
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in layer.parameters() if parameter.requires_grad)
 
 
 @pytest.mark.parametrize("settings", [{"use_layerscale": True}, {"use_postln": True}, {"use_postln": True, "use_layerscale": True}])

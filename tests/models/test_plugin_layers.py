@@ -1,0 +1,199 @@
+"""What every layer of models/attention promises beyond the contracts of all layers: sizes, layouts, formats, compilation and export."""
+
+import copy
+import io
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.attention.acmix import ACmix
+from models.attention.attention import BatchNorm2d, FocalModulation, FocalModulationBlock
+from models.attention.dynamic_conv import DynamicConv
+from models.attention.gather_excite import GatherExcite
+from models.deploy import fold_modules
+from models.registry import registered_layers
+from tests.networks import randomise
+
+CASES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "focal": (FocalModulation, {"channels": 8}),
+    "focal, normalised, residual": (
+        FocalModulation,
+        {"channels": 8, "residual": True, "normalize_modulator": True, "use_postln_in_modulation": True},
+    ),
+    "focal block": (FocalModulationBlock, {"in_channels": 8, "focal_window": 3}),
+    "gather-excite": (GatherExcite, {"channels": 8}),
+    "gather-excite, extent 4, both pools": (GatherExcite, {"channels": 8, "extent": 4, "maxpool": True}),
+    "gather-excite, theta": (GatherExcite, {"channels": 8, "extent": 8, "variant": "theta"}),
+    "gather-excite, theta-plus": (GatherExcite, {"channels": 8, "extent": 2, "variant": "theta-plus", "mlp_ratio": 0.5}),
+    "gather-excite, mlp": (GatherExcite, {"channels": 8, "mlp": True, "mlp_ratio": 0.5}),
+    "acmix": (ACmix, {"in_channels": 8}),
+    "acmix, residual, 2 heads": (ACmix, {"in_channels": 8, "kernel_att": 3, "heads": 2, "residual": True}),
+    "acmix, 8 heads, dilated": (ACmix, {"in_channels": 8, "kernel_att": 3, "heads": 8, "dilation": 2}),
+    "dynamic conv": (DynamicConv, {"in_channels": 8, "out_channels": 8}),
+    "dynamic conv, 3 x 3 in groups": (DynamicConv, {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "groups": 2, "experts": 3}),
+    "dynamic conv, softmax": (DynamicConv, {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "route": "mlp_softmax", "temperature": 4.0}),
+}
+"""Layers that keep the size, with their settings."""
+
+SIZES_HW = [(8, 8), (7, 9), (3, 11), (2, 2), (1, 5), (1, 1)]
+
+
+@pytest.fixture(params=CASES)
+def layer(request: pytest.FixtureRequest) -> nn.Module:
+    kind, settings = CASES[request.param]
+    torch.manual_seed(0)
+    return randomise(kind(**settings))
+
+
+def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def test_every_layer_of_the_package_is_here() -> None:
+    here = {entry.cls for entry in registered_layers().values() if entry.cls.__module__.startswith("models.attention.")}
+    assert here == {kind for kind, _ in CASES.values()}
+
+
+@pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_any_size_trains(layer: nn.Module, batch: int, size_hw: tuple[int, int]) -> None:
+    x = maps(batch, 8, *size_hw).requires_grad_()
+    y = layer.train()(x)
+    y.backward(maps(*y.shape, seed=1))
+    assert y.shape == x.shape
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.requires_grad)
+
+
+def test_channels_last_in_and_out(layer: nn.Module) -> None:
+    layer.double()
+    x = maps(3, 8, 6, 7, dtype=torch.float64)
+    y = layer.eval()(x)
+    last = layer.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, y, rtol=1e-11, atol=1e-12)
+
+
+def test_gradients_in_channels_last(layer: nn.Module) -> None:
+    layer.double().eval()
+    seen = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = maps(3, 8, 6, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+        y = layer(x)
+        seen.append(torch.autograd.grad((y * maps(*y.shape, seed=1)).sum(), [x, *(p for p in layer.parameters() if p.requires_grad)]))
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_near(layer: nn.Module, dtype: torch.dtype) -> None:
+    x = maps(2, 8, 7, 6)
+    expected = layer.eval()(x)
+    y = copy.deepcopy(layer).to(dtype)(x.to(dtype))
+    assert y.dtype is dtype
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+
+
+def test_mixed_precision_trains(layer: nn.Module) -> None:
+    x = maps(2, 8, 7, 6).to(memory_format=torch.channels_last).requires_grad_()
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.1)
+    y.float().square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.requires_grad)
+
+
+def test_a_copy_after_training_has_the_same_state(layer: nn.Module) -> None:
+    x = maps(2, 8, 7, 6).requires_grad_()
+    layer.train()(x).sum().backward()
+    twin = copy.deepcopy(layer)
+    assert twin.state_dict().keys() == layer.state_dict().keys()
+    assert torch.equal(twin.eval()(x), layer.eval()(x))
+
+
+def test_compiled_graph_is_whole_and_takes_any_size(layer: nn.Module) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=True)
+    for shape in ((2, 8, 9, 7), (3, 8, 5, 20)):
+        x, other = maps(*shape).requires_grad_(), maps(*shape).requires_grad_()
+        ours, theirs = compiled(x), layer(other)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        ours.sum().backward()
+        theirs.sum().backward()
+        torch.testing.assert_close(x.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
+def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool) -> None:
+    layer.eval()
+    if folded:
+        fold_modules(nn.Sequential(layer))
+    smallest = getattr(layer, "extent", 0) + 1  # torch.export fixes a size at which a strided step might give one cell, as any strided Conv
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
+    program = torch.export.export(layer, (maps(2, 8, 9, 10),), dynamic_shapes=(dims,))
+    assert not any("yolo_loom" in str(node.target) for node in program.graph.nodes)
+    for shape in ((2, 8, 9, 10), (3, 8, 20, 17), (5, 8, max(smallest, 2), max(smallest, 3))):
+        x = maps(*shape)
+        torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_traced_graph_takes_any_batch(layer: nn.Module) -> None:
+    traced = torch.jit.trace(layer.eval(), (maps(1, 8, 9, 10),), check_trace=False)
+    for shape in ((1, 8, 9, 10), (3, 8, 9, 10)):
+        torch.testing.assert_close(traced(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
+def test_onnx_by_tracing(layer: nn.Module, folded: bool) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer.eval()
+    if folded:
+        fold_modules(nn.Sequential(layer))
+    file, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            layer,
+            (maps(1, 8, 9, 10),),
+            file,
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": axes, "y": axes},
+        )
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for shape in ((1, 8, 9, 10), (3, 8, 12, 7), (2, 8, 2, 3)):
+        (y,) = session.run(None, {"x": maps(*shape).numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_by_the_default_backend(layer: nn.Module) -> None:
+    torch._dynamo.reset()
+    x = maps(2, 8, 9, 7)
+    torch.testing.assert_close(torch.compile(layer.eval())(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_explained_tensors_are_one_a_picture() -> None:
+    for kind, settings in CASES.values():
+        if hasattr(kind, "explain"):
+            seen = kind(**settings).eval().explain(maps(3, 8, 9, 7))
+            assert seen
+            assert all(len(value) == 3 and value.isfinite().all() for value in seen.values())
+
+
+def test_normalisation_of_one_value_uses_the_running_statistics() -> None:
+    bn = BatchNorm2d(2).train()
+    bn.running_mean.copy_(torch.tensor([1.0, -1.0]))
+    bn.running_var.fill_(4.0 - 1e-5)
+    y = bn(torch.tensor([5.0, -1.0]).view(1, 2, 1, 1))
+    assert y.flatten().tolist() == pytest.approx([2, 0])
+    assert bn.running_mean.tolist() == [1, -1]
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        nn.BatchNorm2d(2).train()(torch.ones(1, 2, 1, 1))

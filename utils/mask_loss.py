@@ -1,0 +1,92 @@
+"""Mask loss of instance segmentation: binary cross-entropy of each positive's mask inside its object's box.
+
+Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689, section 3.1. Differs: the mean is over the whole map and then divided
+by the box's share of the picture, so that objects count alike whatever their size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+CHUNK = 1 << 22
+"""Mask pixels that are worked on at once: memory does not grow with the number of positives."""
+
+LEAST_SHARE = 1e-9
+"""What a box's share of the picture is at least taken for."""
+
+
+def numbers_in_picture(image: Tensor) -> Tensor:
+    """(N,) picture of each object to (N,) its number among the objects of that picture, from 1 in row order, as index maps count."""
+    order = image.argsort(stable=True)
+    counts = torch.bincount(image)
+    starts = counts.cumsum(0) - counts
+    numbers = torch.empty_like(image)
+    numbers[order] = torch.arange(1, len(image) + 1, device=image.device) - starts[image[order]]
+    return numbers
+
+
+def fitted_maps(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Bring index maps (B, h, w) to the prototypes' size, which multi-scale training changes."""
+    if tuple(maps.shape[1:]) == tuple(size_hw):
+        return maps
+    return functional.interpolate(maps[:, None].float(), size_hw, mode="nearest-exact")[:, 0].to(maps.dtype)
+
+
+def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, boxes_norm: Tensor, maps: Tensor) -> Tensor:
+    """Return the mean over positives of the cross-entropy inside the object's box, averaged over the map, over the box's share of it.
+
+    Args:
+        coefficients: (P, M) of each positive.
+        prototypes: (B, M, h, w).
+        image: (P,) picture of each positive.
+        number: (P,) what the object's pixels hold in the index map.
+        boxes_norm: (P, 4) corners of the object over the picture's size; columns x1 <= x < x2 of the map are inside, rows likewise.
+        maps: (B, h, w) integer index maps.
+    Returns:
+        A scalar; 0, with gradients of 0, where there is no positive.
+    """
+    height, width = prototypes.shape[2:]
+    cells = boxes_norm * boxes_norm.new_tensor((width, height, width, height))
+    share = (boxes_norm[:, 2:] - boxes_norm[:, :2]).prod(1).clamp(min=LEAST_SHARE)
+    weight = 1 / (share * height * width * max(len(image), 1))
+    return _CroppedCrossEntropy.apply(coefficients, prototypes, image, number, cells, weight, maps)
+
+
+class _CroppedCrossEntropy(torch.autograd.Function):
+    """Weighted sum of the cross-entropies; the gradients are made on the way, so that no mask is kept for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, cells: Tensor, weight: Tensor, maps: Tensor
+    ) -> Tensor:
+        wanted = any(ctx.needs_input_grad[:2])
+        gradients = (torch.zeros_like(coefficients), torch.zeros_like(prototypes)) if wanted else None
+        height, width = prototypes.shape[2:]
+        column, row = torch.arange(width, device=cells.device), torch.arange(height, device=cells.device)
+        order, total = image.argsort(stable=True), coefficients.new_zeros(())
+        counts = torch.bincount(image, minlength=len(prototypes)).tolist()
+        for picture, rows in enumerate(order.split(counts)):
+            basis, marks = prototypes[picture].flatten(1), maps[picture].flatten()
+            for part in rows.split(max(1, CHUNK // (height * width))):
+                x1, y1, x2, y2 = cells[part, :, None].unbind(1)
+                inside = ((row >= y1) & (row < y2))[:, :, None] & ((column >= x1) & (column < x2))[:, None]
+                factor = inside.flatten(1) * weight[part, None]
+                logits = coefficients[part] @ basis
+                target = (marks == number[part, None]).to(logits.dtype)
+                total += (functional.binary_cross_entropy_with_logits(logits, target, reduction="none") * factor).sum()
+                if gradients is not None:
+                    slope = logits.sigmoid_().sub_(target).mul_(factor)
+                    gradients[0][part] = slope @ basis.T
+                    gradients[1][picture] += (coefficients[part].T @ slope).unflatten(1, (height, width))
+        if gradients is not None:
+            ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        for_coefficients, for_prototypes = ctx.saved_tensors
+        return gradient * for_coefficients, gradient * for_prototypes, None, None, None, None, None
