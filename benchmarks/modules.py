@@ -20,6 +20,9 @@ from models.attention.attention import FocalModulation
 from models.attention.dynamic_conv import DynamicConv2d
 from models.attention.gather_excite import GatherExcite
 
+LEAST_SECONDS = 0.02
+"""How long one sample lasts at least."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -63,16 +66,25 @@ def saved_bytes(run: Callable[[], Tensor], module: nn.Module, x: Tensor) -> int:
 
 
 def timed(run: Callable[[], Tensor], upstream: Tensor) -> Callable[[], Mapping[str, float]]:
-    """Return a function that times inference, and a forward with its backward."""
+    """Return a function that times inference, and a forward with its backward; short ones several times in a row.
+
+    With one thread that is processor time, which other work on the machine hardly disturbs.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def seconds(part: Callable[[], object]) -> float:
+        start = clock()
+        part()
+        times = max(1, int(LEAST_SECONDS / max(clock() - start, 1e-6)))
+        start = clock()
+        for _ in range(times):
+            part()
+        return (clock() - start) / times
 
     def both() -> Mapping[str, float]:
         with torch.no_grad():
-            start = time.perf_counter()
-            run()
-            forward = time.perf_counter() - start
-        start = time.perf_counter()
-        run().backward(upstream)
-        return {"forward": forward, "with backward": time.perf_counter() - start}
+            forward = seconds(run)
+        return {"forward": forward, "with backward": seconds(lambda: run().backward(upstream))}
 
     return both
 

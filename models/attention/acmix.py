@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import Start
+from models.attention.attention import Start, is_channels_last
 from models.attention.window_attention import graph_leaves_torch, wide, window_attention, window_attention_by_taps
 from models.registry import Channels, Scale, layer, only, rule
 from utils.errors import ModelConfigError
@@ -162,8 +162,11 @@ class ACmix(nn.Module):
         if self.composes:
             return functional.conv2d(projected, self.composed(), **settings)
         batch, _, height, width = projected.shape
-        mixed = self.fc(projected.view(batch * self.depth, 3 * self.heads, height, width))
-        return functional.conv2d(mixed.view(batch, -1, height, width), self.dep_conv.weight * self.rate2, **settings)
+        mixed = self.fc(projected.reshape(batch * self.depth, 3 * self.heads, height, width))
+        mixed = mixed.reshape(batch, -1, height, width)
+        if is_channels_last(projected):
+            mixed = mixed.contiguous(memory_format=torch.channels_last)
+        return functional.conv2d(mixed, self.dep_conv.weight * self.rate2, **settings)
 
     def composed(self) -> Tensor:
         """Return the weight (out_channels, 3 * heads, kernel_conv, kernel_conv) of fc, dep_conv and rate2 in one."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import BatchNorm2d
+from models.attention.attention import BatchNorm2d, is_channels_last
 from models.attention.window_attention import full_precision, graph_leaves_torch, wide
 from models.common import Conv
 from models.registry import layer, to
@@ -283,8 +283,3 @@ def check(in_channels: int, out_channels: int, groups: int, experts: int) -> Non
 def linear(x: Tensor, map_: nn.Linear) -> Tensor:
     """Apply a linear map in the number format of `x`."""
     return functional.linear(x, map_.weight.to(x.dtype), map_.bias.to(x.dtype))
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Tell whether a map lies in memory with its channels last, and not also with its width last."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

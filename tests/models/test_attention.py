@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import models.attention
-from models.attention.attention import MLP, DropPath, FocalModulation, FocalModulationBlock, LayerNorm2d
+from models.attention.attention import MLP, DepthwiseConv2d, DropPath, FocalModulation, FocalModulationBlock, LayerNorm2d
 from tests.networks import seeded_images
 from utils.errors import ModelConfigError
 
@@ -101,6 +101,20 @@ def test_layer_norm_over_channels() -> None:
     y = LayerNorm2d(4)(x)
     pixel = x[0, :, 1, 2]
     torch.testing.assert_close(y[0, :, 1, 2], (pixel - pixel.mean()) / (pixel.var(unbiased=False) + 1e-5).sqrt())
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_depthwise_convolution_in_mixed_precision(kernel: int) -> None:
+    torch.manual_seed(0)
+    layer = DepthwiseConv2d(4, kernel)
+    assert (layer.padding, layer.groups, layer.bias) == ((kernel // 2, kernel // 2), 4, None)
+    x = seeded_images(1, 4, 6, 7).bfloat16()
+    exact = functional.conv2d(x.float(), layer.weight, padding=kernel // 2, groups=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained, used = layer.train()(x), layer.eval()(x)
+    assert trained.dtype is used.dtype is torch.bfloat16
+    assert torch.equal(trained, exact.bfloat16()) is (kernel > 3)
+    torch.testing.assert_close(used.float(), exact, rtol=0.02, atol=0.02)
 
 
 # --- the block

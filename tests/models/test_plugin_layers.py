@@ -31,7 +31,7 @@ CASES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "gather-excite, mlp": (GatherExcite, {"channels": 8, "mlp": True, "mlp_ratio": 0.5}),
     "acmix": (ACmix, {"in_channels": 8}),
     "acmix, residual, 2 heads": (ACmix, {"in_channels": 8, "kernel_att": 3, "heads": 2, "residual": True}),
-    "acmix, 8 heads, dilated": (ACmix, {"in_channels": 8, "kernel_att": 3, "heads": 8, "dilation": 2}),
+    "acmix, two linear steps, dilated": (ACmix, {"in_channels": 8, "kernel_att": 3, "kernel_conv": 1, "dilation": 2}),
     "dynamic conv": (DynamicConv, {"in_channels": 8, "out_channels": 8}),
     "dynamic conv, 3 x 3 in groups": (DynamicConv, {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "groups": 2, "experts": 3}),
     "dynamic conv, softmax": (DynamicConv, {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "route": "mlp_softmax", "temperature": 4.0}),

@@ -103,7 +103,7 @@ def test_deploying_drops_the_rows_of_the_auxiliary_branch_only() -> None:
     assert [row.name for row in deployed.rows] == ["Conv"] * 5 + ["nn.Upsample", "DSegment"]
     assert deployed.rows[-1].sources == [2, 3, 4, 5]
     assert deployed.rows[-1].arguments == ["nc", 4, 8]
-    assert deployed.config["head"] == [[[2, 3, 4, 5], 1, "DSegment", ["nc", 4, 8]]]
+    assert deployed.config["head"] == [[2, 1, "nn.Upsample", [None, 2, "nearest"]], [[2, 3, 4, 5], 1, "DSegment", ["nc", 4, 8]]]
 
 
 def test_evaluation_computes_the_lead_branch_alone() -> None:

@@ -12,7 +12,13 @@ from tests.networks import meta_model
 from utils.alignment import Node, align, best_pairs, pair_likeness
 from utils.transfer import network_nodes, tensor_nodes
 
-NETWORKS = ("gelan-t", "gelan-c", "gelan-e", "yolov9-t", "yolov9-c", "yolov9-e", "yolov9-cf", "yolov8n", "yolo11n", "yolo11n-seg", "yolov9-c-dseg")
+NETWORKS = (
+    *("gelan-t", "yolov9-c", "yolo11n"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("gelan-c", "gelan-e", "yolov9-t", "yolov9-e", "yolov9-cf", "yolov8n", "yolo11n-seg", "yolov9-c-dseg")
+    ),
+)
 BLOCK = [1, "FocalModulationBlock", []]
 
 

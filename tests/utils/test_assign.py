@@ -40,7 +40,7 @@ def dense(
             inside = ((points - corners[row, :2] > 1e-9) & (corners[row, 2:] - points > 1e-9)).all(1)
             overlap[index, inside] = complete_iou(corners[row], boxes[number, inside]).clamp(min=0)
             metric[index, inside] = logits[number, classes[row], inside].sigmoid() ** alpha * overlap[index, inside] ** beta
-            candidates = sorted(inside.nonzero().squeeze(1).tolist(), key=lambda anchor: (-float(metric[index, anchor]), anchor))
+            candidates = sorted((metric[index] > 0).nonzero().squeeze(1).tolist(), key=lambda anchor: (-float(metric[index, anchor]), anchor))
             chosen[index, candidates[:topk]] = True
         for anchor in range(len(points)):
             if chosen[:, anchor].sum() > 1:
@@ -112,9 +112,16 @@ def test_topk_limits_the_points_of_an_object(topk: int) -> None:
 
 
 def test_ties_go_to_the_earlier_point() -> None:
-    found = run([(0, 0, (0, 0, 32, 32))], torch.zeros(1, 1, 16).double(), torch.zeros(1, 16, 4).double(), grid(4), topk=2)
+    boxes = torch.tensor([[[0.0, 0, 32, 32]] * 16]).double()
+    found = run([(0, 0, (0, 0, 32, 32))], torch.zeros(1, 1, 16).double(), boxes, grid(4), topk=2)
     assert found.anchor.tolist() == [0, 1]
-    assert found.score.tolist() == [0, 0], "a point without overlap counts nothing"
+
+
+def test_a_point_whose_box_overlaps_nothing_answers_for_nothing() -> None:
+    boxes = torch.zeros(1, 16, 4).double()
+    boxes[0, 5] = torch.tensor([0.0, 0, 32, 32])
+    found = run([(0, 0, (0, 0, 32, 32))], torch.zeros(1, 1, 16).double(), boxes, grid(4))
+    assert found.anchor.tolist() == [5]
 
 
 def test_a_contested_point_goes_to_the_higher_overlap() -> None:
