@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.common import Conv
+from models.inner import InnerLayer, build_inner
 from models.registry import Channels, Scale, layer, rule, to
 from utils.errors import ModelConfigError
 
@@ -28,7 +29,11 @@ class DWConv(Conv):
 
 @layer(to, example=(16,))
 class Bottleneck(nn.Module):
-    """Two convolutions, added to the input where the widths agree."""
+    """Two convolutions, added to the input where the widths agree.
+
+    Args:
+        attention: a layer at the end of the branch, before the sum: a registered one's name, or [name, arguments …].
+    """
 
     def __init__(
         self,
@@ -38,15 +43,19 @@ class Bottleneck(nn.Module):
         groups: int = 1,
         kernel_sizes: tuple[int, int] = (3, 3),
         expansion: float = 0.5,
+        attention: InnerLayer | None = None,
     ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
         self.cv1 = Conv(in_channels, hidden, kernel_sizes[0])
         self.cv2 = Conv(hidden, out_channels, kernel_sizes[1], groups=groups)
+        self.attention = None if attention is None else build_inner(attention, out_channels, "attention")
         self.add = shortcut and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.cv2(self.cv1(x))
+        if self.attention is not None:
+            y = self.attention(y)
         return x + y if self.add else y
 
 
@@ -71,28 +80,79 @@ class StageConcat(nn.Module):
         return self.cv2(torch.cat(stages, 1))
 
 
+def check_inner(unit: InnerLayer | None, attention: InnerLayer | None, **bottleneck: object) -> None:
+    """Refuse arguments of a shell that a `unit` of another kind would leave without meaning.
+
+    Args:
+        bottleneck: arguments that only its Bottlenecks have, by name; those that hold something are refused.
+    Raises:
+        ModelConfigError: names the argument.
+    """
+    given = [f"{name} {value!r}" for name, value in {"attention": attention, **bottleneck}.items() if value]
+    if unit is not None and given:
+        raise ModelConfigError(
+            f"unit {unit!r} together with {' and '.join(given)}: the unit takes the Bottlenecks' place, and this is theirs: leave it out"
+        )
+
+
 @layer(to, repeats="repeats", example=(16,))
 class C2f(StageConcat):
-    """YOLOv8's block: a chain of full-width Bottlenecks whose stages are all concatenated."""
+    """YOLOv8's block: a chain of full-width Bottlenecks whose stages are all concatenated.
+
+    Args:
+        unit: a layer in place of each Bottleneck: a registered one's name, or [name, arguments …].
+        attention: a layer at the end of each Bottleneck's branch, before its sum; said alike.
+    Raises:
+        ModelConfigError: the layer cannot be built, or a unit comes with what only Bottlenecks have.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, repeats: int = 1, shortcut: bool = False, groups: int = 1, expansion: float = 0.5
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        shortcut: bool = False,
+        groups: int = 1,
+        expansion: float = 0.5,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, repeats, expansion, lambda width: Bottleneck(width, width, shortcut, groups, expansion=1.0))
+        check_inner(unit, attention, shortcut=shortcut, groups=groups if groups != 1 else None)
+
+        def build(width: int) -> nn.Module:
+            if unit is not None:
+                return build_inner(unit, width, "unit")
+            return Bottleneck(width, width, shortcut, groups, expansion=1.0, attention=attention)
+
+        super().__init__(in_channels, out_channels, repeats, expansion, build)
 
 
 class CrossStage(nn.Module):
-    """Half the width through a chain of Bottlenecks, half past it: the shell of C3 and C3k."""
+    """Half the width through a chain of Bottlenecks, or of other units, half past it: the shell of C3 and C3k."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, repeats: int, shortcut: bool, groups: int, expansion: float, kernel_sizes: tuple[int, int]
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int,
+        shortcut: bool,
+        groups: int,
+        expansion: float,
+        kernel_sizes: tuple[int, int],
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
     ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
         self.cv1 = Conv(in_channels, hidden)
         self.cv2 = Conv(in_channels, hidden)
         self.cv3 = Conv(2 * hidden, out_channels)
-        self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, groups, kernel_sizes, expansion=1.0) for _ in range(repeats)))
+        if unit is not None:
+            check_inner(unit, attention, groups=groups if groups != 1 else None)
+            units = [build_inner(unit, hidden, "unit") for _ in range(repeats)]
+        else:
+            units = [Bottleneck(hidden, hidden, shortcut, groups, kernel_sizes, expansion=1.0, attention=attention) for _ in range(repeats)]
+        self.m = nn.Sequential(*units)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
@@ -100,15 +160,33 @@ class CrossStage(nn.Module):
 
 @layer(to, repeats="repeats", example=(16,))
 class C3(CrossStage):
-    """Cross-stage-partial block of `repeats` Bottlenecks, 1 x 1 then 3 x 3."""
+    """Cross-stage-partial block of `repeats` Bottlenecks, 1 x 1 then 3 x 3.
 
-    def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, shortcut: bool = True, groups: int = 1, expansion: float = 0.5) -> None:
-        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (1, 3))
+    Args:
+        unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (1, 3), unit, attention)
 
 
 @layer(to, repeats="repeats", example=(16,))
 class C3k(CrossStage):
-    """C3 whose Bottlenecks have two convolutions of `kernel_size`."""
+    """C3 whose Bottlenecks have two convolutions of `kernel_size`.
+
+    Args:
+        attention: see C2f.
+    """
 
     def __init__(
         self,
@@ -119,8 +197,9 @@ class C3k(CrossStage):
         groups: int = 1,
         expansion: float = 0.5,
         kernel_size: int = 3,
+        attention: InnerLayer | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (kernel_size, kernel_size))
+        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (kernel_size, kernel_size), attention=attention)
 
 
 @rule("in_channels")
@@ -140,6 +219,9 @@ class C3k2(StageConcat):
 
     Args:
         c3k: whether the units are C3k; in a yaml with scales also the letters of those at which they are, such as "mlx".
+        unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
+    Raises:
+        ModelConfigError: see C2f; `c3k` and `unit` both say what the units are.
     """
 
     def __init__(
@@ -151,11 +233,19 @@ class C3k2(StageConcat):
         expansion: float = 0.5,
         groups: int = 1,
         shortcut: bool = True,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
     ) -> None:
-        def unit(width: int) -> nn.Module:
-            return C3k(width, width, 2, shortcut, groups) if c3k else Bottleneck(width, width, shortcut, groups)
+        check_inner(unit, attention, c3k=c3k, groups=groups if groups != 1 else None)
 
-        super().__init__(in_channels, out_channels, repeats, expansion, unit)
+        def build(width: int) -> nn.Module:
+            if unit is not None:
+                return build_inner(unit, width, "unit")
+            if c3k:
+                return C3k(width, width, 2, shortcut, groups, attention=attention)
+            return Bottleneck(width, width, shortcut, groups, attention=attention)
+
+        super().__init__(in_channels, out_channels, repeats, expansion, build)
 
 
 @layer(to, example=(16, 5))

@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import models
 from models.summary import count_gflops, count_parameters
-from tests.networks import meta_deployed, meta_model, meta_pruned
+from models.yolo import Model
+from tests.networks import meta_deployed, meta_model, meta_pruned, seeded_images
 from utils.foreign_names import foreign_head_names, foreign_name
 
 MODELS = Path(models.__file__).parent
@@ -163,3 +165,127 @@ def test_focal_network_of_the_article() -> None:
 def test_cf_feeds_its_lead_branch_last() -> None:
     deployed, gelan_c = meta_deployed("yolov9-cf"), meta_deployed("gelan-c")
     assert {key: value.shape for key, value in deployed.state_dict().items()} == {key: value.shape for key, value in gelan_c.state_dict().items()}
+
+
+# parameters that the modules of the articles add, by the formulas of their papers
+ADDED = {
+    "yolo11n-SPPF-FocalModulation": 272_643,  # 256 channels, kernels 3 and 5: 256 * 515 + 515 + 2 * (256 * 256 + 256) + 256 * 34
+    "yolo11n-FocalModulation": 272_643 - 164_608,  # less SPPF, 256 * 128 + 512 * 256 + 2 * (128 + 256)
+    "yolov8n-GatherExcite": 0,
+    "yolov8x-C2f-GatherExcite": 0,
+    "yolov8n-GatherExcite-theta": 15_840,  # 3 halvings, 9 weights and 2 of normalisation each, 32 + 64 + 128 + 256 channels
+    "yolov9-c-ACmix": 218_414 + 2 * 829_934,  # 256, 512 and 512 channels
+    "yolov9-m-FocalModulationBlock": 2_869_443,  # 480 channels, kernels 9 and 11
+    "yolov9-c-FocalModulationBlock": 3_257_347,  # 512 channels
+}
+
+
+@pytest.mark.parametrize(("network", "parameters"), ADDED.items())
+def test_parameters_that_a_module_adds(network: str, parameters: int) -> None:
+    base = re.match(r"yolo(?:v8|11)[nsmlx]|yolov9-.", network)[0]
+    assert count_parameters(meta_model(network)) - count_parameters(meta_model(base)) == parameters
+
+
+def rows_without(network: str, module: str | None) -> list[tuple[str, list, list[int]]]:
+    """Layer, arguments and sources of every row, as if the rows of `module` were taken out and the rest renumbered."""
+    rows = meta_model(network).rows
+    kept = [row.index for row in rows if row.name != module]
+
+    def through(source: int) -> int:
+        while source >= 0 and rows[source].name == module:
+            (source,) = rows[source].sources
+        return kept.index(source) if source >= 0 else source
+
+    return [(row.name, row.arguments, [through(source) for source in row.sources]) for row in rows if row.name != module]
+
+
+INSERTED = {
+    "yolo11n-SPPF-FocalModulation": ("yolo11n", "FocalModulation", [10]),
+    "yolov8n-GatherExcite": ("yolov8n", "GatherExcite", [3, 6, 9, 12]),
+    "yolov8n-GatherExcite-theta": ("yolov8n", "GatherExcite", [3, 6, 9, 12]),
+    "yolov8n-ACmix": ("yolov8n", "ACmix", [16, 20, 24]),
+    "gelan-t-ACmix": ("gelan-t", "ACmix", [16, 20, 24]),
+    "gelan-t-FocalModulationBlock": ("gelan-t", "FocalModulationBlock", [9]),
+    "yolov9-t-ACmix": ("yolov9-t", "ACmix", [16, 20, 24]),
+    "yolov9-c-ACmix": ("yolov9-c", "ACmix", [17, 21, 25]),
+    **{f"yolov9-{size}-FocalModulationBlock": (f"yolov9-{size}", "FocalModulationBlock", [9]) for size in "ts"},
+    **{f"yolov9-{size}-FocalModulationBlock": (f"yolov9-{size}", "FocalModulationBlock", [10]) for size in "mc"},
+    "yolov9-e-FocalModulationBlock": ("yolov9-e", "FocalModulationBlock", [29]),
+}
+"""Networks with rows more than their base: the base, the module, and where it stands."""
+
+
+@pytest.mark.parametrize(("network", "expected"), INSERTED.items())
+def test_inserted_rows_leave_the_others_as_they_were(network: str, expected: tuple[str, str, list[int]]) -> None:
+    base, module, places = expected
+    assert [row.index for row in meta_model(network).rows if row.name == module] == places
+    assert rows_without(network, module) == rows_without(base, None)
+
+
+@pytest.mark.parametrize("network", [name for name in INSERTED if name.startswith("yolov9")])
+def test_auxiliary_branch_takes_its_maps_from_before_the_module(network: str) -> None:
+    model = meta_model(network)
+    modules = {row.index for row in model.rows if row.name == INSERTED[network][1]}
+    lead = {row.index: row.sources for row in model.rows}
+    used, open_rows = set(), list(model.rows[-1].sources[:3])
+    while open_rows:
+        index = open_rows.pop()
+        if index >= 0 and index not in used:
+            used.add(index)
+            open_rows += lead[index]
+    assert not used & modules
+
+
+@pytest.mark.parametrize("network", [name for name in INSERTED if name.endswith("ACmix")])
+def test_every_level_of_the_lead_head_takes_a_mixed_map(network: str) -> None:
+    model = meta_model(network)
+    assert model.rows[-1].sources[-3:] == INSERTED[network][2]
+
+
+@pytest.mark.parametrize(
+    ("network", "base", "changed"),
+    [
+        ("yolo11n-FocalModulation", "yolo11n", {9: ("FocalModulation", [{"residual": True}])}),
+        (
+            "yolov8n-C2f-GatherExcite",
+            "yolov8n",
+            {index: ("C2f", [width, True, {"attention": "GatherExcite"}]) for index, width in ((2, 128), (4, 256), (6, 512), (8, 1024))},
+        ),
+        (
+            "yolov8n-C2f-ACmix",
+            "yolov8n",
+            {index: ("C2f", [width, True, {"attention": "ACmix"}]) for index, width in ((6, 512), (8, 1024))},
+        ),
+    ],
+)
+def test_replaced_rows(network: str, base: str, changed: dict[int, tuple[str, list]]) -> None:
+    rows, plain = rows_without(network, None), rows_without(base, None)
+    assert [row[2] for row in rows] == [row[2] for row in plain]
+    assert {index: row[:2] for index, (row, other) in enumerate(zip(rows, plain, strict=True)) if row != other} == changed
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *("yolo11n-FocalModulation", "yolo11n-SPPF-FocalModulation", "yolo11n-DynamicConv", "yolov8n-GatherExcite", "yolov8n-GatherExcite-theta"),
+        *("yolov8n-C2f-GatherExcite", "yolov8n-ACmix", "yolov8n-C2f-ACmix", "gelan-t-ACmix", "yolov9-t-ACmix", "yolov9-t-FocalModulationBlock"),
+    ],
+)
+def test_small_forms_of_the_articles_train_on_tiny_pictures(network: str) -> None:
+    torch.manual_seed(0)
+    model = Model(network)
+    outputs = model.train()(seeded_images(2, 3, 64, 64))
+    generator = torch.Generator().manual_seed(1)
+    maps = [level for branch in (outputs["main"], *outputs["aux"]) for level in branch]
+    sum((level * torch.randn(level.shape, generator=generator)).sum() for level in maps).backward()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+            assert parameter.grad.abs().sum() > 0, key
+    frozen = [key for key, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert all(key.endswith(("dfl.conv.weight", "conv_p.bias")) for key in frozen), frozen
+    with torch.inference_mode():
+        predictions = model.eval()(seeded_images(1, 3, 64, 64))
+    assert predictions.shape == (1, 84, 84)
+    assert predictions.isfinite().all()

@@ -123,7 +123,9 @@ def test_activation_reaches_the_blocks() -> None:
     assert {type(module.act) for module in model.modules() if isinstance(module, Conv) and module.activate} == {nn.ReLU}
 
 
-@pytest.mark.parametrize("name", ["yolov8n", "yolo11n"])
+@pytest.mark.parametrize(
+    "name", ["yolov8n", "yolo11n", "yolov8n-GatherExcite-theta", "yolov8n-ACmix", "yolov8n-C2f-ACmix", "yolo11n-FocalModulation"]
+)
 def test_deployed_network_computes_the_same(name: str) -> None:
     torch.manual_seed(0)
     model = randomise(Model(name, nc=3)).double().eval()
