@@ -34,13 +34,14 @@ def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
     add("--amp", choices=AMP_CHOICES, default=defaults.amp, help="number format")
     add("--half", dest="amp", action="store_const", const="fp16", default=argparse.SUPPRESS, help="the same as --amp fp16")
     add("--view-img", **flag, help="show the pictures in a window")
-    add("--save-txt", **flag, help="write labels/NAME.txt: class cx cy w h, normalised")
+    add("--save-txt", **flag, help="write labels/NAME.txt: class cx cy w h (of a mask: x1 y1 x2 y2 …), normalised")
     add("--save-conf", **flag, help="append the confidence to each line of --save-txt")
     add("--save-crop", **flag, help="write every object as crops/CLASS/NAME.jpg")
-    add("--save-json", **flag, help="write predictions.json in COCO's result form")
+    add("--save-json", **flag, help="write predictions.json in COCO's result form, masks as run lengths")
     add("--nosave", **flag, help="write no annotated pictures and videos")
     add("--classes", nargs="+", metavar="CLASS", help="keep these classes only, by number or name")
     add("--agnostic-nms", **flag, help="boxes of different classes suppress each other")
+    add("--retina-masks", **flag, help="masks with the picture's resolution at their edges, not the network's")
     add(
         "--visualize",
         nargs="*",

@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
     add("--min-items", type=int, default=defaults.min_items, metavar="N", help="leave out pictures with fewer objects")
     add("--deploy", action=switch, default=defaults.deploy, help="lead branch only and folded; the whole network gives the training loss")
     add("--verbose", **flag, help="print every class, also of more than 50")
-    add("--save-txt", **flag, help="write labels/NAME.txt: class cx cy w h, normalised")
+    add("--save-txt", **flag, help="write labels/NAME.txt: class cx cy w h (of a mask: x1 y1 x2 y2 …), normalised")
     add("--save-conf", **flag, help="append the confidence to each line of --save-txt")
     add("--save-json", **flag, help="write predictions.json in COCO's result form, and evaluate it with pycocotools")
     add("--noplots", **flag, help="draw nothing")

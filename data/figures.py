@@ -1,7 +1,7 @@
 """Plane figures, textures and backgrounds: what the pictures of the built-in data set are painted with."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.annotation import outline_area
+from data.outlines import join_outlines, nested
 from data.sample import SUBPIXEL_BITS, clip_part
 
 Points = NDArray[np.float64]
@@ -21,6 +22,7 @@ MIN_CONTRAST = 110.0  # distance in RGB between a figure's mean colour and what 
 BOX_TOLERANCE = 1.5  # pixels between the box of an outline and that of the pixels drawn for it
 OVERSAMPLING = 8
 MIN_INSIDE = 0.6  # share of a figure that lies inside the picture
+MIN_PIECE = 4.0  # square pixels of a visible piece, or of a hole, that is worth a line of its own
 
 
 def _ring_points(radii: NDArray[np.float64] | float, count: int, start: float = -math.pi / 2) -> Points:
@@ -112,11 +114,36 @@ def _coverage(points: Points, picture_hw: tuple[int, int]) -> Pixels:
     low = np.maximum(np.floor(points.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(points.max(0)).astype(int), picture_hw[::-1])
     width, height = (high - low).tolist()
-    large = np.zeros((height * OVERSAMPLING, width * OVERSAMPLING), np.uint8)
-    fixed = np.round(((points - low) * OVERSAMPLING - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)  # cv2: centre of pixel 0 at 0
-    cv2.fillPoly(large, [fixed], 255, cv2.LINE_8, SUBPIXEL_BITS)
+    large = _drawn_large(points, low, (width, height))
     coverage[low[1] : high[1], low[0] : high[0]] = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
     return coverage
+
+
+def _drawn_large(points: Points, corner: NDArray[np.int64], size_wh: tuple[int, int]) -> Pixels:
+    """Return an outline filled with 255, enlarged, in a window of the picture with this top left corner and size."""
+    large = np.zeros((size_wh[1] * OVERSAMPLING, size_wh[0] * OVERSAMPLING), np.uint8)
+    fixed = np.round(((points - corner) * OVERSAMPLING - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)  # cv2: centre of pixel 0 at 0
+    cv2.fillPoly(large, [fixed], 255, cv2.LINE_8, SUBPIXEL_BITS)
+    return large
+
+
+def visible_outline(figure: Figure, above: Sequence[Figure]) -> Points:
+    """Return (K, 2) one closed line around what later figures leave visible of a figure, exact where they leave it whole.
+
+    Pieces and holes are joined by seams (`join_outlines`).
+    """
+    left, top, width, height = cv2.boundingRect(figure.coverage)
+    hiding = [other for other in above if (other.coverage[top : top + height, left : left + width] > 0).any()]
+    if not any(((other.coverage > 0) & (figure.coverage > 0)).any() for other in hiding):
+        return figure.inside
+    corner = np.array((left, top))
+    large = _drawn_large(figure.points, corner, (width, height))
+    for other in hiding:
+        large[_drawn_large(other.points, corner, (width, height)) > 0] = 0
+    contours, tree = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outlines = [(cv2.approxPolyDP(contour, 1.0, True).reshape(-1, 2) + 0.5) / OVERSAMPLING + corner for contour in contours]
+    pieces = [[outline for outline in piece if outline_area(outline) >= MIN_PIECE] for piece in nested(outlines, tree)]
+    return join_outlines([piece for piece in pieces if piece])
 
 
 def paint_background(rng: np.random.Generator, picture_hw: tuple[int, int]) -> Pixels:

@@ -1,7 +1,7 @@
 """The built-in data set: pictures of plane figures with YOLO labels, the same for the same settings to the last byte.
 
-Each label is of the whole figure inside the picture, also where another figure covers a part of it. Some rows are boxes and
-some are outlines, so that both kinds are met in one file.
+Each label is of what is visible of a figure: the part inside the picture that no later figure covers. Some rows are boxes and
+some are outlines, so that both kinds are met in one file; boxes are those of the outlines.
 """
 
 import json
@@ -14,12 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.figures import FIGURES, Figure, paint_background, paint_clutter, paint_figure, random_figure
+from data.figures import FIGURES, Figure, paint_background, paint_clutter, paint_figure, random_figure, visible_outline
 from utils.errors import DataError, did_you_mean
 from utils.files import write_json
 
 STAMP = "shapes.json"
-GENERATOR = 4  # raise it with every change that draws other pictures: sets of an older number are drawn again
+GENERATOR = 5  # raise it with every change that draws other pictures: sets of an older number are drawn again
 SPLITS = ("train", "val")
 BACKGROUND_SHARE = 0.04  # pictures without any figure
 JPEG_QUALITY = 92
@@ -118,9 +118,14 @@ def draw_sample(settings: ShapesSettings, names: Sequence[str], split: str, inde
     return pixels, [(figure, bool(rng.random() < settings.box_rows)) for figure in placed]
 
 
-def label_row(figure: Figure, class_index: int, as_box: bool, picture_hw: tuple[int, int]) -> str:
-    """Return the YOLO row of a figure: its box, or its outline, in parts of the picture's size."""
-    outline = figure.inside / (picture_hw[1], picture_hw[0])
+def visible_outlines(figures: Sequence[tuple[Figure, bool]]) -> list[np.ndarray]:
+    """Return the visible outline (K, 2) in pixels of each figure of `draw_sample`, bottom one first."""
+    return [visible_outline(figure, [other for other, _ in figures[number + 1 :]]) for number, (figure, _) in enumerate(figures)]
+
+
+def label_row(outline: np.ndarray, class_index: int, as_box: bool, picture_hw: tuple[int, int]) -> str:
+    """Return the YOLO row of an outline (K, 2) in pixels: its box, or itself, in parts of the picture's size."""
+    outline = outline / (picture_hw[1], picture_hw[0])
     low, high = outline.min(0), outline.max(0)
     values = np.concatenate(((low + high) / 2, high - low)) if as_box else outline.reshape(-1)
     return " ".join((str(class_index), *(f"{value:.6f}" for value in values)))
@@ -130,7 +135,10 @@ def _write_sample(root: Path, split: str, index: int, settings: ShapesSettings, 
     pixels, figures = draw_sample(settings, names, split, index)
     done, encoded = cv2.imencode(".jpg", pixels[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     assert done, "cv2 encodes every uint8 picture"
-    rows = [label_row(figure, names.index(figure.name), as_box, pixels.shape[:2]) for figure, as_box in figures]
+    outlines = visible_outlines(figures)
+    rows = [
+        label_row(outline, names.index(figure.name), as_box, pixels.shape[:2]) for outline, (figure, as_box) in zip(outlines, figures, strict=True)
+    ]
     name = f"{split}_{index:04d}"
     for kind, file, content in (
         ("images", f"{name}.jpg", encoded.tobytes()),

@@ -164,8 +164,7 @@ def check_segmentation_loss(golden: dict[str, Any], inputs: dict[str, Any]) -> f
     ours = [total, items["box"], items["mask"], items["cls"], items["dfl"], boxes, scores, coefficients.grad.norm(), prototypes.grad.norm()]
     expected = [golden["total"], *(golden["items"][f"{name}_loss"] for name in ("box", "seg", "cls", "dfl"))]
     expected += [golden["grad_norm"][name] for name in ("boxes", "scores", "mask_coefficient", "proto")]
-    print([float(v) for v in ours], expected)
-    return max(abs(float(value) - reference) / abs(reference) for value, reference in zip(ours, expected, strict=True))
+    return max(abs(float(value.detach()) - reference) / abs(reference) for value, reference in zip(ours, expected, strict=True))
 
 
 def check_loss(path: Path) -> float:
@@ -173,7 +172,10 @@ def check_loss(path: Path) -> float:
     golden = json.loads(path.read_text())
     if "single" in golden:
         return check_detection_loss(golden)
-    return check_segmentation_loss(golden, json.loads((path.parent / "tal_detect.json").read_text()))
+    inputs = path.with_name("tal_detect.json")
+    if "seg_loss" not in golden.get("items", {}) or not inputs.is_file():
+        raise Skipped("no loss that is known here, or without the targets in tal_detect.json")
+    return check_segmentation_loss(golden, json.loads(inputs.read_text()))
 
 
 def array_error(ours: torch.Tensor, reference: np.ndarray) -> float:

@@ -20,6 +20,13 @@ def tiny_config(branches: int = 1, nc: int = 3, width: int = 8) -> dict[str, Any
     }
 
 
+def tiny_segment_config(branches: int = 1, nc: int = 3, width: int = 8, num_masks: int = 4) -> dict[str, Any]:
+    """The network of `tiny_config` with a segmentation head: YOLOv8's, or YOLOv9's of two branches."""
+    levels, arguments = [2, 3, 4] * branches, ["nc", num_masks, width]
+    head = [levels, 1, "Segment", arguments] if branches == 1 else [[*levels, 1, 1], 1, "DualDSegment", arguments]
+    return tiny_config(nc=nc, width=width) | {"head": [head]}
+
+
 def tiny_model(branches: int = 1, seed: int = 0, **settings: Any) -> Model:
     """The network of `tiny_config`, seeded."""
     torch.manual_seed(seed)

@@ -72,7 +72,7 @@ def assign(
     if not len(target):
         return Assignment(image, anchor, target, metric)
 
-    chosen = best_of_each(target, metric, topk)
+    chosen = best_of_each(target, metric, topk) & (metric > 0)  # one that overlaps nothing would count, with no weight, for masks
     # an anchor point that several objects claim goes to the object with the highest overlap, claimant or not
     cell = image * num_anchors + anchor
     claims = torch.bincount(cell[chosen], minlength=len(boxes_xyxy) * num_anchors)

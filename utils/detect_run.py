@@ -46,6 +46,7 @@ class DetectSettings:
     nosave: bool = False
     classes: Sequence[str] | None = None
     agnostic_nms: bool = False
+    retina_masks: bool = False
     visualize: Sequence[str] | None = None
     project: str = "runs/detect"
     name: str = "exp"
@@ -232,6 +233,8 @@ def detect(settings: DetectSettings) -> Path:
         raise SettingsError(f"--line-thickness {settings.line_thickness}: expected 1 or more")
     source = open_source(settings.source, settings.vid_stride)
     model = load_network(settings.weights)
+    if settings.retina_masks and model.task != "segment":
+        print(f"--retina-masks: does not apply: {settings.weights} finds boxes, no masks")
     precision = network_precision(model, settings.device, settings.amp)
     predictor = Predictor(
         model,
@@ -243,6 +246,7 @@ def detect(settings: DetectSettings) -> Path:
         agnostic=settings.agnostic_nms,
         precision=precision,
         rect=settings.rect,
+        retina_masks=settings.retina_masks,
     )
     visualizer = None
     if isinstance(model, ExportedNetwork):

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.region import Region
 from utils.files import write_bytes
 
 HAS_FONT_FACE = hasattr(cv2, "FontFace")
@@ -104,11 +105,15 @@ def letter_size_for(size_hw: tuple[int, int], line_width: int) -> int:
     return int(np.clip(max(0.018 * sum(size_hw) / 2, 5 * line_width), 11, max(11, min(size_hw) // 6)))
 
 
-def _blend_masks(image: np.ndarray, masks: np.ndarray, colours: Sequence[Colour]) -> None:
-    for mask, colour in zip(masks, colours, strict=True):
-        inside = mask > 0.5
-        blended = image[inside] * (1 - MASK_OPACITY) + np.asarray(colour) * MASK_OPACITY
-        image[inside] = blended.round().astype(np.uint8)
+def _draw_regions(image: np.ndarray, regions: Sequence[Region], colours: Sequence[Colour], line_width: int) -> None:
+    """Tint the pixels of each region, and draw a line around them."""
+    for region, colour in zip(regions, colours, strict=True):
+        pixels = image[region.window]
+        blended = pixels[region.mask] * (1 - MASK_OPACITY) + np.asarray(colour) * MASK_OPACITY
+        pixels[region.mask] = blended.round().astype(np.uint8)
+        around = np.pad(region.mask, 1).astype(np.uint8)
+        contours, _ = cv2.findContours(around, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(region.left - 1, region.top - 1))
+        cv2.drawContours(image, contours, -1, colour, max(1, line_width // 2))
 
 
 def _label_corner(box: np.ndarray, size_wh: tuple[int, int], limit_wh: tuple[int, int], placed: np.ndarray) -> tuple[int, int]:
@@ -152,7 +157,7 @@ def draw_boxes(
     classes: np.ndarray,
     names: Sequence[str],
     scores: np.ndarray | None = None,
-    masks: np.ndarray | None = None,
+    regions: Sequence[Region] | None = None,
     line_width: int | None = None,
     hide_labels: bool = False,
     hide_conf: bool = False,
@@ -165,7 +170,7 @@ def draw_boxes(
         classes: (N,) class numbers.
         names: class names by number.
         scores: (N,) confidences in [0, 1]; None draws labels without them.
-        masks: (N, H, W), an object's pixels above 0.5; None draws boxes only.
+        regions: pixels of each object, tinted and outlined; None draws boxes only.
         line_width: pixels; None chooses by picture size.
         hide_labels: draw no labels.
         hide_conf: leave the confidences out of the labels.
@@ -180,8 +185,8 @@ def draw_boxes(
     size_hw = canvas.shape[:2]
     width = line_width or line_width_for(size_hw)
     colours = [class_colour(number) for number in classes[order].tolist()]
-    if masks is not None:
-        _blend_masks(canvas, np.asarray(masks)[order], colours)
+    if regions is not None:
+        _draw_regions(canvas, [regions[index] for index in order], colours, width)
     limit = np.array((size_hw[1] - 1, size_hw[0] - 1) * 2)
     corners = boxes[order].round().clip(0, limit).astype(np.int64)
     for (x1, y1, x2, y2), colour in zip(corners.tolist(), colours, strict=True):

@@ -113,8 +113,9 @@ class SegmentationLoss(DetectionLoss):
             prototypes = output["prototypes"].float()
             maps = fitted_maps(batch["masks"].to(device), tuple(prototypes.shape[2:]))
             coefficients = output["coefficients"][image, :, anchor].float()
-            numbers, boxes_norm = numbers_in_picture(targets[:, 0].long())[target], cxcywh_to_xyxy(targets[target, 2:])
-            mask = mask_loss(coefficients, prototypes, image, numbers, boxes_norm, maps)
+            numbers = numbers_in_picture(targets[:, 0].long())[target]
+            boxes_xyxy = cxcywh_to_xyxy(targets[target, 2:] * targets.new_tensor((image_hw[1], image_hw[0]) * 2))
+            mask = mask_loss(coefficients, prototypes, image, numbers, boxes_xyxy, maps, image_hw)
         return torch.cat((items, (self.hyp.mask * mask)[None]))
 
 

@@ -35,7 +35,9 @@ def fitted_maps(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return functional.interpolate(maps[:, None].float(), size_hw, mode="nearest-exact")[:, 0].to(maps.dtype)
 
 
-def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, boxes_norm: Tensor, maps: Tensor) -> Tensor:
+def mask_loss(
+    coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, boxes_xyxy: Tensor, maps: Tensor, image_hw: tuple[int, int]
+) -> Tensor:
     """Return the mean over positives of the cross-entropy inside the object's box, averaged over the map, over the box's share of it.
 
     Args:
@@ -43,13 +45,15 @@ def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, number: T
         prototypes: (B, M, h, w).
         image: (P,) picture of each positive.
         number: (P,) what the object's pixels hold in the index map.
-        boxes_norm: (P, 4) corners of the object over the picture's size; columns x1 <= x < x2 of the map are inside, rows likewise.
+        boxes_xyxy: (P, 4) corners of the object, pixels; the map's columns x1 <= x < x2 are inside (in its cells), rows likewise.
         maps: (B, h, w) integer index maps.
+        image_hw: height and width of the network's input, pixels.
     Returns:
         A scalar; 0, with gradients of 0, where there is no positive.
     """
     height, width = prototypes.shape[2:]
-    cells = boxes_norm * boxes_norm.new_tensor((width, height, width, height))
+    boxes_norm = boxes_xyxy / boxes_xyxy.new_tensor((image_hw[1], image_hw[0]) * 2)
+    cells = boxes_norm * boxes_norm.new_tensor((width, height) * 2)
     share = (boxes_norm[:, 2:] - boxes_norm[:, :2]).prod(1).clamp(min=LEAST_SHARE)
     weight = 1 / (share * height * width * max(len(image), 1))
     return _CroppedCrossEntropy.apply(coefficients, prototypes, image, number, cells, weight, maps)

@@ -157,13 +157,13 @@ class DetectionResult:
             rows.append((names[label], *counts, *rates, float(self.class_ap[row, 0]), float(self.class_ap[row].mean())))
         return rows
 
-    def summary(self) -> dict[str, float]:
-        """Return the single numbers under the names that results.csv and metrics.json use."""
+    def summary(self, suffix: str = "") -> dict[str, float]:
+        """Return the single numbers under the names that results.csv and metrics.json use, those of masks with `suffix` "(mask)"."""
         return {
-            "metrics/precision": self.precision,
-            "metrics/recall": self.recall,
-            "metrics/mAP_0.5": self.map50,
-            "metrics/mAP_0.5:0.95": self.map,
+            f"metrics/precision{suffix}": self.precision,
+            f"metrics/recall{suffix}": self.recall,
+            f"metrics/mAP_0.5{suffix}": self.map50,
+            f"metrics/mAP_0.5:0.95{suffix}": self.map,
         }
 
 
@@ -191,7 +191,13 @@ class DetectionMetrics:
         self._pictures: list[_Picture] = []
 
     def update(
-        self, detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None = None, image_id: int | None = None
+        self,
+        detections: ArrayLike,
+        boxes_xyxy: ArrayLike,
+        classes: ArrayLike,
+        crowd: ArrayLike | None = None,
+        image_id: int | None = None,
+        overlaps: Array | None = None,
     ) -> None:
         """Add one picture.
 
@@ -201,12 +207,15 @@ class DetectionMetrics:
             classes: (m) class indices.
             crowd: (m) which truths are crowds, to be ignored; None: none.
             image_id: decides the order of equal scores between pictures, rising as in pycocotools; None: order of the calls.
+            overlaps: (n, m) of the masks, where these are to be compared; None compares the boxes.
         """
         detections, boxes_xyxy, classes, crowd = _as_arrays(detections, boxes_xyxy, classes, crowd)
-        detections = detections[np.argsort(-detections[:, 4], kind="mergesort")]
-        detections = detections[_rank_in_class(detections[:, 5]) < self.max_det]
+        order = np.argsort(-detections[:, 4], kind="mergesort")
+        order = order[_rank_in_class(detections[order, 5]) < self.max_det]
+        detections = detections[order]
         labels = detections[:, 5].astype(np.int64)
-        overlaps = np.where(labels[:, None] == classes[None], box_iou_crowd(detections[:, :4], boxes_xyxy, crowd), -1.0)
+        overlaps = box_iou_crowd(detections[:, :4], boxes_xyxy, crowd) if overlaps is None else overlaps[order]
+        overlaps = np.where(labels[:, None] == classes[None], overlaps, -1.0)
         matched, ignored = match_detections(overlaps, crowd)
         key = len(self._pictures) if image_id is None else image_id
         self._pictures.append(_Picture(key, detections[:, 4], labels, matched, ignored, classes[~crowd]))

@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from data.annotation import Annotation
+from data.region import Region
+from data.rle import cropped
 from utils.draw import class_colour, draw_boxes, drawable_names, put_text, text_height, text_width, write_picture
 from utils.errors import DataError
 from utils.files import write_bytes
@@ -205,7 +207,14 @@ def _to_array(values: Tensor | ArrayLike) -> NDArray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def plot_batch(images: Tensor | ArrayLike, rows: Tensor | ArrayLike, names: Sequence[str], path: str | Path, max_images: int = 16) -> Path:
+def plot_batch(
+    images: Tensor | ArrayLike,
+    rows: Tensor | ArrayLike,
+    names: Sequence[str],
+    path: str | Path,
+    max_images: int = 16,
+    masks: Tensor | ArrayLike | None = None,
+) -> Path:
     """Draw the pictures of a batch with their objects side by side.
 
     Args:
@@ -214,9 +223,11 @@ def plot_batch(images: Tensor | ArrayLike, rows: Tensor | ArrayLike, names: Sequ
         names: class names by number.
         path: picture file to write.
         max_images: most pictures to show.
+        masks: (B, h, w) index maps of any size: k at the k-th row of the picture; None shows boxes only.
     """
     pictures = _to_array(images)[:max_images].transpose(0, 2, 3, 1)
     table = _to_array(rows).astype(np.float64) if len(rows) else np.zeros((0, 6))
+    maps = None if masks is None else _to_array(masks)
     across = math.ceil(math.sqrt(len(pictures)))
     down = math.ceil(len(pictures) / across)
     height, width = pictures.shape[1:3]
@@ -227,27 +238,38 @@ def plot_batch(images: Tensor | ArrayLike, rows: Tensor | ArrayLike, names: Sequ
         small = cv2.resize(np.ascontiguousarray(picture), (cell_w, cell_h), interpolation=cv2.INTER_AREA)
         mine = table[table[:, 0] == index]
         boxes = np.concatenate((mine[:, 2:4] - mine[:, 4:6] / 2, mine[:, 2:4] + mine[:, 4:6] / 2), 1) * (cell_w, cell_h, cell_w, cell_h)
-        drawn = draw_boxes(small, boxes, mine[:, 1], names, mine[:, 6] if mine.shape[1] > 6 else None)
+        regions = None if maps is None else _regions_of(maps[index], len(mine), (cell_h, cell_w))
+        drawn = draw_boxes(small, boxes, mine[:, 1], names, mine[:, 6] if mine.shape[1] > 6 else None, regions)
         drawn[[0, -1]], drawn[:, [0, -1]] = 255, 255
         top, left = index // across * cell_h, index % across * cell_w
         canvas[top : top + cell_h, left : left + cell_w] = drawn
     return write_picture(path, canvas)
 
 
-def plot_curves(result: DetectionResult, names: Sequence[str], folder: str | Path) -> list[Path]:
-    """Write PR_curve.png, F1_curve.png, P_curve.png and R_curve.png, at IoU 0.5, a line for each class and one for their mean."""
+def _regions_of(index_map: NDArray, count: int, size_hw: tuple[int, int]) -> list[Region]:
+    """Return the regions of `count` objects in an index map that is brought to `size_hw`."""
+    large = cv2.resize(index_map.astype(np.int16), size_hw[::-1], interpolation=cv2.INTER_NEAREST)
+    return [cropped(large == number) for number in range(1, count + 1)]
+
+
+def plot_curves(result: DetectionResult, names: Sequence[str], folder: str | Path, prefix: str = "") -> list[Path]:
+    """Write PR_curve.png, F1_curve.png, P_curve.png and R_curve.png, at IoU 0.5, a line for each class and one for their mean.
+
+    Args:
+        prefix: what the file names start with.
+    """
     folder = Path(folder)
     area = [f"AP {value:.3f}" for value in result.class_ap[:, 0].tolist()]
     best = f"F1 {result.f1:.2f} at {result.confidence:.2f}"
     mean = f"mAP {result.map50:.3f}"
-    files = [_plot_curve(result.recall_points, result.pr_curve, result, names, folder / "PR_curve.png", ("recall", "precision"), area, mean)]
+    files = [_plot_curve(result.recall_points, result.pr_curve, result, names, folder / f"{prefix}PR_curve.png", ("recall", "precision"), area, mean)]
     for curves, label, file in (
         (result.f1_curve, "F1", "F1_curve.png"),
         (result.precision_curve, "precision", "P_curve.png"),
         (result.recall_curve, "recall", "R_curve.png"),
     ):
         note = best if label == "F1" else ""
-        files.append(_plot_curve(result.confidence_points, curves, result, names, folder / file, ("confidence", label), [], note))
+        files.append(_plot_curve(result.confidence_points, curves, result, names, folder / f"{prefix}{file}", ("confidence", label), [], note))
     return files
 
 

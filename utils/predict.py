@@ -1,4 +1,4 @@
-"""Prediction from Python: pictures in, boxes in the pictures' own pixels out."""
+"""Prediction from Python: pictures in, boxes and masks in the pictures' own pixels out."""
 
 import math
 import time
@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.augment import letterbox
+from data.outlines import outline_norm
 from data.pictures import read_picture
+from data.region import Region, dense_masks
+from data.rle import encode_region
 from utils.boxes import unletterbox
 from utils.draw import draw_boxes, write_picture
 from utils.errors import DataError, SettingsError, did_you_mean
 from utils.image_size import choose_image_size, static_size
+from utils.masks import Placement, as_array, instance_regions
 from utils.nms import non_max_suppression, torchvision_nms
 from utils.precision import Precision, choose_precision
 
@@ -34,8 +38,8 @@ class Results:
         scores: (n,) float32 confidences in [0, 1].
         classes: (n,) int64 class numbers.
         names: class names by number.
-        masks: (n, H, W) for a segmentation network, else None.
-        speed: milliseconds by step: `preprocess`, `inference`, `nms`.
+        regions: pixels of each object (`mask` with its place, see data/region.py) for a segmentation network, else None.
+        speed: milliseconds by step: `preprocess`, `inference`, `nms`; `masks` for a segmentation network.
     """
 
     path: Path
@@ -44,15 +48,20 @@ class Results:
     scores: NDArray[np.float32]
     classes: NDArray[np.int64]
     names: Sequence[str]
-    masks: NDArray[np.uint8] | None = None
+    regions: list[Region] | None = None
     speed: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
 
+    @property
+    def masks(self) -> NDArray[np.bool_] | None:
+        """(n, H, W) bool masks at the picture's size for a segmentation network, else None; made anew whenever it is asked for."""
+        return None if self.regions is None else dense_masks(self.regions, self.image.shape[:2])
+
     def plot(self, line_width: int | None = None, hide_labels: bool = False, hide_conf: bool = False) -> NDArray[np.uint8]:
         """Return the picture with its objects drawn, (H, W, 3) uint8 RGB."""
-        return draw_boxes(self.image, self.boxes_xyxy, self.classes, self.names, self.scores, self.masks, line_width, hide_labels, hide_conf)
+        return draw_boxes(self.image, self.boxes_xyxy, self.classes, self.names, self.scores, self.regions, line_width, hide_labels, hide_conf)
 
     def save(self, path: str | Path) -> Path:
         """Write the annotated picture and return where (as .jpg if the suffix is one that cannot be written)."""
@@ -71,16 +80,29 @@ class Results:
         return self.image[top : max(int(np.ceil(y2)), top + 1), left : max(int(np.ceil(x2)), left + 1)]
 
     def txt_rows(self, with_conf: bool = False) -> list[str]:
-        """Return label rows `class cx cy w h [confidence]`, normalised to the picture."""
+        """Return label rows `class cx cy w h [confidence]`, normalised to the picture.
+
+        An object with a mask has its outline `x1 y1 x2 y2 …` in place of centre and size, one closed line: parts and holes are reached
+        by a seam that is walked there and back.
+        """
         height, width = self.image.shape[:2]
         low, high = self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:]
         boxes_norm = np.concatenate(((low + high) / 2, high - low), 1) / np.array((width, height) * 2)
-        values = np.concatenate((boxes_norm, self.scores[:, None]), 1) if with_conf else boxes_norm
-        rows = zip(self.classes.tolist(), values.tolist(), strict=True)
-        return [" ".join((str(number), *(f"{value:.6g}" for value in row))) for number, row in rows]
+        places = list(boxes_norm)
+        for index, region in enumerate(self.regions or ()):
+            outline = outline_norm(region, (height, width))
+            places[index] = outline.reshape(-1) if len(outline) else places[index]
+        rows = zip(self.classes.tolist(), places, self.scores.tolist(), strict=True)
+        values = ((number, [*place.tolist(), score] if with_conf else place.tolist()) for number, place, score in rows)
+        return [" ".join((str(number), *(f"{value:.6g}" for value in row))) for number, row in values]
 
     def coco_rows(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, object]]:
-        """Return COCO result rows; `category_id` is the class number and `bbox` is left, top, width, height in pixels."""
+        """Return COCO result rows; `category_id` is the class number and `bbox` is left, top, width, height in pixels.
+
+        An object with a mask has it as `segmentation`, in COCO's run lengths.
+        """
+        size_hw = self.image.shape[:2]
+        masks = [{}] * len(self) if self.regions is None else [{"segmentation": encode_region(region, size_hw)} for region in self.regions]
         corner_and_size = np.concatenate((self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]), 1).astype(float)
         return [
             {
@@ -89,8 +111,9 @@ class Results:
                 "category_id": number,
                 "bbox": [round(value, 3) for value in box],
                 "score": round(score, 5),
+                **mask,
             }
-            for number, box, score in zip(self.classes.tolist(), corner_and_size.tolist(), self.scores.tolist(), strict=True)
+            for number, box, score, mask in zip(self.classes.tolist(), corner_and_size.tolist(), self.scores.tolist(), masks, strict=True)
         ]
 
 
@@ -128,6 +151,7 @@ class Predictor:
         agnostic: boxes of different classes suppress each other, too.
         precision: device and number format; None chooses the best present.
         rect: fill a picture up with grey only as far as the stride needs it; else (and for static exported files) to the whole size.
+        retina_masks: masks with the picture's full resolution at their edges, not the network's (utils/masks.py).
 
     Raises:
         SettingsError: a value out of range, or an unknown class.
@@ -144,6 +168,7 @@ class Predictor:
         agnostic: bool = False,
         precision: Precision | None = None,
         rect: bool = True,
+        retina_masks: bool = False,
     ) -> None:
         for flag, value in (("--conf-thres", conf_thres), ("--iou-thres", iou_thres)):
             if not 0 <= value <= 1:
@@ -157,6 +182,7 @@ class Predictor:
         self.stride = max(model.stride)
         self.size_hw = choose_image_size(image_size, model)
         self.rect = rect and static_size(model) is None
+        self.retina_masks = retina_masks
         self.conf_thres, self.iou_thres, self.max_det, self.agnostic = conf_thres, iou_thres, max_det, agnostic
         self.classes = class_numbers(classes, self.names)
         self.precision = precision or choose_precision()
@@ -203,15 +229,20 @@ class Predictor:
         batch = self.precision.images(batch, dtype=self.precision.dtype or torch.float32)
         times.append(self._now())
         output = self.net(batch)
-        prediction = output if isinstance(output, Tensor) else output[0]
+        prediction, prototypes = (output, None) if isinstance(output, Tensor) else output
         times.append(self._now())
         rows = non_max_suppression(prediction, self.nc, self.conf_thres, self.iou_thres, self.max_det, self.classes, self.agnostic)[0]
         rows = rows.float().cpu()
         boxes = unletterbox(rows[:, :4], ratio_wh, pad_wh, image.shape[:2])
         times.append(self._now())
-        speed = dict(zip(("preprocess", "inference", "nms"), (np.diff(times) * 1000).tolist(), strict=True))
+        regions = None
+        if prototypes is not None:
+            placement = Placement(image.shape[:2], ratio_wh, pad_wh)
+            regions = instance_regions(as_array(rows[:, 6:]), as_array(prototypes[0]), boxes.numpy(), placement, self.retina_masks)
+            times.append(self._now())
+        speed = dict(zip(("preprocess", "inference", "nms", "masks"), (np.diff(times) * 1000).tolist(), strict=False))
         classes = rows[:, 5].long().numpy()
-        return Results(path, image, boxes.numpy(), rows[:, 4].numpy(), classes, self.names, None, speed)
+        return Results(path, image, boxes.numpy(), rows[:, 4].numpy(), classes, self.names, regions, speed)
 
     def _now(self) -> float:
         if self.precision.device.type == "cuda":

@@ -13,7 +13,7 @@ import torch
 
 from data.config import DataConfig, load_data_config
 from data.dataset import DetectionDataset
-from data.labels import load_annotations, print_report
+from data.labels import check_outlines, load_annotations, print_report
 from data.loader import Loader, build_loader
 from models.summary import count_parameters
 from models.yolo import Model
@@ -88,7 +88,7 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
     precision.place(model)
     if options.batch == -1:
         options.batch = fitting_batch(model, precision, options.img, hyp)
-    train_loader, val_loader = build_loaders(options, hyp, config, stride)
+    train_loader, val_loader = build_loaders(options, hyp, config, stride, masks=model.task == "segment")
     before = {"names": checkpoint["network"]["names"]} | checkpoint.get("sources", {}) if checkpoint else {}
     sources = describe_sources(options, {"train": train_loader.dataset, "val": val_loader.dataset}, before)
     if checkpoint:
@@ -118,13 +118,21 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
     return Run(folder, options, hyp, training, train_loader, val_loader, progress, sources)
 
 
-def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int) -> tuple[Loader, Loader]:
-    """Build the loaders of the training pictures, augmented, and of the validation pictures, letterboxed in rectangular batches."""
+def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int, masks: bool = False) -> tuple[Loader, Loader]:
+    """Build the loaders of the training pictures, augmented, and of the validation pictures, letterboxed in rectangular batches.
+
+    Args:
+        masks: batches hold index maps of the objects' outlines, too.
+    Raises:
+        DataError: `masks` are asked for, and no object of a split has an outline.
+    """
     loaders = []
     config.sources("val")  # a missing one is said before the training pictures are checked
     for split in ("train", "val"):
         annotations, report = load_annotations(config, split)
         print_report(report)
+        if masks and (note := check_outlines(annotations, config, split)):
+            print(note)
         training = split == "train"
         dataset = DetectionDataset(
             annotations,
@@ -136,6 +144,7 @@ def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfi
             batch_size=options.batch if training else 2 * options.batch,
             stride=stride,
             seed=options.seed,
+            masks=masks,
             cache=options.cache,
             min_items=options.min_items if training else 0,
             single_cls=options.single_cls,
@@ -166,7 +175,8 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
         targets = torch.tensor([[index % batch, 0, 0.5, 0.5, 0.4, 0.4] for index in range(20 * batch)])
         with precision.autocast():
             outputs = model(images)
-        loss(outputs, {"images": images, "targets": targets})[0].backward()
+        masks = torch.zeros(batch, size // 4, size // 4, dtype=torch.int16)
+        loss(outputs, {"images": images, "targets": targets, "masks": masks})[0].backward()
         used.append(torch.cuda.max_memory_allocated())
         model.zero_grad(set_to_none=True)
     model.load_state_dict(state)
@@ -201,7 +211,7 @@ def describe(run: Run, precision: Precision) -> None:
 def fit(run: Run) -> None:
     """Train epoch after epoch until the last one, or until nothing has improved for `patience` epochs."""
     options, progress = run.options, run.progress
-    print(table_header())
+    print(table_header(run.training.model.task))
     while progress.epoch < options.epochs:
         epoch = progress.epoch
         if progress.partial is None:
@@ -247,7 +257,7 @@ def plotted(batches: Loader, folder: Path, names: list[str], first: int = 0) -> 
     """Hand batches on, numbered from `first`, drawing the first ones of the epoch with their boxes."""
     for number, batch in enumerate(batches, first):
         if number < NUM_PLOTTED_BATCHES:
-            plot_batch(batch["images"], batch["targets"].numpy(), names, folder / f"train_batch{number}.png")
+            plot_batch(batch["images"], batch["targets"].numpy(), names, folder / f"train_batch{number}.png", masks=batch.get("masks"))
         yield batch
 
 
@@ -289,5 +299,7 @@ def finish(run: Run) -> None:
     found = evaluate(model, run.val_loader, run.training.precision, plots_dir=None if run.options.noplots else run.folder, progress=False)
     metrics = found.metrics
     measured = f"P {metrics.precision:.4f} R {metrics.recall:.4f} mAP50 {metrics.map50:.4f} mAP50-95 {metrics.map:.4f}"
+    if found.masks is not None:
+        measured += f"; masks: P {found.masks.precision:.4f} R {found.masks.recall:.4f} mAP50 {found.masks.map50:.4f} mAP50-95 {found.masks.map:.4f}"
     print(f"best epoch {run.progress.best_epoch + 1}, {best.name}: {measured}")
     print(f"weights: {best} (best), {last} (last, resumable); plots and results.csv: {run.folder}")

@@ -13,6 +13,8 @@ from data.config import load_data_config
 from data.dataset import DetectionDataset
 from data.labels import load_annotations, print_report
 from data.loader import build_loader
+from data.outlines import outline_norm
+from data.rle import decode_region
 from models.yolo import Model
 from utils.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.errors import DataError, SettingsError
@@ -21,6 +23,7 @@ from utils.exported import ExportedNetwork, load_network, network_precision
 from utils.files import next_run_dir, write_csv, write_json, write_text
 from utils.image_size import choose_image_size, static_size
 from utils.losses import build_loss
+from utils.metrics import DetectionResult
 from utils.precision import Precision, worker_count
 
 MANY_CLASSES = 50
@@ -86,6 +89,8 @@ def validate(settings: ValSettings) -> EvalResult:
         plots_dir=None if settings.noplots else folder,
     )
     print_table(result, dataset.names, settings.verbose)
+    if network.task == "segment" and result.masks is None:
+        print("masks are not measured: no object of this split has an outline")
     write_metrics(folder, result, dataset.names, settings, precision, size_hw)
     if settings.save_txt:
         write_labels(folder / "labels", dataset, result, settings.save_conf)
@@ -150,6 +155,7 @@ def open_split(settings: ValSettings, model: Model | ExportedNetwork, size_hw: t
         rect=settings.rect and static_size(model) is None,
         batch_size=settings.batch_size,
         stride=max(model.stride),
+        masks=model.task == "segment",
         cache="off",  # every picture is read once
         min_items=settings.min_items,
         single_cls=settings.single_cls,
@@ -170,13 +176,16 @@ def shorten(names: list[str], shown: int = 4) -> str:
 
 def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> None:
     """Print metrics overall and, for up to 50 classes or when `verbose`, by class; then losses and speed."""
-    rows = result.metrics.table(names)
-    if len(names) > MANY_CLASSES and not verbose:
-        rows = rows[:1]
-    width = max(len(TABLE_HEADER[0]), *(len(row[0]) for row in rows))
-    print(f"{TABLE_HEADER[0]:<{width}}" + "".join(f"{title:>11}" for title in TABLE_HEADER[1:]))
-    for name, images, instances, *rates in rows:
-        print(f"{name:<{width}}{images:>11}{instances:>11}" + "".join(f"{rate:>11.4f}" for rate in rates))
+    for metrics, title in ((result.metrics, "class"), (result.masks, "masks")):
+        if metrics is None:
+            continue
+        rows = metrics.table(names)
+        if len(names) > MANY_CLASSES and not verbose:
+            rows = rows[:1]
+        width = max(len(title), *(len(row[0]) for row in rows))
+        print(f"{title:<{width}}" + "".join(f"{column:>11}" for column in TABLE_HEADER[1:]))
+        for name, images, instances, *rates in rows:
+            print(f"{name:<{width}}{images:>11}{instances:>11}" + "".join(f"{rate:>11.4f}" for rate in rates))
     if not result.metrics.num_instances:
         print("no picture has an object to find: all metrics are 0 for want of ground truth")
     if result.losses:
@@ -185,36 +194,49 @@ def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> 
 
 
 def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, size_hw: tuple[int, int]) -> None:
-    """Write metrics.json and, by class, classes.csv."""
-    metrics = result.metrics
+    """Write metrics.json and, by class, classes.csv; of masks, classes_mask.csv."""
+    metrics, masks = result.metrics, result.masks
     rows = metrics.table(names)
+    mask_rows = masks.table(names) if masks else []
     content: dict[str, Any] = {
         **metrics.summary(),
         "metrics/mAP_0.75": metrics.map75,
         "metrics/F1": metrics.f1,
+        **({**masks.summary("(mask)"), "metrics/mAP_0.75(mask)": masks.map75, "metrics/F1(mask)": masks.f1} if masks else {}),
         "confidence": metrics.confidence,
-        "fitness": metrics.fitness,
+        "fitness": result.fitness,
         **{f"val/{name}_loss": value for name, value in result.losses.items()},
         "images": metrics.num_images,
         "instances": metrics.num_instances,
         "speed_ms": result.speed_ms,
         "classes": [dict(zip(TABLE_HEADER, row, strict=True)) for row in rows[1:]],
+        **({"classes(mask)": [dict(zip(TABLE_HEADER, row, strict=True)) for row in mask_rows[1:]]} if masks else {}),
         "precision": precision.describe(),
         "image_size": size_hw[0] if size_hw[0] == size_hw[1] else list(size_hw),
         "settings": asdict(settings),
     }
     write_json(folder / "metrics.json", content)
     write_csv(folder / "classes.csv", TABLE_HEADER, rows)
+    if masks:
+        write_csv(folder / "classes_mask.csv", TABLE_HEADER, mask_rows)
 
 
 def write_labels(folder: Path, dataset: DetectionDataset, result: EvalResult, with_confidence: bool) -> None:
-    """Write one text file a picture: class, centre x, centre y, width, height over the picture's size (, confidence)."""
+    """Write one text file a picture: class, centre x, centre y, width, height over the picture's size (, confidence).
+
+    An object that has a mask gets its outline x1 y1 x2 y2 … in place of centre and size.
+    """
     uses = Counter(item.path.stem for item in dataset.annotations)
     for index, detections in result.detections.items():
         item = dataset.annotations[index]
         name = item.path.stem if uses[item.path.stem] == 1 else f"{item.path.stem}_{item.image_id}"
         rows = label_rows(detections, item.image_hw)
-        lines = (" ".join([f"{row[0]:.0f}", *(f"{value:.6g}" for value in row[1 : 6 if with_confidence else 5])]) for row in rows)
+        places = [row[1:5] for row in rows]
+        for number, rle in enumerate(result.segmentations.get(index, ())):
+            outline = outline_norm(decode_region(rle), item.image_hw)
+            places[number] = outline.reshape(-1) if len(outline) else places[number]
+        values = [np.append(place, row[5]) if with_confidence else place for place, row in zip(places, rows, strict=True)]
+        lines = (" ".join([f"{row[0]:.0f}", *(f"{value:.6g}" for value in numbers)]) for row, numbers in zip(rows, values, strict=True))
         write_text(folder / f"{name}.txt", "".join(f"{line}\n" for line in lines))
 
 
@@ -228,18 +250,29 @@ def label_rows(detections: NDArray[np.float32], image_hw: tuple[int, int]) -> ND
 
 def compare_with_coco(folder: Path, dataset: DetectionDataset, result: EvalResult, categories: list[int], max_det: int) -> None:
     """Write predictions.json and coco_eval.json, print COCO's twelve numbers, and how far the in-loop ones are from them."""
-    detections = {dataset.annotations[index].image_id: rows for index, rows in result.detections.items()}
-    results = coco_results(detections, categories)
+    image_ids = [item.image_id for item in dataset.annotations]
+    detections = {image_ids[index]: rows for index, rows in result.detections.items()}
+    segmentations = {image_ids[index]: masks for index, masks in result.segmentations.items()}
+    results = coco_results(detections, categories, segmentations)
     write_results(folder / "predictions.json", results)
-    truth = coco_ground_truth(dataset.annotations, dataset.names, categories)
-    by_limit = {limit: evaluate_coco(truth, results, limit) for limit in dict.fromkeys((DEFAULT_MAX_DET, max_det))}
-    print(f"pycocotools, at most {DEFAULT_MAX_DET} detections a class and picture (-1: no such object):")
+    content: dict[str, Any] = {}
+    for metrics, what in ((result.metrics, "boxes"), (result.masks, "masks")):
+        if metrics is not None:
+            truth = coco_ground_truth(dataset.annotations, dataset.names, categories, masks=what == "masks")
+            by_limit = {limit: evaluate_coco(truth, results, limit, what == "masks") for limit in dict.fromkeys((DEFAULT_MAX_DET, max_det))}
+            compared = compare_numbers(metrics, by_limit, max_det, what)
+            content |= compared if what == "boxes" else {what: compared}
+    write_json(folder / "coco_eval.json", content)
+
+
+def compare_numbers(metrics: DetectionResult, by_limit: dict[int, dict[str, float]], max_det: int, what: str) -> dict[str, Any]:
+    """Print and return COCO's numbers for each limit of detections, and how far the in-loop ones are from them."""
+    print(f"pycocotools, {what}, at most {DEFAULT_MAX_DET} detections a class and picture (-1: no such object):")
     for name, value in by_limit[DEFAULT_MAX_DET].items():
         print(f"  {name:<10}{value:>8.4f}")
-    in_loop = {"AP": result.metrics.map, "AP50": result.metrics.map50, "AP75": result.metrics.map75}
+    in_loop = {"AP": metrics.map, "AP50": metrics.map50, "AP75": metrics.map75}
     gaps = {limit: {name: value - numbers[name] for name, value in in_loop.items()} for limit, numbers in by_limit.items()}
     for limit, gap in gaps.items():
         differences = ", ".join(f"{name} {value:+.1e}" for name, value in gap.items())
         print(f"in-loop (at most {max_det}) minus pycocotools at {limit}: {differences}")
-    content = {"in_loop": in_loop, **{f"max_det_{limit}": numbers | {"gap": gaps[limit]} for limit, numbers in by_limit.items()}}
-    write_json(folder / "coco_eval.json", content)
+    return {"in_loop": in_loop, **{f"max_det_{limit}": numbers | {"gap": gaps[limit]} for limit, numbers in by_limit.items()}}

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.annotation import PICTURE, ROW
-from data.coco_json import find_picture_dir, read_categories, read_coco_file
+from data.annotation import OUTLINE, PICTURE, ROW
+from data.coco_json import find_picture_dir, fit_masks, read_categories, read_coco_file
+from data.region import polygon_region
 from utils.errors import DataError
 
 SQUARE, TRIANGLE = [10, 10, 20, 10, 20, 20, 10, 20], [30, 10, 40, 10, 40, 20]
@@ -24,7 +25,7 @@ CONTENT = {
             "category_id": 18,
             "bbox": [0, 0, 60, 40],
             "iscrowd": 1,
-            "segmentation": {"counts": [0, 9], "size": [40, 60]},
+            "segmentation": {"counts": [80, 20, 2300], "size": [40, 60]},
         },
         {"id": 6, "image_id": 42, "category_id": 18, "bbox": [1.5, 2, 3, 4]},
     ],
@@ -55,7 +56,8 @@ def test_boxes_parts_crowds_areas_and_ids(tmp_path: Path) -> None:
     assert first.objects.areas == [150.5, 2400, 12]
     assert first.objects.annotation_ids == [5, 9, 6]
     assert [[len(part) for part in polygon] for polygon in first.objects.polygons] == [[4, 3], [], []]
-    assert content.masks_dropped == 1
+    assert {row: counts.tolist() for row, counts in first.objects.run_lengths.items()} == {1: [80, 20, 2300]}
+    assert first.objects.problems == []
     assert second.objects.classes == []
 
 
@@ -138,3 +140,49 @@ def test_no_coco_file(tmp_path: Path, text: str, message: str) -> None:
 def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="images: no entry with id and file_name"):
         read_coco_file(write(tmp_path, images=[]), ["dog", "car"])
+
+
+def with_mask(folder: Path, segmentation: object, **change: object) -> Path:
+    """The file with another mask for its first object."""
+    annotations = copy.deepcopy(CONTENT["annotations"])
+    annotations[0] |= {"segmentation": segmentation, **change}
+    return write(folder, annotations=annotations)
+
+
+@pytest.mark.parametrize("counts", [[410, 3, 37, 3, 1947], "j<3U10fk1"])
+def test_run_lengths_of_an_object_become_its_outline(tmp_path: Path, counts: object) -> None:
+    objects = read_coco_file(with_mask(tmp_path, {"counts": counts, "size": [40, 60]}), ["dog", "car"], tmp_path).pictures[0].objects
+    region = polygon_region(objects.polygons[0], (40, 60))
+    assert (region.window, region.area) == ((slice(10, 13), slice(10, 12)), 6)
+    assert list(objects.run_lengths) == [1]  # the crowd's
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "parts", "reason"),
+    [
+        ([SQUARE, [1, 2, 3, 4]], 1, r"segmentation[1]: 4 numbers: expected x, y of three points or more"),
+        ([[1, 2, 3, 4, 5]], 0, "segmentation[0]: 5 numbers"),
+        ([[1, 2, 3, 4, 5, "x"]], 0, "segmentation[0]: no list of numbers"),
+        ("polygon", 0, "segmentation is str"),
+        ({"counts": [0, 9], "size": [40, 60]}, 0, "segmentation: the runs cover 9 pixels, expected 40 x 60"),
+        ({"counts": [0, 100], "size": [10, 10]}, 0, "segmentation of 10 x 10 pixels: expected the picture's 60 x 40"),
+    ],
+)
+def test_what_is_wrong_with_a_mask_is_named_and_the_box_stays(tmp_path: Path, segmentation: object, parts: int, reason: str) -> None:
+    objects = read_coco_file(with_mask(tmp_path, segmentation), ["dog", "car"], tmp_path).pictures[0].objects
+    assert [problem.kind for problem in objects.problems] == [OUTLINE]
+    assert "annotations[0] (id 5)" in objects.problems[0].where
+    assert reason in objects.problems[0].reason
+    assert len(objects.polygons[0]) == parts
+    assert len(objects.boxes_xyxy) == 3
+
+
+def test_masks_outside_the_picture_are_named_and_left_out(tmp_path: Path) -> None:
+    far = [x + 100 for x in SQUARE]
+    objects = read_coco_file(with_mask(tmp_path, [SQUARE, far]), ["dog", "car"], tmp_path).pictures[0].objects
+    fit_masks(objects, tmp_path / "b.jpg", (40, 60))
+    assert len(objects.polygons[0]) == 1
+    assert str(objects.problems[0]).endswith("b.jpg: object 1 (id 5): 1 of 2 parts lie outside the picture of 60 x 40 pixels")
+    fit_masks(objects, tmp_path / "b.jpg", (40, 50))
+    assert objects.run_lengths == {}
+    assert "run lengths of 2400 pixels: the picture has 50 x 40" in objects.problems[1].reason

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -110,3 +111,26 @@ def test_cache_choices(annotations: list[Annotation], build: Build) -> None:
     assert "memory" in build(annotations, cache="ram").describe_cache()
     with pytest.raises(SettingsError, match="expected one of auto, ram, off"):
         build(annotations, cache="disk")
+
+
+def test_with_masks_objects_go_from_the_largest_to_the_smallest(tmp_path: Path, build: Build) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    boxes = np.array([[8, 8, 24, 24], [0, 0, 64, 64], [40, 40, 60, 60]], np.float32)
+    polygons = [[box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)] for box in boxes[:2]] + [[]]
+    one = Annotation(tmp_path / "a.png", (64, 64), 1, np.array([0, 1, 2]), boxes, polygons, np.zeros(3, bool), np.ones(3), np.arange(1, 4))
+    item = build([one], masks=True)[ItemKey(0)]
+    assert item.targets[:, 0].tolist() == [1, 2, 0]
+    assert item.outlined.tolist() == [True, False, True]
+    assert np.unique(item.masks, return_counts=True)[1].tolist() == [16 * 16 - 16, 16]
+    assert (item.masks[2:6, 2:6] == 3).all()
+    assert build([one])[ItemKey(0)].targets[:, 0].tolist() == [0, 1, 2]
+    batch = next(iter(build_loader(build([one, one], masks=True), 2)))
+    assert batch["outlined"].tolist() == [True, False, True] * 2
+
+
+def test_pasted_objects_lie_on_top_of_the_masks_too(annotate: Annotate, build: Build) -> None:
+    dataset = build([annotate(6, (64, 64))] * 4, augment=True, masks=True)
+    for index in range(4):
+        item = dataset[ItemKey(index, 1)]
+        shown = np.unique(item.masks)
+        assert set(shown[shown > 0]) <= set(np.flatnonzero(item.outlined) + 1)

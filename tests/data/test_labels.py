@@ -10,7 +10,7 @@ import pytest
 
 from data.annotation import DUPLICATE, PICTURE, ROW, Problem, ScanReport
 from data.config import DataConfig, load_data_config
-from data.labels import load_annotations, print_report, report_lines
+from data.labels import check_outlines, load_annotations, print_report, report_lines
 from utils.errors import DataError
 
 NAMES = ["cat", "dog"]
@@ -232,3 +232,26 @@ def test_coco_tiny(shared: Path) -> None:
 def config_of(root: Path, source: str, names: list[str]) -> DataConfig:
     """Return the settings of a validation split."""
     return DataConfig(root / "set.yaml", root, {"val": (root / source,)}, names)
+
+
+def check(folder: Path) -> str | None:
+    settings = config(folder, "images/train")
+    annotations, _ = load_annotations(settings, "train", cache=False, progress=False)
+    return check_outlines(annotations, settings, "train")
+
+
+def test_objects_without_an_outline_are_counted(folder: Path) -> None:
+    note = check(folder)
+    assert note.startswith(f"train: 2 of 3 objects have a box but no outline, in 2 files ({folder / 'labels/train/a.txt'}, ")
+    (folder / "labels/train/b.txt").write_text("")
+    (folder / "labels/train/a.txt").write_text("1 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    assert check(folder) is None
+
+
+def test_boxes_alone_are_refused_for_masks(folder: Path) -> None:
+    (folder / "labels/train/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(
+        DataError, match=r"set.yaml: train: boxes only: none of the 2 objects in 2 files has an outline \(.*a.txt, .*b.txt\): "
+    ) as error:
+        check(folder)
+    assert "\n" not in str(error.value)

@@ -1,7 +1,6 @@
 import numpy as np
-import pytest
 
-from data.sample import Sample, clip, clip_part, index_map, map_points, mirror, polygon_bounds
+from data.sample import Sample, by_area, clip, clip_part, index_map, map_points, mirror, polygon_bounds
 
 TRIANGLE = np.array([[-10, 10], [30, 10], [30, 30]], np.float32)
 SQUARE = np.array([[4, 4], [12, 4], [12, 12], [4, 12]], np.float32)
@@ -63,17 +62,41 @@ def test_map_points_keeps_parts_with_their_objects() -> None:
     assert np.array_equal(moved[1][1], TRIANGLE + 1)
 
 
-@pytest.mark.parametrize("polygon", [[], [SQUARE]])
-def test_index_map_covers_the_object_at_quarter_size(polygon: list[np.ndarray]) -> None:
-    blank = np.zeros((16, 24, 3), np.uint8)
-    drawn = index_map(Sample(blank, np.zeros(1, np.int64), array((4, 4, 12, 12)), [polygon]))
-    assert drawn.shape == (4, 6)
-    assert set(map(tuple, np.argwhere(drawn[:3, :3] == 1).tolist())) >= {(1, 1), (1, 2), (2, 1), (2, 2)}
-    assert drawn[0, 0] == 0
-    assert drawn.max() == 1
+BLANK = np.zeros((16, 24, 3), np.uint8)
+
+
+def sample(*polygons: list[np.ndarray]) -> Sample:
+    """A picture of 24 x 16 with these objects; the boxes are those of the outlines."""
+    boxes = [np.concatenate((part.min(0), part.max(0))) for (part,) in polygons]
+    return Sample(BLANK, np.arange(len(polygons)), array(*boxes), list(polygons))
+
+
+def test_index_map_marks_the_cells_whose_centre_is_inside() -> None:
+    assert np.argwhere(index_map(sample([SQUARE]))).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert np.argwhere(index_map(sample([SQUARE + 1.9]))).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert np.argwhere(index_map(sample([SQUARE + 2.1]))).tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
+    assert index_map(sample([SQUARE])).shape == (4, 6)
 
 
 def test_index_map_draws_later_objects_on_top_and_counts_from_one() -> None:
-    blank = np.zeros((16, 16, 3), np.uint8)
-    drawn = index_map(Sample(blank, np.zeros(2, np.int64), array((0, 0, 16, 16), (0, 0, 8, 8)), [[], []]))
-    assert drawn.tolist() == [[2, 2, 1, 1], [2, 2, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    drawn = index_map(sample([SQUARE * 2 - 8], [SQUARE - 4]))
+    assert drawn[:, :4].tolist() == [[2, 2, 1, 1], [2, 2, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+
+
+def test_index_map_leaves_out_objects_known_by_their_box_only() -> None:
+    drawn = index_map(Sample(BLANK, np.zeros(2, np.int64), array((0, 0, 16, 16), (4, 4, 12, 12)), [[], [SQUARE]]))
+    assert np.unique(drawn).tolist() == [0, 2]
+    assert (drawn == 2).sum() == 4
+
+
+def test_index_map_gives_an_object_too_small_for_any_centre_one_cell() -> None:
+    drawn = index_map(sample([SQUARE / 8 + (8, 4)], [SQUARE / 8 + (22.6, 14.9)]))
+    assert np.argwhere(drawn == 1).tolist() == [[1, 2]]
+    assert np.argwhere(drawn == 2).tolist() == [[3, 5]]
+
+
+def test_by_area_puts_the_smallest_last() -> None:
+    ordered = by_area(sample([SQUARE - 4], [SQUARE * 2 - 8], [SQUARE / 2], [SQUARE]))
+    assert ordered.classes.tolist() == [1, 0, 3, 2]
+    assert ordered.boxes_xyxy[0].tolist() == [0, 0, 16, 16]
+    assert np.array_equal(ordered.polygons[3][0], SQUARE / 2)

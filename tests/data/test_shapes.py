@@ -12,7 +12,8 @@ from data.config import load_data_config
 from data.figures import FIGURES, random_figure
 from data.labels import load_annotations
 from data.pictures import read_picture
-from data.shapes import ShapesSettings, draw_if_needed, draw_sample, label_row
+from data.region import dense_masks, polygon_region
+from data.shapes import ShapesSettings, draw_if_needed, draw_sample, label_row, visible_outlines
 from utils.errors import DataError
 
 SETTINGS = {"train": 6, "val": 3, "picture_size": [64, 96], "figure_size": [10, 50]}
@@ -93,21 +94,28 @@ def test_read_back_through_a_yaml(tmp_path: Path) -> None:
     assert load_data_config(path).names == NAMES
 
 
-def test_labels_are_the_boxes_of_what_is_drawn() -> None:
-    settings = ShapesSettings()
+def test_labels_are_the_boxes_and_outlines_of_what_is_visible() -> None:
+    settings, num_hidden = ShapesSettings(), 0
     for index in range(8):
         pixels, figures = draw_sample(settings, NAMES, "train", index)
         assert pixels.dtype == np.uint8
         height, width = pixels.shape[:2]
-        for figure, _ in figures:
-            rows, columns = np.nonzero(figure.mask)
+        outlines, above = visible_outlines(figures), np.zeros((height, width), bool)
+        for (figure, _), line in reversed(list(zip(figures, outlines, strict=True))):
+            visible = figure.mask & ~above
+            num_hidden += int((figure.mask & above).sum() > 20)
+            above |= figure.mask
+            filled = dense_masks([polygon_region([line], (height, width))], (height, width))[0]
+            assert (filled & visible).sum() / (filled | visible).sum() > 0.93
+            rows, columns = np.nonzero(filled)
             drawn_xyxy = np.array((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-            box = np.array(label_row(figure, 3, True, (height, width)).split(), np.float64)
+            box = np.array(label_row(line, 3, True, (height, width)).split(), np.float64)
             centre, extent = box[1:3] * (width, height), box[3:] * (width, height)
             assert box[0] == 3
             assert np.abs(np.concatenate((centre - extent / 2, centre + extent / 2)) - drawn_xyxy).max() < 1.6
-            outline = np.array(label_row(figure, 3, False, (height, width)).split()[1:], np.float64).reshape(-1, 2) * (width, height)
-            assert outline_area(outline) == pytest.approx(figure.area, rel=0.06, abs=8)
+            outline = np.array(label_row(line, 3, False, (height, width)).split()[1:], np.float64).reshape(-1, 2) * (width, height)
+            assert outline_area(outline) == pytest.approx(visible.sum(), rel=0.06, abs=8)
+    assert num_hidden > 3
 
 
 def test_nothing_is_hidden_beyond_the_limit_and_something_is_hidden() -> None:

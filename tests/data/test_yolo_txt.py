@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.annotation import DUPLICATE, ROW, Objects
+from data.annotation import DUPLICATE, OUTLINE, ROW, Objects
 from data.yolo_txt import label_path, read_label_file
 from utils.errors import DataError
 
@@ -111,3 +111,12 @@ def test_undecodable_bytes_spoil_their_row_only(tmp_path: Path) -> None:
     objects = read_label_file(path, 3, HW)
     assert objects.classes == [1]
     assert [problem.where for problem in objects.problems] == [f"{path}:2"]
+
+
+def test_an_outline_without_area_is_named_and_the_box_stays(tmp_path: Path) -> None:
+    objects = read(tmp_path, "1 0.1 0.1 0.2 0.2 0.3 0.3\n1 0.1 0.1\n")
+    assert (objects.problems[0].kind, objects.problems[0].reason) == (OUTLINE, "it encloses no area")
+    assert "3 columns: expected 5" in objects.problems[1].reason
+    assert objects.polygons == [[]]
+    np.testing.assert_allclose(objects.boxes_xyxy, [(20, 10, 60, 30)])
+    assert objects.areas == pytest.approx([800])

@@ -92,7 +92,7 @@ def test_the_class_score_counts_by_alpha() -> None:
     points = torch.tensor([[2.0, 4], [6.0, 4]]).double()
     boxes = torch.tensor([[[0.0, 0, 8, 8], [0.0, 0, 8, 8]]]).double()
     logits = torch.tensor([[[0.0, 0.0], [0.0, -1000.0]]]).double()
-    assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points).score.tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
+    assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points).anchor.tolist() == [0], "a score of 0 answers for nothing"
     assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points, alpha=0.0).score.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
 
 

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from data.annotation import Annotation
-from tests.utils.perturb import perturbed, synthetic_annotations
+from data.config import DataConfig
+from data.labels import load_annotations
+from data.region import Region
+from data.rle import encode_region
+from tests.utils.perturb import outlined_annotations, perturbed, perturbed_masks, synthetic_annotations
 from utils.coco_eval import coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.errors import SettingsError
+from utils.mask_overlap import coco_masks, mask_overlaps, truth_masks
 from utils.metrics import DetectionMetrics, DetectionResult
 
 coco_module = pytest.importorskip("pycocotools.coco")
@@ -100,6 +105,76 @@ def test_coco_pictures_equal_pycocotools(shared: Path, noise: float, false_alarm
     assert 0.3 < result.map < 0.7
     assert max(gaps(result, official)) < TOLERANCE
     assert max(gaps(result, ours)) < TOLERANCE
+
+
+Found = dict[int, tuple[np.ndarray, list[Region]]]
+
+
+def masks_in_loop(annotations: list[Annotation], found: Found) -> DetectionResult:
+    metrics = DetectionMetrics(300)
+    for item in annotations:
+        detections, regions = found[item.image_id]
+        truths, forgiven = truth_masks(item)
+        overlaps = mask_overlaps(detections, regions.__getitem__, truths, item.classes, forgiven)
+        metrics.update(detections, item.boxes_xyxy, item.classes, forgiven, item.image_id, overlaps)
+    return metrics.compute()
+
+
+def mask_results(annotations: list[Annotation], found: Found, categories: list[int]) -> list[dict]:
+    sizes = {item.image_id: item.image_hw for item in annotations}
+    masks = {image_id: [encode_region(region, sizes[image_id]) for region in regions] for image_id, (_, regions) in found.items()}
+    return coco_results({image_id: rows for image_id, (rows, _) in found.items()}, categories, masks)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.4])
+def test_masks_equal_pycocotools(noise: float):
+    annotations, rng = outlined_annotations(20), np.random.default_rng(int(100 * noise))
+    found = {item.image_id: perturbed_masks(item, noise, len(CATEGORIES), rng) for item in annotations}
+    truth = coco_ground_truth(annotations, list("abcdefgh"), CATEGORIES, masks=True)
+    result = masks_in_loop(annotations, found)
+    numbers = evaluate_coco(truth, mask_results(annotations, found, CATEGORIES), 300, masks=True)
+    print(f"noise {noise}: mask mAP50-95 {result.map:.4f}, mAP50 {result.map50:.4f}, largest gap {max(gaps(result, numbers)):.1e}")
+    assert 0.05 < result.map < 0.9
+    assert result.num_instances < sum(int((~item.crowd).sum()) for item in annotations)  # those known by their box are forgiven
+    assert max(gaps(result, numbers)) < TOLERANCE
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.4])
+def test_masks_of_coco_pictures_equal_pycocotools(shared: Path, noise: float):
+    path = shared / "datasets" / "coco_tiny" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    config = DataConfig(path, path.parent, {"val": (path,)}, [category["name"] for category in content["categories"]])
+    annotations, report = load_annotations(config, "val", cache=False, progress=False)
+    assert report.crowds == sum(len(item.run_lengths) for item in annotations) > 0
+    rng = np.random.default_rng(0)
+    found = {item.image_id: perturbed_masks(item, noise, 80, rng) for item in annotations}
+    result = masks_in_loop(annotations, found)
+    results = mask_results(annotations, found, report.categories)
+    numbers = evaluate_coco(content, results, 300, masks=True)  # the file's own masks
+    ours = evaluate_coco(coco_ground_truth(annotations, config.names, report.categories, masks=True), results, 300, masks=True)
+    print(f"noise {noise}: mask mAP50-95 {result.map:.4f}, largest gap {max(gaps(result, numbers)):.1e}, to ours {max(gaps(result, ours)):.1e}")
+    assert 0.1 < result.map < 0.95
+    assert max(gaps(result, numbers)) < TOLERANCE
+    assert max(gaps(result, ours)) < TOLERANCE
+
+
+def test_masks_filled_without_pycocotools_are_near(monkeypatch: pytest.MonkeyPatch):
+    annotations, rng = outlined_annotations(20), np.random.default_rng(1)
+    found = {item.image_id: perturbed_masks(item, 0.2, len(CATEGORIES), rng) for item in annotations}
+    by_pycocotools = masks_in_loop(annotations, found)
+    monkeypatch.setattr("utils.mask_overlap.coco_masks", lambda: None)
+    by_ourselves = masks_in_loop(annotations, found)
+    assert by_ourselves.map != by_pycocotools.map
+    assert by_ourselves.map == pytest.approx(by_pycocotools.map, abs=0.02)
+    assert coco_masks() is not None
+
+
+def test_box_results_with_masks_are_measured_as_boxes():
+    annotations = outlined_annotations(6)
+    found = {item.image_id: perturbed_masks(item, 0.1, 8, np.random.default_rng(0)) for item in annotations}
+    results, truth = mask_results(annotations, found, CATEGORIES), coco_ground_truth(annotations, list("abcdefgh"), CATEGORIES)
+    plain = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
+    assert evaluate_coco(truth, results) == evaluate_coco(truth, plain)
 
 
 def test_twelve_numbers_are_those_that_pycocotools_prints():

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data.region import Region, no_region
 from utils import draw
 
 needs_font = pytest.mark.skipif(not draw.HAS_FONT_FACE, reason="opencv-python 4 carries no such font")
@@ -114,14 +115,24 @@ def test_lines_and_letters_grow_with_the_picture() -> None:
     assert draw.letter_size_for((3000, 4000), 10) >= 50
 
 
-def test_masks_tint_their_pixels_only() -> None:
+def test_masks_tint_their_pixels_only_and_are_outlined() -> None:
+    image, colour = np.full((20, 30, 3), 100, np.uint8), np.array(draw.class_colour(0))
+    regions = [Region(5, 6, np.ones((5, 4), bool))]
+    drawn = draw.draw_boxes(image, np.array([[0, 0, 29, 19]]), np.array([0]), ["a"], regions=regions, line_width=1, hide_labels=True)
+    changed = (drawn[1:-1, 1:-1] != 100).any(2)
+    assert np.argwhere(changed).min(0).tolist() == [4, 5]
+    assert changed.sum() == 20
+    assert np.array_equal(drawn[7, 7], np.round(100 * (1 - draw.MASK_OPACITY) + colour * draw.MASK_OPACITY))
+    assert np.array_equal(drawn[5, 6], colour)
+    assert np.array_equal(drawn[9, 8], colour)
+    assert (image == 100).all()
+
+
+def test_a_region_without_pixels_and_one_at_the_border() -> None:
     image = np.full((20, 30, 3), 100, np.uint8)
-    masks = np.zeros((1, 20, 30))
-    masks[0, 5:10, 5:10] = 1
-    drawn = draw.draw_boxes(image, np.array([[0, 0, 29, 19]]), np.array([0]), ["a"], masks=masks, line_width=1, hide_labels=True)
-    expected = np.round(100 * (1 - draw.MASK_OPACITY) + np.array(draw.class_colour(0)) * draw.MASK_OPACITY)
-    assert np.array_equal(drawn[7, 7], expected)
-    assert np.array_equal(drawn[12, 12], (100, 100, 100))
+    regions = [no_region(), Region(15, 25, np.ones((5, 5), bool))]
+    drawn = draw.draw_boxes(image, np.zeros((2, 4)), np.zeros(2, np.int64), ["a"], np.ones(2), regions, 1, hide_labels=True)
+    assert (drawn[15:, 25:] != 100).any(2).all()
 
 
 def test_labels() -> None:

@@ -141,3 +141,66 @@ def test_pictures_are_drawn(tmp_path: Path):
     expected = {"confusion_matrix.png", "PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png"}
     expected |= {f"val_batch{number}_{what}.png" for number in range(3) for what in ("labels", "pred")}
     assert {path.name for path in folder.iterdir()} == expected
+
+
+class MaskOracle(Oracle):
+    """Answers with the targets and with their masks, one prototype for each object of a picture."""
+
+    task = "segment"
+
+    def answer(self, batch: dict[str, Any], confidence: float) -> Any:
+        prediction = super().answer(batch, confidence)
+        coefficients, numbers = torch.zeros(len(prediction), 2, 20), [0] * len(prediction)
+        prototypes = torch.stack([batch["masks"] == 1, batch["masks"] == 2], 1).float() * 2 - 1
+        for anchor, image in enumerate(batch["targets"][:, 0].int().tolist()):
+            coefficients[image, numbers[image], anchor] = 5
+            if not batch["outlined"][anchor]:
+                prototypes[image, numbers[image]] = 1  # its whole box
+            numbers[image] += 1
+        return torch.cat((prediction, coefficients), 1), prototypes
+
+
+def make_outlined(folder: Path, rect: bool = True) -> DetectionDataset:
+    """The pictures of `make_dataset`, objects outlined by diamonds in their boxes; the last object of all is known by its box only."""
+    annotations = make_dataset(folder, rect).annotations
+    for item in annotations:
+        for row, box in enumerate(item.boxes_xyxy):
+            x, y = (box[:2] + box[2:]) / 2
+            item.polygons[row] = [np.array([[x, box[1]], [box[2], y], [x, box[3]], [box[0], y]], np.float32)]
+    annotations[-1].polygons[1] = []
+    return DetectionDataset(annotations, NAMES, 256, rect=rect, batch_size=2, cache="off", masks=True)
+
+
+@pytest.mark.parametrize("rect", [True, False])
+def test_known_masks_are_found_again(tmp_path: Path, rect: bool):
+    dataset = make_outlined(tmp_path, rect)
+    loader = build_loader(dataset, 2)
+    result = evaluate(MaskOracle(loader), loader, CPU, keep_detections=True, plots_dir=tmp_path / "plots", progress=False)
+    assert result.metrics.map == pytest.approx(1)
+    assert result.masks.num_instances == 9
+    assert (result.masks.map50, result.masks.precision, result.masks.recall) == pytest.approx((1, 1, 1))
+    assert result.masks.map > 0.8  # edges of cells of four pixels
+    assert result.fitness == pytest.approx(result.metrics.fitness + result.masks.fitness)
+    assert set(result.speed_ms) == {"preprocess", "inference", "NMS", "masks"}
+    for index, masks in result.segmentations.items():
+        assert [mask["size"] for mask in masks] == [list(dataset.annotations[index].image_hw)] * 2
+    assert (tmp_path / "plots" / "mask_PR_curve.png").is_file()
+
+
+def test_wrong_masks_in_right_boxes_count_for_boxes_only(tmp_path: Path):
+    loader = build_loader(make_outlined(tmp_path), 2)
+    oracle = MaskOracle(loader)
+    oracle.answers = [(prediction, -prototypes) for prediction, prototypes in oracle.answers]
+    result = evaluate(oracle, loader, CPU, progress=False)
+    assert result.metrics.map == pytest.approx(1)
+    assert result.masks.map50 < 0.2
+    assert result.segmentations == {}
+
+
+def test_masks_without_outlines_are_not_measured(tmp_path: Path):
+    whole = make_dataset(tmp_path, rect=True)
+    dataset = DetectionDataset(whole.annotations, NAMES, 128, rect=True, batch_size=2, cache="off", masks=True)
+    result = evaluate(MaskOracle(build_loader(dataset, 2)), build_loader(dataset, 2), CPU, keep_detections=True, progress=False)
+    assert result.masks is None
+    assert result.fitness == result.metrics.fitness
+    assert result.segmentations == {}

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from data.config import load_data_config
-from tests.networks import tiny_config
+from tests.networks import tiny_segment_config
 from utils.config import NEUTRAL_ONLY, WITHOUT_EFFECT, Hyperparameters, load_hyperparameters
 from utils.engine import train_one_epoch
 from utils.errors import SettingsError
@@ -30,7 +30,7 @@ def test_the_shipped_file_is_the_defaults() -> None:
 def test_published_values() -> None:
     hyp = Hyperparameters()
     assert (hyp.lr0, hyp.lrf, hyp.momentum, hyp.weight_decay, hyp.nominal_batch) == (0.01, 0.01, 0.937, 0.0005, 64)
-    assert (hyp.box, hyp.cls, hyp.dfl, hyp.aux) == (7.5, 0.5, 1.5, 0.25)
+    assert (hyp.box, hyp.cls, hyp.dfl, hyp.mask, hyp.aux) == (7.5, 0.5, 1.5, 7.5, 0.25)
     assert (hyp.tal_topk, hyp.tal_alpha, hyp.tal_beta) == (10, 0.5, 6.0)
 
 
@@ -130,7 +130,7 @@ def test_no_dead_knobs(tmp_path: Path, write_picture: Callable[..., Path]) -> No
         (tmp_path / "labels").mkdir(exist_ok=True)
         (tmp_path / "labels" / f"{number}.txt").write_text("0 0.2 0.2 0.6 0.2 0.6 0.7 0.2 0.7\n")
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [a]\n")
-    (tmp_path / "net.yaml").write_text(yaml.safe_dump(tiny_config(branches=2)))
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(tiny_segment_config(branches=2)))
     files = {"cfg": str(tmp_path / "net.yaml"), "data": str(tmp_path / "data.yaml"), "project": str(tmp_path)}
     options = TrainOptions(epochs=2, batch=2, img=64, workers=0, **files)
     hyp = Recording()

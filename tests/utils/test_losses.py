@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from models.heads import NUM_BINS
-from tests.networks import seeded_images, tiny_model
+from models.yolo import Model
+from tests.networks import seeded_images, tiny_model, tiny_segment_config
 from utils.config import Hyperparameters
 from utils.errors import SettingsError
-from utils.losses import DetectionLoss, build_loss, decode, distribution_focal
+from utils.losses import DetectionLoss, SegmentationLoss, build_loss, decode, distribution_focal
 
 LN2 = math.log(2)
 
@@ -236,3 +237,94 @@ def test_build_loss_takes_mapping_path_or_nothing(source: Any, tmp_path: Path) -
 def test_build_loss_refuses_unknown_keys() -> None:
     with pytest.raises(SettingsError, match=r"unknown hyperparameter 'boxx'\. Did you mean 'box'\?"):
         build_loss(tiny_model(), {"boxx": 1.0})
+
+
+# --- instance segmentation
+
+
+def segment_outputs(seed: int = 0, batch: int = 3) -> dict[str, Any]:
+    """One branch's output for 64 x 64 pictures: three levels, four masks."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    return {
+        "maps": random_maps(seed, batch),
+        "coefficients": torch.randn(batch, 4, 84, generator=generator).requires_grad_(),
+        "prototypes": torch.randn(batch, 4, 16, 16, generator=generator).requires_grad_(),
+    }
+
+
+def segment_batch(targets: Tensor = TARGETS, **extra: Any) -> dict[str, Any]:
+    masks = torch.randint(0, 3, (3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.int16)
+    return {"targets": targets, "masks": masks, "image_hw": (64, 64)} | extra
+
+
+def segment_score(batch: dict[str, Any], aux: tuple[dict[str, Any], ...] = (), **hyp: float) -> tuple[Tensor, dict[str, Tensor]]:
+    return SegmentationLoss([8, 16, 32], Hyperparameters(**hyp))({"main": segment_outputs(), "aux": list(aux)}, batch)
+
+
+def test_the_mask_item_comes_on_top_of_the_others() -> None:
+    total, items = segment_score(segment_batch())
+    _, boxes_alone = score(random_maps(), TARGETS)
+    assert list(items) == ["box", "cls", "dfl", "mask"]
+    assert {name: items[name].item() for name in boxes_alone} == {name: value.item() for name, value in boxes_alone.items()}
+    assert items["mask"].item() > 0
+    assert total.item() == pytest.approx(3 * sum(item.item() for item in items.values()), rel=1e-6)
+
+
+def test_the_mask_gain_acts_on_its_item_alone() -> None:
+    plain, doubled = segment_score(segment_batch())[1], segment_score(segment_batch(), mask=15.0)[1]
+    assert {name: doubled[name].item() / value.item() for name, value in plain.items()} == pytest.approx({"box": 1, "cls": 1, "dfl": 1, "mask": 2})
+
+
+def test_auxiliary_masks_count_a_quarter() -> None:
+    alone = [SegmentationLoss([8, 16, 32], Hyperparameters())({"main": segment_outputs(seed), "aux": []}, segment_batch())[1] for seed in (0, 1)]
+    _, items = segment_score(segment_batch(), aux=(segment_outputs(1),))
+    for name, value in items.items():
+        assert value.item() == pytest.approx(alone[0][name].item() + 0.25 * alone[1][name].item(), rel=1e-5)
+
+
+def test_masks_without_objects_are_zero_and_finite() -> None:
+    outputs = segment_outputs()
+    total, items = SegmentationLoss([8, 16, 32], Hyperparameters())({"main": outputs, "aux": []}, segment_batch(torch.zeros(0, 6)))
+    total.backward()
+    assert items["mask"].item() == 0
+    assert total.isfinite()
+    assert outputs["prototypes"].grad.eq(0).all()
+
+
+def test_objects_known_by_their_box_have_no_mask_term() -> None:
+    some = torch.tensor([True, False, True, False])
+    whole, partly = segment_score(segment_batch())[1], segment_score(segment_batch(outlined=some))[1]
+    assert partly["box"].item() == whole["box"].item()
+    assert partly["mask"].item() != pytest.approx(whole["mask"].item(), rel=1e-3)
+    changed = segment_batch(outlined=some)
+    changed["masks"][0][changed["masks"][0] == 2] = 0  # the second object of the first picture, known by its box
+    assert segment_score(changed)[1]["mask"].item() == partly["mask"].item()
+    assert segment_score(segment_batch(outlined=torch.zeros(4, dtype=torch.bool)))[1]["mask"].item() == 0
+
+
+def test_order_of_the_targets_between_pictures_does_not_matter() -> None:
+    first, second = segment_score(segment_batch())[1], segment_score(segment_batch(TARGETS[[2, 0, 3, 1]]))[1]
+    assert first["mask"].item() == pytest.approx(second["mask"].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_a_segmentation_network_learns_by_every_parameter(branches: int) -> None:
+    torch.manual_seed(0)
+    model = Model(tiny_segment_config(branches, nc=4)).train()
+    images = seeded_images(3, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(images)
+    total, items = build_loss(model)(outputs, segment_batch() | {"images": images})
+    total.backward()
+    assert items["mask"].item() > 0
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+    with torch.no_grad():
+        _, raw = model.eval()(images, raw=True)
+        assert build_loss(model)(raw, segment_batch())[0].isfinite()
+
+
+def test_maps_of_another_size_than_the_prototypes() -> None:
+    """Multi-scale training: pictures and prototypes are resized, index maps are not."""
+    batch = segment_batch()
+    batch["masks"] = batch["masks"].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert segment_score(batch)[1]["mask"].item() == pytest.approx(segment_score(segment_batch())[1]["mask"].item())

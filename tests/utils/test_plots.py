@@ -10,6 +10,7 @@ import torch
 
 from data.annotation import Annotation
 from utils import plots
+from utils.draw import class_colour
 from utils.errors import DataError
 from utils.metrics import DetectionMetrics, DetectionResult
 
@@ -69,6 +70,18 @@ def test_batch_draws_boxes_on_their_own_picture(tmp_path: Path, columns: int) ->
     assert mosaic[16, 96 + 40 : 96 + 60].any()
 
 
+def test_batch_draws_masks_on_their_own_picture(tmp_path: Path) -> None:
+    rows = torch.tensor([[1, 0, 0.5, 0.5, 1, 1], [1, 1, 0.5, 0.5, 0.9, 0.9]])
+    masks = torch.zeros(2, 16, 24, dtype=torch.int16)
+    masks[1, 4:8, 6:12], masks[0, 0, 0] = 2, 1  # the first picture has no object
+    plots.plot_batch(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), rows, NAMES, tmp_path / "batch.png", masks=masks)
+    batch = cv2.imread(str(tmp_path / "batch.png"))
+    red, green, blue = (round(0.45 * value) for value in class_colour(1))
+    assert np.abs(batch[24, 96 + 40].astype(int) - (blue, green, red)).max() <= 1
+    assert not batch[2:60, 2:94].any()
+    assert not batch[50, 96 + 40].any()
+
+
 def test_batch_without_objects_and_with_too_many_pictures(tmp_path: Path) -> None:
     images = np.zeros((20, 3, 32, 32), np.uint8)
     plots.plot_batch(images, torch.zeros(0, 6), NAMES, tmp_path / "batch.png", max_images=4)
@@ -88,6 +101,7 @@ def test_curves(tmp_path: Path) -> None:
     files = plots.plot_curves(metrics.compute(), NAMES, tmp_path)
     assert [file.name for file in files] == ["PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png"]
     assert all(map(is_picture, files))
+    assert plots.plot_curves(metrics.compute(), NAMES, tmp_path, "mask_")[0].name == "mask_PR_curve.png"
 
 
 def test_curves_of_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from data.region import Region, dense_masks, no_region, polygon_region
+from data.rle import decode_region
+from data.yolo_txt import read_label_file
 from utils.errors import DataError, SettingsError
 from utils.image_size import size_on_stride
 from utils.precision import choose_precision
@@ -160,3 +163,73 @@ def test_plot_and_save(tmp_path: Path) -> None:
     assert drawn.shape == (100, 200, 3)
     assert not np.array_equal(drawn, result().image)
     assert result().save(tmp_path / "out.jpg").is_file()
+
+
+class SegmentingNetwork(FixedNetwork):
+    """Sees the same boxes as `FixedNetwork`, the first one with the left half of the picture as its mask, the second with the right one."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        prediction = super().forward(images)
+        prototypes = torch.ones(1, 1, images.shape[2] // 4, images.shape[3] // 4)
+        prototypes[..., prototypes.shape[3] // 2 :] = -1
+        return torch.cat((prediction, torch.tensor([[[1.0, -1.0]]])), 1), prototypes
+
+
+def segmenter(**settings: object) -> Predictor:
+    """As `predictor`, with masks."""
+    network = SegmentingNetwork([[160, 80, 100, 50, 0.9, 0.1], [200, 50, 20, 20, 0.05, 0.3]], ["cat", "dog"])
+    return Predictor(network, **({"image_size": 320, "precision": CPU} | settings))
+
+
+@pytest.mark.parametrize("retina", [False, True])
+def test_masks_come_at_the_pictures_size_and_inside_their_boxes(retina: bool) -> None:
+    (result,) = segmenter(retina_masks=retina)(np.full((300, 640, 3), 255, np.uint8))
+    assert (result.masks.shape, result.masks.dtype) == ((2, 300, 640), bool)
+    rows, columns = np.nonzero(result.masks[0])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 199, 220, 319)  # the left half of the box 220 … 420
+    assert result.masks[0].sum() == 100 * 100
+    assert result.masks[1].sum() == 40 * 40
+    assert set(result.speed) == {"preprocess", "inference", "nms", "masks"}
+    assert not np.array_equal(result.plot()[150, 300], (255, 255, 255))
+
+
+def test_a_detection_network_has_no_masks() -> None:
+    (result,) = predictor()(np.full((300, 640, 3), 255, np.uint8))
+    assert result.masks is None
+
+
+def segmented() -> Results:
+    """The two objects of `result`, the first one with a mask of 10 x 20, the second without any pixel."""
+    found = result()
+    found.regions = [Region(20, 30, np.ones((20, 10), bool)), no_region()]
+    return found
+
+
+def test_txt_rows_of_masks_are_outlines() -> None:
+    first, second = segmented().txt_rows()
+    number, *outline = first.split()
+    assert number == "1"
+    points = np.array(outline, float).reshape(-1, 2)
+    assert sorted(map(tuple, points.tolist())) == [(0.15, 0.2), (0.15, 0.4), (0.2, 0.2), (0.2, 0.4)]
+    assert second == "0 0.87625 0.5 0.2475 1"  # its box
+    assert segmented().txt_rows(with_conf=True)[0].endswith(" 0.75")
+
+
+def test_outlines_can_be_read_back_as_labels(tmp_path: Path) -> None:
+    found, ring = segmented(), np.ones((30, 40), bool)
+    ring[10:20, 10:30] = False
+    ring[25, :] = False  # and a second part below
+    found.regions[1] = Region(60, 150, ring)
+    (tmp_path / "a.txt").write_text("\n".join(found.txt_rows()))
+    labels = read_label_file(tmp_path / "a.txt", 2, (100, 200))
+    assert labels.classes == [1, 0]
+    masks = dense_masks([polygon_region(polygon, (100, 200)) for polygon in labels.polygons], (100, 200))
+    assert np.array_equal(masks, found.masks)
+
+
+def test_coco_rows_of_masks_have_run_lengths() -> None:
+    first, second = segmented().coco_rows(7)
+    assert first["segmentation"]["size"] == [100, 200]
+    assert decode_region(first["segmentation"]).window == (slice(20, 40), slice(30, 40))
+    assert decode_region(second["segmentation"]).area == 0
+    assert first["bbox"] == [20, 10, 40, 40]
