@@ -14,6 +14,8 @@ RETIRED = {
     "--bucket": "results stay in runs/",
     "--image-weights": "not supported",
     "--quad": "not supported",
+    "--mask-ratio": "masks are compared at a quarter of the picture's size, that of the prototypes",
+    "--no-overlap": "objects on top hide those below in the masks, as in the pictures",
     "--sync-bn": "training on several devices is not supported yet",
     "--local_rank": "training on several devices is not supported yet",
     "--local-rank": "training on several devices is not supported yet",
