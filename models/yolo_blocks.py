@@ -202,6 +202,10 @@ class C3k(CrossStage):
         super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (kernel_size, kernel_size), attention=attention)
 
 
+SCALE_LETTERS = "nsmlx"
+"""Scales of the published networks."""
+
+
 @rule("in_channels")
 def to_with_c3k(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
     """As `to`; a string `c3k` lists the scales at which it holds, and becomes true or false."""
@@ -209,6 +213,8 @@ def to_with_c3k(inputs: list[Channels], arguments: dict[str, Any], scale: Scale)
     if isinstance(letters, str):
         if scale.letter is None:
             raise ModelConfigError(f"c3k '{letters}' names scales, and this network has none: write True or False")
+        if not set(letters) <= set(SCALE_LETTERS):
+            raise ModelConfigError(f"c3k is '{letters}': expected true, false, or some of the letters {SCALE_LETTERS}, such as mlx")
         arguments["c3k"] = scale.letter in letters
     return to.apply(inputs, arguments, scale)
 

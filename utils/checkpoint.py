@@ -11,7 +11,7 @@ from torch import Tensor
 from models.registry import registered_layers
 from models.yolo import Model
 from utils.errors import CheckpointError, ModelConfigError
-from utils.foreign_names import foreign_head_names, guessed_head_names
+from utils.foreign_names import NAME_WRAPPERS, foreign_head_names, guessed_head_names
 from utils.weights import Weights, read_weights
 
 
@@ -43,7 +43,7 @@ def own_names(tensors: Mapping[str, Tensor], model: Model | None) -> tuple[dict[
         model: the network that the tensors belong to; None to tell its head from the names.
     """
     renamed, file_names = {}, {}
-    cleaned = {name: re.sub(r"^(?:module\.|model\.(?=model\.))+", "", name) for name in tensors}
+    cleaned = {name: NAME_WRAPPERS.sub("", name) for name in tensors}
     if model is not None:
         prefix, table = f"model.{len(model.model) - 1}.", foreign_head_names(model.head)
     else:
@@ -158,7 +158,7 @@ def check_fit(weights: Weights, tensors: Mapping[str, Tensor], expected: Mapping
         if names
     ]
     if parts:
-        raise CheckpointError(f"{weights.path}: its weights do not fit its own network: {'; '.join(parts)}; --cfg with --weights takes what fits")
+        raise CheckpointError(f"{weights.path}: its weights do not fit its own network: {'; '.join(parts)}; train.py --cfg takes what fits")
 
 
 def skeleton_of(weights: Weights) -> Model:
@@ -168,7 +168,8 @@ def skeleton_of(weights: Weights) -> Model:
         CheckpointError: the file does not say, or says one that cannot be built here.
     """
     if weights.config is None:
-        raise CheckpointError(f"{weights.path}: a {weights.kind} says nothing of its network: expected a checkpoint, or its yaml with --cfg")
+        convert = f"python export.py --weights {weights.path} --cfg YAML --include weights makes a checkpoint of it"
+        raise CheckpointError(f"{weights.path}: a {weights.kind} says nothing of its network: {convert}")
     try:
         with torch.device("meta"):
             return Model(weights.config, nc=weights.nc, ch=weights.ch)

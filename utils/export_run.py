@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from models.yolo import Model
-from utils.checkpoint import import_state_dict
+from utils.checkpoint import import_state_dict, is_leftover, own_names, print_notes
 from utils.errors import CheckpointError, SettingsError
 from utils.export_check import compare, trial_pictures
 from utils.export_formats import FAILURES, WRITERS, ExportError, Writer, check_packages
@@ -19,6 +19,7 @@ from utils.exported import RUNNERS, ExportedNetwork, load_network
 from utils.files import write_bytes
 from utils.image_size import choose_image_size
 from utils.precision import choose_device
+from utils.transfer import class_towers
 from utils.weights import read_weights
 
 FORMATS = ("weights", *WRITERS)
@@ -90,6 +91,15 @@ def check_settings(settings: ExportSettings) -> tuple[str, ...]:
     for flag, given in (("--half", settings.half), ("--fold", settings.fold)):
         if given and "weights" not in formats:
             raise SettingsError(f"{flag}: is for --include weights; exported networks are folded and in float32 always: leave it out")
+    if formats == ("weights",):
+        unset = ExportSettings("")
+        for flag, name in (("--dynamic", "dynamic"), ("--batch", "batch_size"), ("--opset", "opset"), ("--img", "imgsz")):
+            if getattr(settings, name) != getattr(unset, name):
+                raise SettingsError(f"{flag}: is for --include onnx or torchscript; weights take pictures of any size and number: leave it out")
+    elif settings.opset != ExportSettings("").opset and "onnx" not in formats:
+        raise SettingsError(f"--opset {settings.opset}: is for --include onnx: leave it out")
+    if settings.dynamic and settings.batch_size != 1:
+        raise SettingsError(f"--batch {settings.batch_size}: a --dynamic file takes any number of pictures: leave one of them out")
     if settings.half and len(formats) > 1:
         print("--half: the weights are written in fp16, exported networks in float32")
     return formats
@@ -107,11 +117,13 @@ def load_source(settings: ExportSettings) -> Model:
     if settings.cfg is None:
         return load_network(path)
     weights = read_weights(path)
-    model = Model(settings.cfg, nc=weights.nc, ch=weights.ch)
+    print_notes(weights)
+    _, counts = class_towers(own_names(weights.tensors, None)[0])
+    model = Model(settings.cfg, nc=weights.nc or (counts.pop() if len(counts) == 1 else None), ch=weights.ch)
     report = import_state_dict(model, weights.tensors)
     lacking = [name for name in (*report.missing, *report.mismatched) if not name.endswith((".num_batches_tracked", ".dfl.conv.weight"))]
-    if lacking:
-        raise CheckpointError(f"{path}: does not fill {settings.cfg}: {report.describe()}: expected the --cfg it was trained with")
+    if lacking or any(not is_leftover(name) for name in report.unexpected):  # what is left over belongs to another network
+        raise CheckpointError(f"{path}: is not the network of {settings.cfg}: {report.describe()}: expected the --cfg it was trained with")
     if weights.names and len(weights.names) == model.nc:
         model.names = list(weights.names)
     return model.eval()

@@ -37,6 +37,7 @@ class ForeignNetwork:
     ch: int | None
     names: list[str] | None
     stride: list[int] | None
+    folded: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -215,4 +216,5 @@ def read_network(root: StandIn) -> ForeignNetwork:
         notes.append(f"{folded} of its convolutions are folded (normalisation merged): good for inference, not for training on")
     ch = positive((config or {}).get("ch")) or positive((config or {}).get("channels"))
     training = {key: plain.convert(root.state[key]) for key in ("hyp", "args", "task") if key in root.state}
-    return ForeignNetwork(family, tensors, config, nc or (len(names) if names else None), ch, names, stride, training, notes + plain.notes())
+    classes = nc or (len(names) if names else None)
+    return ForeignNetwork(family, tensors, config, classes, ch, names, stride, folded > 0, training, notes + plain.notes())

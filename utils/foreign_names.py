@@ -3,7 +3,12 @@
 Body layers are named as ours are; the originals number the head's towers, in an order that follows from the branches alone.
 """
 
+import re
+
 from models.heads import DetectionHead
+
+NAME_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.(?=model\.))+")
+"""What data-parallel training, torch.compile and an outer module put before `model.<index>.`."""
 
 
 def foreign_head_names(head: DetectionHead) -> dict[str, str]:
@@ -13,7 +18,8 @@ def foreign_head_names(head: DetectionHead) -> dict[str, str]:
 
 def guessed_head_names(parts: set[str]) -> dict[str, str]:
     """Return the same for a file that says no network, from the names of the parts that its last layer has."""
-    return numbered_names(max(sum(part.startswith("dfl") for part in parts), 1), "proto" in parts)
+    branches = sum(part.startswith("dfl") for part in parts)
+    return numbered_names(branches, "proto" in parts) if branches else {}  # a body without a head, or our own names
 
 
 def numbered_names(branches: int, masks: bool) -> dict[str, str]:

@@ -77,6 +77,23 @@ def freeze(model: Model, phrases: Sequence[str]) -> list[nn.Module]:
     return [norm for norm in norms if norm.weight is not None and not norm.weight.requires_grad]
 
 
+def check_frozen_were_loaded(model: Model, new: Sequence[str]) -> None:
+    """Refuse to freeze parameters that `--weights` did not bring: they would stay random.
+
+    Args:
+        new: names of the tensors that were not loaded.
+    Raises:
+        SettingsError: names their layers, and the frozen ones that can stay so.
+    """
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad and ".dfl." not in name}
+    layers = {int(name.split(".")[1]) for name in fixed}
+    random = sorted({int(name.split(".")[1]) for name in fixed & set(new)})
+    if random:
+        shown = ", ".join(f"{index} ({model.rows[index].name})" for index in random)
+        kept = spans(sorted(layers - set(random))).replace(", ", " ")
+        raise SettingsError(f"--freeze: layer {shown}: not all of it is in --weights, and frozen it would stay random: expected --freeze {kept}")
+
+
 def describe_frozen(model: Model, frozen: Sequence[nn.Module]) -> str:
     """Return a line about how much of a network stays as it is (the constant DFL weights, never trained, are left out)."""
     fixed = {name: parameter.numel() for name, parameter in model.named_parameters() if not parameter.requires_grad and ".dfl." not in name}

@@ -95,6 +95,9 @@ class TrainOptions:
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        for name in ("min_transfer", "allow_partial", "head_hidden"):
+            if name in self.given and not self.weights and self.resume is None:
+                raise SettingsError(f"--{name.replace('_', '-')}: is about --weights, and none are given: leave it out")
         if not 0 <= self.min_transfer <= 1:
             raise SettingsError(f"--min-transfer {self.min_transfer}: expected a share from 0 to 1, such as 0.5")
         if self.batch < 1 and self.batch != -1:

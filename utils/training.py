@@ -33,10 +33,11 @@ from utils.precision import Precision, choose_precision, worker_count
 from utils.resume import find_resumable, remove_leftovers
 from utils.run_sources import check_sources, describe_sources
 from utils.run_state import Progress, Run, restore, save_last, snapshot
-from utils.selection import describe_frozen, freeze, learning_rate_factors
+from utils.selection import check_frozen_were_loaded, describe_frozen, freeze, learning_rate_factors
 from utils.starting_network import starting_network
 from utils.train_log import record, table_header
 from utils.train_options import TrainOptions
+from utils.transfer import DIFFERENT, NEW
 
 NUM_PLOTTED_BATCHES = 3
 MAX_FITTING_BATCH = 256
@@ -81,6 +82,8 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
     model, transferred = starting_network(options, names, checkpoint)
     frozen = freeze(model, options.freeze)
     if options.freeze:
+        if transferred:
+            check_frozen_were_loaded(model, [*transferred.names(NEW), *transferred.names(DIFFERENT)])
         print(describe_frozen(model, frozen))
     factors = learning_rate_factors(model, options.lr_factor, options.layer_decay)
     stride = max(model.stride)

@@ -110,7 +110,10 @@ def tensor_nodes(tensors: Mapping[str, Tensor]) -> tuple[list[Node], list[int]]:
     for name, tensor in tensors.items():
         if found := re.fullmatch(r"model\.(\d+)\.(.+)", name):
             layers.setdefault(int(found[1]), {})[found[2]] = tuple(tensor.shape)
-    return [Node(None, layers[index]) for index in sorted(layers)], sorted(layers)
+    nodes, indices = [Node(None, layers[index]) for index in sorted(layers)], sorted(layers)
+    if nodes and not any(name.startswith("lead.") for name in nodes[-1].shapes):  # a body alone
+        return [*nodes, Node(None, {})], [*indices, indices[-1] + 1]
+    return nodes, indices
 
 
 def transfer(model: Model, weights: Weights) -> TransferReport:
@@ -120,7 +123,7 @@ def transfer(model: Model, weights: Weights) -> TransferReport:
     its layer has a counterpart and the shapes agree.
 
     Raises:
-        CheckpointError: the file holds no weights of this family, or its DFL weights are not 0 … 15.
+        CheckpointError: the file holds no weights of this family, folded ones for a network that is not, or DFL weights other than 0 … 15.
     """
     source = skeleton_of(weights) if weights.config else None
     tensors, file_names = own_names(weights.tensors, source)
@@ -132,8 +135,26 @@ def transfer(model: Model, weights: Weights) -> TransferReport:
     if not nodes:
         held = ", ".join(list(weights.tensors)[:SHOWN])
         raise CheckpointError(f"{weights.path}: holds no weights of a network of layers (it has {held}): expected names such as model.0.conv.weight")
-    pairs = {here: indices[there] for here, there in align(nodes, network_nodes(model)).items()}
+    pairs: dict[int, int] = {here: indices[there] for here, there in align(nodes, network_nodes(model)).items()}
+    check_unfolded(model, weights, tensors, pairs)
     return copy_tensors(model, weights, tensors, file_names, pairs)
+
+
+def check_unfolded(model: Model, weights: Weights, tensors: Mapping[str, Tensor], pairs: Mapping[int, int]) -> None:
+    """Refuse weights with normalisation merged into the convolutions for a network that normalises: shapes agree, values do not.
+
+    Raises:
+        CheckpointError: names the first such convolution.
+    """
+    for name in model.state_dict():
+        index, within = layer_of(name), name.split(".", 2)[2]
+        if index in pairs and within.endswith("bn.running_mean"):
+            there = f"model.{pairs[index]}.{within.removesuffix('bn.running_mean')}"
+            if f"{there}conv.bias" in tensors and f"{there}bn.running_mean" not in tensors:
+                raise CheckpointError(
+                    f"{weights.path}: {there}conv: folded, its normalisation merged into it, and layer {index} here normalises: "
+                    "expected weights before folding (export.py without --fold)"
+                )
 
 
 def copy_tensors(

@@ -20,6 +20,7 @@ from utils.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError
 from utils.file_kinds import describe_file
 from utils.foreign_checkpoint import PlainData, read_network, settings_of
+from utils.foreign_names import NAME_WRAPPERS
 from utils.stand_ins import RefusedError, StandIn, StoredTensor, shown
 from utils.torch_file import is_torch_file, load_torch_file
 
@@ -175,6 +176,7 @@ def from_modules(path: Path, root: StandIn) -> Weights:
     notes = [f"read from pickled {shown(root.kind.path)} without running anything; see docs/weights.md for its licence", *network.notes]
     config = network.config
     if config is not None:
+        config |= {"folded": True} if network.folded else {}
         config, translated = translate_config(config, network.family, str(path))
         notes += translated
     described = {"nc": network.nc, "ch": network.ch, "names": network.names, "stride": network.stride, "training": network.training}
@@ -190,7 +192,7 @@ def clean_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     bare = bool(tensors) and all(re.match(r"\d+\.", name) for name in tensors)
     cleaned: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        short = f"model.{name}" if bare else re.sub(r"^(?:module\.|_orig_mod\.|model\.(?=model\.))+", "", name)
+        short = f"model.{name}" if bare else NAME_WRAPPERS.sub("", name)
         if short in cleaned:
             raise RefusedError(f"holds {shown(short)} twice, once as {shown(name)}: expected one network: not loaded")
         cleaned[short] = tensor

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from command_line import CommandLine, Finished, read_table, write_data
 
 from models.yolo import Model
@@ -41,6 +42,23 @@ def test_fine_tuning_with_other_classes_says_how_much_was_loaded(cli: CommandLin
     assert (header[0], len(rows)) == ("tensor", 115)
     model = load_model(tmp_path / "exp" / "weights" / "best.pt")
     assert model.names == ["red", "green", "blue", "black", "white"]
+
+
+def test_learning_rates_by_layer(train: Train, tmp_path: Path) -> None:
+    train("--lr-factor", "backbone=0.1", "--layer-decay", "0.9").done()
+    header, rows = read_table(tmp_path / "exp" / "results.csv")
+    rates = sorted({float(rows[-1][index]) for index, title in enumerate(header) if title.startswith("x/lr")})
+    assert len(rates) >= 2
+    assert rates[0] == pytest.approx(0.1 * rates[-1], rel=0.02)
+
+
+def test_a_new_layer_is_not_frozen(train: Train, network: Path, trained: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(network.read_text())
+    config["backbone"].append([-1, 1, "FocalModulationBlock", []])
+    (tmp_path / "edited.yaml").write_text(yaml.safe_dump(config))
+    flags = ("--cfg", tmp_path / "edited.yaml", "--weights", trained / "weights" / "best.pt", "--min-transfer", "0.1")
+    train(*flags, "--freeze", "backbone").refused("--freeze: layer 5 (FocalModulationBlock)", "expected --freeze 0-4")
+    assert "frozen: " in train(*flags, "--freeze", "0-4").done()
 
 
 def test_weights_alone_name_the_network(cli: CommandLine, data: Path, trained: Path, tmp_path: Path) -> None:

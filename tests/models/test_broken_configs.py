@@ -152,7 +152,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "no masks": (head([[2, 3, 4], 1, "Segment", ["nc", 0]]), r"num_masks is 0: expected a positive number"),
     "no hidden width": (head([[2, 3, 4], 1, "DDetect", ["nc", {"class_width": 0}]]), r"class_width is 0: expected a positive number"),
     "class towers of another kind": (head([[2, 3, 4], 1, "Detect", ["nc", {"cls": "wide"}]]), r"argument 'cls' is 'wide', expected"),
-    "letters without scales": (row(-1, 1, "C3k2", [8, "mlx"]), r"c3k 'mlx' names scales, and this network has none: write True or False"),
+    "letters that are no scales": (
+        {**row(-1, 1, "C3k2", [8, "tow"]), "scales": {"n": [1.0, 1.0]}, "scale": "n"},
+        r"c3k is 'tow': expected true, false",
+    ),
+    "letters without scales": (
+        row(-1, 1, "C3k2", [8, "mlx"]),
+        r"c3k 'mlx' names scales, and this network has none: write True or False",
+    ),
     "attention of another width": (row(-1, 1, "C2PSA", [16]), r"out_channels 16 after 8 channels: this block keeps its width"),
     "attention heads that do not split": (
         rows([-1, 1, "Conv", [400]], [-1, 1, "C2PSA", [400]]),

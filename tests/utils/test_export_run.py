@@ -15,7 +15,7 @@ from utils.checkpoint_file import network_entry, read_checkpoint, save_checkpoin
 from utils.errors import CheckpointError, ModelConfigError, SettingsError
 from utils.export_check import compare, largest, trial_pictures
 from utils.export_formats import ExportError, onnx_by_dynamo, torchscript_by_tracing
-from utils.export_run import ExportSettings, check_settings, export
+from utils.export_run import ExportSettings, check_settings, export, load_source
 from utils.export_weights import rounded, yaml_text
 from utils.exported import ExportedNetwork
 
@@ -34,7 +34,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(weights: Path, folder: Path, *include: str, **changes: object) -> ExportSettings:
-    return ExportSettings(str(weights), include=include, out=str(folder), **{"imgsz": [64], **changes})
+    size = {} if include == ("weights",) else {"imgsz": [64]}
+    return ExportSettings(str(weights), include=include, out=str(folder), **{**size, **changes})
 
 
 def names_in(folder: Path) -> list[str]:
@@ -289,7 +290,9 @@ class TestStateDict:
 
     def test_with_another_network(self, plain: tuple[Path, Path], tmp_path: Path) -> None:
         plain[1].write_text(yaml.safe_dump(tiny_config(2, width=16)))
-        with pytest.raises(CheckpointError, match=r"plain\.pt: does not fill .*tiny\.yaml: .*differing in shape.*expected the --cfg it was trained"):
+        with pytest.raises(
+            CheckpointError, match=r"plain\.pt: is not the network of .*tiny\.yaml: .*differing in shape.*expected the --cfg it was trained"
+        ):
             export(settings(plain[0], tmp_path, "weights", cfg=str(plain[1])))
 
     def test_without_and_with_a_missing_network(self, plain: tuple[Path, Path], tmp_path: Path) -> None:
@@ -302,3 +305,36 @@ class TestStateDict:
 def test_rounded_leaves_counts_alone() -> None:
     tensors = rounded({"a": torch.ones(1), "n": torch.tensor(3)}, torch.float16)
     assert {name: tensor.dtype for name, tensor in tensors.items()} == {"a": torch.float16, "n": torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"include": ["weights"], "dynamic": True}, r"--dynamic: is for --include onnx or torchscript"),
+        ({"include": ["weights"], "batch_size": 2}, r"--batch: is for --include onnx or torchscript"),
+        ({"include": ["weights"], "imgsz": [64]}, r"--img: is for --include onnx or torchscript"),
+        ({"include": ["torchscript"], "opset": 17}, r"--opset 17: is for --include onnx"),
+        ({"include": ["torchscript"], "dynamic": True, "batch_size": 2}, r"--batch 2: a --dynamic file takes any number of pictures"),
+    ],
+)
+def test_flags_that_would_do_nothing(given: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_settings(ExportSettings("best.pt", **given))
+
+
+def test_a_network_that_takes_a_part_of_the_weights_only(tmp_path: Path) -> None:
+    """Everything that the yaml asks for is there, and more: another network, which would compute something else."""
+    config = tiny_config()
+    for repeats in (1, 2):
+        config["backbone"][4] = [-1, 1, "RepNCSP", [8, {"repeats": repeats}]]
+        (tmp_path / f"{repeats}.yaml").write_text(yaml.safe_dump(config | {"head": [[[2, 3], 1, "DDetect", ["nc"]]]}))
+    torch.save(Model(tmp_path / "2.yaml").state_dict(), tmp_path / "plain.pt")
+    assert load_source(ExportSettings(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "2.yaml"))).nc == 3
+    with pytest.raises(CheckpointError, match=r"is not the network of .*1\.yaml: .*not in this network"):
+        load_source(ExportSettings(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "1.yaml")))
+
+
+def test_the_class_count_of_a_plain_state_dict(tmp_path: Path) -> None:
+    torch.save(tiny_model(nc=5).state_dict(), tmp_path / "plain.pt")
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(tiny_config(nc=80)))
+    assert load_source(ExportSettings(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "net.yaml"))).nc == 5

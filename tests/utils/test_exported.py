@@ -59,7 +59,9 @@ def files(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
             if name == "onnx":
                 pytest.importorskip("onnx")
                 pytest.importorskip("onnxruntime")
-            settings = {"include": [name], "imgsz": [64, 96], "batch_size": 2, "dynamic": form == "dynamic"}
+            settings = {"include": [name], "imgsz": [64, 96], "dynamic": form == "dynamic"}
+            if form == "static":
+                settings["batch_size"] = 2
             made[kind] = export(ExportSettings(str(weights), **settings, out=str(folder / kind)))[0]
         return made[kind]
 

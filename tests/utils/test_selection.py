@@ -10,7 +10,7 @@ from utils.config import Hyperparameters
 from utils.engine import Training
 from utils.errors import SettingsError
 from utils.optim import Schedule, build_optimizer
-from utils.selection import describe_frozen, freeze, layers_of, learning_rate_factors, select_parameters, spans
+from utils.selection import check_frozen_were_loaded, describe_frozen, freeze, layers_of, learning_rate_factors, select_parameters, spans
 
 
 def network() -> Model:
@@ -88,6 +88,14 @@ def test_what_is_said_of_frozen_layers() -> None:
     assert line.startswith("frozen: 12 parameters, ")
     assert line.endswith(" in layers 0-2, 5; 4 normalisations keep their statistics")
     assert spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+
+
+def test_what_was_not_loaded_cannot_be_frozen() -> None:
+    model = network()
+    freeze(model, ["backbone"])
+    check_frozen_were_loaded(model, ["model.5.conv.weight", "model.6.lead.cls.0.2.weight"])
+    with pytest.raises(SettingsError, match=r"--freeze: layer 2 \(Conv\): not all of it is in --weights, .* expected --freeze 0-1 3$"):
+        check_frozen_were_loaded(model, ["model.2.conv.weight"])
 
 
 def test_factors() -> None:

@@ -248,3 +248,24 @@ def test_ultralytics_yolov9_brings_its_body(tmp_path: Path) -> None:
     body = [record for record in report.records if record.name and int(record.name.split(".")[1]) < 22]
     assert {record.status for record in body} == {LOADED}
     assert set(report.new_layers) == {22, 25, 28}
+
+
+# --- what must not be taken over
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_folded_weights_are_refused(config: bool) -> None:
+    """Their shapes agree with those of the unfolded network, and their values do not."""
+    folded = Model(tiny_config()).eval().deploy()
+    with pytest.raises(CheckpointError, match=r"old\.pt: model\.\d+\.(\w+\.)*conv: folded, .*, and layer \d+ here normalises"):
+        transfer(tiny_model(), weights_of(folded, config))
+    assert transfer(Model(folded.config), weights_of(folded, config)).coverage == 1.0
+
+
+def test_a_body_without_a_head() -> None:
+    old, new = shipped("gelan-t"), shipped("gelan-t", seed=1)
+    weights = weights_of(old, config=False)
+    weights.tensors = {name: value for name, value in weights.tensors.items() if not name.startswith("model.22.")}
+    report = transfer(new, weights)
+    assert (report.used, report.new_layers) == (1.0, {22: "DDetect"})
+    assert torch.equal(new.model[21].cv4.conv.weight, old.model[21].cv4.conv.weight)

@@ -289,6 +289,7 @@ def test_folded_files_are_noted(tmp_path: Path) -> None:
     weights = read_weights(tmp_path / "w.pt")
     assert_same(weights.tensors, foreign_tensors(folded))
     assert any(note.startswith("17 of its convolutions are folded") for note in weights.notes)
+    assert weights.config["folded"] is True
     write_yolov9_checkpoint(tmp_path / "w.pt", model)
     assert not any("folded" in note for note in read_weights(tmp_path / "w.pt").notes)
 
