@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 """What a network's `activation` key can name."""
 
 
-@layer(to, example=(16, 3, 2))
+@layer(to, "convolution", example=(16, 3, 2))
 class Conv(nn.Module):
     """Convolution without bias, batch normalisation (eps 1e-3, momentum 0.03), activation.
 
@@ -83,7 +83,7 @@ def biased_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     return folded
 
 
-@layer(to, name="RepConvN", example=(16,))
+@layer(to, "convolution", name="RepConvN", example=(16,))
 class RepConv(nn.Module):
     """3 x 3 and 1 x 1 convolution side by side, added, then activated; `fold` makes them one 3 x 3.
 
@@ -188,7 +188,7 @@ class RepNCSPELAN4(ELAN1):
         self.cv3 = nn.Sequential(RepCSP(branch_channels, branch_channels, repeats), self.cv3)
 
 
-@layer(to_unscaled, example=(16, 8))
+@layer(to_unscaled, "pooling", example=(16, 8))
 class SPPELAN(nn.Module):
     """Spatial pyramid pooling in an ELAN: three 5 x 5 max pools in a chain, all stages concatenated."""
 
@@ -205,7 +205,7 @@ class SPPELAN(nn.Module):
         return self.cv5(torch.cat(stages, 1))
 
 
-@layer(to, example=(16,))
+@layer(to, "downsample", example=(16,))
 class AConv(nn.Module):
     """Halve the size: 2 x 2 average pooling at stride 1, then a 3 x 3 convolution at stride 2."""
 
@@ -217,7 +217,7 @@ class AConv(nn.Module):
         return self.cv1(functional.avg_pool2d(x, 2, 1))
 
 
-@layer(to, example=(16,))
+@layer(to, "downsample", example=(16,))
 class ADown(nn.Module):
     """Halve the size: average pool, then half the channels through a strided 3 x 3, half through max pool and 1 x 1."""
 
@@ -231,7 +231,7 @@ class ADown(nn.Module):
         return torch.cat((self.cv1(convolved), self.cv2(functional.max_pool2d(pooled, 3, 2, 1))), 1)
 
 
-@layer(keep)
+@layer(keep, "other")
 class Silence(nn.Module):
     """Identity: makes the picture addressable as a layer, for a second backbone."""
 
@@ -249,7 +249,7 @@ def cat(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     return sum(maps(inputs))
 
 
-@layer(cat)
+@layer(cat, "fusion", example_inputs=(16, 24))
 class Concat(nn.Module):
     """Concatenate maps of one size along the channels."""
 
@@ -269,7 +269,7 @@ def split(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     return arguments["out_channels"]
 
 
-@layer(split, example=([16, 8],))
+@layer(split, "convolution", example=([16, 8],))
 class CBLinear(nn.Module):
     """One biased convolution, split into maps for the composite connections (CBFuse) of a second backbone."""
 
@@ -298,7 +298,7 @@ def last(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     return width
 
 
-@layer(last)
+@layer(last, "fusion", example=([1],), example_inputs=([8, 16], 16))
 class CBFuse(nn.Module):
     """Add one map of each CBLinear, resized (nearest) to the size of the last input, to the last input."""
 
@@ -313,7 +313,7 @@ class CBFuse(nn.Module):
         return fused
 
 
-layer(keep, name="nn.Upsample", example=(None, 2, "nearest"))(nn.Upsample)
-layer(keep, name="nn.MaxPool2d", example=(2,))(nn.MaxPool2d)
-layer(keep, name="nn.AvgPool2d", example=(2,))(nn.AvgPool2d)
-layer(keep, name="nn.Identity")(nn.Identity)
+layer(keep, "upsample", name="nn.Upsample", example=(None, 2, "nearest"))(nn.Upsample)
+layer(keep, "pooling", name="nn.MaxPool2d", example=(2,))(nn.MaxPool2d)
+layer(keep, "pooling", name="nn.AvgPool2d", example=(2,))(nn.AvgPool2d)
+layer(keep, "other", name="nn.Identity")(nn.Identity)

@@ -7,7 +7,7 @@ from torch import nn
 
 from models.config import choose_scale
 from models.heads import DetectionHead
-from models.rows import IMAGE, Row
+from models.rows import IMAGE, Row, Source
 
 if TYPE_CHECKING:
     from models.yolo import Model
@@ -30,7 +30,7 @@ def prune_to_lead(model: "Model") -> "Model":
     pruned = copy.deepcopy(model)
     rows, head = pruned.rows, pruned.head
     kept, inputs = needed_rows(rows, head), head.lead_inputs()
-    rows[-1].sources, rows[-1].relative = ([values[position] for position in inputs] for values in (rows[-1].sources, rows[-1].relative))
+    rows[-1].sources, rows[-1].written = ([values[position] for position in inputs] for values in (rows[-1].sources, rows[-1].written))
     head.keep_lead()
     first = kept[0]
     if getattr(pruned.model[first], "passes_through", False) and [r.index for r in rows if r.index in kept and first in r.sources] == [kept[1]]:
@@ -42,7 +42,7 @@ def prune_to_lead(model: "Model") -> "Model":
     for new, row in enumerate(pruned.rows):
         row.index, row.sources = new, [position[source] for source in row.sources]
     pruned.rows[-1].name = getattr(head, "single", pruned.rows[-1].name)
-    written = [[written_source(row), row.repeats, row.name, row.arguments] for row in pruned.rows]
+    written = [written_row(row) for row in pruned.rows]
     pruned.config = {key: value for key, value in pruned.config.items() if key not in ("scales", "scale", "backbone", "head")}
     backbone = min(max(sum(index < len(model.config["backbone"]) for index in kept), 1), len(kept) - 1)  # neither section may be empty
     pruned.config |= {"backbone": written[:backbone], "head": written[backbone:]} | written_scale(model.config)
@@ -58,9 +58,17 @@ def written_scale(config: dict[str, Any]) -> dict[str, Any]:
     return {"depth_multiple": 1.0, "width_multiple": scale.width} | ({"max_channels": scale.max_channels} if scale.max_channels else {})
 
 
-def written_source(row: Row) -> int | list[int]:
-    """Return a row's `from` as its yaml says it: -1 for the row before where it was counted back, else the index."""
-    written = [-1 if relative and source == row.index - 1 else source for source, relative in zip(row.sources, row.relative, strict=True)]
+def written_row(row: Row) -> list[Any]:
+    """Return a row as its yaml says it, with the sources that it has now."""
+    return [written_source(row), row.repeats, row.name, row.arguments, *([row.label] if row.label else [])]
+
+
+def written_source(row: Row) -> Source | list[Source]:
+    """Return a row's `from` as its yaml says it: -1 for the row before where it was counted back, a label, or an index."""
+    written: list[Source] = []
+    for source, said in zip(row.sources, row.written, strict=True):
+        counted_back = isinstance(said, int) and said < 0
+        written.append(said if isinstance(said, str) and source != IMAGE else -1 if counted_back and source == row.index - 1 else source)
     return written[0] if row.one_source else written
 
 

@@ -24,6 +24,7 @@ FORCED_C3K_SCALES = "mlx"
 CONFIG_KEYS = (
     *("nc", "ch", "names", "scales", "scale", "depth_multiple", "width_multiple", "max_channels"),
     *("activation", "anchors", "inplace", "folded", "backbone", "head"),
+    *("scaling", "plugins", "loss"),
 )
 """Keys of a network yaml."""
 
@@ -53,7 +54,7 @@ def rows_of(config: dict[str, Any]) -> list[list[Any]]:
     """Return the rows that have the form of one, in order; the others are left to the parser's message."""
     sections = [config.get(section) for section in ("backbone", "head")]
     rows = [row for section in sections if isinstance(section, list) for row in section]
-    return [row for row in rows if isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) and isinstance(row[3], list)]
+    return [row for row in rows if isinstance(row, list) and len(row) in (4, 5) and isinstance(row[2], str) and isinstance(row[3], list)]
 
 
 def translate_keys(config: dict[str, Any], where: str, notes: list[str]) -> None:

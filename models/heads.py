@@ -316,33 +316,33 @@ def head(branches: int) -> Rule:
     return Rule(apply, fills=("in_channels", "branches"))
 
 
-@layer(head(branches=1), example=(3,))
+@layer(head(branches=1), "head", example=(3,))
 class Detect(DetectionHead):
     """The head of YOLOv8; with `{cls: depthwise}` that of YOLO11."""
 
     style = YOLOV8
 
 
-@layer(head(branches=1), example=(3,))
+@layer(head(branches=1), "head", example=(3,))
 class V9Detect(DetectionHead):
     """The head that the original YOLOv9 repository calls Detect: DDetect with ungrouped box towers."""
 
     style = YOLOV9_UNGROUPED
 
 
-@layer(head(branches=1), example=(3,))
+@layer(head(branches=1), "head", example=(3,))
 class DDetect(DetectionHead):
     """One branch: the head of the GELAN networks."""
 
 
-@layer(head(branches=2), example=(3,))
+@layer(head(branches=2), "head", example=(3,))
 class DualDDetect(DetectionHead):
     """One auxiliary and one lead branch: the head of the YOLOv9 networks."""
 
     single = "DDetect"
 
 
-@layer(head(branches=3), example=(3,))
+@layer(head(branches=3), "head", example=(3,))
 class TripleDDetect(DetectionHead):
     """Two auxiliary branches and a lead one."""
 

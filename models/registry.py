@@ -108,15 +108,22 @@ def keep(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Cha
     return only(inputs)
 
 
+Role = Literal["activation", "attention", "block", "convolution", "downsample", "fusion", "head", "other", "pooling", "upsample"]
+"""What a layer is for in a network: where a person looks for it, and its colour in a picture of the network."""
+
+
 @dataclass(frozen=True)
 class Layer:
-    """A registered layer: its yaml name, class, channel rule, and the argument that takes a row's repeats, if any."""
+    """A registered layer: its yaml name, class, channel rule, and what `layer` says of it."""
 
     name: str
     cls: type[nn.Module]
     rule: Rule
+    role: Role
     repeats: str | None
     example: tuple[Any, ...]
+    example_inputs: tuple[Channels, ...]
+    example_strides: tuple[int, ...]
 
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Return the constructor parameters that a yaml row can give, in order."""
@@ -134,14 +141,25 @@ class Layer:
 _LAYERS: dict[str, Layer] = {}
 
 
-def layer(channel_rule: Rule, *, name: str | None = None, repeats: str | None = None, example: tuple[Any, ...] = ()) -> Callable[[type], type]:
+def layer(
+    channel_rule: Rule,
+    role: Role = "block",
+    *,
+    name: str | None = None,
+    repeats: str | None = None,
+    example: tuple[Any, ...] = (),
+    example_inputs: tuple[Channels, ...] = (16,),
+    example_strides: tuple[int, ...] | None = None,
+) -> Callable[[type], type]:
     """Register a class as a yaml layer.
 
     Args:
         channel_rule: how output channels follow from input channels and arguments.
         name: the yaml name; the class name by default.
         repeats: the constructor argument that takes a row's repeats; without it a row with n repeats stacks n copies.
-        example: arguments of a small valid row after a 16-channel input, used by the contract tests.
+        example: arguments of a small valid row, for the checks that every layer goes through.
+        example_inputs: channels of that row's inputs.
+        example_strides: how many times smaller than the largest map each of them is; 1 by default.
     Raises:
         ValueError: the name is taken.
     """
@@ -150,7 +168,8 @@ def layer(channel_rule: Rule, *, name: str | None = None, repeats: str | None = 
         key = name or cls.__name__
         if key in _LAYERS:
             raise ValueError(f"layer '{key}' is registered already, by {_LAYERS[key].cls.__module__}")
-        _LAYERS[key] = Layer(key, cls, channel_rule, repeats, example)
+        strides = example_strides or (1,) * len(example_inputs)
+        _LAYERS[key] = Layer(key, cls, channel_rule, role, repeats, example, example_inputs, strides)
         return cls
 
     return register

@@ -159,14 +159,14 @@ def segment_head(branches: int) -> Rule:
     return Rule(apply, detection.fills)
 
 
-@layer(segment_head(branches=1), example=(3, 8, 16))
+@layer(segment_head(branches=1), "head", example=(3, 8, 16))
 class Segment(SegmentationHead):
     """The segmentation head of YOLOv8; with `{cls: depthwise}` that of YOLO11."""
 
     style = YOLOV8
 
 
-@layer(segment_head(branches=1), example=(3, 8, 16))
+@layer(segment_head(branches=1), "head", example=(3, 8, 16))
 class V9Segment(SegmentationHead):
     """The head that the original YOLOv9 repository calls Segment: ungrouped box towers, prototypes by nearest upsampling."""
 
@@ -174,12 +174,12 @@ class V9Segment(SegmentationHead):
     upsampling = "nearest"
 
 
-@layer(segment_head(branches=1), example=(3, 8, 16))
+@layer(segment_head(branches=1), "head", example=(3, 8, 16))
 class DSegment(StraightSegmentationHead):
     """DDetect with masks; the last input is the prototypes'."""
 
 
-@layer(segment_head(branches=2), example=(3, 8, 16))
+@layer(segment_head(branches=2), "head", example=(3, 8, 16))
 class DualDSegment(StraightSegmentationHead):
     """DualDDetect with masks; the last two inputs are the prototypes' of the auxiliary and the lead branch."""
 

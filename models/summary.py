@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.deploy import written_source
+from models.registry import find_layer
 from models.yolo import Model
 from utils import cli
 
@@ -33,6 +34,8 @@ def summarize(model: Model) -> dict[str, Any]:
         {
             "index": row.index,
             "name": f"model.{row.index}",
+            "label": row.label,
+            "role": find_layer(row.name).role,
             "from": written_source(row),
             "module": row.name,
             "args": row.arguments,

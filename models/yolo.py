@@ -29,7 +29,7 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
     """Build the layers that a configuration lists.
 
     Args:
-        config: checked configuration with `backbone` and `head` rows `[from, repeats, layer, arguments]`.
+        config: checked configuration with `backbone` and `head` rows (models/rows.py).
         channels: channels of the picture.
         where: the file's name, for messages.
     Returns:
@@ -38,14 +38,17 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
         ModelConfigError: any row that cannot be built; names file, section and row.
     """
     scale, rows, modules = choose_scale(config, where), [], nn.ModuleList()
+    labels: dict[str, int] = {}
     for section in ("backbone", "head"):
         for number, raw in enumerate(config[section]):
             row_where = f"{where}: {section}[{number}] (layer {len(rows)}): {show_row(raw)}"
             try:
-                source, repeats, name, arguments = checked_row(raw)
-                named = source if isinstance(source, list) else [source]
-                sources = [resolve_source(index, len(rows)) for index in named]
+                source, repeats, name, arguments, label = checked_row(raw)
+                written = source if isinstance(source, list) else [source]
+                sources = [resolve_source(one, len(rows), labels) for one in written]
                 widths = [channels if index == IMAGE else rows[index].out_channels for index in sources]
+                if label in labels:
+                    raise ModelConfigError(f"label '{label}' is taken by layer {labels[label]}: choose another")
                 entry, repeats = find_layer(name), scale.repeats(repeats)
                 built = []
                 for _ in range(1 if entry.repeats else repeats):
@@ -55,8 +58,9 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
             except ModelConfigError as error:
                 raise ModelConfigError(f"{row_where}: {error}") from error
             modules.append(built[0] if len(built) == 1 else nn.Sequential(*built))
-            relative = [index < 0 for index in named]
-            rows.append(Row(len(rows), row_where, sources, relative, not isinstance(source, list), repeats, name, arguments, widths[0]))
+            if label is not None:
+                labels[label] = len(rows)
+            rows.append(Row(len(rows), row_where, sources, written, not isinstance(source, list), repeats, name, arguments, widths[0], label))
     return rows, modules
 
 

@@ -18,7 +18,7 @@ from models.registry import Channels, Scale, layer, rule, to
 from utils.errors import ModelConfigError
 
 
-@layer(to, example=(16, 3))
+@layer(to, "convolution", example=(16, 3))
 class DWConv(Conv):
     """Conv with as many groups as input and output widths have in common."""
 
@@ -254,7 +254,7 @@ class C3k2(StageConcat):
         super().__init__(in_channels, out_channels, repeats, expansion, build)
 
 
-@layer(to, example=(16, 5))
+@layer(to, "pooling", example=(16, 5))
 class SPPF(nn.Module):
     """Spatial pyramid pooling: three max pools in a chain, all stages concatenated."""
 
@@ -326,7 +326,7 @@ def to_same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> 
     return arguments["out_channels"]
 
 
-@layer(to_same, repeats="repeats", example=(16,))
+@layer(to_same, "attention", repeats="repeats", example=(16,))
 class C2PSA(nn.Module):
     """Half the width through `repeats` attention blocks, half past them."""
 

@@ -235,7 +235,7 @@ def with_class_width(config: dict[str, Any], width: int) -> dict[str, Any]:
     *rows, last = config["head"]
     arguments = list(last[3])
     keywords = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
-    return config | {"head": [*rows, [*last[:3], [*arguments, {"class_width": width} | keywords]]]}
+    return config | {"head": [*rows, [*last[:3], [*arguments, {"class_width": width} | keywords], *last[4:]]]}
 
 
 def keep_hidden_width(model: Model, weights: Weights) -> tuple[Model, str]:

@@ -51,7 +51,7 @@ def shift_kernels(out_channels: int, kernel: int) -> Tensor:
     return torch.eye(kernel * kernel).view(1, kernel * kernel, kernel, kernel).repeat(out_channels, 1, 1, 1)
 
 
-@layer(to_or_same, example=())
+@layer(to_or_same, "attention", example=())
 class ACmix(nn.Module):
     """Mix what attention over a window gathers with a convolution of the same queries, keys and values.
 

@@ -57,7 +57,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return super().forward(x)
 
 
-@layer(same, example=())
+@layer(same, "attention", example=())
 class FocalModulation(nn.Module):
     """Modulate each pixel's query by context gathered at several scales and gated per pixel.
 
@@ -180,7 +180,7 @@ def same_as_asked(inputs: list[Channels], arguments: dict, scale: Scale) -> Chan
     return arguments["in_channels"]
 
 
-@layer(same_as_asked, example=(16, {"focal_window": 3}))
+@layer(same_as_asked, "attention", example=(16, {"focal_window": 3}))
 class FocalModulationBlock(nn.Module):
     """Focal modulation and a per-pixel MLP, each with layer normalisation and a residual connection.
 

@@ -222,7 +222,7 @@ class DynamicConv2d(nn.Module):
         return {"routing_weights": self.route(x)}
 
 
-@layer(to, example=(16, 3))
+@layer(to, "convolution", example=(16, 3))
 class DynamicConv(Conv):
     """Dynamic convolution without bias, batch normalisation (eps 1e-3, momentum 0.03), activation: in place of a Conv.
 

@@ -28,7 +28,7 @@ class Excite(nn.Module):
         return self.fc2(functional.relu(self.fc1(x)))
 
 
-@layer(same, example=())
+@layer(same, "attention", example=())
 class GatherExcite(nn.Module):
     """Weigh every channel by the sigmoid of what it gathers around, or over the whole map.
 

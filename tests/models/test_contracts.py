@@ -15,12 +15,6 @@ from tests.networks import randomise
 from utils.optim import parameter_groups
 
 NUM_CLASSES = 3
-INPUTS: dict[str, list[Channels]] = {"Concat": [16, 24], "CBFuse": [[8, 16], 16]}
-"""Input channels of the layers that do not take one 16-channel map; heads take three levels for each branch."""
-
-ARGUMENTS = {"CBFuse": [[1]]}
-"""Arguments of the layers whose `example` cannot follow one 16-channel map."""
-
 SIZES_HW = [(8, 8), (7, 12), (9, 5), (2, 2)]
 NAMES = sorted(registered_layers())
 
@@ -34,7 +28,7 @@ def input_channels(entry: Layer) -> list[Channels]:
         filled: dict[str, Any] = {}
         entry.rule.apply([16], filled, Scale())
         return [16, 24, 32] * filled["branches"] + [16] * filled["branches"] * entry.cls.extra_inputs
-    return INPUTS.get(entry.name, [16])
+    return list(entry.example_inputs)
 
 
 def build(name: str, seed: int = 0) -> tuple[nn.Module, list[Channels], Channels]:
@@ -42,7 +36,7 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, list[Channels], Channels
     entry = registered_layers()[name]
     torch.manual_seed(seed)
     channels = input_channels(entry)
-    keywords = bind(entry, ARGUMENTS.get(name) or list(entry.example), NUM_CLASSES)
+    keywords = bind(entry, list(entry.example), NUM_CLASSES)
     declared = entry.rule.apply(channels, keywords, Scale())
     if entry.repeats:
         keywords[entry.repeats] = 1
@@ -53,14 +47,17 @@ def make_input(name: str, channels: list[Channels], size_hw: tuple[int, int], ba
     """Return seeded input as the network would hand it over: a map, a list of maps, or lists in it."""
     entry, generator = registered_layers()[name], torch.Generator().manual_seed(1)
 
-    def tensor(count: int, level: int = 0) -> Tensor:
-        height, width = (-(-side // 2**level) for side in size_hw)
+    def tensor(count: int, stride: int = 1) -> Tensor:
+        height, width = (-(-side // stride) for side in size_hw)
         return torch.randn(batch, count, height, width, generator=generator, dtype=torch.float64).to(dtype)
 
     if is_head(entry):
-        return [tensor(count, number % 3) for number, count in enumerate(channels)]
-    made = [tuple(tensor(part) for part in count) if isinstance(count, list) else tensor(count) for count in channels]
-    return made if name in INPUTS else made[0]
+        return [tensor(count, 2 ** (number % 3)) for number, count in enumerate(channels)]
+    strides = entry.example_strides
+    made = [
+        tuple(tensor(part, s) for part in count) if isinstance(count, list) else tensor(count, s) for count, s in zip(channels, strides, strict=True)
+    ]
+    return made if len(made) > 1 else made[0]
 
 
 def tensors_of(output: Any) -> list[Tensor]:
