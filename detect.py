@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from utils.cli import Parser, run
+from utils.cli import PLUGIN_FLAG, Parser, run
 from utils.detect_run import DetectSettings, detect
 from utils.precision import AMP_CHOICES
 
@@ -48,12 +48,20 @@ def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
         metavar="LAYER",
         help="write feature maps of all layers, or of those named by index, layer name or module path",
     )
+    add(
+        "--explain",
+        nargs="*",
+        metavar="LAYER",
+        help="write explain/NAME.png, one sheet a picture (of a video: a frame): class-activation maps at the head's inputs and what attention "
+        "layers look at, or those of the named layers only (see docs/explain.md)",
+    )
     add("--project", default=defaults.project, help="folder of the runs")
     add("--name", default=defaults.name, help="folder of this run; numbered if it exists")
     add("--exist-ok", **flag, help="write into an existing folder of this name")
     add("--line-thickness", type=int, metavar="PIXELS", help="box lines; chosen by picture size if not given")
     add("--hide-labels", **flag, help="draw boxes only")
     add("--hide-conf", **flag, help="leave confidences out of the labels")
+    add("--plugin", default=[], **PLUGIN_FLAG)
     add("--vid-stride", type=int, default=defaults.vid_stride, metavar="N", help="use every N-th frame of a video")
     return DetectSettings(**vars(parser.parse_args(arguments)))
 

@@ -6,7 +6,7 @@
 import argparse
 import sys
 
-from utils.cli import Parser, run
+from utils.cli import PLUGIN_FLAG, Parser, run
 from utils.export_run import FORMATS, ExportSettings, export
 
 NO_FORMAT = "this format is not written here: --include onnx, which most runtimes read"
@@ -46,6 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> ExportSettings:
     add("--dynamic", **flag, help="leave batch, height and width of onnx and torchscript free")
     add("--opset", type=int, default=defaults.opset, metavar="N", help="version of ONNX's operators")
     add("--device", default=defaults.device, help="where the network is traced and compared: cpu, mps, or a CUDA number")
+    add("--plugin", default=[], **PLUGIN_FLAG)
     add("--out", metavar="DIR", help="folder of the files; that of the weights if not given")
     return ExportSettings(**vars(parser.parse_args(arguments)))
 

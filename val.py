@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from data.config import SPLITS
-from utils.cli import Parser, run
+from utils.cli import PLUGIN_FLAG, Parser, run
 from utils.precision import AMP_CHOICES
 from utils.val_run import ValSettings, validate
 
@@ -45,6 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
     add("--project", default=defaults.project, metavar="DIR", help="folder of the runs")
     add("--name", default=defaults.name, help="folder of this run; numbered if it exists")
     add("--exist-ok", **flag, help="write into an existing folder of this name")
+    add("--plugin", default=[], **PLUGIN_FLAG)
     return ValSettings(**vars(parser.parse_args(arguments)))
 
 

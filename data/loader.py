@@ -1,5 +1,6 @@
 """Batches: which pictures, in which order, and how they are put together."""
 
+import functools
 import multiprocessing
 import sys
 import time
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.dataset import DetectionDataset, Item, ItemKey
+from models.plugins import Plugin, install_plugins, loaded_plugins
 from utils.errors import DataError, UserError
 
 Batch = dict[str, Any]
@@ -96,8 +98,9 @@ def _as_it_is(batch: Batch | UserError) -> Batch | UserError:
     return batch
 
 
-def _start_worker(_: int) -> None:
-    """Keep each worker on one core: workers are what runs in parallel."""
+def _start_worker(plugins: list[Plugin], _: int) -> None:
+    """Keep each worker on one core, since workers are what runs in parallel, and give it the plug-ins of the process that starts it."""
+    install_plugins(plugins)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -114,7 +117,7 @@ class Loader:
             num_workers=workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=functools.partial(_start_worker, loaded_plugins()),
             persistent_workers=workers > 0,
             multiprocessing_context="fork" if workers > 0 and forks else None,  # shares the pictures in memory
             generator=torch.Generator().manual_seed(batches.seed),  # leaves torch's global random numbers alone

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.registry import Channels, Scale, keep, layer, maps, only, rule, to, to_unscaled
+from models.inner import InnerLayer, build_inner, check_inner
+from models.registry import layer, to, to_with
 from utils.errors import ModelConfigError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -32,9 +33,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class Conv(nn.Module):
     """Convolution without bias, batch normalisation (eps 1e-3, momentum 0.03), activation.
 
+    Source: Ioffe, Szegedy 2015, arxiv.org/abs/1502.03167 (batch normalisation); Elfwing et al. 2017, arxiv.org/abs/1702.03118 (SiLU)
+
     Args:
         padding: None keeps the size at stride 1 for odd kernels, dilation included.
-        activate: False leaves the activation out.
+        activate: False leaves the activation out; as an attribute, whether the network's `activation` reaches this one.
     """
 
     def __init__(
@@ -87,7 +90,8 @@ def biased_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 class RepConv(nn.Module):
     """3 x 3 and 1 x 1 convolution side by side, added, then activated; `fold` makes them one 3 x 3.
 
-    Source: RepVGG without the identity branch, as YOLOv9's RepConvN.
+    Source: Ding et al. 2021, RepVGG, arxiv.org/abs/2101.03697; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    Differs: no identity branch.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
@@ -114,8 +118,8 @@ class RepConv(nn.Module):
         del self.conv1, self.conv2
 
 
-def set_activation(model: nn.Module, name: str) -> None:
-    """Give every activated Conv and RepConv of one network the activation `name`.
+def build_activation(name: str) -> nn.Module:
+    """Return a new activation by its name, also as older files write it, such as ``nn.ReLU()``.
 
     Raises:
         ModelConfigError: the name is not in ACTIVATIONS.
@@ -123,52 +127,144 @@ def set_activation(model: nn.Module, name: str) -> None:
     plain = str(name).removeprefix("nn.").removesuffix("()").removesuffix("(0.1)")
     if plain not in ACTIVATIONS:
         raise ModelConfigError(f"activation '{name}': expected one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[plain]()
+
+
+def set_activation(model: nn.Module, name: str) -> None:
+    """Give every activated Conv and RepConv of one network the activation `name`.
+
+    Raises:
+        ModelConfigError: the name is not in ACTIVATIONS.
+    """
+    build_activation(name)  # a name that no unit asks for is wrong all the same
     for unit in model.modules():
         if isinstance(unit, Conv | RepConv) and unit.activate:
-            unit.act = ACTIVATIONS[plain]()
+            unit.act = build_activation(name)
+
+
+def fix_activation(block: nn.Module, name: str | None) -> None:
+    """Give a block the activation `name` for good, whatever its network's `activation` says; None leaves it to the network.
+
+    Raises:
+        ModelConfigError: the name is not in ACTIVATIONS.
+    """
+    if name is None:
+        return
+    set_activation(block, name)
+    for unit in block.modules():
+        if isinstance(unit, Conv | RepConv):
+            unit.activate = False
 
 
 @layer(to, name="RepNBottleneck", example=(16,))
 class RepBottleneck(nn.Module):
-    """RepConv then 3 x 3 Conv, added to the input where the widths agree."""
+    """RepConv then 3 x 3 Conv, added to the input where the widths agree.
 
-    def __init__(self, in_channels: int, out_channels: int, shortcut: bool = True, expansion: float = 0.5) -> None:
+    Source: He et al. 2015, arxiv.org/abs/1512.03385; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    Differs: the first convolution is a RepConv.
+
+    Args:
+        attention: a layer at the end of the branch, before the sum: a registered one's name, or [name, arguments …].
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, shortcut: bool = True, expansion: float = 0.5, attention: InnerLayer | None = None
+    ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
         self.cv1 = RepConv(in_channels, hidden)
         self.cv2 = Conv(hidden, out_channels, 3)
+        self.attention = None if attention is None else build_inner(attention, out_channels, "attention")
         self.add = shortcut and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.cv2(self.cv1(x))
+        if self.attention is not None:
+            y = self.attention(y)
         return x + y if self.add else y
 
 
-@layer(to, name="RepNCSP", example=(16,))
+@layer(to_with(repeats="repeats"), name="RepNCSP", example=(16,))
 class RepCSP(nn.Module):
-    """Cross-stage-partial block: half the width through `repeats` RepBottlenecks, half past them."""
+    """Cross-stage-partial block: half the width through `repeats` RepBottlenecks, half past them.
 
-    def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, shortcut: bool = True, expansion: float = 0.5) -> None:
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+
+    Args:
+        shortcut: whether the bottlenecks add their input; a unit brings its own.
+        unit: a layer in place of each bottleneck: a registered one's name, or [name, arguments …].
+        attention: a layer at the end of each bottleneck's branch, before its sum; said alike.
+    Raises:
+        ModelConfigError: the layer cannot be built, or both are given.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        shortcut: bool = True,
+        expansion: float = 0.5,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
         super().__init__()
+        check_inner(unit, attention)
         hidden = int(out_channels * expansion)
         self.cv1 = Conv(in_channels, hidden)
         self.cv2 = Conv(in_channels, hidden)
         self.cv3 = Conv(2 * hidden, out_channels)
-        self.m = nn.Sequential(*(RepBottleneck(hidden, hidden, shortcut, expansion=1.0) for _ in range(repeats)))
+
+        def build() -> nn.Module:
+            if unit is not None:
+                return build_inner(unit, hidden, "unit")
+            return RepBottleneck(hidden, hidden, shortcut, expansion=1.0, attention=attention)
+
+        self.m = nn.Sequential(*(build() for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
-@layer(to_unscaled, example=(16, 16, 8))
-class ELAN1(nn.Module):
-    """Efficient layer aggregation with two plain 3 x 3 convolutions in a chain; all stages are concatenated."""
+def stage(in_channels: int, out_channels: int, unit: InnerLayer | None, attention: InnerLayer | None) -> nn.Module:
+    """Return one stage of an ELAN1: a 3 x 3 Conv, with `attention` after it, or `unit` in its place."""
+    if unit is not None:
+        built = build_inner(unit, out_channels, "unit")
+        return built if in_channels == out_channels else nn.Sequential(Conv(in_channels, out_channels), built)
+    conv = Conv(in_channels, out_channels, 3)
+    return conv if attention is None else nn.Sequential(conv, build_inner(attention, out_channels, "attention"))
 
-    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int, branch_channels: int) -> None:
+
+@layer(to_with("hidden_channels", "branch_channels"), example=(16, 16, 8))
+class ELAN1(nn.Module):
+    """Efficient layer aggregation with two plain 3 x 3 convolutions in a chain; all stages are concatenated.
+
+    Source: Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+
+    Args:
+        hidden_channels: of the first convolution, one half of which feeds the chain.
+        branch_channels: of each stage of the chain.
+        unit: a layer in place of each 3 x 3 convolution, after a 1 x 1 one where the widths differ: a registered one's name, or
+            [name, arguments …].
+        attention: a layer after each 3 x 3 convolution; said alike.
+    Raises:
+        ModelConfigError: the layer cannot be built, or both are given.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_channels: int,
+        branch_channels: int,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
         super().__init__()
+        check_inner(unit, attention)
         self.cv1 = Conv(in_channels, hidden_channels)
-        self.cv2 = Conv(hidden_channels // 2, branch_channels, 3)
-        self.cv3 = Conv(branch_channels, branch_channels, 3)
+        self.cv2 = stage(hidden_channels // 2, branch_channels, unit, attention)
+        self.cv3 = stage(branch_channels, branch_channels, unit, attention)
         self.cv4 = Conv(hidden_channels + 2 * branch_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,19 +274,39 @@ class ELAN1(nn.Module):
         return self.cv4(torch.cat(stages, 1))
 
 
-@layer(to_unscaled, example=(16, 16, 8, 1))
+@layer(to_with("hidden_channels", "branch_channels", repeats="repeats"), example=(16, 16, 8, 1))
 class RepNCSPELAN4(ELAN1):
-    """GELAN's block: an ELAN1 whose two stages are a RepCSP (with `repeats` bottlenecks) and a 3 x 3 Conv each."""
+    """GELAN's block: an ELAN1 whose two stages are a RepCSP (with `repeats` bottlenecks) and a 3 x 3 Conv each.
 
-    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int, branch_channels: int, repeats: int = 1) -> None:
+    Source: Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+
+    Args:
+        hidden_channels, branch_channels: see ELAN1.
+        unit, attention: see RepNCSP: in place of its bottlenecks, or at the end of theirs.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_channels: int,
+        branch_channels: int,
+        repeats: int = 1,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
         super().__init__(in_channels, out_channels, hidden_channels, branch_channels)
-        self.cv2 = nn.Sequential(RepCSP(hidden_channels // 2, branch_channels, repeats), Conv(branch_channels, branch_channels, 3))
-        self.cv3 = nn.Sequential(RepCSP(branch_channels, branch_channels, repeats), self.cv3)
+        inner = {"unit": unit, "attention": attention}
+        self.cv2 = nn.Sequential(RepCSP(hidden_channels // 2, branch_channels, repeats, **inner), Conv(branch_channels, branch_channels, 3))
+        self.cv3 = nn.Sequential(RepCSP(branch_channels, branch_channels, repeats, **inner), self.cv3)
 
 
-@layer(to_unscaled, "pooling", example=(16, 8))
+@layer(to_with("hidden_channels"), "pooling", example=(16, 8))
 class SPPELAN(nn.Module):
-    """Spatial pyramid pooling in an ELAN: three 5 x 5 max pools in a chain, all stages concatenated."""
+    """Spatial pyramid pooling in an ELAN: three 5 x 5 max pools in a chain, all stages concatenated.
+
+    Source: He et al. 2014, SPP, arxiv.org/abs/1406.4729; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
 
     def __init__(self, in_channels: int, out_channels: int, hidden_channels: int) -> None:
         super().__init__()
@@ -207,7 +323,10 @@ class SPPELAN(nn.Module):
 
 @layer(to, "downsample", example=(16,))
 class AConv(nn.Module):
-    """Halve the size: 2 x 2 average pooling at stride 1, then a 3 x 3 convolution at stride 2."""
+    """Halve the size: 2 x 2 average pooling at stride 1, then a 3 x 3 convolution at stride 2.
+
+    Source: Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -219,7 +338,10 @@ class AConv(nn.Module):
 
 @layer(to, "downsample", example=(16,))
 class ADown(nn.Module):
-    """Halve the size: average pool, then half the channels through a strided 3 x 3, half through max pool and 1 x 1."""
+    """Halve the size: average pool, then half the channels through a strided 3 x 3, half through max pool and 1 x 1.
+
+    Source: Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -229,91 +351,3 @@ class ADown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         convolved, pooled = functional.avg_pool2d(x, 2, 1).chunk(2, 1)
         return torch.cat((self.cv1(convolved), self.cv2(functional.max_pool2d(pooled, 3, 2, 1))), 1)
-
-
-@layer(keep, "other")
-class Silence(nn.Module):
-    """Identity: makes the picture addressable as a layer, for a second backbone."""
-
-    passes_through = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-@rule()
-def cat(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """Several inputs whose channels are added up."""
-    if arguments.get("dimension", 1) != 1:
-        raise ModelConfigError(f"dimension {arguments['dimension']}: maps are concatenated along channels, dimension 1")
-    return sum(maps(inputs))
-
-
-@layer(cat, "fusion", example_inputs=(16, 24))
-class Concat(nn.Module):
-    """Concatenate maps of one size along the channels."""
-
-    def __init__(self, dimension: int = 1) -> None:
-        super().__init__()
-        self.dimension = dimension
-
-    def forward(self, inputs: list[Tensor]) -> Tensor:
-        return torch.cat(inputs, self.dimension)
-
-
-@rule("in_channels")
-def split(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """One input, a list of maps out: only CBFuse may take it."""
-    to_unscaled.apply(inputs, arguments | {"out_channels": 8}, scale)
-    arguments["in_channels"] = only(inputs)
-    return arguments["out_channels"]
-
-
-@layer(split, "convolution", example=([16, 8],))
-class CBLinear(nn.Module):
-    """One biased convolution, split into maps for the composite connections (CBFuse) of a second backbone."""
-
-    def __init__(self, in_channels: int, out_channels: list[int], kernel_size: int = 1, stride: int = 1) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-        self.conv = nn.Conv2d(in_channels, sum(out_channels), kernel_size, stride, kernel_size // 2)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.conv(x).split(self.out_channels, 1)
-
-
-@rule()
-def last(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """Several lists of maps, of which one each is picked, and a last map that says the width."""
-    width, index = only(inputs[-1:]), arguments["index"]
-    if len(index) != len(inputs) - 1:
-        raise ModelConfigError(f"index {index} picks from {len(index)} inputs, but 'from' names {len(inputs) - 1} before the last")
-    for number, (channels, pick) in enumerate(zip(inputs, index, strict=False)):
-        if not isinstance(channels, list) or not 0 <= pick < len(channels):
-            raise ModelConfigError(f"input {number} of 'from' has channels {channels}: no element {pick} to pick (a CBLinear was expected)")
-        if channels[pick] != width:
-            raise ModelConfigError(
-                f"channels differ: element {pick} of input {number} of 'from' has {channels[pick]} of {channels}, the last input has {width}"
-            )
-    return width
-
-
-@layer(last, "fusion", example=([1],), example_inputs=([8, 16], 16))
-class CBFuse(nn.Module):
-    """Add one map of each CBLinear, resized (nearest) to the size of the last input, to the last input."""
-
-    def __init__(self, index: list[int]) -> None:
-        super().__init__()
-        self.index = index
-
-    def forward(self, inputs: list[Tensor | tuple[Tensor, ...]]) -> Tensor:
-        fused = inputs[-1]
-        for maps_, pick in zip(inputs[:-1], self.index, strict=True):
-            fused = fused + functional.interpolate(maps_[pick], size=fused.shape[2:], mode="nearest")
-        return fused
-
-
-layer(keep, "upsample", name="nn.Upsample", example=(None, 2, "nearest"))(nn.Upsample)
-layer(keep, "pooling", name="nn.MaxPool2d", example=(2,))(nn.MaxPool2d)
-layer(keep, "pooling", name="nn.AvgPool2d", example=(2,))(nn.AvgPool2d)
-layer(keep, "other", name="nn.Identity")(nn.Identity)

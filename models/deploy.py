@@ -7,6 +7,7 @@ from torch import nn
 
 from models.config import choose_scale
 from models.heads import DetectionHead
+from models.registry import Scale, find_layer, with_inner_repeats
 from models.rows import IMAGE, Row, Source
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def prune_to_lead(model: "Model") -> "Model":
     """Return a copy without the rows and branches that only training needs; its `config` builds the same network."""
     pruned = copy.deepcopy(model)
     rows, head = pruned.rows, pruned.head
-    kept, inputs = needed_rows(rows, head), head.lead_inputs()
+    kept, inputs, scale = needed_rows(rows, head), head.lead_inputs(), choose_scale(model.config, "network")
     rows[-1].sources, rows[-1].written = ([values[position] for position in inputs] for values in (rows[-1].sources, rows[-1].written))
     head.keep_lead()
     first = kept[0]
@@ -41,18 +42,18 @@ def prune_to_lead(model: "Model") -> "Model":
     pruned.rows = [rows[index] for index in kept]
     for new, row in enumerate(pruned.rows):
         row.index, row.sources = new, [position[source] for source in row.sources]
+        row.arguments = with_inner_repeats(find_layer(row.name), row.arguments, scale)
     pruned.rows[-1].name = getattr(head, "single", pruned.rows[-1].name)
     written = [written_row(row) for row in pruned.rows]
     pruned.config = {key: value for key, value in pruned.config.items() if key not in ("scales", "scale", "backbone", "head")}
     backbone = min(max(sum(index < len(model.config["backbone"]) for index in kept), 1), len(kept) - 1)  # neither section may be empty
-    pruned.config |= {"backbone": written[:backbone], "head": written[backbone:]} | written_scale(model.config)
+    pruned.config |= {"backbone": written[:backbone], "head": written[backbone:]} | written_scale(scale)
     pruned._plan()
     return pruned
 
 
-def written_scale(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys that say a configuration's scale once repeats are written out: depth 1, the chosen letter's width."""
-    scale = choose_scale(config, "network")
+def written_scale(scale: Scale) -> dict[str, Any]:
+    """Return the keys that say a scale once repeats are written out: depth 1, the chosen letter's width; `scaling` stays as it is."""
     if scale.letter is not None:
         return {"scales": {scale.letter: [1.0, scale.width, scale.max_channels][: 3 if scale.max_channels else 2]}, "scale": scale.letter}
     return {"depth_multiple": 1.0, "width_multiple": scale.width} | ({"max_channels": scale.max_channels} if scale.max_channels else {})
@@ -70,6 +71,13 @@ def written_source(row: Row) -> Source | list[Source]:
         counted_back = isinstance(said, int) and said < 0
         written.append(said if isinstance(said, str) and source != IMAGE else -1 if counted_back and source == row.index - 1 else source)
     return written[0] if row.one_source else written
+
+
+def numbered_source(row: Row) -> Source | list[Source]:
+    """Return a row's `from` without labels: -1 for the row before where it was counted back, else an index."""
+    counted_back = [isinstance(said, int) and said < 0 and source == row.index - 1 for source, said in zip(row.sources, row.written, strict=True)]
+    numbers: list[Source] = [-1 if back else source for source, back in zip(row.sources, counted_back, strict=True)]
+    return numbers[0] if row.one_source else numbers
 
 
 def fold_modules(module: nn.Module) -> None:

@@ -24,7 +24,7 @@ FORCED_C3K_SCALES = "mlx"
 CONFIG_KEYS = (
     *("nc", "ch", "names", "scales", "scale", "depth_multiple", "width_multiple", "max_channels"),
     *("activation", "anchors", "inplace", "folded", "backbone", "head"),
-    *("scaling", "plugins", "loss"),
+    *("scaling", "plugins", "loss", "base", "edits"),
 )
 """Keys of a network yaml."""
 

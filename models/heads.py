@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.attention.dynamic_conv import DynamicConv, Route
 from models.common import Conv
+from models.inner import InnerLayer, build_inner
 from models.registry import Channels, Rule, Scale, layer, maps
 from utils.boxes import xyxy_to_cxcywh
 from utils.errors import ModelConfigError
@@ -75,6 +76,9 @@ class OutputConv(nn.Conv2d):
 Tower = Literal["box", "cls", "mask"]
 """The towers of a head: box distances, class probabilities, mask coefficients."""
 
+TowerUnit = InnerLayer | dict
+"""A layer in place of the towers' second unit, as models/inner.py takes it, or a mapping of towers to such layers."""
+
 
 @dataclass(frozen=True)
 class TowerStyle:
@@ -87,6 +91,7 @@ class TowerStyle:
         class_width: the class tower's hidden width, in place of that rule.
         depthwise: whether the class tower's units are a depthwise 3 x 3 and a 1 x 1 convolution in place of a 3 x 3.
         second: builds the second unit of a tower (input and output channels, kernel size, groups=…), by the tower's name; else a Conv.
+        unit: a registered layer in place of the whole second unit, by the tower's name.
     """
 
     box_groups: int = 1
@@ -95,6 +100,7 @@ class TowerStyle:
     class_width: int | None = None
     depthwise: bool = False
     second: dict[str, Callable[..., nn.Module]] = field(default_factory=dict)
+    unit: dict[str, InnerLayer] = field(default_factory=dict)
 
     def box_tower_width(self, first: int) -> int:
         """Return the hidden width of the box towers; `first` is the channel count of the first level."""
@@ -106,8 +112,13 @@ class TowerStyle:
 
     def tower(self, name: Tower, channels: int, width: int, outputs: int, groups: int = 1) -> nn.Sequential:
         """Return two 3 x 3 units and a 1 x 1 convolution; `groups` are those of the last two."""
-        second = self.second.get(name, Conv)(width, width, 3, groups=groups)
-        return nn.Sequential(Conv(channels, width, 3), second, OutputConv(width, outputs, 1, groups=groups))
+        first = Conv(channels, width, 3)
+        second = self.inner_unit(name, width) if name in self.unit else self.second.get(name, Conv)(width, width, 3, groups=groups)
+        return nn.Sequential(first, second, OutputConv(width, outputs, 1, groups=groups))
+
+    def inner_unit(self, name: Tower, width: int) -> nn.Module:
+        """Return the registered layer that is a tower's second unit."""
+        return build_inner(self.unit[name], width, f"unit of the {name} tower")
 
     def with_dynamic(self, dynamic: bool | list[Tower], experts: int, route: Route, masks: bool) -> "TowerStyle":
         """Return the style with a DynamicConv as the second unit of some towers.
@@ -124,15 +135,29 @@ class TowerStyle:
         named = dynamic if isinstance(dynamic, list) else usual * dynamic
         return replace(self, second={name: partial(DynamicConv, experts=experts, route=route) for name in named})
 
+    def with_unit(self, unit: TowerUnit | None, masks: bool) -> "TowerStyle":
+        """Return the style with a registered layer as the second unit of all towers, or of those that a mapping names.
+
+        Raises:
+            ModelConfigError: a tower that is not there, or that has a DynamicConv in this place.
+        """
+        towers: list[Tower] = ["box", "cls", *["mask"] * masks]
+        named = unit if isinstance(unit, dict) else {} if unit is None else dict.fromkeys(towers, unit)
+        if unknown := [name for name in named if name not in towers]:
+            raise ModelConfigError(f"unit names the towers {', '.join(map(str, unknown))}: expected some of {', '.join(towers)}")
+        if taken := [name for name in named if name in self.second]:
+            raise ModelConfigError(f"unit and dynamic both name the second unit of the towers {', '.join(taken)}: leave one of them out")
+        return replace(self, unit=named)
+
     def class_tower(self, channels: int, width: int, num_classes: int) -> nn.Sequential:
         """Return the class tower of one level."""
         if not self.depthwise:
             return self.tower("cls", channels, width, num_classes)
-        return nn.Sequential(
-            nn.Sequential(Conv(channels, channels, 3, groups=channels), Conv(channels, width)),
-            nn.Sequential(Conv(width, width, 3, groups=width), self.second.get("cls", Conv)(width, width, 1)),
-            OutputConv(width, num_classes, 1),
-        )
+        first = nn.Sequential(Conv(channels, channels, 3, groups=channels), Conv(channels, width))
+        if "cls" in self.unit:
+            return nn.Sequential(first, self.inner_unit("cls", width), OutputConv(width, num_classes, 1))
+        second = nn.Sequential(Conv(width, width, 3, groups=width), self.second.get("cls", Conv)(width, width, 1))
+        return nn.Sequential(first, second, OutputConv(width, num_classes, 1))
 
 
 YOLOV9 = TowerStyle(box_groups=4, width_per_class=2, most_for_classes=128)
@@ -185,6 +210,8 @@ class DetectionHead(nn.Module):
         dynamic: towers whose second unit is a DynamicConv: a list of box, cls and mask, or true for the box and mask towers and,
             where its units are depthwise ones with a 1 x 1 each, the class tower (whose second 1 x 1 it is).
         experts, route: of those; see DynamicConv2d.
+        unit: a layer in place of the second unit of every tower, such as MBConv or [MBConv, {expansion: 2}]; a mapping such as
+            {cls: MBConv} says it for some.
     Raises:
         ModelConfigError: the inputs do not split into that many equal groups, or a width is not positive.
     """
@@ -207,9 +234,10 @@ class DetectionHead(nn.Module):
         dynamic: bool | list[Tower] = False,
         experts: int = 4,
         route: Route = "sigmoid",
+        unit: TowerUnit | None = None,
     ) -> None:
         super().__init__()
-        style = self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=False)
+        style = self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=False).with_unit(unit, masks=False)
         self._build(num_classes, in_channels, branches, partial(Branch, style=style))
 
     @classmethod
@@ -318,32 +346,51 @@ def head(branches: int) -> Rule:
 
 @layer(head(branches=1), "head", example=(3,))
 class Detect(DetectionHead):
-    """The head of YOLOv8; with `{cls: depthwise}` that of YOLO11."""
+    """The head of YOLOv8; with `{cls: depthwise}` that of YOLO11.
+
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); the published structure of YOLOv8
+    """
 
     style = YOLOV8
 
 
 @layer(head(branches=1), "head", example=(3,))
 class V9Detect(DetectionHead):
-    """The head that the original YOLOv9 repository calls Detect: DDetect with ungrouped box towers."""
+    """The head that the original YOLOv9 repository calls Detect: DDetect with ungrouped box towers.
+
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024, YOLOv9,
+        arxiv.org/abs/2402.13616
+    """
 
     style = YOLOV9_UNGROUPED
 
 
 @layer(head(branches=1), "head", example=(3,))
 class DDetect(DetectionHead):
-    """One branch: the head of the GELAN networks."""
+    """One branch: the head of the GELAN networks.
+
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024, YOLOv9,
+        arxiv.org/abs/2402.13616
+    """
 
 
 @layer(head(branches=2), "head", example=(3,))
 class DualDDetect(DetectionHead):
-    """One auxiliary and one lead branch: the head of the YOLOv9 networks."""
+    """One auxiliary and one lead branch: the head of the YOLOv9 networks.
+
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024, YOLOv9,
+        arxiv.org/abs/2402.13616
+    """
 
     single = "DDetect"
 
 
 @layer(head(branches=3), "head", example=(3,))
 class TripleDDetect(DetectionHead):
-    """Two auxiliary branches and a lead one."""
+    """Two auxiliary branches and a lead one.
+
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024, YOLOv9,
+        arxiv.org/abs/2402.13616
+    """
 
     single = "DDetect"

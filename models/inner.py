@@ -19,6 +19,21 @@ class Unscaled(Scale):
         return count
 
 
+def check_inner(unit: InnerLayer | None, attention: InnerLayer | None, **bottleneck: object) -> None:
+    """Refuse arguments of a shell that a `unit` of another kind would leave without meaning.
+
+    Args:
+        bottleneck: arguments that only its Bottlenecks have, by name; those that hold something are refused.
+    Raises:
+        ModelConfigError: names the argument.
+    """
+    given = [f"{name} {value!r}" for name, value in {"attention": attention, **bottleneck}.items() if value]
+    if unit is not None and given:
+        raise ModelConfigError(
+            f"unit {unit!r} together with {' and '.join(given)}: the unit takes the Bottlenecks' place, and this is theirs: leave it out"
+        )
+
+
 def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
     """Build a registered layer for maps of `width` channels, which it must keep.
 

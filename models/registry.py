@@ -17,34 +17,56 @@ from torch import nn
 from utils.errors import ModelConfigError, did_you_mean
 
 Channels = int | list[int]
-"""Channel count of a layer's output; a list for a layer that returns several maps (CBLinear)."""
+"""Channel count of a layer's output; a list for a layer that returns several maps (CBLinear, AFPN)."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Multipliers of a network: `channels` and `repeats` apply them to what a yaml row says; `letter` is their name in its `scales`."""
+    """Multipliers of a network: `channels` and `repeats` apply them to what a yaml row says.
+
+    Attributes:
+        letter: their name in the yaml's `scales`.
+        full: whether they reach the hidden widths and inner repeats that a block has as arguments too (`scaling: full`).
+    """
 
     depth: float = 1.0
     width: float = 1.0
     max_channels: int | None = None
     letter: str | None = None
+    full: bool = False
 
     def channels(self, count: int) -> int:
         """Scale a channel count: cap, multiply by the width, round up to a multiple of 8."""
-        capped = count if self.max_channels is None else min(count, self.max_channels)
-        return math.ceil(capped * self.width / 8) * 8
+        return math.ceil(self._capped(count) * self.width / 8) * 8
+
+    def hidden_channels(self, count: int) -> int:
+        """Scale a block's own width: as `channels`, but a width of 1 leaves it as written (YOLOv9-m's blocks have branches of 90)."""
+        return self._capped(count) if self.width == 1 else self.channels(count)
+
+    def _capped(self, count: int) -> int:
+        return count if self.max_channels is None else min(count, self.max_channels)
 
     def repeats(self, count: int) -> int:
         """Scale a repeat count: multiply by the depth, round half to even, at least 1; a single layer stays single."""
         return max(round(count * self.depth), 1) if count > 1 else count
 
+    def inner_repeats(self, count: int) -> int:
+        """Scale the number of units in a block's chain: as `repeats`, but a single unit may become several, since each keeps its map's size."""
+        return max(round(count * self.depth), 1) if self.full and count > 0 else count
+
 
 @dataclass(frozen=True)
 class Rule:
-    """A channel rule, and the names of the constructor arguments that it fills (a yaml row cannot give those)."""
+    """A channel rule.
+
+    Attributes:
+        fills: names of the constructor arguments that it fills; a yaml row cannot give those.
+        repeats: name of the argument that counts units in a chain inside the block, which `scaling: full` scales by the depth.
+    """
 
     apply: Callable[[list[Channels], dict[str, Any], Scale], Channels]
     fills: tuple[str, ...] = ()
+    repeats: str | None = None
 
 
 def rule(*fills: str) -> Callable[[Callable[[list[Channels], dict[str, Any], Scale], Channels]], Rule]:
@@ -61,7 +83,7 @@ def only(inputs: list[Channels]) -> int:
     if len(inputs) != 1:
         raise ModelConfigError(f"'from' names {len(inputs)} layers: this layer takes one input")
     if isinstance(inputs[0], list):
-        raise ModelConfigError("the input is the list of maps that a CBLinear gives: only CBFuse takes such a list")
+        raise ModelConfigError(f"the input is a list of {len(inputs[0])} maps: this layer takes one: pick one by a row [-1, 1, Pick, [0]] before it")
     return inputs[0]
 
 
@@ -86,13 +108,48 @@ def to(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Chann
 
 @rule("in_channels")
 def to_unscaled(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """As `to`, for a block whose hidden widths are arguments too: a width other than 1 would leave it lopsided."""
+    """As `to`, for a block with hidden widths among its arguments that no rule scales: a width other than 1 would leave it lopsided."""
     if scale.width != 1:
-        raise ModelConfigError(
-            f"width_multiple {scale.width}: this layer's hidden widths are arguments that the multiple does not reach: "
-            "set width_multiple to 1.0 and write the widths that you want"
-        )
+        raise unreached_width(scale, "")
     return to.apply(inputs, arguments, scale)
+
+
+def unreached_width(scale: Scale, remedy: str) -> ModelConfigError:
+    """Return the error for a width multiple that would scale a block's output but not what is inside it."""
+    return ModelConfigError(
+        f"width_multiple {scale.width}: this layer's hidden widths are arguments that the multiple does not reach: {remedy}"
+        "set width_multiple to 1.0 and write the widths that you want"
+    )
+
+
+def scale_hidden(arguments: dict[str, Any], scale: Scale, widths: tuple[str, ...], repeats: str | None = None) -> None:
+    """Scale a block's own widths and inner repeats among its bound arguments, in place, where `scaling: full` asks for it.
+
+    Args:
+        widths: names of the arguments that are channel counts, or lists of them.
+        repeats: name of the argument that counts the units of a chain; 1 where the row leaves it out.
+    Raises:
+        ModelConfigError: a width multiple without `scaling: full`.
+    """
+    if not scale.full:
+        if scale.width != 1 and widths:
+            raise unreached_width(scale, "write scaling: full to scale them too, or ")
+        return
+    for name in widths:
+        value = arguments[name]
+        arguments[name] = [scale.hidden_channels(count) for count in value] if isinstance(value, list) else scale.hidden_channels(value)
+    if repeats is not None:
+        arguments[repeats] = scale.inner_repeats(arguments.get(repeats, 1))
+
+
+def to_with(*widths: str, repeats: str | None = None) -> Rule:
+    """As `to`, for a block that has hidden widths (and the repeats of an inner chain, by default 1) among its arguments."""
+
+    def apply(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+        scale_hidden(arguments, scale, widths, repeats)
+        return to.apply(inputs, arguments, scale)
+
+    return Rule(apply, to.fills, repeats)
 
 
 @rule("channels")
@@ -141,6 +198,14 @@ class Layer:
 _LAYERS: dict[str, Layer] = {}
 
 
+class LayerTakenError(ValueError):
+    """Another class wants the name of a registered layer."""
+
+    def __init__(self, holder: Layer) -> None:
+        super().__init__(f"layer '{holder.name}' is registered already, by {holder.cls.__module__}")
+        self.holder = holder
+
+
 def layer(
     channel_rule: Rule,
     role: Role = "block",
@@ -167,7 +232,7 @@ def layer(
     def register(cls: type) -> type:
         key = name or cls.__name__
         if key in _LAYERS:
-            raise ValueError(f"layer '{key}' is registered already, by {_LAYERS[key].cls.__module__}")
+            raise LayerTakenError(_LAYERS[key])
         strides = example_strides or (1,) * len(example_inputs)
         _LAYERS[key] = Layer(key, cls, channel_rule, role, repeats, example, example_inputs, strides)
         return cls
@@ -178,6 +243,13 @@ def layer(
 def registered_layers() -> dict[str, Layer]:
     """Return all layers by yaml name."""
     return dict(_LAYERS)
+
+
+def replace_layers(layers: dict[str, Layer]) -> None:
+    """Make these the registered layers: those of an earlier `registered_layers`, to take back what came since."""
+    kept = dict(layers)
+    _LAYERS.clear()
+    _LAYERS.update(kept)
 
 
 def find_layer(name: object) -> Layer:
@@ -220,6 +292,20 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
         raise ModelConfigError(f"missing argument {', '.join(map(repr, missing))}: the layer is {entry.signature()}")
     hints = typing.get_type_hints(entry.cls.__init__)
     return {key: _checked(entry, key, _meaning(value, num_classes), hints.get(key, Any)) for key, value in bound.items()}
+
+
+def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> list[Any]:
+    """Return a row's arguments with the inner repeats that `scale` makes of them written out, for a network of depth 1."""
+    name = entry.rule.repeats
+    if name is None or not scale.full:
+        return row_arguments
+    arguments, position = list(row_arguments), list(entry.parameters()).index(name)
+    keywords = dict(arguments.pop()) if arguments and isinstance(arguments[-1], dict) else {}
+    if position < len(arguments):
+        arguments[position] = scale.inner_repeats(arguments[position])
+    elif (count := scale.inner_repeats(keywords.get(name, 1))) != 1 or name in keywords:
+        keywords[name] = count
+    return [*arguments, keywords] if keywords else arguments
 
 
 def _meaning(value: object, num_classes: int) -> object:

@@ -18,7 +18,7 @@ IMAGE = -1
 """Index that stands for the picture itself among the sources of a row."""
 
 LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED_LABELS = ("backbone", "neck", "head", "image", "nc", "None", "all", "every", "after", "before", "with", "in")
+RESERVED_LABELS = ("backbone", "neck", "head", "image", "nc", "None", *"all every after before for from with in as and to the".split())
 """Words that mean something else where a row is referred to."""
 
 Source = int | str
@@ -48,7 +48,7 @@ class Row:
 
 def show_row(raw: object) -> str:
     """Return a row as a yaml author would write it."""
-    return yaml.safe_dump(raw, default_flow_style=True, width=1000, allow_unicode=True).strip().removesuffix("\n...")
+    return yaml.safe_dump(raw, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False).strip().removesuffix("\n...")
 
 
 def checked_row(raw: object) -> tuple[Source | list[Source], int, str, list[Any], str | None]:

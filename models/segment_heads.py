@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.attention.dynamic_conv import Route
 from models.common import Conv
-from models.heads import YOLOV8, YOLOV9_UNGROUPED, Branch, DetectionHead, Tower, TowerStyle, head, widened
+from models.heads import YOLOV8, YOLOV9_UNGROUPED, Branch, DetectionHead, Tower, TowerStyle, TowerUnit, head, widened
 from models.registry import Channels, Rule, Scale, layer
 from utils.errors import ModelConfigError
 
@@ -79,7 +79,7 @@ class SegmentationHead(DetectionHead):
     Args:
         num_masks: M, prototypes and coefficients of an instance.
         prototype_width: hidden channels of the prototypes' part.
-        box_groups, cls, class_width, dynamic, experts, route: see DetectionHead.
+        box_groups, cls, class_width, dynamic, experts, route, unit: see DetectionHead.
     """
 
     task = "segment"
@@ -98,14 +98,16 @@ class SegmentationHead(DetectionHead):
         dynamic: bool | list[Tower] = False,
         experts: int = 4,
         route: Route = "sigmoid",
+        unit: TowerUnit | None = None,
     ) -> None:
         nn.Module.__init__(self)
         if num_masks < 1:
             raise ModelConfigError(f"num_masks is {num_masks}: expected a positive number")
         self.num_masks = num_masks
+        style = self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=True)
         make_branch = partial(
             SegmentBranch,
-            style=self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=True),
+            style=style.with_unit(unit, masks=True),
             num_masks=num_masks,
             extra=self.extra_inputs,
             prototypes=partial(self.make_prototypes, prototype_width),
@@ -161,14 +163,20 @@ def segment_head(branches: int) -> Rule:
 
 @layer(segment_head(branches=1), "head", example=(3, 8, 16))
 class Segment(SegmentationHead):
-    """The segmentation head of YOLOv8; with `{cls: depthwise}` that of YOLO11."""
+    """The segmentation head of YOLOv8; with `{cls: depthwise}` that of YOLO11.
+
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); the published structure of YOLOv8
+    """
 
     style = YOLOV8
 
 
 @layer(segment_head(branches=1), "head", example=(3, 8, 16))
 class V9Segment(SegmentationHead):
-    """The head that the original YOLOv9 repository calls Segment: ungrouped box towers, prototypes by nearest upsampling."""
+    """The head that the original YOLOv9 repository calls Segment: ungrouped box towers, prototypes by nearest upsampling.
+
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
 
     style = YOLOV9_UNGROUPED
     upsampling = "nearest"
@@ -176,11 +184,17 @@ class V9Segment(SegmentationHead):
 
 @layer(segment_head(branches=1), "head", example=(3, 8, 16))
 class DSegment(StraightSegmentationHead):
-    """DDetect with masks; the last input is the prototypes'."""
+    """DDetect with masks; the last input is the prototypes'.
+
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
 
 
 @layer(segment_head(branches=2), "head", example=(3, 8, 16))
 class DualDSegment(StraightSegmentationHead):
-    """DualDDetect with masks; the last two inputs are the prototypes' of the auxiliary and the lead branch."""
+    """DualDDetect with masks; the last two inputs are the prototypes' of the auxiliary and the lead branch.
+
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
 
     single = "DSegment"

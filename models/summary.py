@@ -1,16 +1,24 @@
-"""The layer table of a network, with parameters and GFLOPs as trained and as deployed: `python -m models.yolo CFG [--json]`."""
+"""The layer table of a network, with parameters and GFLOPs as trained and as deployed: `python -m models.yolo CFG [--json] [--graph FILE]`."""
 
 import json
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.deploy import written_source
+from models.composed import show_difference
+from models.config import base_of, read_config
+from models.deploy import numbered_source
+from models.plugins import load_plugins, used_plugins
 from models.registry import find_layer
 from models.yolo import Model
 from utils import cli
+from utils.errors import ModelConfigError
 
 IMAGE_SIZE = 640
 """Side of the picture that GFLOPs are counted for."""
@@ -21,38 +29,46 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_gflops(model: Model, size: int = IMAGE_SIZE) -> float:
-    """Return the 10^9 operations of one picture of `size` x `size`: two per multiply-accumulate of convolutions and matrix products."""
+def count_gflops(model: Model, size: int = IMAGE_SIZE) -> list[float]:
+    """Return each row's 10^9 operations for one picture of `size` x `size`: two per multiply-accumulate of convolutions and matrix products."""
+    totals = [0]
     with FlopCounterMode(display=False) as counter:
-        model.trace(size)
-    return counter.get_total_flops() / 1e9
+        handles = [module.register_forward_hook(lambda *_: totals.append(counter.get_total_flops())) for module in model.model]
+        try:
+            model.trace(size)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return [(after - before) / 1e9 for before, after in pairwise(totals)]
 
 
 def summarize(model: Model) -> dict[str, Any]:
     """Return the description of a network that `--json` prints: totals, layers, and totals of the deployed form."""
+    gflops = count_gflops(model)
     layers = [
         {
             "index": row.index,
             "name": f"model.{row.index}",
             "label": row.label,
             "role": find_layer(row.name).role,
-            "from": written_source(row),
+            "from": numbered_source(row),
             "module": row.name,
             "args": row.arguments,
             "output_shape": shape,
             "parameters": count_parameters(module),
+            "gflops": gflops[row.index],
         }
         for row, module, shape in zip(model.rows, model.model, model.trace(IMAGE_SIZE), strict=True)
     ]
     deployed = model.deploy()
     return {
         "parameters": count_parameters(model),
-        "gflops": count_gflops(model),
+        "gflops": sum(gflops),
         "stride": model.stride,
         "task": model.task,
         "nc": model.nc,
         "layers": layers,
-        "deployed": {"parameters": count_parameters(deployed), "gflops": count_gflops(deployed)},
+        "deployed": {"parameters": count_parameters(deployed), "gflops": sum(count_gflops(deployed))},
     }
 
 
@@ -70,13 +86,14 @@ def format_shape(shape: Any) -> str:
 
 def format_table(summary: dict[str, Any]) -> str:
     """Return the layer table as text."""
-    rows = [("layer", "from", "parameters", "module", "arguments")] + [
-        (str(layer["index"]), str(layer["from"]), f"{layer['parameters']:,}", layer["module"], str(layer["args"])) for layer in summary["layers"]
+    rows = [("layer", "label", "from", "parameters", "module", "arguments")] + [
+        (str(layer["index"]), layer["label"] or "", str(layer["from"]), f"{layer['parameters']:,}", layer["module"], str(layer["args"]))
+        for layer in summary["layers"]
     ]
     shapes = [f"output at {IMAGE_SIZE} x {IMAGE_SIZE}", *(format_shape(layer["output_shape"]) for layer in summary["layers"])]
-    index, source, parameters, module, arguments = (max(map(len, column)) for column in zip(*rows, strict=True))
+    index, label, source, parameters, module, arguments = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
-        f"{row[0]:>{index}}  {row[1]:<{source}}  {row[2]:>{parameters}}  {row[3]:<{module}}  {row[4]:<{arguments}}  {shape}"
+        f"{row[0]:>{index}}  {row[1]:<{label}}  {row[2]:<{source}}  {row[3]:>{parameters}}  {row[4]:<{module}}  {row[5]:<{arguments}}  {shape}"
         for row, shape in zip(rows, shapes, strict=True)
     ]
     deployed = summary["deployed"]
@@ -86,6 +103,22 @@ def format_table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def difference(cfg: str, base: str, scale: str | None, patches: Sequence[str]) -> str:
+    """Return what a network changes in another, as a unified diff of their yamls; "" means its own base, or the yaml before the patches.
+
+    Raises:
+        ModelConfigError: neither has it a base nor are there patches, or one of them cannot be read.
+    """
+    config, places = read_config(cfg, scale, patches)
+    Model(config, nc=config.get("nc", 1))
+    if not base:
+        base = base_of(cfg) or (cfg if patches else "")
+    if not base:
+        raise ModelConfigError(f"{cfg}: has no base: expected --diff OTHER.yaml, a yaml with a base, or a --patch")
+    other, _ = read_config(base, scale)
+    return show_difference(other, base, config, str(places) + " and patches" * bool(patches)) or f"{cfg}: no difference from {base}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m models.yolo`; return the exit status."""
     parser = cli.Parser(prog="python -m models.yolo", description="Print the layers of a network.")
@@ -93,12 +126,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--nc", type=int, help="number of classes, in place of the yaml's")
     parser.add_argument("--ch", type=int, help="channels of the pictures")
     parser.add_argument("--scale", help="letter of a family yaml's scales")
+    parser.add_argument("--width", type=float, help="factor on channel counts, in place of the yaml's")
+    parser.add_argument("--depth", type=float, help="factor on repeats, in place of the yaml's")
+    parser.add_argument("--patch", default=[], **cli.PATCH_FLAG)
+    parser.add_argument("--diff", nargs="?", const="", metavar="BASE", help="print what changes in another network; by default in the yaml's base")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--graph", metavar="FILE", help="draw the network into an .svg, or an .html in which layers can be clicked")
+    parser.add_argument("--plugin", default=[], **cli.PLUGIN_FLAG)
     options = parser.parse_args(arguments)
 
     def show() -> None:
+        from models.graph_file import check_graph_path, write_graph  # it needs `summarize`
+
+        if options.graph:
+            check_graph_path(options.graph)
+        load_plugins(options.plugin)
+        if options.diff is not None:
+            print(difference(options.cfg, options.diff, options.scale, options.patch))
+            return
         with torch.device("meta"):
-            summary = summarize(Model(options.cfg, nc=options.nc, ch=options.ch, scale=options.scale))
-        print(json.dumps(summary) if options.json else format_table(summary))
+            multiples = {"width": options.width, "depth": options.depth}
+            model = Model(options.cfg, nc=options.nc, ch=options.ch, scale=options.scale, patches=options.patch, **multiples)
+            summary = summarize(model)
+        if options.graph:
+            written = write_graph(model, summary, options.graph, Path(options.cfg).stem)
+            print(written, file=sys.stderr if options.json else sys.stdout)
+        if options.json or not options.graph:
+            used = [plugin.describe() for plugin, _ in used_plugins(model)]
+            print(json.dumps(summary) if options.json else "\n".join([format_table(summary), *used]))
 
     return cli.run(show)

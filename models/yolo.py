@@ -6,7 +6,7 @@ Reading a yaml is models/config.py, its rows models/rows.py, what inference need
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,32 @@ import torch
 from torch import Tensor, nn
 
 import models.attention
+import models.blocks
+import models.connections
+import models.necks
 import models.segment_heads
-import models.yolo_blocks  # noqa: F401 all three are imported to register their layers
+import models.timm_backbone
+import models.wrappers
+import models.yolo_blocks  # noqa: F401 all of these are imported to register their layers
 from models.common import set_activation
 from models.config import choose_scale, read_config
 from models.deploy import fold_modules, needed_rows, prune_to_lead
 from models.heads import DetectionHead
+from models.places import Places
+from models.plugins import load_plugins
 from models.registry import Layer, bind, find_layer
 from models.rows import IMAGE, Row, checked_row, resolve_source, show_row
+from models.scaling import with_multiples
 from utils.errors import ModelConfigError
 
 
-def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: str) -> tuple[list[Row], nn.ModuleList]:
+def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: Places) -> tuple[list[Row], nn.ModuleList]:
     """Build the layers that a configuration lists.
 
     Args:
         config: checked configuration with `backbone` and `head` rows (models/rows.py).
         channels: channels of the picture.
-        where: the file's name, for messages.
+        where: where the rows stand, for messages.
     Returns:
         The rows as built and their modules, index by index.
     Raises:
@@ -41,7 +49,7 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
     labels: dict[str, int] = {}
     for section in ("backbone", "head"):
         for number, raw in enumerate(config[section]):
-            row_where = f"{where}: {section}[{number}] (layer {len(rows)}): {show_row(raw)}"
+            row_where = f"{where.of(section, number)}: {section}[{number}] (layer {len(rows)}): {show_row(raw)}"
             try:
                 source, repeats, name, arguments, label = checked_row(raw)
                 written = source if isinstance(source, list) else [source]
@@ -86,15 +94,27 @@ class Model(nn.Module):
         nc: number of classes, in place of the yaml's.
         ch: channels of the pictures; the yaml's, or 3, by default.
         scale: letter of a family yaml's `scales`.
+        width, depth: multiples in place of the yaml's (models/scaling.py).
+        patches: edits of its rows (models/edits.py), such as "insert SE after p5".
     Attributes:
         stride: pixels per cell of each level; nc, names, task; config: what it was built from; rows: what came of it.
     Raises:
         ModelConfigError: the yaml cannot be built.
     """
 
-    def __init__(self, cfg: str | Path | dict[str, Any], nc: int | None = None, ch: int | None = None, scale: str | None = None) -> None:
+    def __init__(
+        self,
+        cfg: str | Path | dict[str, Any],
+        nc: int | None = None,
+        ch: int | None = None,
+        scale: str | None = None,
+        width: float | None = None,
+        depth: float | None = None,
+        patches: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        config, where = read_config(cfg, scale)
+        config, where = read_config(cfg, scale, patches)
+        config = with_multiples(config, width, depth, where)
         config |= {key: value for key, value in (("nc", nc), ("ch", ch)) if value is not None}
         self.config = config
         self.nc, self.channels = self._count("nc", where), self._count("ch", where, 3)
@@ -118,7 +138,7 @@ class Model(nn.Module):
         if config.get("folded"):
             fold_modules(self)
 
-    def _count(self, key: str, where: str, default: int | None = None) -> int:
+    def _count(self, key: str, where: Places, default: int | None = None) -> int:
         value = self.config.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ModelConfigError(f"{where}: {key} is {value!r}: expected a positive integer")
@@ -248,15 +268,17 @@ def show_shape(output: Any) -> str:
     return "[" + ", ".join(show_shape(value) for value in output) + "]"
 
 
-def load(weights: str | Path, **settings: Any) -> Any:
+def load(weights: str | Path, plugins: Iterable[str | Path] = (), **settings: Any) -> Any:
     """Return a predictor from weights or an exported file: call it with a path, an array (H, W, 3) RGB, or a list of them.
 
     Args:
+        plugins: Python files with layers of yours that the network has, which are run (docs/plugins.md).
         settings: see utils.predict.Predictor.
     """
     from utils.exported import load_network
     from utils.predict import Predictor
 
+    load_plugins(plugins)
     return Predictor(load_network(weights), **settings)
 
 

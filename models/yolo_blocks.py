@@ -12,15 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.common import Conv
-from models.inner import InnerLayer, build_inner
+from models.common import Conv, fix_activation
+from models.inner import InnerLayer, build_inner, check_inner
 from models.registry import Channels, Scale, layer, rule, to
 from utils.errors import ModelConfigError
 
 
 @layer(to, "convolution", example=(16, 3))
 class DWConv(Conv):
-    """Conv with as many groups as input and output widths have in common."""
+    """Conv with as many groups as input and output widths have in common.
+
+    Source: Howard et al. 2017, MobileNets, arxiv.org/abs/1704.04861
+    Differs: the groups are the greatest common divisor of both widths; no 1 x 1 convolution follows.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, dilation: int = 1, activate: bool = True) -> None:
         groups = math.gcd(in_channels, out_channels)
@@ -30,6 +34,9 @@ class DWConv(Conv):
 @layer(to, example=(16,))
 class Bottleneck(nn.Module):
     """Two convolutions, added to the input where the widths agree.
+
+    Source: He et al. 2015, arxiv.org/abs/1512.03385
+    Differs: two convolutions, in CSP blocks both 3 x 3, in place of three; the sum is not activated.
 
     Args:
         attention: a layer at the end of the branch, before the sum: a registered one's name, or [name, arguments …].
@@ -80,24 +87,12 @@ class StageConcat(nn.Module):
         return self.cv2(torch.cat(stages, 1))
 
 
-def check_inner(unit: InnerLayer | None, attention: InnerLayer | None, **bottleneck: object) -> None:
-    """Refuse arguments of a shell that a `unit` of another kind would leave without meaning.
-
-    Args:
-        bottleneck: arguments that only its Bottlenecks have, by name; those that hold something are refused.
-    Raises:
-        ModelConfigError: names the argument.
-    """
-    given = [f"{name} {value!r}" for name, value in {"attention": attention, **bottleneck}.items() if value]
-    if unit is not None and given:
-        raise ModelConfigError(
-            f"unit {unit!r} together with {' and '.join(given)}: the unit takes the Bottlenecks' place, and this is theirs: leave it out"
-        )
-
-
 @layer(to, repeats="repeats", example=(16,))
 class C2f(StageConcat):
     """YOLOv8's block: a chain of full-width Bottlenecks whose stages are all concatenated.
+
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800; the published
+        structure of YOLOv8
 
     Args:
         unit: a layer in place of each Bottleneck: a registered one's name, or [name, arguments …].
@@ -162,6 +157,9 @@ class CrossStage(nn.Module):
 class C3(CrossStage):
     """Cross-stage-partial block of `repeats` Bottlenecks, 1 x 1 then 3 x 3.
 
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929
+    Differs: no convolution between the chain and the concatenation.
+
     Args:
         unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
     """
@@ -183,6 +181,8 @@ class C3(CrossStage):
 @layer(to, repeats="repeats", example=(16,))
 class C3k(CrossStage):
     """C3 whose Bottlenecks have two convolutions of `kernel_size`.
+
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; the published structure of YOLO11
 
     Args:
         attention: see C2f.
@@ -223,6 +223,9 @@ def to_with_c3k(inputs: list[Channels], arguments: dict[str, Any], scale: Scale)
 class C3k2(StageConcat):
     """YOLO11's block: C2f whose units are half-width Bottlenecks, or C3k of two Bottlenecks.
 
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800; the published
+        structure of YOLO11
+
     Args:
         c3k: whether the units are C3k; in a yaml with scales also the letters of those at which they are, such as "mlx".
         unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
@@ -256,20 +259,43 @@ class C3k2(StageConcat):
 
 @layer(to, "pooling", example=(16, 5))
 class SPPF(nn.Module):
-    """Spatial pyramid pooling: three max pools in a chain, all stages concatenated."""
+    """Spatial pyramid pooling: three max pools in a chain, all stages concatenated.
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
+    Source: He et al. 2014, SPP, arxiv.org/abs/1406.4729
+    Differs: pools of one size in a chain, which equal pools of growing sizes side by side.
+
+    Args:
+        kernel_size: side of the pooling window.
+        activation: of both convolutions, in place of the network's.
+    Raises:
+        ModelConfigError: no such activation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5, activation: str | None = None) -> None:
         super().__init__()
         hidden = in_channels // 2
         self.cv1 = Conv(in_channels, hidden)
         self.cv2 = Conv(4 * hidden, out_channels)
         self.pool = nn.MaxPool2d(kernel_size, stride=1, padding=kernel_size // 2)
+        fix_activation(self, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         stages = [self.cv1(x)]
         for _ in range(3):
             stages.append(self.pool(stages[-1]))
         return self.cv2(torch.cat(stages, 1))
+
+
+@layer(to, "pooling", example=(16, 5))
+class SimSPPF(SPPF):
+    """SPPF with ReLU, whatever the network's activation.
+
+    Source: Li et al. 2022, YOLOv6, arxiv.org/abs/2209.02976
+    Differs: from SPPF in nothing but the activation; it is that layer with `activation: ReLU`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, activation="ReLU")
 
 
 HEAD_CHANNELS = 64
@@ -328,7 +354,11 @@ def to_same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> 
 
 @layer(to_same, "attention", repeats="repeats", example=(16,))
 class C2PSA(nn.Module):
-    """Half the width through `repeats` attention blocks, half past them."""
+    """Half the width through `repeats` attention blocks, half past them.
+
+    Source: Vaswani et al. 2017, arxiv.org/abs/1706.03762; the published structure of YOLO11
+    Differs: no layer normalisation; a depthwise convolution of the values stands in for positions.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, expansion: float = 0.5) -> None:
         super().__init__()

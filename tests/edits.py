@@ -9,13 +9,15 @@ Config = dict[str, Any]
 def _absolute(config: Config) -> list[list[Any]]:
     """Return all rows, their sources as absolute indices (-1 only for the picture)."""
     rows = copy.deepcopy(config["backbone"] + config["head"])
+    labels = {row[4]: number for number, row in enumerate(rows) if len(row) > 4}
     for number, row in enumerate(rows):
-        sources = [source if source >= 0 or number + source < 0 else number + source for source in as_list(row[0])]
+        sources = [labels.get(source, source) for source in as_list(row[0])]
+        sources = [source if source >= 0 or number + source < 0 else number + source for source in sources]
         row[0] = sources if isinstance(row[0], list) else sources[0]
     return rows
 
 
-def as_list(source: int | list[int]) -> list[int]:
+def as_list(source: Any) -> list[Any]:
     return source if isinstance(source, list) else [source]
 
 
@@ -52,5 +54,5 @@ def removed(config: Config, index: int) -> Config:
 def replaced(config: Config, index: int, row: list[Any]) -> Config:
     """Return the configuration with another `[repeats, layer, arguments]` in a row's place."""
     rows = _absolute(config)
-    rows[index][1:] = row
+    rows[index][1:] = [*row, *rows[index][4:]]
     return _renumbered(config, rows, len(config["backbone"]), lambda source: source)

@@ -4,8 +4,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
 
+from models.checks.layer_case import randomise  # noqa: F401 for the tests that import it from here
 from models.yolo import Model
 
 HEADS = {1: "DDetect", 2: "DualDDetect", 3: "TripleDDetect"}
@@ -50,19 +50,6 @@ def meta_deployed(name: str) -> Model:
 def meta_pruned(name: str) -> Model:
     """The lead branch of `meta_model`, normalisation not merged. Shared: do not change it."""
     return meta_model(name).deploy(fold=False)
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every normalisation statistics and gains that differ from their start, so that leaving one out shows."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.running_mean.copy_(torch.randn(part.num_features, generator=generator) * 0.2)
-                part.running_var.copy_(torch.rand(part.num_features, generator=generator) + 0.5)
-                part.weight.copy_(torch.rand(part.num_features, generator=generator) + 0.5)
-                part.bias.copy_(torch.randn(part.num_features, generator=generator) * 0.2)
-    return module
 
 
 def seeded_images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

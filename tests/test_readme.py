@@ -1,8 +1,8 @@
 """The README's commands have flags that exist, and its ten-line layer works from a yaml."""
 
-import importlib.util
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import detect
 import export
 import train
 import val
-from models import registry
+from models.plugins import load_plugin, unload_plugin
 from models.yolo import Model
 from tests.networks import tiny_config
 
@@ -45,12 +45,17 @@ def test_both_commands_are_marked() -> None:
     assert "pytest" in block_after("<!-- command: test -->")
 
 
-def test_ten_line_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_LAYERS", registry.registered_layers())
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[None]:
     file = tmp_path / "gate.py"
     file.write_text(block_after("<!-- example: layer -->"))
-    spec = importlib.util.spec_from_file_location("gate", file)
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    plugin = load_plugin(file)
+    yield
+    unload_plugin(plugin)
+
+
+@pytest.mark.usefixtures("gate")
+def test_ten_line_layer() -> None:
     config = tiny_config()
     config["backbone"].append([-1, 1, "Gate", [2.0]])
     model = Model(config).eval()
@@ -62,7 +67,7 @@ def test_ten_line_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_table_says_what_the_yamls_say() -> None:
     for name, *figures in re.findall(r"^\| ([\w-]+) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|", README, flags=re.MULTILINE):
-        path = next((ROOT / "models").glob(f"*/{name}.yaml"))
+        path = next((ROOT / "models").glob(f"[ds]e*/{name}.yaml"))
         header = path.read_text(encoding="utf-8").split("nc:")[0]
         assert re.findall(r"([\d,]+) parameters, ([\d.]+) GFLOPs", header) == [tuple(figures[:2]), tuple(figures[2:])], name
 
@@ -71,5 +76,5 @@ def test_scales_have_the_parameters_that_their_yamls_say() -> None:
     table = re.findall(r"^\| (yolo\S+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, flags=re.MULTILINE)
     assert len(table) >= 4
     for name, *figures in table:
-        header = next((ROOT / "models").glob(f"*/{name}.yaml")).read_text(encoding="utf-8").split("nc:")[0]
+        header = next((ROOT / "models").glob(f"[ds]e*/{name}.yaml")).read_text(encoding="utf-8").split("nc:")[0]
         assert re.findall(r"^# [nsmlx] as trained: ([\d,]+) parameters", header, flags=re.MULTILINE) == figures, name

@@ -1,18 +1,23 @@
 """Task-aligned assignment: which anchor points answer for which object.
 
-Source: Feng et al. 2021, TOOD, arxiv.org/abs/2108.07755, section 3.3. Differs: the overlap is CIoU clamped at 0, and an
+Source: Feng et al. 2021, TOOD, arxiv.org/abs/2108.07755, section 3.3. Differs: the overlap is CIoU (or another measure) clamped at 0, and an
 anchor point that several objects claim goes to the one with the highest overlap. Objects of all pictures are handled in
 one flat list instead of padded per picture; overlaps are computed only for anchor points inside an object.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from utils.boxes import complete_iou
+from utils.iou_losses import Pairs
 
 EPS = 1e-9
+
+Overlap = Callable[[Tensor, Tensor], Tensor]
+"""How alike objects (P, 4) and predicted boxes (P, 4) are, pair by pair: 1 at most."""
 
 
 @dataclass
@@ -53,6 +58,7 @@ def assign(
     topk: int = 10,
     alpha: float = 0.5,
     beta: float = 6.0,
+    overlap_of: Overlap | None = None,
 ) -> Assignment:
     """Assign anchor points to objects.
 
@@ -63,11 +69,16 @@ def assign(
         target_image, target_class: (N,) int64, picture and class of each object.
         target_xyxy: (N, 4) pixels.
         topk, alpha, beta: at most `topk` points an object, by score^alpha * overlap^beta.
+        overlap_of: how alike objects and predicted boxes are; CIoU by default.
     """
     num_targets, num_anchors = len(target_xyxy), len(points)
     target, anchor = inside_pairs(points, target_xyxy)
     image = target_image[target]
-    overlap = complete_iou(target_xyxy[target], boxes_xyxy[image, anchor]).clamp(min=0)
+    goals, predicted = target_xyxy[target], boxes_xyxy[image, anchor]
+    if overlap_of is None:
+        overlap = complete_iou(goals, predicted).clamp(min=0)
+    else:
+        overlap = positive_overlap(overlap_of, goals, predicted, target, num_targets)
     metric = class_logits[image, target_class[target], anchor].sigmoid().pow(alpha) * overlap.pow(beta)
     if not len(target):
         return Assignment(image, anchor, target, metric)
@@ -91,6 +102,20 @@ def assign(
     best_metric = zeros.scatter_reduce(0, target, metric, "amax")
     best_overlap = zeros.scatter_reduce(0, target, overlap, "amax")
     return Assignment(image, anchor, target, metric * best_overlap[target] / (best_metric[target] + EPS))
+
+
+def positive_overlap(overlap_of: Overlap, goals_xyxy: Tensor, predicted_xyxy: Tensor, target: Tensor, num_targets: int) -> Tensor:
+    """Return overlaps (P,) kept within 0 and 1; those of an object for which none is above 0 are plain IoU.
+
+    A network starts with boxes of 15 x 15 cells, and many measures are negative between those and a small object: without a first positive
+    it would never learn its size.
+
+    Args:
+        target: (P,) which of the `num_targets` objects each pair is of.
+    """
+    overlap = overlap_of(goals_xyxy, predicted_xyxy).clamp(0, 1)
+    best = overlap.new_zeros(num_targets).scatter_reduce(0, target, overlap, "amax")
+    return torch.where(best[target] > 0, overlap, Pairs(predicted_xyxy, goals_xyxy, (0, 0)).iou)
 
 
 def best_of_each(group: Tensor, value: Tensor, count: int) -> Tensor:

@@ -1,17 +1,19 @@
 """Weights in and out: our checkpoints (tensors and plain data only), and state dicts under the originals' names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from models.plugins import load_plugins
 from models.registry import registered_layers
 from models.yolo import Model
 from utils.errors import CheckpointError, ModelConfigError
 from utils.foreign_names import NAME_WRAPPERS, foreign_head_names, guessed_head_names
+from utils.plugin_record import advise_missing, say_differences
 from utils.weights import Weights, read_weights
 
 
@@ -103,14 +105,17 @@ def check_constant(file_name: str, name: str, tensor: Tensor, target: Tensor) ->
         raise CheckpointError(f"{file_name}: holds {held}: expected 0 to {tensor.numel() - 1}: not a network of this family")
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: str | Path, plugins: Iterable[str | Path] = ()) -> Model:
     """Return the network of a weights file in evaluation mode, float32, with its averaged (EMA) weights where it has them.
 
     Args:
         path: a checkpoint of ours, or one of the originals' (utils/weights.py says which).
+        plugins: Python files with layers of yours, which are run (docs/plugins.md); a checkpoint runs none by itself.
     Raises:
         CheckpointError: the file cannot be read, does not say its network, or its weights do not fit that.
+        PluginError: a plug-in cannot be loaded.
     """
+    load_plugins(plugins)
     return model_of(read_weights(path))
 
 
@@ -170,13 +175,28 @@ def skeleton_of(weights: Weights) -> Model:
     if weights.config is None:
         convert = f"python export.py --weights {weights.path} --cfg YAML --include weights makes a checkpoint of it"
         raise CheckpointError(f"{weights.path}: a {weights.kind} says nothing of its network: {convert}")
+    with torch.device("meta"):
+        return build_network(weights)
+
+
+def build_network(weights: Weights, nc: int | None = None) -> Model:
+    """Build the network that weights say they belong to, with fresh values; say which of its plug-ins have changed since.
+
+    Args:
+        nc: number of classes, in place of theirs.
+    Raises:
+        CheckpointError: it cannot be built here; says where layers that are not there came from, and what brings them.
+    """
     try:
-        with torch.device("meta"):
-            return Model(weights.config, nc=weights.nc, ch=weights.ch)
+        model = Model(weights.config, nc=nc or weights.nc, ch=weights.ch)
     except ModelConfigError as error:
-        came_from = [f"{name} came from {place}" for name, place in weights.layer_files.items() if name not in registered_layers()]
-        hint = f"; {', '.join(came_from)}: put that file back" if came_from else ""
-        raise CheckpointError(f"{weights.path}: its network cannot be built here: {error}{hint}") from error
+        hints = advise_missing(weights.plugins)
+        known = {*registered_layers(), *(name for plugin in weights.plugins for name in plugin.layers)}
+        came_from = [f"{name} came from {place}" for name, place in weights.layer_files.items() if name not in known]
+        hints += [f"{', '.join(came_from)}: put that file back"] if came_from else []
+        raise CheckpointError("; ".join([f"{weights.path}: its network cannot be built here: {error}", *hints])) from error
+    say_differences(str(weights.path), weights.plugins)
+    return model
 
 
 def freeze_constants(model: Model) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.plugins import plugin_of
 from models.registry import registered_layers
 from models.yolo import Model
 from utils.errors import CheckpointError
 from utils.files import REPOSITORY, atomic_write
+from utils.plugin_record import plugins_entry
 
 VERSION = 2
 """1: before runs could be resumed exactly. 2: state of a run, layer files."""
@@ -39,6 +41,7 @@ def network_entry(model: Model) -> dict[str, Any]:
         "names": list(model.names),
         "stride": list(model.stride),
         "layer_files": layer_files(model),
+        "plugins": plugins_entry(model),
     }
 
 
@@ -46,6 +49,9 @@ def layer_files(model: Model) -> dict[str, str]:
     """Return where each of a network's layers is defined, `file (sha256 …)` by yaml name; torch's own layers are left out."""
     layers, found = registered_layers(), {}
     for name in sorted({row.name for row in model.rows}):
+        if plugin := plugin_of(name):  # what was run, whatever the file says now
+            found[name] = f"{plugin.path.as_posix()} (sha256 {plugin.sha256[:12]})"
+            continue
         if layers[name].cls.__module__.startswith("torch."):
             continue
         path = Path(inspect.getfile(layers[name].cls))

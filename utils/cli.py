@@ -11,6 +11,14 @@ import torch
 
 from utils.errors import TrainingStoppedError, UserError
 
+PLUGIN_FLAG: dict[str, Any] = {"action": "append", "metavar": "FILE", "help": "Python file with layers of yours, which is run; may be repeated"}
+"""How every command takes plug-ins (docs/plugins.md)."""
+PATCH_FLAG: dict[str, Any] = {
+    "action": "append",
+    "metavar": "EDIT",
+    "help": "edit of the network: 'insert GatherExcite after p5'; may be repeated",
+}
+"""How commands take edits of a network (docs/composing.md)."""
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 OUT_OF_MEMORY_TEXTS = (
     *("out of memory", "out of shared memory", "not enough memory", "insufficient memory", "can't allocate memory"),

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from utils.errors import SettingsError, did_you_mean
 from utils.files import find_shipped, read_yaml
+from utils.loss_settings import read_loss
 
 WITHOUT_EFFECT = ("obj", "obj_pw", "iou_t", "anchor_t")
 """Keys of the original's hyperparameter files that no detection loss reads; said and left out."""
@@ -47,9 +48,9 @@ class Hyperparameters:
     clip_norm: float = 10.0
     """Largest norm of a step's gradient."""
     box: float = 7.5
-    """Gain of the box loss (CIoU)."""
+    """Gain of the box loss (CIoU by default)."""
     cls: float = 0.5
-    """Gain of the class loss (binary cross-entropy)."""
+    """Gain of the class loss (binary cross-entropy by default)."""
     dfl: float = 1.5
     """Gain of the distribution focal loss."""
     mask: float = 7.5
@@ -62,6 +63,8 @@ class Hyperparameters:
     """Exponent of the class score in the assigner's metric."""
     tal_beta: float = 6.0
     """Exponent of the overlap in the assigner's metric."""
+    loss: dict[str, Any] = field(default_factory=dict)
+    """Box loss, wrappers, class loss and assigner by name (docs/losses.md); keys left out: the network yaml's, else ciou, bce, task_aligned."""
     hsv_h: float = 0.015
     """Hue jitter, as a share of the circle."""
     hsv_s: float = 0.7
@@ -90,13 +93,16 @@ class Hyperparameters:
     """Share of the objects with polygons that are pasted again, mirrored."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        self.loss = read_loss(self.loss, "hyperparameters")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "loss":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise SettingsError(f"hyperparameter {field.name}: {value!r}: expected a number such as {field.default}")
+                raise SettingsError(f"hyperparameter {one.name}: {value!r}: expected a number such as {one.default}")
             if not 0 <= value < math.inf:
-                raise SettingsError(f"hyperparameter {field.name}: {value}: expected a finite number that is not negative")
-            setattr(self, field.name, int(value) if isinstance(field.default, int) else float(value))
+                raise SettingsError(f"hyperparameter {one.name}: {value}: expected a finite number that is not negative")
+            setattr(self, one.name, int(value) if isinstance(one.default, int) else float(value))
         if self.momentum >= 1 or self.warmup_momentum >= 1:
             raise SettingsError(f"hyperparameters momentum {self.momentum}, warmup_momentum {self.warmup_momentum}: expected less than 1")
         if self.tal_topk < 1 or self.nominal_batch < 1:
@@ -121,10 +127,12 @@ def load_hyperparameters(source: str | Path | Mapping[str, Any] | Hyperparameter
         values = read_yaml(find_shipped(source, "data") or Path(source), SettingsError) or {}
     if not isinstance(values, Mapping):
         raise SettingsError(f"{where}: holds {type(values).__name__}: expected a mapping of hyperparameters")
-    known = [field.name for field in fields(Hyperparameters)]
-    chosen = {}
+    known = [one.name for one in fields(Hyperparameters)]
+    chosen: dict[str, Any] = {}
     for key, value in values.items():
-        if key in known:
+        if key == "loss":
+            chosen[key] = read_loss(value, where)
+        elif key in known:
             chosen[key] = value
         elif key in WITHOUT_EFFECT or (key in NEUTRAL_ONLY and value == NEUTRAL_ONLY[key]):
             print(f"{where}: '{key}' has no effect on this loss and is left out")

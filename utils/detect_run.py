@@ -2,20 +2,25 @@
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from data.sources import Frame, Source, open_source
+from models.plugins import load_plugins
 from utils.draw import write_picture
 from utils.errors import DataError, SettingsError
+from utils.explain import Explainer
 from utils.exported import ExportedNetwork, load_network, network_precision
 from utils.files import next_run_dir, write_json, write_text
+from utils.plugin_record import print_plugins
 from utils.predict import Predictor, Results
 from utils.visualize import Visualizer
 
@@ -48,6 +53,7 @@ class DetectSettings:
     agnostic_nms: bool = False
     retina_masks: bool = False
     visualize: Sequence[str] | None = None
+    explain: Sequence[str] | None = None
     project: str = "runs/detect"
     name: str = "exp"
     exist_ok: bool = False
@@ -55,6 +61,7 @@ class DetectSettings:
     hide_labels: bool = False
     hide_conf: bool = False
     vid_stride: int = 1
+    plugin: list[str] = field(default_factory=list)
 
 
 def file_name(text: str, fallback: str) -> str:
@@ -232,7 +239,9 @@ def detect(settings: DetectSettings) -> Path:
     if settings.line_thickness is not None and settings.line_thickness < 1:
         raise SettingsError(f"--line-thickness {settings.line_thickness}: expected 1 or more")
     source = open_source(settings.source, settings.vid_stride)
+    plugins = load_plugins(settings.plugin)
     model = load_network(settings.weights)
+    print_plugins(model, plugins)
     if settings.retina_masks and model.task != "segment":
         print(f"--retina-masks: does not apply: {settings.weights} finds boxes, no masks")
     precision = network_precision(model, settings.device, settings.amp)
@@ -248,26 +257,43 @@ def detect(settings: DetectSettings) -> Path:
         rect=settings.rect,
         retina_masks=settings.retina_masks,
     )
-    visualizer = None
-    if isinstance(model, ExportedNetwork):
-        print(f"{settings.weights}: {model.describe()}")
-        if settings.visualize is not None:
-            print(f"--visualize: does not apply to {settings.weights}: an exported file shows no layers; use the .pt it was made from")
-    elif settings.visualize is not None:
-        visualizer = Visualizer(model, settings.visualize)
+    visualizer, explainer = layer_writers(model, predictor, settings)
     print(f"{precision.describe()}; {predictor.nc} classes")
     writer = RunWriter(next_run_dir(settings.project, settings.name, settings.exist_ok), settings)
     try:
-        found, speeds = _run(source, predictor, visualizer, writer)
+        found, speeds = _run(source, predictor, visualizer, explainer, writer)
     finally:
         writer.close()
+    if explainer is not None:
+        print(f"{explainer.written} contact sheets: {writer.folder / 'explain'}")
     print(summarise(source, writer, found, speeds))
     if not speeds:
         raise DataError(f"{settings.source}: none of the {len(source.skipped)} files there could be read: expected pictures or videos")
     return writer.folder
 
 
-def _run(source: Source, predictor: Predictor, visualizer: Visualizer | None, writer: RunWriter) -> tuple[Counter[str], list[dict[str, float]]]:
+def layer_writers(model: nn.Module, predictor: Predictor, settings: DetectSettings) -> tuple[Visualizer | None, Explainer | None]:
+    """Return what writes the layers' maps and explanations, if asked for; say it where an exported file has neither.
+
+    Raises:
+        SettingsError: an unknown layer.
+    """
+    if not isinstance(model, ExportedNetwork):
+        visualizer = None if settings.visualize is None else Visualizer(model, settings.visualize)
+        explainer = None if settings.explain is None else Explainer(model, settings.explain, predictor)
+        if explainer is not None:
+            print(explainer.describe())
+        return visualizer, explainer
+    print(f"{settings.weights}: {model.describe()}")
+    for flag, wanted in (("--visualize", settings.visualize), ("--explain", settings.explain)):
+        if wanted is not None:
+            print(f"{flag}: does not apply to {settings.weights}: an exported file shows no layers; use the .pt it was made from")
+    return None, None
+
+
+def _run(
+    source: Source, predictor: Predictor, visualizer: Visualizer | None, explainer: Explainer | None, writer: RunWriter
+) -> tuple[Counter[str], list[dict[str, float]]]:
     settings, viewer = writer.settings, Viewer(writer.settings.view_img)
     found: Counter[str] = Counter()
     speeds: list[dict[str, float]] = []
@@ -283,6 +309,10 @@ def _run(source: Source, predictor: Predictor, visualizer: Visualizer | None, wr
         writer.write(frame, results, stem, None if settings.nosave else annotated)
         if visualizer is not None:
             visualizer.write(predictor.prepare(frame.image)[0], writer.folder / "visualize" / stem)
+        if explainer is not None:
+            start = time.perf_counter()
+            path = explainer.write(frame.image, writer.folder / "explain" / f"{stem}.png")
+            print(f"  explained in {time.perf_counter() - start:.1f} s: {path}", flush=True)
         if annotated is not None and not viewer.show(frame, annotated):
             break
     return found, speeds

@@ -12,6 +12,10 @@ class ModelConfigError(UserError):
     """A network yaml that cannot be built."""
 
 
+class PluginError(ModelConfigError):
+    """A user's own Python file that cannot be loaded."""
+
+
 class DataError(UserError):
     """A data set, label or picture source that cannot be used."""
 

@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
 
+from models.plugins import load_plugins
 from models.yolo import Model
 from utils.checkpoint import import_state_dict, is_leftover, own_names, print_notes
 from utils.errors import CheckpointError, SettingsError
@@ -18,6 +19,7 @@ from utils.export_weights import export_weights
 from utils.exported import RUNNERS, ExportedNetwork, load_network
 from utils.files import write_bytes
 from utils.image_size import choose_image_size
+from utils.plugin_record import print_plugins
 from utils.precision import choose_device
 from utils.transfer import class_towers
 from utils.weights import read_weights
@@ -41,6 +43,7 @@ class ExportSettings:
     opset: int = 18
     device: str = "cpu"
     out: str | None = None
+    plugin: list[str] = field(default_factory=list)
 
 
 def export(settings: ExportSettings) -> list[Path]:
@@ -54,7 +57,9 @@ def export(settings: ExportSettings) -> list[Path]:
     """
     formats = check_settings(settings)
     source = Path(settings.weights)
+    plugins = load_plugins(settings.plugin)
     model = load_source(settings).to(choose_device(settings.device)).eval()
+    print_plugins(model, plugins)
     folder = Path(settings.out) if settings.out else source.parent
     metadata = describe_network(model, settings) if set(formats) & set(WRITERS) else None
     files: list[Path] = []

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from models.composed import config_text
 from models.yolo import Model
 from utils.checkpoint import load_model
 from utils.checkpoint_file import network_entry, read_checkpoint, save_checkpoint
@@ -15,6 +15,7 @@ from utils.errors import CheckpointError
 from utils.export_check import compare, trial_pictures
 from utils.export_formats import ExportError
 from utils.files import write_text
+from utils.plugin_record import plugins_key
 
 MOST_RELATIVE = 1e-5
 """Largest difference of the outputs over their largest magnitude."""
@@ -68,15 +69,10 @@ def rounded(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict
 
 def yaml_text(network: Model, source: str) -> str:
     """Return a network's configuration as its yaml: one row a line."""
-    config = dict(network.config) | {"nc": network.nc, "ch": network.channels, "names": list(network.names)}
-    sections = {key: config.pop(key) for key in ("backbone", "head")}
+    config = dict(network.config) | plugins_key(network) | {"nc": network.nc, "ch": network.channels, "names": list(network.names)}
     what = "lead branch only, folded: for inference" if config.get("folded") else "lead branch only, not folded: can be trained"
     comments = f"# Made by export.py from {' '.join(source.split())}: {what}.\n"
-    text = comments + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=140)
-    for key, rows in sections.items():
-        shown = (yaml.safe_dump(row, default_flow_style=True, width=10_000, allow_unicode=True).strip() for row in rows)
-        text += f"\n{key}:\n" + "".join(f"  - {row}\n" for row in shown)
-    return text
+    return comments + config_text(config)
 
 
 def check(model: Model, deployed: Model, files: list[Path], half: bool) -> str:

@@ -1,20 +1,24 @@
-"""Loss: boxes by CIoU, classes by binary cross-entropy, box sides by distribution focal loss; masks in utils/mask_loss.py.
+"""Loss: boxes (by default by CIoU), classes (by binary cross-entropy), box sides by distribution focal loss; masks in utils/mask_loss.py.
 
+Which box loss, class loss and assigner it is, utils/loss_settings.py reads.
 One code path for any number of branches: each is assigned and scored on its own, auxiliary ones weighted by `aux`.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models.heads import NUM_BINS, anchor_points
-from utils.assign import Assignment, assign
-from utils.boxes import complete_iou, cxcywh_to_xyxy
+from utils.assign import Assignment
+from utils.assigners import Scene
+from utils.boxes import cxcywh_to_xyxy
 from utils.config import Hyperparameters, load_hyperparameters
+from utils.iou_losses import Pairs
+from utils.loss_settings import build_settings, choose_loss
 from utils.mask_loss import fitted_maps, mask_loss, numbers_in_picture
 
 
@@ -24,12 +28,16 @@ class DetectionLoss:
     Args:
         stride: pixels per cell of each level.
         hyp: gains, auxiliary weight and assigner settings.
+        loss: which losses and assigner (utils/loss_settings.py); those of `hyp` by default.
     """
 
     items = ("box", "cls", "dfl")
 
-    def __init__(self, stride: list[int], hyp: Hyperparameters) -> None:
+    def __init__(self, stride: list[int], hyp: Hyperparameters, loss: Mapping[str, Any] | None = None) -> None:
         self.stride, self.hyp = stride, hyp
+        settings = build_settings(hyp.loss if loss is None else loss)
+        self.box_loss, self.class_loss, self.assigner = settings.box_loss(), settings.cls.build(), settings.assigner.build()
+        self.assigner_measure = settings.assigner_measure(self.box_loss)
 
     def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Score every branch of a network's raw outputs.
@@ -41,7 +49,7 @@ class DetectionLoss:
             The batch size times the sum of the items, and the detached items box, cls and dfl, gains and weights included.
         """
         image_hw = tuple(batch["image_hw"]) if "image_hw" in batch else tuple(batch["images"].shape[-2:])
-        items = self.branch(outputs["main"], batch, image_hw)
+        items = self.branch(outputs["main"], batch, image_hw, lead=True)
         for aux in outputs["aux"]:
             items = items + self.hyp.aux * self.branch(aux, batch, image_hw)
         total = items.sum() * self.maps_of(outputs["main"])[0].shape[0]
@@ -51,12 +59,16 @@ class DetectionLoss:
         """Return the maps in a branch's output."""
         return output
 
-    def branch(self, output: Any, batch: Mapping[str, Any], image_hw: tuple[int, int]) -> Tensor:
+    def branch(self, output: Any, batch: Mapping[str, Any], image_hw: tuple[int, int], lead: bool = False) -> Tensor:
         """Return the items of one branch, gains included."""
-        return self.detection(self.maps_of(output), batch["targets"], image_hw)[0]
+        return self.detection(self.maps_of(output), batch["targets"], image_hw, lead)[0]
 
-    def detection(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int]) -> tuple[Tensor, Assignment]:
-        """Return the items (3,) of one branch, box, cls and dfl, gains included, and which anchor points answer for which target."""
+    def detection(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int], lead: bool = False) -> tuple[Tensor, Assignment]:
+        """Return the items (3,) of one branch, box, cls and dfl, gains included, and which anchor points answer for which target.
+
+        Args:
+            lead: this is the lead branch, from which a box loss with state learns; not where no gradient is recorded (validation).
+        """
         with torch.autocast(maps[0].device.type, enabled=False):
             flat = torch.cat([level.flatten(2).float() for level in maps], 2)  # (B, 64 + K, A)
             box_logits, class_logits = flat[:, : 4 * NUM_BINS], flat[:, 4 * NUM_BINS :]
@@ -64,28 +76,38 @@ class DetectionLoss:
             targets = targets.to(flat.device)
             scale = targets.new_tensor((image_hw[1], image_hw[0], image_hw[1], image_hw[0]))
             target_xyxy = cxcywh_to_xyxy(targets[:, 2:] * scale)
-            found = assign(
+            scene = Scene(
                 class_logits.detach(),
                 decode(box_logits.detach(), points, strides),
                 points,
+                strides,
+                [level[0, 0].numel() for level in maps],
                 targets[:, 0].long(),
                 targets[:, 1].long(),
                 target_xyxy,
-                self.hyp.tal_topk,
-                self.hyp.tal_alpha,
-                self.hyp.tal_beta,
             )
+            measure = self.assigner_measure
+            found = self.assigner(scene, None if measure.is_default else partial(measure.overlap, image_hw=image_hw), self.hyp)
             normalizer = found.score.sum().clamp(min=1)
             positive_logits = class_logits[found.image, targets[found.target, 1].long(), found.anchor]
-            cls = functional.softplus(class_logits).sum() - (positive_logits * found.score).sum()
 
             side_logits = box_logits[found.image, :, found.anchor]  # (P, 64)
             goal_xyxy, cell = target_xyxy[found.target], strides[found.anchor]
             predicted_xyxy = decode(side_logits.unsqueeze(2), points[found.anchor, None], cell[:, None]).squeeze(1)
-            box = ((1 - complete_iou(predicted_xyxy, goal_xyxy)) * found.score).sum()
+            pairs = Pairs(predicted_xyxy, goal_xyxy, image_hw)
+            cls = self.class_loss(class_logits, positive_logits, found.score, pairs)
+            box = (self.box_loss(pairs, learning=lead and predicted_xyxy.requires_grad) * found.score).sum()
             dfl = (distribution_focal(side_logits, points[found.anchor], goal_xyxy, cell) * found.score).sum()
             gains = flat.new_tensor((self.hyp.box, self.hyp.cls, self.hyp.dfl))
             return torch.stack((box, cls, dfl)) * gains / normalizer, found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a resumed run has to go on with; empty for losses without state."""
+        return self.box_loss.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` returned."""
+        self.box_loss.load_state_dict(state)
 
 
 class SegmentationLoss(DetectionLoss):
@@ -101,8 +123,8 @@ class SegmentationLoss(DetectionLoss):
     def maps_of(self, output: Any) -> list[Tensor]:
         return output["maps"]
 
-    def branch(self, output: Any, batch: Mapping[str, Any], image_hw: tuple[int, int]) -> Tensor:
-        items, found = self.detection(self.maps_of(output), batch["targets"], image_hw)
+    def branch(self, output: Any, batch: Mapping[str, Any], image_hw: tuple[int, int], lead: bool = False) -> Tensor:
+        items, found = self.detection(self.maps_of(output), batch["targets"], image_hw, lead)
         device = items.device
         targets = batch["targets"].to(device)
         image, anchor, target = found.image, found.anchor, found.target
@@ -149,8 +171,8 @@ def build_loss(model: Any, hyp: Mapping[str, Any] | str | Path | Hyperparameters
     """Return the loss that fits a network's head.
 
     Args:
-        model: network with `stride` and `task`.
+        model: network with `stride`, `task` and `config`, whose `loss` holds where the hyperparameters say nothing else.
         hyp: hyperparameters as a mapping, a yaml path, or None for the defaults.
     """
-    kind = SegmentationLoss if model.task == "segment" else DetectionLoss
-    return kind(model.stride, load_hyperparameters(hyp))
+    kind, hyp = SegmentationLoss if model.task == "segment" else DetectionLoss, load_hyperparameters(hyp)
+    return kind(model.stride, hyp, choose_loss(hyp.loss, model.config.get("loss")))

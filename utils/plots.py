@@ -5,6 +5,7 @@ Figures are made without pyplot, so nothing global is set. Class names are paint
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from utils.draw import class_colour, draw_boxes, drawable_names, put_text, text_
 from utils.errors import DataError
 from utils.files import write_bytes
 from utils.metrics import DetectionResult
+
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it announces its cache in the middle of a run's lines
 
 MAX_NAMED_CLASSES = 30
 MAX_LEGEND_CLASSES = 20

@@ -14,6 +14,7 @@ from models.config import find_config
 from utils.config import load_hyperparameters
 from utils.errors import CheckpointError, ModelConfigError
 from utils.files import find_shipped
+from utils.plugin_record import COPIES, copy_name, read_plugins_entry
 from utils.train_options import TrainOptions
 
 SPLIT_TITLES = {"train": "training", "val": "validation"}
@@ -95,7 +96,18 @@ def compare_sources(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change
         elif before[key] and now[key] and before[key]["digest"] != now[key]["digest"]:
             details = _changed_values(before[key].get("values", {}), now[key].get("values", {}))
             changes.found.append(f"{title} yaml {now[key]['path']}{details} (the run keeps the {kept} of its checkpoint)")
+    changes.found += _changed_plugins(before.get("plugins"), now.get("plugins"))
     return changes
+
+
+def _changed_plugins(before: object, now: object) -> list[str]:
+    """Return a line for each plug-in of which a layer has another source now; both as `utils.plugin_record.plugins_entry` returns them."""
+    current = {name: plugin for plugin in read_plugins_entry(now) for name in plugin.layers}
+    return [
+        f"plug-in {plugin.path} (layer {', '.join(plugin.layers)}; the run's {COPIES}/{copy_name(plugin)} is as it was)"
+        for plugin in read_plugins_entry(before)
+        if any(name not in current or current[name].sha256 != plugin.sha256 for name in plugin.layers)
+    ]
 
 
 def _changed_names(before: list[str], now: list[str]) -> list[str]:

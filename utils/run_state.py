@@ -83,6 +83,7 @@ def save_last(run: Run) -> None:
             "updates": training.ema.updates,
             "optimizer": training.optimizer.state_dict(),
             "scaler": training.scaler.state_dict(),
+            "loss": training.loss.state_dict(),
             "bad_steps": training.bad_steps,
             "rng": random_states(),
             "epoch": progress.epoch,
@@ -199,6 +200,7 @@ def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progr
     training.ema.updates = checkpoint["updates"]
     if checkpoint["scaler"]:  # empty from a run that needed none
         training.scaler.load_state_dict(checkpoint["scaler"])
+    training.loss.load_state_dict(checkpoint.get("loss", {}))  # a checkpoint of an older version lacks it, and its losses had no state
     training.bad_steps = checkpoint.get("bad_steps", 0)
     compute = training.precision.describe()
     if checkpoint.get("compute", compute) != compute:

@@ -1,13 +1,14 @@
 """The network that a training run starts from: a yaml's, that of a weights file, or that of the run that goes on."""
 
+from pathlib import Path
 from typing import Any
 
 from models.yolo import Model
-from utils.checkpoint import print_notes
+from utils.checkpoint import build_network, print_notes
 from utils.errors import CheckpointError, SettingsError
 from utils.train_options import TrainOptions
 from utils.transfer import TransferReport, keep_hidden_width, transfer
-from utils.weights import Weights, read_weights
+from utils.weights import Weights, of_own_network, read_weights
 
 
 def starting_network(options: TrainOptions, names: list[str], checkpoint: dict[str, Any] | None) -> tuple[Model, TransferReport | None]:
@@ -24,17 +25,22 @@ def starting_network(options: TrainOptions, names: list[str], checkpoint: dict[s
         network = checkpoint["network"]
         if len(names) != network["nc"]:
             raise CheckpointError(f"{options.resume}: trained on {network['nc']} classes, but {options.data} has {len(names)}")
-        model, report = Model(network["config"], nc=len(names), ch=network["ch"]), None
+        model, report = build_network(of_own_network(Path(options.resume), network, {}, {})), None
     elif options.weights:
         model, report = fine_tuned(options, read_weights(options.weights), len(names))
     elif options.cfg:
-        model, report = Model(options.cfg, nc=len(names), scale=options.scale), None
+        model, report = network_of_yaml(options, len(names)), None
     else:
         raise SettingsError("--cfg: none given: expected a network yaml such as gelan-t.yaml, or --weights to fine-tune from")
     if model.config.get("folded"):
         raise SettingsError(f"{options.cfg or options.weights}: a folded network, its normalisations merged: expected an unfolded one for training")
     model.names = list(names)
     return model, report
+
+
+def network_of_yaml(options: TrainOptions, num_classes: int) -> Model:
+    """Return the network of `--cfg`, as the flags beside it say."""
+    return Model(options.cfg, nc=num_classes, scale=options.scale, width=options.width, depth=options.depth, patches=options.patch)
 
 
 def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tuple[Model, TransferReport]:
@@ -46,13 +52,16 @@ def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tup
     """
     print_notes(weights)
     if options.cfg:
-        model = Model(options.cfg, nc=num_classes, scale=options.scale)
+        model = network_of_yaml(options, num_classes)
     elif weights.config is None:
         raise SettingsError(f"--weights {weights.path}: a {weights.kind} says nothing of its network: give its yaml, --cfg")
-    elif options.scale:
-        raise SettingsError(f"--scale {options.scale}: the network comes from {weights.path}: expected --cfg with a yaml that has scales")
+    elif flag := next((name for name in ("scale", "width", "depth") if getattr(options, name) is not None), None):
+        shown = f"--{flag} {getattr(options, flag)}"
+        raise SettingsError(f"{shown}: the network comes from {weights.path}: expected --cfg with the yaml that is to be scaled")
     else:
-        model = Model(weights.config, nc=num_classes, ch=weights.ch)
+        model = build_network(weights, num_classes)
+        if options.patch:
+            model = Model(model.config, nc=num_classes, ch=model.channels, patches=options.patch)
     if options.head_hidden == "keep":
         model, line = keep_hidden_width(model, weights)
         if line:

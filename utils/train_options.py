@@ -14,8 +14,8 @@ CHANGEABLE = (
 )
 """Options that a resumed run may be given anew; any other would make it another run."""
 HEAD_HIDDEN = ("keep", "rule")
-OF_ONE_CALL = ("resume", "force")
-"""Options that say how to go on, and are not part of the run."""
+OF_ONE_CALL = ("resume", "force", "plugin")
+"""Options that a checkpoint does not bring back: how to go on, and which files are run, since a checkpoint must not choose that."""
 
 
 @dataclass
@@ -34,6 +34,9 @@ class TrainOptions:
     batch: int = 16
     img: int = 640
     scale: str | None = None
+    width: float | None = None
+    depth: float | None = None
+    patch: list[str] = field(default_factory=list)
     rect: bool = False
     resume: str | None = None
     force: bool = False
@@ -64,6 +67,7 @@ class TrainOptions:
     min_items: int = 0
     close_mosaic: int = 0
     seed: int = 0
+    plugin: list[str] = field(default_factory=list)
     given: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from data.config import DataConfig, load_data_config
 from data.dataset import DetectionDataset
 from data.labels import check_outlines, load_annotations, print_report
 from data.loader import Loader, build_loader
+from models.composed import config_text
+from models.plugins import load_plugins
 from models.summary import count_parameters
 from models.yolo import Model
 from utils.checkpoint import load_model
@@ -24,11 +26,13 @@ from utils.ema import ModelEMA
 from utils.engine import EpochState, Training, train_one_epoch
 from utils.errors import SettingsError, TrainingStoppedError
 from utils.evaluate import evaluate
-from utils.files import next_run_dir, write_yaml
+from utils.files import next_run_dir, write_text, write_yaml
 from utils.image_size import size_on_stride
+from utils.loss_settings import build_settings, choose_loss, conflicts
 from utils.losses import build_loss
 from utils.optim import Schedule, build_optimizer
 from utils.plots import plot_batch, plot_labels, plot_results
+from utils.plugin_record import keep_copies, plugin_flags, plugins_entry, plugins_key, print_plugins
 from utils.precision import Precision, choose_precision, worker_count
 from utils.resume import find_resumable, remove_leftovers
 from utils.run_sources import check_sources, describe_sources
@@ -51,6 +55,7 @@ def train(options: TrainOptions) -> Path:
         TrainingStoppedError: the loss, in training or validation, became non-finite.
     """
     options.check()
+    plugins = load_plugins(options.plugin)
     checkpoint = find_resumable(options) if options.resume is not None else None
     seed_everything(options.seed)
     precision = choose_precision(options.device, options.amp)
@@ -58,6 +63,7 @@ def train(options: TrainOptions) -> Path:
     config = load_data_config(options.data)
     run = set_up(options, hyp, config, precision, checkpoint)
     describe(run, precision)
+    print_plugins(run.training.model, plugins)
     try:
         fit(run)
     except KeyboardInterrupt:
@@ -80,6 +86,7 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
     """Build network, data, optimizer and folder."""
     names = ["object"] if options.single_cls else config.names
     model, transferred = starting_network(options, names, checkpoint)
+    settle_loss(hyp, model, options, said=checkpoint is not None)
     frozen = freeze(model, options.freeze)
     if options.freeze:
         if transferred:
@@ -92,10 +99,11 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
     if options.batch == -1:
         options.batch = fitting_batch(model, precision, options.img, hyp)
     train_loader, val_loader = build_loaders(options, hyp, config, stride, masks=model.task == "segment")
-    before = {"names": checkpoint["network"]["names"]} | checkpoint.get("sources", {}) if checkpoint else {}
+    network = checkpoint["network"] if checkpoint else {}
+    before = {"names": network["names"], "plugins": network.get("plugins")} | checkpoint.get("sources", {}) if checkpoint else {}
     sources = describe_sources(options, {"train": train_loader.dataset, "val": val_loader.dataset}, before)
     if checkpoint:
-        check_sources(before, sources, options.resume, options.force)
+        check_sources(before, sources | {"plugins": plugins_entry(model)}, options.resume, options.force)
     schedule = Schedule(hyp, options.schedule, options.epochs, len(train_loader), options.batch)
     training = Training(
         model=model,
@@ -119,6 +127,21 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
     remove_leftovers(folder)
     progress = restore(training, checkpoint, options.resume)  # last: nothing after it draws a random number before training does
     return Run(folder, options, hyp, training, train_loader, val_loader, progress, sources)
+
+
+def settle_loss(hyp: Hyperparameters, model: Model, options: TrainOptions, said: bool) -> None:
+    """Write the losses and the assigner of the run, which the network yaml may name, into its hyperparameters.
+
+    Args:
+        said: what they differ in has been said already, when the run began.
+    Raises:
+        ModelConfigError: the network yaml names what there is not.
+    """
+    networks, where = model.config.get("loss"), options.cfg or options.weights
+    lines = conflicts(hyp.loss, networks, options.hyp, where)
+    hyp.loss = choose_loss(hyp.loss, networks, where)
+    if lines and not said:
+        print("\n".join(lines))
 
 
 def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int, masks: bool = False) -> tuple[Loader, Loader]:
@@ -201,11 +224,14 @@ def describe(run: Run, precision: Precision) -> None:
         f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches a step "
         f"(nominal batch {run.hyp.nominal_batch}), warm-up {schedule.warmup_batches} batches, {options.optimizer}, {options.schedule} schedule"
     )
-    print("hyperparameters: " + ", ".join(f"{key} {value:g}" for key, value in run.hyp.as_dict().items()))
+    numbers = {key: value for key, value in run.hyp.as_dict().items() if key != "loss"}
+    print("hyperparameters: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
+    print(f"loss: {build_settings(run.hyp.loss)}")
     print(f"results: {run.folder}", flush=True)
     write_yaml(run.folder / "args.yaml", options.as_dict())
     write_yaml(run.folder / "hyp.yaml", run.hyp.as_dict())
-    write_yaml(run.folder / "model.yaml", plain(model.config))
+    write_text(run.folder / "model.yaml", config_text(plugins_key(model) | plain(model.config)))
+    keep_copies(model, run.folder)
     if not options.noplots:
         dataset = run.train_loader.dataset
         plot_labels(dataset.annotations, dataset.names, run.folder / "labels.png")
@@ -288,7 +314,7 @@ def what_is_kept(run: Run) -> str:
     if run.options.nosave or not (epoch or partial):
         return f"no epoch was saved in {run.weights}"
     what = f"epoch {epoch}" + (f" and {partial.batch} batches of the next" if partial else "") if epoch else f"epoch 1 up to batch {partial.batch}"
-    return f"{what} is saved: python train.py --resume {last} goes on from there"
+    return f"{what} is saved: python train.py --resume {last}{plugin_flags(run.training.model)} goes on from there"
 
 
 def finish(run: Run) -> None:

@@ -1,7 +1,7 @@
 """A validation run: a checkpoint on one split of a data set, and what is printed and written about it."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from data.labels import load_annotations, print_report
 from data.loader import build_loader
 from data.outlines import outline_norm
 from data.rle import decode_region
+from models.plugins import load_plugins
 from models.yolo import Model
 from utils.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.errors import DataError, SettingsError
@@ -24,6 +25,7 @@ from utils.files import next_run_dir, write_csv, write_json, write_text
 from utils.image_size import choose_image_size, static_size
 from utils.losses import build_loss
 from utils.metrics import DetectionResult
+from utils.plugin_record import print_plugins
 from utils.precision import Precision, worker_count
 
 MANY_CLASSES = 50
@@ -57,6 +59,7 @@ class ValSettings:
     project: str = "runs/val"
     name: str = "exp"
     exist_ok: bool = False
+    plugin: list[str] = field(default_factory=list)
 
 
 def validate(settings: ValSettings) -> EvalResult:
@@ -66,7 +69,9 @@ def validate(settings: ValSettings) -> EvalResult:
         UserError: settings, data or weights that cannot be used.
     """
     check_settings(settings)
+    plugins = load_plugins(settings.plugin)
     network = load_network(settings.weights)
+    print_plugins(network, plugins)
     precision = network_precision(network, settings.device, settings.amp)
     size_hw = choose_image_size(settings.imgsz, network)
     dataset, report = open_split(settings, network, size_hw)

@@ -24,13 +24,14 @@ OVERLAY_OPACITY = 0.55
 BLACK = (0, 0, 0)
 
 
-def pick_layers(model: nn.Module, wanted: Sequence[str | int]) -> dict[str, nn.Module]:
+def pick_layers(model: nn.Module, wanted: Sequence[str | int], flag: str = "--visualize") -> dict[str, nn.Module]:
     """Return the layers to look at, by label.
 
     Args:
         model: a network whose `model` lists its layers.
         wanted: for each layer its index, its class name (all layers of that class), or its module path such as `10.modulation`;
             empty for every layer of the yaml.
+        flag: what asks, for the message.
 
     Raises:
         SettingsError: no such layer.
@@ -46,7 +47,7 @@ def pick_layers(model: nn.Module, wanted: Sequence[str | int]) -> dict[str, nn.M
             kinds = {type(module).__name__ for module in modules.values()}
             count = len(list(model.model))
             raise SettingsError(
-                f"--visualize {entry}: no such layer: expected 0..{count - 1}, a layer's name or a module path.{did_you_mean(entry, kinds)}"
+                f"{flag} {entry}: no such layer: expected 0..{count - 1}, a layer's name or a module path.{did_you_mean(entry, kinds)}"
             )
         picked.update(found)
     return {layer_label(path, module): module for path, module in picked.items()}
@@ -58,6 +59,17 @@ def layer_label(path: str, module: nn.Module) -> str:
     return f"{int(index):02d}{'.' + rest if rest else ''}_{type(module).__name__}"
 
 
+def explaining_modules(root: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of `root`, itself included, that have an `explain`, by path; of those within each other the outermost."""
+    found: dict[str, nn.Module] = {}
+    within: set[nn.Module] = set()
+    for path, module in root.named_modules():
+        if module not in within and callable(getattr(module, "explain", None)):
+            found[path] = module
+            within.update(module.modules())
+    return found
+
+
 @dataclass
 class LayerRecorder:
     """Collects outputs of chosen layers, and inputs of those that can explain themselves, while a network runs; a context manager.
@@ -65,7 +77,7 @@ class LayerRecorder:
     Attributes:
         layers: modules by label.
         outputs: what each gave.
-        inputs: what each explaining module within them took, by label.
+        inputs: what each explaining module within them took, by label; of modules within each other, the outermost explains.
     """
 
     layers: dict[str, nn.Module]
@@ -76,12 +88,19 @@ class LayerRecorder:
     def __enter__(self) -> "LayerRecorder":
         explained: set[nn.Module] = set()
         for label, layer in self.layers.items():
-            self._handles.append(layer.register_forward_hook(lambda _module, _given, output, label=label: self.outputs.update({label: output})))
-            for path, module in layer.named_modules():
-                if callable(getattr(module, "explain", None)) and module not in explained:
-                    explained.add(module)
+            self._record_output(label, layer)
+            for path, module in explaining_modules(layer).items():
+                if module not in explained:
+                    explained.update(module.modules())
                     self._record_input(f"{label}.{path}" if path else label, module)
         return self
+
+    def _record_output(self, label: str, layer: nn.Module) -> None:
+        def hook(_module: nn.Module, _given: tuple[Any, ...], output: Any) -> Tensor | None:
+            self.outputs[label] = output
+            return output.clone() if isinstance(output, Tensor) else None  # what follows may work in place: on its own copy
+
+        self._handles.append(layer.register_forward_hook(hook))
 
     def _record_input(self, label: str, module: nn.Module) -> None:
         def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
@@ -193,7 +212,7 @@ class Visualizer:
     def __init__(self, model: nn.Module, wanted: Sequence[str | int]) -> None:
         self.model = model.eval()
         self.layers = pick_layers(model, wanted)
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
 
     @torch.inference_mode()
     def write(self, image: NDArray[np.uint8], folder: Path) -> list[Path]:
@@ -219,13 +238,19 @@ class Visualizer:
                 self._skip(label, output)
         for label, (module, given) in recorder.inputs.items():
             parts = module.explain(given)
+            if not {"gates", "modulator"} <= parts.keys():
+                self._tell(label, f"{label} explains itself by {', '.join(parts)}: --explain shows it")
+                continue
             sheet = focal_sheet(image, parts["gates"][0], parts["modulator"][0], label)
             files.append(write_picture(folder / f"{label}_focal.png", sheet))
         return files
 
     def _skip(self, label: str, output: object) -> None:
-        if label in self._told:
-            return
-        self._told.add(label)
         what = "it did not run" if output is None else f"it gives a {type(output).__name__}, not one (B, C, H, W) tensor"
-        print(f"--visualize: {label} has no feature maps to draw: {what}", file=sys.stderr)
+        self._tell(label, f"{label} has no feature maps to draw: {what}")
+
+    def _tell(self, label: str, what: str) -> None:
+        """Say something about a layer, once."""
+        if (label, what) not in self._told:
+            self._told.add((label, what))
+            print(f"--visualize: {what}", file=sys.stderr)

@@ -6,7 +6,7 @@ The kind follows from the file's content, not from its name. Nothing that a file
 import json
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from utils.errors import CheckpointError
 from utils.file_kinds import describe_file
 from utils.foreign_checkpoint import PlainData, read_network, settings_of
 from utils.foreign_names import NAME_WRAPPERS
+from utils.plugin_record import RecordedPlugin, read_plugins_entry
 from utils.stand_ins import RefusedError, StandIn, StoredTensor, shown
 from utils.torch_file import is_torch_file, load_torch_file
 
@@ -44,7 +45,7 @@ class Weights:
             and in its own number formats; tied weights share memory.
         config: the network yaml in our terms; None where the file does not say.
         training: plain data: training arguments, epoch, hyperparameters, metrics, …
-        layer_files: for layers of ours that came from plug-in files, the file by layer name.
+        layer_files: where each layer of one of our checkpoints is defined, by layer name; plugins: those of users' own files.
         notes: what was translated or left out, a line each.
     """
 
@@ -58,6 +59,7 @@ class Weights:
     stride: list[int] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     layer_files: dict[str, str] = field(default_factory=dict)
+    plugins: list[RecordedPlugin] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -153,11 +155,16 @@ def from_own(path: Path, content: dict[Any, Any]) -> Weights:
     if type(content["version"]) is not int:
         raise RefusedError(f"version {shown(content['version'])}: expected a whole number: damaged; not loaded")
     content = read_checkpoint(path)
-    network, files = content["network"], content["network"].get("layer_files")
+    training = settings_of(content, ("version", *WRAPPERS, *RUN_STATE), PlainData())
+    return of_own_network(path, content["network"], dict(content.get("ema") or content["model"]), training)
+
+
+def of_own_network(path: Path, network: Mapping[str, Any], tensors: dict[str, Tensor], training: dict[str, Any]) -> Weights:
+    """Return weights of the network that one of our checkpoints describes."""
     described = {key: network[key] for key in ("config", "nc", "ch", "names", "stride")}
-    described["training"] = settings_of(content, ("version", *WRAPPERS, *RUN_STATE), PlainData())
+    files = network.get("layer_files")
     described["layer_files"] = {str(name): shown(place) for name, place in files.items()} if isinstance(files, dict) else {}
-    return Weights(path, "checkpoint", dict(content.get("ema") or content["model"]), **described)
+    return Weights(path, "checkpoint", tensors, training=training, plugins=read_plugins_entry(network.get("plugins")), **described)
 
 
 def from_state_dict(path: Path, content: dict[str, Any]) -> Weights:

@@ -66,7 +66,8 @@ class ACmix(nn.Module):
         start: `identity` starts with both rates at zero; needs `residual`.
     Raises:
         ModelConfigError: an even kernel, heads that do not divide the width, or a residual connection that does not fit.
-    Source: arxiv.org/abs/2111.14556, section 4. Differs: scores leave out what cancels in the softmax, so that the position's
+    Source: Pan et al. 2022, arxiv.org/abs/2111.14556, section 4
+    Differs: scores leave out what cancels in the softmax, so that the position's
         encoding is taken from the keys once (`conv_p.bias` is dead, and `conv_p.weight` where the window is one cell: kept
         frozen, for the names of published weights); the two linear steps of the convolution are one where that is cheaper;
         dilation reaches the attention window, odd maps can be strided, and maps smaller than the window are reflected as often

@@ -73,7 +73,8 @@ class FocalModulation(nn.Module):
         start: `identity` starts with an output projection of zeros; needs `residual`.
     Raises:
         ModelConfigError: a kernel size is even, or an identity start without a residual connection.
-    Source: arxiv.org/abs/2203.11926, section 3.2. Differs: NCHW instead of NHWC, and nothing is stored on the module:
+    Source: Yang et al. 2022, arxiv.org/abs/2203.11926, section 3.2
+    Differs: NCHW instead of NHWC, and nothing is stored on the module:
         `explain` recomputes gates and modulator.
     """
 
@@ -193,8 +194,8 @@ class FocalModulationBlock(nn.Module):
         drop, drop_path: dropout in the branches, and of whole branches.
         start: `identity` starts with zeros in the last step of each branch: its layer scale if there is one, else the normalisation
             after it, else its output projection.
-    Source: arxiv.org/abs/2203.11926, appendix; defaults of its detection models (window 9, two levels).
-        Differs: NCHW, no stored height and width, and the leading `out_channels` that seed networks write.
+    Source: Yang et al. 2022, arxiv.org/abs/2203.11926, appendix; defaults of its detection models (window 9, two levels)
+    Differs: NCHW, no stored height and width, and the leading `out_channels` that seed networks write.
     """
 
     def __init__(

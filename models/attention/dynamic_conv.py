@@ -230,8 +230,9 @@ class DynamicConv(Conv):
         padding: None keeps the size at stride 1 for odd kernels, dilation included.
         activate: False leaves the activation out.
         experts, route, router_channels, temperature: see DynamicConv2d.
-    Source: arxiv.org/abs/2306.14525. Differs: forks use the bare convolution in detection heads; two of those in a row, 1 x 1 and
-        without a nonlinearity between them, are one linear map.
+    Source: Han et al. 2024, ParameterNet, arxiv.org/abs/2306.14525; Yang et al. 2019, CondConv, arxiv.org/abs/1904.04971
+    Differs: forks use the bare convolution in detection heads; two of those in a row, 1 x 1 and without a nonlinearity between
+        them, are one linear map.
     """
 
     def __init__(

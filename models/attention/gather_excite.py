@@ -46,9 +46,9 @@ class GatherExcite(nn.Module):
             at one (theta-minus has parameters then, too); `random` is the paper's, whose gates start near a half.
     Raises:
         ModelConfigError: an extent that is no power of two, or settings that do not go together.
-    Source: arxiv.org/abs/1810.12348, sections 3 and 4, and the authors' published RN50-GEP and RN50-GEPP. Differs: the gate is
-        computed before the interpolation, at a fraction of the cost and with the same result, as that is nearest; a window at
-        the border averages the cells in it. Without arguments this is theta-minus, not Squeeze-and-Excitation as in timm.
+    Source: Hu et al. 2018, arxiv.org/abs/1810.12348, sections 3 and 4, and the authors' published RN50-GEP and RN50-GEPP
+    Differs: the gate is computed before the interpolation, at a fraction of the cost and with the same result, as that is nearest;
+        a window at the border averages the cells in it. Without arguments this is theta-minus, not Squeeze-and-Excitation as in timm.
     """
 
     def __init__(

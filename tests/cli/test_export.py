@@ -85,9 +85,10 @@ def test_val_and_detect_give_the_same(cli: CommandLine, data: Path, best: Path, 
 def test_flags_without_meaning_are_said(cli: CommandLine, data: Path, exported: Path, tmp_path: Path) -> None:
     weights = exported / "best.torchscript"
     places = ("--weights", weights, "--device", "cpu", "--amp", "bf16", "--project", tmp_path)
-    out = cli("detect.py", *places, "--source", data.parent / "images" / "val", "--visualize", "--nosave").done()
+    out = cli("detect.py", *places, "--source", data.parent / "images" / "val", "--visualize", "--explain", "--nosave").done()
     assert f"--amp bf16: does not apply to {weights}, which computes in float32" in out
-    assert f"--visualize: does not apply to {weights}: an exported file shows no layers" in out
+    for flag in ("--visualize", "--explain"):
+        assert f"{flag}: does not apply to {weights}: an exported file shows no layers" in out
     out = cli("val.py", *places, "--data", data, "--workers", 0, "--noplots", "--no-deploy", "--img", 96).done()
     assert "no losses; --no-deploy does not apply: it is deployed already" in out
     assert ("--img 96: does not apply to a static file: exactly 64 x 64" in out) == exported.name.startswith("static")

@@ -79,7 +79,8 @@ def test_networks(cli: CommandLine, train: Train, tmp_path: Path, row: list, exp
     config["backbone"][4] = row
     path = tmp_path / "broken.yaml"
     path.write_text(yaml.safe_dump(config))
-    assert train("--cfg", path).refused(f"{path}: ", expected) == cli("-m", "models.yolo", path).refused(f"{path}: ", expected)
+    named = f"{path}:"  # and the row's line
+    assert train("--cfg", path).refused(named, expected) == cli("-m", "models.yolo", path).refused(named, expected)
 
 
 @pytest.mark.parametrize("flag", ["--cfg", "--data", "--hyp"])

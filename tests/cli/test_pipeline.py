@@ -11,7 +11,8 @@ from command_line import SHORT, CommandLine, read_table, write_network
 
 from models.yolo import Model, load
 from utils.checkpoint import load_model
-from utils.config import load_hyperparameters
+from utils.config import Hyperparameters, load_hyperparameters
+from utils.loss_settings import DEFAULTS
 from utils.precision import choose_precision
 
 CONTRACT = [
@@ -42,7 +43,7 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp
     assert all(math.isfinite(float(value)) for value in rows[0])
     arguments = yaml.safe_load((run / "args.yaml").read_text())
     assert (arguments["cfg"], arguments["data"], arguments["epochs"], arguments["img"]) == (str(network), str(data), 1, 64)
-    assert load_hyperparameters(run / "hyp.yaml") == load_hyperparameters()
+    assert load_hyperparameters(run / "hyp.yaml") == Hyperparameters(loss=DEFAULTS)
     model = load_model(best)
     assert [name for name, _ in Model(run / "model.yaml").named_parameters()] == [name for name, _ in model.named_parameters()]
     assert model.names == ["red", "green", "blue"]
@@ -91,7 +92,7 @@ def test_layer_table(cli: CommandLine, network: Path) -> None:
     table, summary = cli("-m", "models.yolo", network).done(), json.loads(cli("-m", "models.yolo", network, "--json").done())
     assert "as deployed" in table
     assert set(summary) == {"parameters", "gflops", "stride", "task", "nc", "layers", "deployed"}
-    assert set(summary["layers"][0]) == {"index", "name", "from", "module", "args", "output_shape", "parameters"}
+    assert set(summary["layers"][0]) == {*("index", "name", "label", "role", "from", "module", "args", "output_shape", "parameters", "gflops")}
     assert sum(layer["parameters"] for layer in summary["layers"]) == summary["parameters"]
     assert set(summary["deployed"]) == {"parameters", "gflops"}
 

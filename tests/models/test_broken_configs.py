@@ -124,7 +124,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "list of maps for a map": (
         rows([4, 1, "CBLinear", [[8]]], [-1, 1, "Conv", [8]]),
-        r"list of maps that a CBLinear gives: only CBFuse takes such a list",
+        r"the input is a list of 1 maps: this layer takes one: pick one by a row \[-1, 1, Pick, \[0\]\] before it",
     ),
     "focal block of another width": (
         row(-1, 1, "FocalModulationBlock", [16]),
@@ -146,7 +146,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "head of no classes": (head([[2, 3, 4], 1, "DDetect", [0]]), r"the head has 0 classes, and nc is 3"),
     "head on a list of maps": (
         broken(backbone=[*tiny_config()["backbone"], [4, 1, "CBLinear", [[8]]]], head=[[[2, 3, 5], 1, "DDetect", ["nc"]]]),
-        r"only CBFuse",
+        r"the input is a list of 1 maps: this layer takes one: pick one by a row",
     ),
     "levels out of order": (head([[4, 3, 2], 1, "DDetect", ["nc"]]), r"its levels have strides 32, 16, 8: expected powers of 2, ascending"),
     "branches at other strides": (
@@ -256,7 +256,7 @@ def test_message_of_a_file_names_it(tmp_path: Path) -> None:
     path.write_text("nc: 3\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Connv, [8, 3, 2]]\nhead:\n  - [[0, 1], 1, DDetect, [nc]]\n")
     with pytest.raises(ModelConfigError) as caught:
         Model(path)
-    assert str(caught.value) == f"{path}: backbone[1] (layer 1): [-1, 1, Connv, [8, 3, 2]]: unknown layer 'Connv'. Did you mean 'Conv'?"
+    assert str(caught.value) == f"{path}:4: backbone[1] (layer 1): [-1, 1, Connv, [8, 3, 2]]: unknown layer 'Connv'. Did you mean 'Conv'?"
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,16 @@ from models.common import (
     SPPELAN,
     AConv,
     ADown,
-    CBFuse,
-    CBLinear,
-    Concat,
     Conv,
     RepBottleneck,
     RepConv,
     RepCSP,
     RepNCSPELAN4,
-    Silence,
+    fix_activation,
     fold_batchnorm,
     set_activation,
 )  # fmt: skip
+from models.connections import CBFuse, CBLinear, Concat, Silence
 from tests.networks import randomise, seeded_images
 from utils.errors import ModelConfigError
 
@@ -196,3 +194,18 @@ def test_activation_as_older_files_write_it(name: str, kind: type[nn.Module]) ->
 def test_unknown_activation() -> None:
     with pytest.raises(ModelConfigError, match=r"activation 'Swish': expected one of SiLU, ReLU, ReLU6, LeakyReLU, Hardswish, Mish, GELU, Identity"):
         set_activation(Conv(2, 2), "Swish")
+
+
+def test_a_fixed_activation_stays() -> None:
+    block = RepBottleneck(4, 4)
+    fix_activation(block, "ReLU")
+    set_activation(block, "Mish")
+    assert {type(unit.act) for unit in (block.cv1, block.cv2)} == {nn.ReLU}
+    assert isinstance(block.cv1.conv1.act, nn.Identity), "a convolution without activation stays without"
+
+
+def test_no_fixed_activation_leaves_it_to_the_network() -> None:
+    unit = Conv(2, 2)
+    fix_activation(unit, None)
+    set_activation(unit, "Mish")
+    assert isinstance(unit.act, nn.Mish)

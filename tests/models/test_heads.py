@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import models.blocks  # noqa: F401 registers MBConv
 from models.common import Conv
 from models.heads import DFL, NUM_BINS, DDetect, Detect, DetectionHead, DualDDetect, TripleDDetect, V9Detect, anchor_points
 from utils.errors import ModelConfigError
@@ -174,3 +175,50 @@ def test_inputs_that_do_not_split(count: int, branches: int) -> None:
 def test_presets_share_one_implementation() -> None:
     for cls in (Detect, V9Detect, DDetect, DualDDetect, TripleDDetect):
         assert set(vars(cls)) <= {"__module__", "__doc__", "__firstlineno__", "__static_attributes__", "single", "style"}
+
+
+# a registered layer as the towers' second unit
+
+
+def test_unit_is_the_second_of_every_tower() -> None:
+    head = Detect(80, [64, 128], unit=["MBConv", {"expansion": 2}])
+    for box, cls in zip(head.lead.box, head.lead.cls, strict=True):
+        assert [type(part).__name__ for part in (*box, *cls)] == ["Conv", "MBConv", "OutputConv"] * 2
+    assert (head.lead.box[1][0].conv.in_channels, head.lead.box[1][2].in_channels, head.lead.cls[1][2].in_channels) == (128, 64, 80)
+
+
+def test_unit_of_the_class_towers_alone() -> None:
+    head = DDetect(3, [16, 16], unit={"cls": "GatherExcite"})
+    assert type(head.lead.cls[0][1]).__name__ == "GatherExcite"
+    assert isinstance(head.lead.box[0][1], Conv)
+    assert head.lead.box[0][1].conv.groups == 4
+
+
+def test_unit_takes_the_place_of_both_convolutions_of_a_depthwise_unit() -> None:
+    tower = Detect(80, [64], cls="depthwise", unit="MBConv").lead.cls[0]
+    assert [type(part).__name__ for part in tower] == ["Sequential", "MBConv", "OutputConv"]
+
+
+def test_unit_beside_dynamic_convolutions() -> None:
+    head = Detect(3, [16], dynamic=["box"], unit={"cls": "GatherExcite"})
+    assert [type(tower[1]).__name__ for tower in (head.lead.box[0], head.lead.cls[0])] == ["DynamicConv", "GatherExcite"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"unit": {"mask": "MBConv"}}, "unit names the towers mask: expected some of box, cls"),
+        ({"unit": {"box": "MBConv", 3: "MBConv"}}, "unit names the towers 3: expected some of box, cls"),
+        ({"unit": "MBConv", "dynamic": True}, "unit and dynamic both name the second unit of the towers box: leave one of them out"),
+        ({"unit": "MBConf"}, "unit of the box tower MBConf at 64 channels: unknown layer 'MBConf'. Did you mean 'MBConv'?"),
+        ({"unit": {"cls": []}}, "unit of the cls tower is []: expected a layer's name"),
+        (
+            {"unit": ["MBConv", {"out_channels": 8}]},
+            "unit of the box tower MBConv at 64 channels: out_channels is 8: the block's inner width is taken",
+        ),
+    ],
+)
+def test_unit_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ModelConfigError) as caught:
+        Detect(3, [16], **arguments)
+    assert str(caught.value).startswith(message)

@@ -10,7 +10,12 @@ from models.attention.attention import FocalModulation, FocalModulationBlock
 from models.registry import Scale, find_layer, registered_layers
 from utils.errors import ModelConfigError
 
-NEEDS: dict[str, dict[str, Any]] = {"FocalModulation": {"residual": True}, "ACmix": {"residual": True}}
+NEEDS: dict[str, dict[str, Any]] = {
+    "Residual": {"layer": ["Conv", 16, 3]},
+    "FocalModulation": {"residual": True},
+    "ACmix": {"residual": True},
+    "AIFI": {"pre_norm": True},
+}
 """Arguments without which a layer cannot start as the identity, by its yaml name."""
 
 
@@ -18,6 +23,7 @@ def starting(name: str, **settings: Any) -> nn.Module:
     entry = find_layer(name)
     keywords = {"start": "identity"} | NEEDS.get(name, {}) | settings
     entry.rule.apply([16], keywords, Scale())
+    torch.manual_seed(0)
     return entry.cls(**keywords)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.attention.acmix import ACmix
 from models.attention.gather_excite import GatherExcite
-from models.common import Conv
+from models.common import ELAN1, Conv, RepBottleneck, RepCSP, RepNCSPELAN4
 from models.inner import build_inner
 from models.yolo import Model
 from models.yolo_blocks import C3, Bottleneck, C2f, C3k, C3k2
@@ -89,6 +89,10 @@ def test_nested_blocks() -> None:
         ("C2f", [32, False, 2, {"unit": "ACmix"}], "unit 'ACmix' together with groups 2: "),
         ("C3k2", [32, True, {"unit": "ACmix"}], "unit 'ACmix' together with c3k True: "),
         ("C3", [32, {"unit": "ACmix", "attention": "GatherExcite"}], "unit 'ACmix' together with attention 'GatherExcite': "),
+        ("RepNCSP", [32, {"unit": "ACmix", "attention": "GatherExcite"}], "unit 'ACmix' together with attention 'GatherExcite': "),
+        ("ELAN1", [32, 16, 8, {"unit": "ACmix", "attention": "GatherExcite"}], "unit 'ACmix' together with attention 'GatherExcite': "),
+        ("RepNCSPELAN4", [32, 16, 8, {"attention": "GatherExcit"}], "attention GatherExcit at 4 channels: unknown layer 'GatherExcit'. Did you mean"),
+        ("ELAN1", [32, 16, 8, {"unit": "GatherExcit"}], "unit GatherExcit at 8 channels: unknown layer 'GatherExcit'. Did you mean"),
     ],
 )
 def test_refused(name: str, arguments: list[Any], message: str) -> None:
@@ -121,3 +125,59 @@ def test_attention_comes_before_the_sum(shortcut: bool) -> None:
     weighed = branch * branch.mean((2, 3), keepdim=True).sigmoid()
     torch.testing.assert_close(block(x), x + weighed if shortcut else weighed)
     assert not any(key.startswith("attention") for key in block.state_dict()), "theta-minus has no parameters"
+
+
+def test_units_of_the_gelan_block() -> None:
+    block = RepNCSPELAN4(16, 32, 16, 12, repeats=2, unit=["GatherExcite", 2]).eval()
+    for stage in (block.cv2, block.cv3):
+        assert [type(unit) for unit in stage[0].m] == [GatherExcite, GatherExcite]
+    assert not any(isinstance(module, RepBottleneck) for module in block.modules())
+    assert block(torch.randn(1, 16, 5, 7)).shape == (1, 32, 5, 7)
+
+
+def test_attention_of_the_gelan_block() -> None:
+    block = RepNCSPELAN4(16, 32, 16, 12, repeats=2, attention=["ACmix", {"heads": 2}]).eval()
+    assert [type(unit.attention) for stage in (block.cv2, block.cv3) for unit in stage[0].m] == [ACmix] * 4
+    assert block.cv2[0].m[0].attention.depth == 3, "12 channels, of which the chain of RepCSP has half: 6 in 2 heads"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_attention_of_a_rep_bottleneck_comes_before_the_sum(shortcut: bool) -> None:
+    block = RepCSP(8, 16, shortcut=shortcut, attention="GatherExcite").m[0].eval()
+    x = torch.randn(1, 8, 4, 6)
+    branch = block.cv2(block.cv1(x))
+    weighed = branch * branch.mean((2, 3), keepdim=True).sigmoid()
+    torch.testing.assert_close(block(x), x + weighed if shortcut else weighed)
+
+
+@torch.no_grad()
+def test_attention_of_elan_follows_each_convolution() -> None:
+    block = ELAN1(8, 16, 8, 4, attention="GatherExcite").eval()
+    x = torch.randn(1, 8, 4, 6)
+    stages = list(block.cv1(x).chunk(2, 1))
+    for conv, _ in (block.cv2, block.cv3):
+        y = conv(stages[-1])
+        stages.append(y * y.mean((2, 3), keepdim=True).sigmoid())
+    torch.testing.assert_close(block(x), block.cv4(torch.cat(stages, 1)))
+
+
+def test_units_of_elan() -> None:
+    block = ELAN1(8, 16, 8, 4, unit=["GatherExcite", 2])
+    assert [type(stage) for stage in (block.cv2, block.cv3)] == [GatherExcite, GatherExcite]
+    wider = ELAN1(8, 16, 8, 6, unit=["ACmix", {"heads": 2}])
+    conv, unit = wider.cv2
+    assert (conv.conv.in_channels, conv.conv.out_channels, conv.conv.kernel_size) == (4, 6, (1, 1)), "the unit keeps its width"
+    assert isinstance(unit, ACmix)
+    assert isinstance(wider.cv3, ACmix)
+
+
+@pytest.mark.parametrize(
+    ("block", "arguments"), [(ELAN1, (8, 16, 8, 4)), (RepNCSPELAN4, (8, 16, 8, 4, 1)), (RepCSP, (8, 16)), (RepBottleneck, (8, 8))]
+)
+def test_names_of_weights_are_the_published_ones_without_inner_layers(block: type[nn.Module], arguments: tuple[int, ...]) -> None:
+    names = {key.rpartition(".conv.")[0] for key in block(*arguments).state_dict() if key.endswith(".conv.weight")}
+    bottleneck = {"cv1.conv1", "cv1.conv2", "cv2"}
+    csp = {"cv1", "cv2", "cv3"} | {f"m.0.{name}" for name in bottleneck}
+    elan = {"cv1", "cv2.1", "cv3.1", "cv4"} | {f"{stage}.0.{name}" for stage in ("cv2", "cv3") for name in csp}
+    assert names == {ELAN1: {"cv1", "cv2", "cv3", "cv4"}, RepNCSPELAN4: elan, RepCSP: csp, RepBottleneck: bottleneck}[block]

@@ -11,8 +11,15 @@ from torch import Tensor, nn
 
 from models.attention.acmix import ACmix
 from models.attention.attention import BatchNorm2d, FocalModulation, FocalModulationBlock
+from models.attention.channel_attention import ECA, MLCA, SE
 from models.attention.dynamic_conv import DynamicConv
+from models.attention.encoder import AIFI
 from models.attention.gather_excite import GatherExcite
+from models.attention.large_kernel import LSK, LSKA, MSCA
+from models.attention.multi_scale_attention import EMAttention
+from models.attention.scsa import SCSA
+from models.attention.simam import SimAM
+from models.attention.spatial_attention import CBAM, CoordAtt
 from models.deploy import fold_modules
 from models.registry import registered_layers
 from tests.networks import randomise
@@ -35,6 +42,27 @@ CASES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "dynamic conv": (DynamicConv, {"in_channels": 8, "out_channels": 8}),
     "dynamic conv, 3 x 3 in groups": (DynamicConv, {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "groups": 2, "experts": 3}),
     "dynamic conv, softmax": (DynamicConv, {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "route": "mlp_softmax", "temperature": 4.0}),
+    "se": (SE, {"channels": 8, "reduction": 2}),
+    "eca": (ECA, {"channels": 8}),
+    "mlca": (MLCA, {"channels": 8}),
+    "mlca, 3 x 3 cells": (MLCA, {"channels": 8, "cells": 3, "local_weight": 0.3, "kernel_size": 5}),
+    "cbam": (CBAM, {"channels": 8}),
+    "cbam, not normalised": (CBAM, {"channels": 8, "kernel_size": 3, "norm": False, "start": "identity"}),
+    "coord": (CoordAtt, {"channels": 8}),
+    "msca": (MSCA, {"channels": 8}),
+    "msca, block": (MSCA, {"channels": 8, "kernel_sizes": (3, 9), "block": True}),
+    "lsk": (LSK, {"channels": 8}),
+    "lsk, block": (LSK, {"channels": 8, "kernel_size": 3, "block": True}),
+    "lska": (LSKA, {"channels": 8}),
+    "lska, block": (LSKA, {"channels": 8, "kernel_size": 7, "block": True}),
+    "simam": (SimAM, {"channels": 8}),
+    "simam, sliced": (SimAM, {"channels": 8, "slices": 3}),
+    "ema attention": (EMAttention, {"channels": 8, "groups": 2}),
+    "ema attention, a channel a group": (EMAttention, {"channels": 8}),
+    "scsa": (SCSA, {"channels": 8, "heads": 2}),
+    "scsa, other parts and window": (SCSA, {"channels": 8, "heads": 1, "window": 2, "kernel_sizes": (5, 3)}),
+    "aifi": (AIFI, {"channels": 8, "ffn_channels": 16, "heads": 2}),
+    "aifi, pre-norm": (AIFI, {"channels": 8, "ffn_channels": 16, "heads": 4, "pre_norm": True}),
 }
 """Layers that keep the size, with their settings."""
 
@@ -133,7 +161,8 @@ def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool)
     layer.eval()
     if folded:
         fold_modules(nn.Sequential(layer))
-    smallest = getattr(layer, "extent", 0) + 1  # torch.export fixes a size at which a strided step might give one cell, as any strided Conv
+    # torch.export fixes a size at which a strided step might give one cell, as any strided Conv
+    smallest = getattr(layer, "extent", getattr(layer, "window", 0)) + 1
     dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
     program = torch.export.export(layer, (maps(2, 8, 9, 10),), dynamic_shapes=(dims,))
     assert not any("yolo_loom" in str(node.target) for node in program.graph.nodes)

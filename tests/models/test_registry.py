@@ -62,7 +62,7 @@ def test_rules_say_the_output_channels() -> None:
 def test_rules_refuse_what_they_cannot_take() -> None:
     with pytest.raises(ModelConfigError, match=r"'from' names 2 layers: this layer takes one input"):
         only([8, 8])
-    with pytest.raises(ModelConfigError, match=r"list of maps that a CBLinear gives: only CBFuse takes such a list"):
+    with pytest.raises(ModelConfigError, match=r"a list of 2 maps: this layer takes one: pick one by a row \[-1, 1, Pick, \[0\]\] before it"):
         maps([8, [8, 4]])
     with pytest.raises(ModelConfigError, match=r"width_multiple 0\.5: .*set width_multiple to 1\.0"):
         to_unscaled.apply([16], {"out_channels": 16}, Scale(width=0.5))
@@ -124,7 +124,7 @@ class Typed(nn.Module):
 
 @pytest.fixture
 def typed() -> registry.Layer:
-    return registry.Layer("Typed", Typed, rule()(keep.apply), None, ())
+    return registry.Layer("Typed", Typed, rule()(keep.apply), "other", None, (), (16,), (1,))
 
 
 def test_bind_converts_and_fills(typed: registry.Layer) -> None:

@@ -138,6 +138,13 @@ def test_tower_widths() -> None:
     assert Segment(80, [64, 128], prototype_width=8, class_width=24).lead.cls[0][2].in_channels == 24
 
 
+def test_unit_reaches_the_mask_towers() -> None:
+    branch = Segment(3, [16, 32], num_masks=8, unit="GatherExcite").lead
+    assert {type(tower[1]).__name__ for towers in (branch.box, branch.cls, branch.masks) for tower in towers} == {"GatherExcite"}
+    alone = Segment(3, [16, 32], num_masks=8, unit={"mask": "GatherExcite"}).lead
+    assert [type(towers[0][1]).__name__ for towers in (alone.box, alone.cls, alone.masks)] == ["Conv", "Conv", "GatherExcite"]
+
+
 def test_width_multiple_reaches_the_prototypes() -> None:
     config = tiny_config(width=64) | {
         "head": [[[2, 3, 4], 1, "Segment", ["nc", 32, 256]]],

@@ -75,7 +75,7 @@ def test_header_is_true(network: str) -> None:
 @pytest.mark.parametrize("form", ["gflops", "deployed_gflops"])
 def test_header_operations_are_true(network: str, form: str) -> None:
     printed = header(network)[form]
-    counted = count_gflops(meta_model(network) if form == "gflops" else meta_deployed(network))
+    counted = sum(count_gflops(meta_model(network) if form == "gflops" else meta_deployed(network)))
     assert f"{counted:.{len(printed.partition('.')[2])}f}" == printed
 
 
@@ -161,7 +161,8 @@ def test_focal_network_of_the_article() -> None:
     rows = config["backbone"] + config["head"]
     assert len(rows) == 40
     assert rows[10] == [-1, 1, "FocalModulationBlock", [512]]
-    assert rows[39] == [[32, 35, 38, 17, 20, 23], 1, "DualDDetect", ["nc"]]
+    assert rows[39] == [["a3", "a4", "a5", "n3", "n4", "n5"], 1, "DualDDetect", ["nc"]]
+    assert meta_model("yolov9-c-FocalModulationBlock").rows[39].sources == [32, 35, 38, 17, 20, 23]
 
 
 def test_cf_feeds_its_lead_branch_last() -> None:
@@ -176,6 +177,25 @@ ADDED = {
     "yolov8n-GatherExcite": 0,
     "yolov8x-C2f-GatherExcite": 0,
     "yolov8n-GatherExcite-theta": 15_840,  # 3 halvings, 9 weights and 2 of normalisation each, 32 + 64 + 128 + 256 channels
+    # per level of c channels: the others, 3 x 3 from finer and 1 x 1 from coarser ones; 16 channels of each and 3 shares; 3 x 3 behind
+    "yolov8n-ASFF": (128 + 256) * 64
+    + 4 * 64
+    + 3 * (64 * 16 + 32)
+    + 147
+    + 9 * 64**2
+    + 2 * 64
+    + (9 * 64 + 256) * 128
+    + 4 * 128
+    + 3 * (128 * 16 + 32)
+    + 147
+    + 9 * 128**2
+    + 2 * 128
+    + 9 * (64 + 128) * 256
+    + 4 * 256
+    + 3 * (256 * 16 + 32)
+    + 147
+    + 9 * 256**2
+    + 2 * 256,
     "yolov9-c-ACmix": 218_414 + 2 * 829_934,  # 256, 512 and 512 channels
     "yolov9-m-FocalModulationBlock": 2_869_443,  # 480 channels, kernels 9 and 11
     "yolov9-c-FocalModulationBlock": 3_257_347,  # 512 channels

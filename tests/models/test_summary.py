@@ -37,10 +37,11 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert described["parameters"] == sum(layer["parameters"] for layer in described["layers"])
     first, joined, head = described["layers"][0], described["layers"][11], described["layers"][-1]
     assert first == {
-        "index": 0, "name": "model.0", "from": -1, "module": "Conv", "args": [16, 3, 2], "output_shape": [1, 16, 320, 320], "parameters": 464,
+        "index": 0, "name": "model.0", "label": None, "role": "convolution", "from": -1, "module": "Conv", "args": [16, 3, 2],
+        "output_shape": [1, 16, 320, 320], "parameters": 464, "gflops": 0.0884736,
     }  # fmt: skip
     assert (joined["from"], joined["module"], joined["output_shape"]) == ([-1, 6], "Concat", [1, 224, 40, 40])
-    assert (head["index"], [source % 22 for source in head["from"]], head["args"]) == (22, [15, 18, 21], ["nc"])
+    assert (head["index"], head["from"], head["args"]) == (22, [15, 18, 21], ["nc"])
     assert head["output_shape"]["main"] == [[1, 67, 80, 80], [1, 67, 40, 40], [1, 67, 20, 20]]
 
 

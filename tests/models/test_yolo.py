@@ -14,7 +14,7 @@ from torch import nn
 from models import registry
 from models.common import Conv
 from models.config import find_config, read_config
-from models.deploy import needed_rows, written_source
+from models.deploy import needed_rows, numbered_source
 from models.registry import layer, same
 from models.yolo import Model, load
 from tests.networks import HEADS, meta_deployed, meta_model, meta_pruned, randomise, seeded_images, tiny_config, tiny_model
@@ -347,7 +347,7 @@ def test_folded_config_builds_the_folded_network(branches: int) -> None:
 @pytest.mark.parametrize(("trained", "single"), [("yolov9-c", "gelan-c"), ("yolov9-e", "gelan-e")])
 def test_deployed_yolov9_has_the_rows_of_gelan(trained: str, single: str) -> None:
     def plain(model: Model) -> list[list[Any]]:
-        return [[written_source(row), row.repeats, row.name, row.arguments] for row in model.rows]
+        return [[numbered_source(row), row.repeats, row.name, row.arguments] for row in model.rows]
 
     assert plain(meta_pruned(trained)) == plain(meta_pruned(single))
     assert shapes(meta_deployed(trained)) == shapes(meta_deployed(single))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.common import Conv
+from models.common import Conv, set_activation
 from models.registry import Scale, bind, find_layer
 from models.yolo import Model
-from models.yolo_blocks import C2PSA, C3, SPPF, Attention, Bottleneck, C2f, C3k, C3k2, DWConv, StageConcat
+from models.yolo_blocks import C2PSA, C3, SPPF, Attention, Bottleneck, C2f, C3k, C3k2, DWConv, SimSPPF, StageConcat
 from tests.networks import randomise, seeded_images, tiny_config
 
 
@@ -91,6 +91,20 @@ def test_sppf_sees_growing_squares() -> None:
     hidden = block.cv1(x)
     pooled = [nn.functional.max_pool2d(hidden, size, 1, size // 2) for size in (5, 9, 13)]
     torch.testing.assert_close(block(x), block.cv2(torch.cat((hidden, *pooled), 1)))
+
+
+def test_simsppf_is_sppf_with_relu() -> None:
+    torch.manual_seed(0)
+    named, written, plain = SimSPPF(4, 6), SPPF(4, 6, activation="ReLU"), SPPF(4, 6)
+    assert {name: value.shape for name, value in named.state_dict().items()} == {name: value.shape for name, value in plain.state_dict().items()}
+    written.load_state_dict(named.state_dict())
+    plain.load_state_dict(named.state_dict())
+    x = torch.randn(1, 4, 9, 11)
+    assert torch.equal(named.eval()(x), written.eval()(x))
+    assert not torch.equal(named(x), plain.eval()(x))
+    for block, kind in ((named, nn.ReLU), (written, nn.ReLU), (plain, nn.Mish)):
+        set_activation(block, "Mish")
+        assert {type(block.cv1.act), type(block.cv2.act)} == {kind}
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from models.heads import anchor_points
-from utils.assign import Assignment, assign, best_of_each, inside_pairs
+from utils.assign import Assignment, assign, best_of_each, inside_pairs, positive_overlap
 from utils.boxes import complete_iou
 
 
@@ -67,6 +67,14 @@ def table(found: Assignment, images: int, anchors: int) -> Tensor:
 
 
 # --- by hand
+
+
+def test_an_object_without_a_positive_overlap_is_compared_by_iou() -> None:
+    goals = torch.tensor([[0.0, 0, 2, 2]] * 5)
+    boxes = torch.tensor([[0.0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 2, 1], [5, 5, 6, 6]])  # IoU 1/2, 1/4, 1, 1/2, 0
+    given = torch.tensor([-0.5, -0.1, 0.3, -0.2, 1.5])
+    found = positive_overlap(lambda *_: given, goals, boxes, torch.tensor([0, 0, 1, 1, 3]), 4)
+    assert found.tolist() == pytest.approx([0.5, 0.25, 0.3, 0.0, 1.0])
 
 
 def test_one_object_one_point() -> None:

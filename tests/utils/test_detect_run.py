@@ -161,9 +161,9 @@ def test_file_name() -> None:
 
 def test_flags() -> None:
     settings = detect.parse_arguments(
-        ["--weights", "w.pt", "--source", "x", "--img-size", "320", "640", "--half", "--classes", "1", "cat", "--visualize"]
+        ["--weights", "w.pt", "--source", "x", "--img-size", "320", "640", "--half", "--classes", "1", "cat", "--visualize", "--explain", "9"]
     )
-    assert (settings.imgsz, settings.amp, settings.classes, settings.visualize) == ([320, 640], "fp16", ["1", "cat"], [])
+    assert (settings.imgsz, settings.amp, settings.classes, settings.visualize, settings.explain) == ([320, 640], "fp16", ["1", "cat"], [], ["9"])
     assert detect.parse_arguments(["--weights", "w.pt", "--source", "x"]) == DetectSettings("w.pt", "x")
 
 

@@ -80,7 +80,7 @@ def test_the_width_of_the_class_towers(files: Path) -> None:
     ("settings", "message"),
     [
         ({}, r"--cfg: none given: expected a network yaml such as gelan-t\.yaml, or --weights"),
-        ({"weights": "ours.pt", "scale": "n"}, r"--scale n: the network comes from .*ours\.pt: expected --cfg with a yaml that has scales"),
+        ({"weights": "ours.pt", "scale": "n"}, r"--scale n: the network comes from .*ours\.pt: expected --cfg with the yaml that is to be scaled"),
         ({"weights": "folded.pt"}, r"folded\.pt: a folded network, its normalisations merged: expected an unfolded one for training"),
     ],
 )

@@ -19,6 +19,7 @@ from utils.checkpoint import load_model
 from utils.checkpoint_file import read_checkpoint
 from utils.config import Hyperparameters
 from utils.errors import CheckpointError, SettingsError, TrainingStoppedError
+from utils.loss_settings import DEFAULTS
 from utils.precision import choose_precision
 from utils.run_state import Progress
 from utils.train_log import LOSS_ITEMS, results_header
@@ -78,7 +79,7 @@ def test_what_a_run_writes(finished: Path, workplace: Path) -> None:
     assert [line.split(",")[0] for line in lines[1:]] == ["0", "1"]
     assert all(len(line.split(",")) == len(results_header(3)) for line in lines)
     assert yaml.safe_load((finished / "args.yaml").read_text())["batch"] == 2
-    assert yaml.safe_load((finished / "hyp.yaml").read_text()) == Hyperparameters().as_dict()
+    assert yaml.safe_load((finished / "hyp.yaml").read_text()) == Hyperparameters(loss=DEFAULTS).as_dict()
     assert yaml.safe_load((finished / "model.yaml").read_text())["head"] == [[[2, 3, 5, 2, 3, 5], 1, "DualDDetect", ["nc"]]]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.attention import FocalModulation
+from models.attention.dynamic_conv import DynamicConv
 from utils.errors import SettingsError
 from utils.visualize import LayerRecorder, Visualizer, feature_grid, focal_sheet, pick_layers
 
@@ -78,6 +79,43 @@ def test_an_explaining_layer_is_explained_once() -> None:
     network = SmallNetwork()
     with LayerRecorder(pick_layers(network, ["1", "FocalModulation"])) as recorder:
         network(torch.zeros(1, 3, 32, 32), raw=True)
+    assert list(recorder.inputs) == ["01_Sequential.0"]
+
+
+class Doubled(nn.Module):
+    """Explains itself in parts that --visualize does not draw."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+    def explain(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the factor."""
+        return {"factor": torch.full((len(x), 1), 2.0)}
+
+
+def test_other_explanations_are_left_to_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = SmallNetwork()
+    network.model[1] = Doubled()
+    files = Visualizer(network, ["1"]).write(np.full((32, 64, 3), 128, np.uint8), tmp_path)
+    assert [file.name for file in files] == ["01_Doubled.png"]
+    assert "--visualize: 01_Doubled explains itself by factor: --explain shows it" in capsys.readouterr().err
+
+
+def test_maps_are_those_before_a_step_in_place() -> None:
+    network = SmallNetwork()
+    network.model[0] = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace=True))
+    with LayerRecorder(pick_layers(network, ["0.0", "0"])) as recorder:
+        network(torch.rand(1, 3, 32, 32), raw=True)
+    before, after = recorder.outputs["00.0_Conv2d"], recorder.outputs["00_Sequential"]
+    assert before.min() < 0
+    assert torch.equal(before.relu(), after)
+
+
+def test_of_modules_within_each_other_the_outermost_explains() -> None:
+    network = SmallNetwork()
+    network.model[1] = nn.Sequential(DynamicConv(4, 4))
+    with LayerRecorder(pick_layers(network, ["1"])) as recorder:
+        network(torch.rand(1, 3, 32, 32), raw=True)
     assert list(recorder.inputs) == ["01_Sequential.0"]
 
 

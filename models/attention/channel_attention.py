@@ -1,0 +1,137 @@
+"""Channel attention: every channel is weighed by what the whole map, or cells of it, hold of it: SE, ECA, MLCA."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.attention import Start, zero_
+from models.attention.gather_excite import Excite
+from models.attention.gating import GatedLayer, require_odd, require_positive, squeezed
+from models.registry import layer, same
+from utils.errors import ModelConfigError
+
+
+@layer(same, "attention", example=())
+class SE(GatedLayer):
+    """Weigh every channel by the sigmoid of a bottleneck of two 1 x 1 convolutions over the channels' means.
+
+    Source: Hu et al. 2018, Squeeze-and-Excitation Networks, arxiv.org/abs/1709.01507, section 3.
+    Differs: the bottleneck has biases, and at least 8 channels (or all of fewer): the paper's networks have no narrower one.
+
+    Args:
+        reduction: channels over hidden channels.
+        start: `identity` makes the gate 2 * sigmoid and its last convolution zero, so that gates start at one.
+    Raises:
+        ModelConfigError: the reduction is not positive.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, start: Start = "random") -> None:
+        super().__init__(start)
+        self.mlp = Excite(channels, squeezed(channels, reduction))
+        if start == "identity":
+            zero_(self.mlp.fc2)
+
+    def gate(self, x: Tensor) -> Tensor:
+        return self.opened(self.mlp(x.mean((2, 3), keepdim=True)))
+
+
+def channel_conv(channels: int, kernel_size: int | None, gamma: float, offset: float, start: Start) -> nn.Conv1d:
+    """Return the convolution along channels of ECA; its kernel is the odd number at or above |(log2(channels) + offset) / gamma|, truncated.
+
+    Raises:
+        ModelConfigError: an even kernel, or a gamma that is not positive.
+    """
+    require_positive("gamma", gamma)
+    if kernel_size is None:
+        truncated = int(abs(math.log2(channels) + offset) / gamma)
+        kernel_size = truncated if truncated % 2 else truncated + 1
+    require_odd("kernel_size", kernel_size)
+    conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+    if start == "identity":
+        zero_(conv)
+    return conv
+
+
+@layer(same, "attention", example=())
+class ECA(GatedLayer):
+    """Weigh every channel by the sigmoid of a convolution along the channels' means: each sees its neighbours only.
+
+    Source: Wang et al. 2020, ECA-Net, arxiv.org/abs/1910.03151, sections 3.2 and 3.3.
+
+    Args:
+        kernel_size: channels that a channel's weight depends on, odd; by default it follows from the width.
+        gamma, offset: the paper's gamma and b, of the default kernel.
+        start: `identity` makes the gate 2 * sigmoid and the convolution zero, so that gates start at one.
+    Raises:
+        ModelConfigError: an even kernel, or a gamma that is not positive.
+    """
+
+    def __init__(self, channels: int, kernel_size: int | None = None, gamma: float = 2, offset: float = 1, start: Start = "random") -> None:
+        super().__init__(start)
+        self.conv = channel_conv(channels, kernel_size, gamma, offset, start)
+
+    def gate(self, x: Tensor) -> Tensor:
+        return self.opened(self.conv(x.mean((2, 3))[:, None])).transpose(1, 2)[..., None]
+
+
+def windows(cells: int, size: int, like: Tensor) -> Tensor:
+    """Return which of `size` positions lie in each of `cells` windows of adaptive pooling, (cells, size) of ones and zeros.
+
+    Window i reaches from i / cells of the way to (i + 1) / cells, positions that it cuts included; there may be more cells than positions.
+    """
+    cell = torch.arange(cells, device=like.device)[:, None]
+    position = torch.arange(size, device=like.device)[None]
+    return ((position * cells < (cell + 1) * size) & ((position + 1) * cells > cell * size)).to(like.dtype)
+
+
+@layer(same, "attention", example=())
+class MLCA(GatedLayer):
+    """Weigh every channel by a blend of two gates: one for each of some cells of the map, one for the whole map.
+
+    Source: Wan et al. 2023, Mixed local channel attention for object detection, Engineering Applications of Artificial Intelligence 123.
+    Differs: the pooling to cells and back is a product with matrices of ones and zeros, equal to adaptive average pooling, so that it
+        exports with open sizes. As in the paper, the whole map's mean is the mean of its cells' means, and the convolution of the cells
+        runs through all cells' channels as one sequence.
+
+    Args:
+        cells: the map is cut into cells x cells, which overlap where it does not divide or is smaller.
+        local_weight: share of the cells' gates in the blend, in [0, 1].
+        kernel_size, gamma, offset: of both convolutions, see ECA.
+        start: `identity` makes both gates 2 * sigmoid and both convolutions zero, so that gates start at one.
+    Raises:
+        ModelConfigError: a share outside [0, 1], no cells, an even kernel, or a gamma that is not positive.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        cells: int = 5,
+        local_weight: float = 0.5,
+        kernel_size: int | None = None,
+        gamma: float = 2,
+        offset: float = 1,
+        start: Start = "random",
+    ) -> None:
+        super().__init__(start)
+        require_positive("cells", cells)
+        if not 0 <= local_weight <= 1:
+            raise ModelConfigError(f"local_weight is {local_weight}: expected a share from 0 (the whole map alone) to 1 (cells alone)")
+        self.cells, self.local_weight = cells, local_weight
+        self.conv_local = channel_conv(channels, kernel_size, gamma, offset, start)
+        self.conv_global = channel_conv(channels, kernel_size, gamma, offset, start)
+
+    def gate(self, x: Tensor) -> Tensor:
+        down, across = windows(self.cells, x.shape[2], x), windows(self.cells, x.shape[3], x).transpose(0, 1)
+        means = (down @ x) / down.sum(1, keepdim=True) @ across / across.sum(0)  # (B, C, cells, cells)
+        sequence = means.flatten(2).transpose(1, 2)  # (B, cells * cells, C): a cell's channels lie together
+        local = self.opened(self.conv_local(sequence.flatten(1)[:, None])).reshape(sequence.shape).transpose(1, 2).reshape(means.shape)
+        everywhere = self.opened(self.conv_global(sequence.mean(1, keepdim=True))).transpose(1, 2)[..., None]
+        blend = everywhere + self.local_weight * (local - everywhere)
+        return spread(blend, x)
+
+
+def spread(cells: Tensor, x: Tensor) -> Tensor:
+    """Return a map of cells (B, C, n, n) at the size of `x`: a pixel takes its cell's value, or the mean of those that it lies across."""
+    down, across = windows(x.shape[2], cells.shape[2], cells), windows(x.shape[3], cells.shape[3], cells).transpose(0, 1)
+    return (down / down.sum(1, keepdim=True)) @ cells @ (across / across.sum(0))

@@ -1,0 +1,144 @@
+"""AIFI: a transformer layer over the pixels of a small map."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.attention.attention import Start, zero_
+from models.attention.gating import require_divisor, require_positive
+from models.attention.window_attention import full_precision, graph_leaves_torch, wide
+from models.registry import layer, same
+from utils.errors import ModelConfigError
+
+
+def position_table(size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the sine and cosine of every pixel's column, then of its row, at falling frequencies: (H * W, channels), row by row."""
+    height, width = size_hw
+    quarter = channels // 4
+    computed = torch.promote_types(dtype, torch.float32)
+    frequencies = temperature ** -(torch.arange(quarter, dtype=computed, device=device) / quarter)
+
+    def waves(count: int) -> Tensor:
+        angles = torch.arange(count, dtype=computed, device=device)[:, None] * frequencies
+        return torch.cat((angles.sin(), angles.cos()), 1)
+
+    by_column = waves(width)[None].expand(height, width, 2 * quarter)
+    by_row = waves(height)[:, None].expand(height, width, 2 * quarter)
+    return torch.cat((by_column, by_row), 2).flatten(0, 1).to(dtype)
+
+
+@lru_cache(maxsize=32)
+def kept_position_table(size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return `position_table`, made once for a size; usable in training even if inference asked first."""
+    with torch.inference_mode(False), torch.no_grad():
+        return position_table(size_hw, channels, temperature, dtype, device)
+
+
+@layer(same, "attention", example=(32, 4))
+class AIFI(nn.Module):
+    """Let every pixel attend to every other: a transformer encoder layer with positions as sines and cosines.
+
+    Source: Zhao et al. 2023, DETRs Beat YOLOs on Real-time Object Detection, arxiv.org/abs/2304.08069, section 4.2.
+    Differs: a pixel's position is its own on maps that are not square, too; keys have no bias, which the softmax would cancel;
+        no dropout by default; `pre_norm` is an option that the paper does not have.
+
+    Costs grow with the square of the pixels: for the smallest map of a network.
+
+    Args:
+        ffn_channels: hidden width of the two linear layers; a network's width multiple does not reach it.
+        heads: must divide the channels, which must divide by 4.
+        drop: dropout after the attention and in and after the linear layers.
+        temperature: ratio of the highest to the lowest frequency of the positions.
+        pre_norm: normalise before the attention and the linear layers instead of after their sums.
+        start: `identity` starts with zeros in the last layer of both branches; needs `pre_norm`, as the paper's last step is a
+            normalisation, which changes any map.
+    Raises:
+        ModelConfigError: channels that do not divide by 4 or by the heads, or an identity start without `pre_norm`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        ffn_channels: int = 1024,
+        heads: int = 8,
+        drop: float = 0.0,
+        temperature: float = 10000.0,
+        pre_norm: bool = False,
+        start: Start = "random",
+    ) -> None:
+        super().__init__()
+        check(channels, ffn_channels, heads, temperature)
+        if start == "identity" and not pre_norm:
+            raise ModelConfigError("start is 'identity', but the last step is a normalisation, which changes any map: add pre_norm: true")
+        self.heads, self.temperature, self.pre_norm = heads, temperature, pre_norm
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels, bias=False)
+        self.value = nn.Linear(channels, channels)
+        self.proj = nn.Linear(channels, channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.fc1 = nn.Linear(channels, ffn_channels)
+        self.fc2 = nn.Linear(ffn_channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.drop = nn.Dropout(drop)
+        if start == "identity":
+            zero_(self.proj)
+            zero_(self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2).transpose(1, 2)  # (B, H * W, C)
+        position = self.position(x)
+        if self.pre_norm:
+            pixels = pixels + self.drop(self.attend(self.norm1(pixels), position))
+            pixels = pixels + self.drop(self.feed(self.norm2(pixels)))
+        else:
+            pixels = self.norm1(pixels + self.drop(self.attend(pixels, position)))
+            pixels = self.norm2(pixels + self.drop(self.feed(pixels)))
+        return pixels.transpose(1, 2).reshape(x.shape)
+
+    def position(self, x: Tensor) -> Tensor:
+        """Return the positions of `x`'s pixels, (H * W, C): kept ones for plain tensors, recorded ones in a graph, where the size may be open."""
+        plain = not (torch.compiler.is_compiling() or graph_leaves_torch()) and type(x) in (Tensor, nn.Parameter)
+        return (kept_position_table if plain else position_table)(tuple(x.shape[2:]), x.shape[1], self.temperature, x.dtype, x.device)
+
+    def attend(self, pixels: Tensor, position: Tensor) -> Tensor:
+        """Return what every pixel gathers from all, (B, H * W, C)."""
+        placed = pixels + position
+        gathered = functional.scaled_dot_product_attention(
+            self.by_head(self.query(placed)), self.by_head(self.key(placed)), self.by_head(self.value(pixels))
+        )
+        return self.proj(gathered.transpose(1, 2).flatten(2))
+
+    def by_head(self, pixels: Tensor) -> Tensor:
+        """Return pixels (B, H * W, C) as (B, heads, H * W, C / heads)."""
+        return pixels.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def feed(self, pixels: Tensor) -> Tensor:
+        """Return the two linear layers' output of every pixel, (B, H * W, C)."""
+        return self.fc2(self.drop(functional.gelu(self.fc1(pixels))))
+
+    def explain(self, x: Tensor) -> dict[str, Tensor]:
+        """Return "received" (B, 1, H, W): the attention that every pixel gets, mean over heads and pixels that give it, times H * W."""
+        pixels = x.flatten(2).transpose(1, 2)
+        placed = (self.norm1(pixels) if self.pre_norm else pixels) + self.position(x)
+        query, key = self.by_head(self.query(placed)), self.by_head(self.key(placed))
+        with full_precision(x):
+            scores = query.to(wide(x)) @ key.to(wide(x)).transpose(2, 3) * query.shape[3] ** -0.5
+        received = scores.softmax(3).mean((1, 2)) * key.shape[2]
+        return {"received": received.reshape(x.shape[0], 1, *x.shape[2:]).to(x.dtype)}
+
+
+def check(channels: int, ffn_channels: int, heads: int, temperature: float) -> None:
+    """Refuse settings that no AIFI can have.
+
+    Raises:
+        ModelConfigError: says which, and what to write instead.
+    """
+    if channels % 4:
+        raise ModelConfigError(
+            f"{channels} channels: not a multiple of 4 (sine and cosine of column and row); try {-(-channels // 4) * 4} in the row before"
+        )
+    require_divisor("heads", heads, channels)
+    require_positive("ffn_channels", ffn_channels)
+    require_positive("temperature", temperature)

@@ -1,0 +1,90 @@
+"""What the attention layers that multiply a map by a gate share: the product, how it starts, and the checks of their settings."""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.attention import Start
+from utils.errors import ModelConfigError
+
+
+class GatedLayer(nn.Module):
+    """A layer that multiplies its input by what its `gate` computes from it.
+
+    Args:
+        start: `identity` doubles every sigmoid, so that a gate is one where its logits are zero; the layer makes them so at first.
+    """
+
+    def __init__(self, start: Start) -> None:
+        super().__init__()
+        self.doubled = start == "identity"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return what the input is multiplied by, (B, C or 1, H or 1, W or 1)."""
+        raise NotImplementedError
+
+    def opened(self, logits: Tensor) -> Tensor:
+        """Return the gate of its logits: their sigmoid, or twice that for an identity start."""
+        return 2 * logits.sigmoid() if self.doubled else logits.sigmoid()
+
+    def explain(self, x: Tensor) -> dict[str, Tensor]:
+        """Return "gate" (B, C or 1, H or 1, W or 1): the weight of every channel and pixel of `x`."""
+        return {"gate": self.gate(x)}
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that also takes maps of one value a group, which becomes the bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def squeezed(channels: int, reduction: int) -> int:
+    """Return the hidden channels of a bottleneck: a `reduction`-th, but 8 at least, or all: ReLU may shut a handful for good.
+
+    Raises:
+        ModelConfigError: the reduction is not positive.
+    """
+    require_positive("reduction", reduction)
+    return max(channels // reduction, min(channels, 8))
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuse a setting that is zero or less.
+
+    Raises:
+        ModelConfigError: it is.
+    """
+    if value <= 0:
+        raise ModelConfigError(f"{name} is {value}: expected a positive number")
+
+
+def require_odd(name: str, kernel: int) -> None:
+    """Refuse a kernel without a middle, which would not keep a map's size.
+
+    Raises:
+        ModelConfigError: it is even, or not positive.
+    """
+    if kernel < 1 or kernel % 2 == 0:
+        raise ModelConfigError(f"{name} is {kernel}: expected an odd positive number such as {max(kernel, 2) + 1}")
+
+
+def require_divisor(name: str, value: int, channels: int, least: int = 1) -> None:
+    """Refuse a number of parts into which the channels cannot be divided.
+
+    Args:
+        least: channels that a part must have.
+    Raises:
+        ModelConfigError: says which numbers can be.
+    """
+    if value < 1 or channels % value:
+        wrong = f"does not divide {channels} channels"
+    elif channels // value < least:
+        wrong = f"leaves fewer than {least} of {channels} channels each"
+    else:
+        return
+    fitting = [number for number in range(1, min(channels // least, 32) + 1) if channels % number == 0]
+    remedy = f"try one of {', '.join(map(str, fitting))}" if fitting else "use another layer at this width"
+    raise ModelConfigError(f"{name} is {value}: {wrong}; {remedy}")

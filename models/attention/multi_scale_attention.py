@@ -1,0 +1,54 @@
+"""Efficient multi-scale attention, known as EMA attention: nothing to do with the moving average of weights."""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.attention import Start
+from models.attention.gating import GatedLayer, GroupNorm, require_divisor
+from models.attention.window_attention import wide
+from models.registry import layer, same
+
+
+@layer(same, "attention", example=())
+class EMAttention(GatedLayer):
+    """Weigh every pixel of a group of channels by how two branches, 1 x 1 over row and column means and 3 x 3, see each other.
+
+    Source: Ouyang et al. 2023, Efficient Multi-Scale Attention Module with Cross-Spatial Learning, arxiv.org/abs/2305.13563, section 3.
+    Differs: the normalisation treats every channel alone (the formula leaves its groups open), so that the first softmax depends on
+        its biases only. 8 groups by default where the authors' code has 32.
+
+    Args:
+        groups: parts of the channels that share all weights; must divide the channels.
+        start: `identity` makes the gate 2 * sigmoid(gain * ...) with a gain per group that starts at zero, so that gates start at one.
+    Raises:
+        ModelConfigError: groups that do not divide the channels.
+    """
+
+    def __init__(self, channels: int, groups: int = 8, start: Start = "random") -> None:
+        super().__init__(start)
+        require_divisor("groups", groups, channels)
+        self.groups, part = groups, channels // groups
+        self.conv1 = nn.Conv2d(part, part, 1)
+        self.conv3 = nn.Conv2d(part, part, 3, padding=1)
+        self.norm = GroupNorm(part, part)
+        self.gain = nn.Parameter(torch.zeros(groups)) if start == "identity" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.unflatten(1, (self.groups, -1)) * self.gate(x)[:, :, None]).flatten(1, 2)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return the weight of every pixel of every group, (B, groups, H, W)."""
+        batch, _, height, width = x.shape
+        part = x.reshape(batch * self.groups, self.conv1.in_channels, height, width)
+        means = torch.cat((part.mean(3, keepdim=True), part.mean(2, keepdim=True).transpose(2, 3)), 2)  # (B * groups, C / groups, H + W, 1)
+        mixed = self.conv1(means).sigmoid()
+        strips = self.norm(part * mixed[:, :, :height] * mixed[:, :, height:].transpose(2, 3))
+        squares = self.conv3(part)
+        seen = (seen_by(strips, squares) + seen_by(squares, strips)).reshape(batch, self.groups, height, width)
+        return self.opened(seen if self.gain is None else seen * self.gain[:, None, None])
+
+
+def seen_by(viewer: Tensor, viewed: Tensor) -> Tensor:
+    """Return the mean of one map's channels, weighed by the softmax of the other's means: (N, 1, H * W) of two (N, C, H, W)."""
+    weights = viewer.mean((2, 3)).softmax(1, dtype=wide(viewer)).to(viewed.dtype)
+    return weights[:, None] @ viewed.flatten(2)

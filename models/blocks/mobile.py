@@ -1,0 +1,219 @@
+"""Inverted bottlenecks: narrow maps between blocks, wide and depthwise inside, with a gate or attention in the middle."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.attention.acmix import to_or_same
+from models.attention.attention import DropPath, Start, zero_
+from models.attention.gating import require_divisor, require_odd, require_positive
+from models.blocks.light_convolution import cropped, up_to_multiple
+from models.blocks.normalisation import allow_single_values, block_norm, fold_batchnorm_ahead
+from models.common import Conv
+from models.registry import layer
+from utils.errors import ModelConfigError
+
+HEAD_CHANNELS = 64
+"""Most channels of one attention head of iRMB, where its row does not say how many."""
+
+
+class SqueezeExcite(nn.Module):
+    """Weigh every channel by the sigmoid of two 1 x 1 convolutions, SiLU between them, of the map's mean."""
+
+    def __init__(self, channels: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, hidden_channels, 1)
+        self.expand = nn.Conv2d(hidden_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.expand(functional.silu(self.reduce(x.mean((2, 3), keepdim=True)))).sigmoid()
+
+
+def squeeze_excite(channels: int, in_channels: int, squeeze: float) -> nn.Module:
+    """Return the gate of a block that is `channels` wide inside: hidden width `squeeze` times its input's; none where that is 0.
+
+    Raises:
+        ModelConfigError: a negative ratio.
+    """
+    if squeeze < 0:
+        raise ModelConfigError(f"squeeze is {squeeze}: expected a ratio such as 0.25, or 0 for no gate")
+    return SqueezeExcite(channels, max(1, int(in_channels * squeeze))) if squeeze else nn.Identity()
+
+
+def check_start(start: str, passes_on: bool, why: str) -> None:
+    """Refuse an identity start where nothing passes the input on.
+
+    Args:
+        passes_on: whether there is a residual connection.
+        why: what keeps it away, for the message.
+    Raises:
+        ModelConfigError: says so.
+    """
+    if start == "identity" and not passes_on:
+        raise ModelConfigError(f"start is 'identity', but there is no residual connection to pass the input on: {why}: leave it out")
+
+
+@layer(to_or_same, example=(16,))
+class MBConv(nn.Module):
+    """Widen by 1 x 1, convolve depthwise, gate the channels, narrow by 1 x 1; added to the input where width and size agree.
+
+    Source: Sandler et al. 2018, MobileNetV2, arxiv.org/abs/1801.04381; Tan and Le 2019, EfficientNet, arxiv.org/abs/1905.11946
+    Differs: expansion 4 where EfficientNet has 1 and 6; the activation is the network's (SiLU unless it says otherwise), the
+        gate's is SiLU; normalisation as everywhere here, eps 1e-3 and momentum 0.03; padding is symmetric at stride 2, too.
+
+    Args:
+        out_channels: the input's width by default.
+        kernel_size: of the depthwise convolution, odd.
+        expansion: inner width over `in_channels`; at 1 there is no widening convolution.
+        squeeze: hidden width of the gate (Squeeze-and-Excitation) over `in_channels`; 0 leaves the gate out.
+        stride: of the depthwise convolution.
+        drop_path: share of pictures whose branch is left out while training.
+        start: `identity` starts with zeros in the last normalisation; needs the residual connection.
+    Raises:
+        ModelConfigError: an even kernel, a number that is not positive, or an identity start without residual connection.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int = 3,
+        expansion: float = 4.0,
+        squeeze: float = 0.25,
+        stride: int = 1,
+        drop_path: float = 0.0,
+        start: Start = "random",
+    ) -> None:
+        super().__init__()
+        out_channels = out_channels or in_channels
+        require_odd("kernel_size", kernel_size)
+        require_positive("expansion", expansion)
+        require_positive("stride", stride)
+        self.add = in_channels == out_channels and stride == 1
+        check_start(start, self.add, f"{in_channels} channels in, {out_channels} out at stride {stride}")
+        hidden = max(1, int(in_channels * expansion))
+        self.widen = Conv(in_channels, hidden) if expansion != 1 else nn.Identity()
+        self.depthwise = Conv(hidden, hidden, kernel_size, stride, groups=hidden)
+        self.gate = squeeze_excite(hidden, in_channels, squeeze)
+        self.narrow = Conv(hidden, out_channels, activate=False)
+        self.drop_path = DropPath(drop_path)
+        allow_single_values(self)
+        if start == "identity":
+            zero_(self.narrow.bn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.narrow(self.gate(self.depthwise(self.widen(x))))
+        return x + self.drop_path(y) if self.add else y
+
+
+def fitting_head_channels(channels: int) -> int:
+    """Return the largest divisor of a width that is not above HEAD_CHANNELS."""
+    return next(size for size in range(min(channels, HEAD_CHANNELS), 0, -1) if channels % size == 0)
+
+
+@layer(to_or_same, name="iRMB", example=(16,))
+class IRMB(nn.Module):
+    """Attention in windows over widened values, then a depthwise convolution and a gate, narrowed; added to the input where widths agree.
+
+    Source: Zhang et al. 2023, EMO, arxiv.org/abs/2301.01146
+    Differs: padded cells are left out of the softmax, where plain padding lets queries look at them; the cells of a window lie together,
+        where the authors' code takes every n-th of the map; narrow widths get narrower heads by default; batch normalisation before
+        the attention, SiLU for the values.
+
+    Args:
+        out_channels: the input's width by default.
+        expansion: width of the values, and of all that follows up to the last convolution, over `in_channels`.
+        head_channels: of the queries and keys of one head, a divisor of `in_channels`; by default the largest up to 64.
+        window: side of the square windows; a map that they do not tile is padded by cells that no query looks at.
+        kernel_size: of the depthwise convolution, odd.
+        squeeze: hidden width of the gate (Squeeze-and-Excitation) over `in_channels`; 0 leaves the gate out.
+        drop_path: share of pictures whose branch is left out while training.
+        start: `identity` starts with zeros in the last convolution; needs the residual connection.
+    Raises:
+        ModelConfigError: heads that do not divide a width, an even kernel, or an identity start without residual connection.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        expansion: float = 2.0,
+        head_channels: int | None = None,
+        window: int = 7,
+        kernel_size: int = 3,
+        squeeze: float = 0.25,
+        drop_path: float = 0.0,
+        start: Start = "random",
+    ) -> None:
+        super().__init__()
+        out_channels = out_channels or in_channels
+        require_odd("kernel_size", kernel_size)
+        require_positive("expansion", expansion)
+        require_positive("window", window)
+        self.add = in_channels == out_channels
+        check_start(start, self.add, f"{in_channels} channels in, {out_channels} out")
+        hidden = max(1, int(in_channels * expansion))
+        self.heads, self.window = count_heads(in_channels, hidden, head_channels), window
+        self.norm: nn.Module = block_norm(in_channels)
+        self.query_key = nn.Conv2d(in_channels, 2 * in_channels, 1, bias=False)
+        self.value = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.local = Conv(hidden, hidden, kernel_size, groups=hidden)
+        self.gate = squeeze_excite(hidden, in_channels, squeeze)
+        self.proj = nn.Conv2d(hidden, out_channels, 1, bias=False)
+        self.drop_path = DropPath(drop_path)
+        allow_single_values(self)
+        if start == "identity":
+            zero_(self.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        y = self.attend(self.query_key(normed), functional.silu(self.value(normed)))
+        y = self.proj(y + self.gate(self.local(y)))
+        return x + self.drop_path(y) if self.add else y
+
+    def attend(self, query_key: Tensor, values: Tensor) -> Tensor:
+        """Return what every cell gathers of its window's values, (B, hidden, H, W).
+
+        Args:
+            query_key: (B, 2 * in_channels, H, W), the queries' channels first.
+            values: (B, hidden, H, W).
+        """
+        height, width = values.shape[2:]
+        beyond = up_to_multiple((height, width), self.window)
+        queries, keys = (self.windows(functional.pad(part, beyond), self.heads) for part in query_key.chunk(2, 1))
+        hidden_keys = self.windows(functional.pad(values.new_zeros(1, 1, height, width), beyond, value=float("-inf")), 1)
+        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2) + hidden_keys.transpose(-1, -2)
+        gathered = scores.softmax(-1).to(values.dtype) @ self.windows(functional.pad(values, beyond), self.heads)
+        return cropped(self.whole(gathered), (height, width))
+
+    def windows(self, x: Tensor, heads: int) -> Tensor:
+        """Cut a padded map (B, heads * D, H, W) into windows, (B, rows of windows, columns of windows, heads, cells, D)."""
+        cells = functional.pixel_unshuffle(x, self.window)  # (B, heads * D * cells, rows, columns)
+        return cells.unflatten(1, (heads, -1, self.window**2)).permute(0, 4, 5, 1, 3, 2)
+
+    def whole(self, windows: Tensor) -> Tensor:
+        """Put windows (B, rows, columns, heads, cells, D) together again, (B, heads * D, H, W)."""
+        return functional.pixel_shuffle(windows.permute(0, 3, 5, 4, 1, 2).flatten(1, 3), self.window)
+
+    def fold(self) -> None:
+        """Merge the normalisation into the convolutions behind it, for inference."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.query_key, self.value = (fold_batchnorm_ahead(self.norm, conv) for conv in (self.query_key, self.value))
+            self.norm = nn.Identity()
+
+
+def count_heads(in_channels: int, hidden: int, head_channels: int | None) -> int:
+    """Return the number of attention heads.
+
+    Raises:
+        ModelConfigError: `head_channels` does not divide the width, or the heads do not divide the values' width.
+    """
+    if head_channels is None:
+        head_channels = fitting_head_channels(in_channels)
+    require_divisor("head_channels", head_channels, in_channels)
+    heads = in_channels // head_channels
+    if hidden % heads:
+        raise ModelConfigError(
+            f"expansion makes {hidden} channels of {in_channels}: they do not split into {heads} heads: "
+            f"try a whole expansion, or head_channels {in_channels}"
+        )
+    return heads

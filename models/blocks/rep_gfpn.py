@@ -1,0 +1,58 @@
+"""The block of DAMO-YOLO's neck, whose convolutions fold; its fusion of levels is rows of Concat, nn.Upsample and Conv around it."""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.gating import require_positive
+from models.blocks.normalisation import allow_single_values
+from models.common import Conv, RepBottleneck
+from models.inner import InnerLayer, build_inner, check_inner
+from models.registry import layer, to
+
+
+@layer(to, repeats="repeats", example=(16,))
+class CSPStage(nn.Module):
+    """RepGFPN's block: half the width through a chain of re-parameterised bottlenecks whose stages are all concatenated, half past it.
+
+    Source: Xu et al. 2022, DAMO-YOLO, arxiv.org/abs/2211.15444
+    Differs: a bottleneck is RepBottleneck, the 3 x 3 beside 1 x 1 of RepConv and then a 3 x 3, with its shortcut; `fold` makes the pair one
+        3 x 3. Without the pyramid pooling that DAMO-YOLO's backbone has in one of its stages: write an SPPF row.
+
+    Args:
+        expansion: width between the two convolutions of a bottleneck over its own.
+        unit: a layer in place of each bottleneck: a registered one's name, or [name, arguments …].
+        attention: a layer at the end of each bottleneck's branch, before its sum; said alike.
+    Raises:
+        ModelConfigError: fewer than two channels, the layer cannot be built, or both are given.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        expansion: float = 1.0,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
+        super().__init__()
+        check_inner(unit, attention)
+        past = out_channels // 2
+        require_positive("expansion", expansion)
+        require_positive("half of out_channels", past)
+        width = out_channels - past
+        self.past = Conv(in_channels, past)
+        self.into = Conv(in_channels, width)
+        self.m = nn.ModuleList(
+            RepBottleneck(width, width, expansion=expansion, attention=attention) if unit is None else build_inner(unit, width, "unit")
+            for _ in range(repeats)
+        )
+        self.fuse = Conv(past + repeats * width, out_channels)
+        allow_single_values(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages, y = [self.past(x)], self.into(x)
+        for unit in self.m:
+            y = unit(y)
+            stages.append(y)
+        return self.fuse(torch.cat(stages, 1))

@@ -1,0 +1,275 @@
+"""What every layer promises of graphs recorded from it, and what it costs; one function a promise, its remedy beside it."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.checks.checking import CheckFailedError, CheckSkippedError, Suite, demand_close, first_line, run
+from models.checks.layer_case import ERRORS, REPEATABLE, RUNS, FlatForm, LayerCase, apply_to, randomise, size_text, tensors_of
+
+GRAPH_CHECKS: Suite[LayerCase] = Suite()
+RECORDED_HW, OTHER_HW = (9, 10), (20, 17)
+RECORDED_BATCH, OTHER_BATCH = 2, 3
+COST_HW = (64, 64)
+"""Size of the largest map that a layer's cost is measured at."""
+TOLERANCE = (1e-4, 1e-5)
+"""rtol and atol of a recorded graph, in float32."""
+EXPORT_PACKAGES = ("onnx", "onnxruntime")
+ONNX_OPSET = 18
+FATAL_ONLY = 4
+"""onnxruntime's log level: what it refuses, it raises as well."""
+TIMED_RUNS = 5
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings, log lines and prints of recorders from the user."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def recording_sizes(case: LayerCase) -> list[tuple[tuple[int, int], int, str]]:
+    """Return sizes and batches to run a graph at, most demanding first, each with what it shows the graph to take."""
+    if case.fixed_hw:
+        return [(case.fixed_hw, OTHER_BATCH, f"any batch, at {size_text(case.fixed_hw)}, the row's one size")]
+    recorded = case.plain_hw if case.size_hw == case.plain_hw else RECORDED_HW
+    other = (16, 8) if recorded == case.plain_hw else OTHER_HW
+    return [(other, OTHER_BATCH, "any batch and size"), (recorded, OTHER_BATCH, f"any batch, at {size_text(recorded)} only")]
+
+
+def recorded_size(case: LayerCase) -> tuple[int, int]:
+    """Return the size that graphs are recorded at."""
+    return case.fixed_hw or (case.plain_hw if case.size_hw == case.plain_hw else RECORDED_HW)
+
+
+def how_free(case: LayerCase, module: nn.Module, graph: Callable[..., list[Tensor]]) -> str:
+    """Run a recorded graph at other sizes; return what it takes.
+
+    Args:
+        graph: called with an input's tensors.
+    Raises:
+        CheckFailedError: only the shape that it was recorded with, or other values than the layer.
+    """
+    size_hw, reason = recorded_size(case), ""
+    given = case.given(size_hw, RECORDED_BATCH)
+    torch.manual_seed(0)
+    demand_close(graph(*tensors_of(given)), run(module, given), *TOLERANCE, "as recorded")
+    for other_hw, batch, what in recording_sizes(case):
+        given = case.given(other_hw, batch, seed=2)
+        try:
+            torch.manual_seed(0)
+            found = graph(*tensors_of(given))
+            demand_close(found, run(module, given), *TOLERANCE, f"{batch} pictures of {size_text(other_hw)}")
+        except (CheckFailedError, *ERRORS) as error:
+            reason = reason or first_line(error)
+            continue
+        return f"{what}: {reason}" if reason else what
+    raise CheckFailedError(f"takes only {RECORDED_BATCH} pictures of {size_text(size_hw)}, as recorded: {reason}")
+
+
+@GRAPH_CHECKS.add(
+    "compile",
+    "Keep Python out of forward(): no .item(), no conditions on values, no lists kept on self; the message names the line that breaks the graph.",
+    needs=(RUNS, REPEATABLE),
+    slow=True,
+)
+def check_compile(case: LayerCase) -> str:
+    """torch.compile takes the layer (backend eager: the recording, not the generated code)."""
+    module, breaks = case.build().eval(), ""
+    given = case.given(case.size_hw, 2)
+    expected = run(module, given)
+    try:
+        torch._dynamo.reset()
+        with quiet(), torch.no_grad():
+            found = run(torch.compile(module, backend="eager", fullgraph=True, dynamic=True), given)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        breaks = first_line(error)
+        torch._dynamo.reset()
+        with quiet(), torch.no_grad():
+            found = run(torch.compile(module, backend="eager", dynamic=True), given)
+    finally:
+        torch._dynamo.reset()
+    demand_close(found, expected, *TOLERANCE, "compiled")
+    return f"in several graphs: {breaks}" if breaks else "one whole graph"
+
+
+@GRAPH_CHECKS.add(
+    "export",
+    "Compute shapes from x.shape without int() or len(), and choose by settings, not by values; torch.where in place of if.",
+    needs=(RUNS, REPEATABLE),
+    slow=True,
+)
+def check_export(case: LayerCase) -> str:
+    """torch.export takes the layer, with the batch left open, and the size where the layer allows."""
+    module = randomise(case.build()).eval()
+    given = case.given(recorded_size(case), RECORDED_BATCH)
+    tensors = tuple(tensors_of(given))
+    free = tuple(dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO) for _ in tensors)
+    with quiet(), torch.no_grad():
+        program = torch.export.export(FlatForm(module, given), tensors, dynamic_shapes=(free,)).module()
+        return how_free(case, module, lambda *given: list(program(*given)))
+
+
+@GRAPH_CHECKS.add(
+    "onnx",
+    "Write it in operations that ONNX has (opset 18): most of torch.nn.functional; for the recording choose another form while "
+    "torch.onnx.is_in_onnx_export().",
+    needs=(RUNS, REPEATABLE),
+    slow=True,
+)
+def check_onnx(case: LayerCase) -> str:
+    """The layer becomes an ONNX graph that computes the same, with the batch left open, and the size where the layer allows."""
+    missing = [package for package in EXPORT_PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise CheckSkippedError(f"needs {' and '.join(missing)}: pip install -r requirements-export.txt")
+    module = randomise(case.build()).eval()
+    given = case.given(recorded_size(case), RECORDED_BATCH)
+    return how_free(case, module, onnx_runner(onnx_by_tracing(module, given, run(module, given))))
+
+
+def onnx_by_tracing(module: nn.Module, given: Any, expected: list[Tensor]) -> bytes:
+    """Return a layer as an ONNX model with open batch and size, its inputs named input0 and so on."""
+    tensors = tuple(tensors_of(given))
+    names = [f"input{number}" for number in range(len(tensors))]
+    outputs = [f"output{number}" for number in range(len(expected))]
+    axes = {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names}
+    axes |= {
+        name: {number: f"{name}_{number}" for number in range(tensor.ndim) if number != 1} for name, tensor in zip(outputs, expected, strict=True)
+    }
+    buffer = io.BytesIO()
+    with quiet(), torch.no_grad():
+        torch.onnx.export(
+            FlatForm(module, given).eval(),
+            tensors,
+            buffer,
+            dynamo=False,
+            opset_version=ONNX_OPSET,
+            input_names=names,
+            output_names=outputs,
+            dynamic_axes=axes,
+        )
+    return buffer.getvalue()
+
+
+def onnx_runner(written: bytes) -> Callable[..., list[Tensor]]:
+    """Return a function that runs an ONNX model in onnxruntime.
+
+    Raises:
+        CheckFailedError: onnxruntime does not take it.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    refusals = (states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented, states.RuntimeException)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+    except refusals as error:
+        raise CheckFailedError(f"onnxruntime does not take it: {first_line(error)}") from error
+    names = [each.name for each in session.get_inputs()]
+
+    def graph(*tensors: Tensor) -> list[Tensor]:
+        fed = {f"input{number}": tensor.numpy() for number, tensor in enumerate(tensors) if f"input{number}" in names}
+        try:
+            return [torch.from_numpy(value) for value in session.run(None, fed)]
+        except refusals as error:
+            raise CheckFailedError(first_line(error)) from error
+
+    return graph
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a layer costs: parameters, 10^9 operations, milliseconds, and mebibytes that backward keeps, of one input on a CPU."""
+
+    size_hw: tuple[int, int]
+    parameters: int
+    gflops: float
+    forward_ms: float
+    training_ms: float
+    saved_mib: float
+
+    def describe(self) -> str:
+        """One clause for a table."""
+        return (
+            f"at {size_text(self.size_hw)}: {self.parameters:,} parameters, {self.gflops:.4g} GFLOPs, {self.forward_ms:.2f} ms, "
+            f"{self.training_ms:.2f} ms with backward, which keeps {self.saved_mib:.2f} MiB"
+        )
+
+
+def count_gflops(case: LayerCase, size_hw: tuple[int, int]) -> float:
+    """Return the 10^9 operations of a layer, two per multiply-accumulate of convolutions and matrix products."""
+    with torch.device("meta"):
+        module = case.build().eval()
+    with FlopCounterMode(display=False) as counter:
+        module(case.given(size_hw, device="meta"))
+    return counter.get_total_flops() / 1e9
+
+
+def measure(case: LayerCase) -> Cost:
+    """Measure a layer at COST_HW; times are medians."""
+    size_hw = case.fixed_hw or COST_HW
+    module = case.build()
+    given = apply_to(case.given(size_hw), lambda tensor: tensor.requires_grad_())
+
+    def forward() -> None:
+        with torch.inference_mode():
+            module(given)
+
+    def train() -> None:
+        total = sum(tensor.sum() for tensor in tensors_of(module(apply_to(given, lambda tensor: tensor * 1))))
+        total.backward()
+
+    module.eval()
+    forward_ms = median_ms(forward)
+    module.train()
+    training_ms = median_ms(train)
+    kept = {parameter.data_ptr() for parameter in module.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in kept:
+            saved[tensor.data_ptr()] = max(saved.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = module(given)
+    del outputs
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return Cost(size_hw, parameters, count_gflops(case, size_hw), forward_ms, training_ms, sum(saved.values()) / 2**20)
+
+
+def median_ms(function: Callable[[], None]) -> float:
+    """Return the median time of a function in milliseconds, after one call that is not timed."""
+    function()
+    times = []
+    for _ in range(TIMED_RUNS):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1000
+
+
+@GRAPH_CHECKS.add("cost", "The figures need a layer that runs without values and trains: mend what fails above.", needs=(RUNS,), slow=True)
+def check_cost(case: LayerCase) -> str:
+    """Its cost can be measured."""
+    return measure(case).describe()

@@ -1,0 +1,253 @@
+"""A layer as a row has it, ready to be checked: built anew as often as wanted, with the inputs that a network would hand over."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from models.common import set_activation
+from models.config import choose_scale
+from models.heads import DetectionHead
+from models.registry import Channels, Layer, Scale, bind, find_layer
+from models.rows import IMAGE, Row
+
+if TYPE_CHECKING:
+    from models.yolo import Model
+
+RUNS, SIZES, REPEATABLE = "runs", "sizes", "repeatable"
+"""Names of the checks that others stand on."""
+SIZES_HW = ((8, 8), (7, 12), (9, 5), (2, 2))
+TRACED_SIZE = 640
+"""Side of the picture for which the sizes of a network's maps are compared."""
+USUAL_HW, PLAIN_HW = (7, 9), (8, 8)
+ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError),
+    *(StopIteration, TypeError, ValueError),
+)
+"""What a layer raises that does not work, a user's own as well; `RuntimeError` holds torch's own kinds, `ValueError` ours."""
+LEVEL_CHANNELS = (16, 24, 32)
+"""Channels of the levels that a head's example row takes, each half as large as the one before it."""
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """A layer with arguments and inputs.
+
+    Attributes:
+        arguments: those of a row.
+        inputs: channels of each input.
+        strides: how many times smaller than the largest input each of them is.
+        num_classes: what `nc` stands for.
+        scale: multiples of the network.
+        repeats: of a layer that takes a row's repeats.
+        activation: of the network, in place of the layers' own.
+        settings: constructor arguments in place of the row's.
+        listed: whether a single input comes as a list.
+        size_hw: of the largest map, in most checks; sizes_hw: in those that look at several.
+        fixed_hw: the one size that the layer takes, if its row fixes one.
+    """
+
+    entry: Layer
+    arguments: tuple[Any, ...]
+    inputs: tuple[Channels, ...]
+    strides: tuple[int, ...]
+    num_classes: int = 3
+    scale: Scale = field(default_factory=Scale)
+    repeats: int = 1
+    activation: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    listed: bool = False
+    size_hw: tuple[int, int] = USUAL_HW
+    sizes_hw: tuple[tuple[int, int], ...] = SIZES_HW
+    fixed_hw: tuple[int, int] | None = None
+
+    @classmethod
+    def of_example(cls, entry: Layer, arguments: tuple[Any, ...] | None = None, inputs: tuple[Channels, ...] | None = None) -> "LayerCase":
+        """Return the layer as its example row has it, or with other arguments or inputs (all of one size)."""
+        if inputs is not None:
+            strides = tuple(2 ** (number % len(LEVEL_CHANNELS)) for number in range(len(inputs))) if is_head(entry) else (1,) * len(inputs)
+        elif is_head(entry) and len(entry.example_inputs) == 1:
+            filled: dict[str, Any] = {}
+            entry.rule.apply([16], filled, Scale())
+            branches, extra = filled.get("branches", 1), entry.cls.extra_inputs
+            inputs = LEVEL_CHANNELS * branches + LEVEL_CHANNELS[:1] * branches * extra
+            strides = (1, 2, 4) * branches + (1,) * branches * extra
+        else:
+            inputs, strides = entry.example_inputs, entry.example_strides
+        return cls(entry, tuple(entry.example if arguments is None else arguments), tuple(inputs), strides).settled()
+
+    @classmethod
+    def of_row(cls, model: "Model", row: Row, shapes: list[Any]) -> "LayerCase":
+        """Return a layer as it stands in a network, once where its row stacks copies of it.
+
+        Args:
+            shapes: output shape of every row, from `Model.trace(TRACED_SIZE)`.
+        """
+        inputs, heights = [], []
+        for source in row.sources:
+            shape = (1, model.channels, TRACED_SIZE, TRACED_SIZE) if source == IMAGE else shapes[source]
+            inputs.append(model.channels if source == IMAGE else model.rows[source].out_channels)
+            heights.append(shape[2] if isinstance(shape, tuple) else max(part[2] for part in shape))
+        return cls(
+            find_layer(row.name),
+            tuple(row.arguments),
+            tuple(inputs),
+            tuple(round(max(heights) / height) for height in heights),
+            model.nc,
+            choose_scale(model.config, "network"),
+            row.repeats,
+            model.config.get("activation"),
+            listed=not row.one_source,
+        ).settled()
+
+    @property
+    def head(self) -> bool:
+        """Whether the layer is a head, which gives nothing to later rows."""
+        return is_head(self.entry)
+
+    @property
+    def plain_hw(self) -> tuple[int, int]:
+        """A size that any layer takes."""
+        return self.fixed_hw or PLAIN_HW
+
+    def only_plain(self) -> "LayerCase":
+        """Return the case for a layer that takes plain sizes only."""
+        return replace(self, size_hw=self.plain_hw, sizes_hw=(self.plain_hw,))
+
+    def settled(self) -> "LayerCase":
+        """Return the case with the map's size that the row fixes, if it does: that of the layer's attribute `size_hw`."""
+        try:
+            fixed = getattr(self.build(), "size_hw", None)
+        except ERRORS:
+            return self  # that it cannot be built is for the checks to say
+        return self if fixed is None else replace(self, fixed_hw=tuple(fixed)).only_plain()
+
+    def with_settings(self, **settings: Any) -> "LayerCase":
+        """Return the case with constructor arguments in place of the row's."""
+        return replace(self, settings=self.settings | settings)
+
+    def keywords(self) -> tuple[dict[str, Any], Channels]:
+        """Return constructor arguments and declared output channels.
+
+        Raises:
+            ModelConfigError: arguments or inputs that the layer does not take.
+        """
+        keywords = bind(self.entry, list(self.arguments), self.num_classes) | self.settings
+        if self.entry.repeats:
+            keywords[self.entry.repeats] = self.repeats
+        declared = self.entry.rule.apply(list(self.inputs), keywords, self.scale)
+        return keywords, declared
+
+    @property
+    def declared(self) -> Channels:
+        """Output channels that the layer's rule declares."""
+        return self.keywords()[1]
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """Return a new layer with seeded parameters."""
+        keywords, _ = self.keywords()
+        torch.manual_seed(seed)
+        module = self.entry.cls(**keywords)
+        if self.activation is not None:
+            set_activation(module, self.activation)
+        return module
+
+    def given(self, size_hw: tuple[int, int], batch: int = 1, dtype: torch.dtype = torch.float32, seed: int = 1, device: str = "cpu") -> Any:
+        """Return seeded input as the network would hand it over: a map, a list of maps, or lists in it.
+
+        Args:
+            size_hw: of the largest map.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def tensor(count: int, stride: int) -> Tensor:
+            height, width = (-(-side // stride) for side in size_hw)
+            if device == "meta":
+                return torch.empty(batch, count, height, width, dtype=dtype, device=device)
+            return torch.randn(batch, count, height, width, generator=generator, dtype=torch.float64).to(device, dtype)
+
+        made = [
+            tuple(tensor(part, stride) for part in count) if isinstance(count, list) else tensor(count, stride)
+            for count, stride in zip(self.inputs, self.strides, strict=True)
+        ]
+        return made if len(made) > 1 or self.head or self.listed else made[0]
+
+    def describe(self) -> str:
+        """Return the row in words: its layer, arguments and input channels."""
+        widths = ", ".join(map(str, self.inputs))
+        return f"{self.entry.name} {show(list(self.arguments))} on {widths} channels"
+
+
+def show(value: Any) -> str:
+    """Return arguments as a yaml row writes them, on one line."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(show, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
+    return {True: "true", False: "false", None: "None"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+
+
+def is_head(entry: Layer) -> bool:
+    """Tell whether a layer is a head, which ends a network."""
+    return issubclass(entry.cls, DetectionHead)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """Return the tensors in an output or input, nesting aside.
+
+    Raises:
+        TypeError: something else is in it.
+    """
+    if isinstance(output, Tensor):
+        return [output]
+    if not isinstance(output, dict | list | tuple):
+        raise TypeError(f"gives {type(output).__name__}: expected a tensor, or a list, tuple or mapping of tensors")
+    values = output.values() if isinstance(output, dict) else output
+    return list(itertools.chain.from_iterable(tensors_of(value) for value in values))
+
+
+def apply_to(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Return an input with `function` applied to every tensor."""
+    return function(value) if isinstance(value, Tensor) else type(value)(apply_to(item, function) for item in value)
+
+
+def refilled(value: Any, tensors: list[Tensor]) -> Any:
+    """Return an input with its tensors replaced, in order."""
+    waiting = iter(tensors)
+    return apply_to(value, lambda _: next(waiting))
+
+
+class FlatForm(nn.Module):
+    """A layer as recorders of graphs take it: tensors in, a tuple of tensors out.
+
+    Args:
+        like: an input of the layer, whose nesting is taken over.
+    """
+
+    def __init__(self, layer: nn.Module, like: Any) -> None:
+        super().__init__()
+        self.layer, self.like = layer, apply_to(like, lambda tensor: torch.empty(0))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensors_of(self.layer(refilled(self.like, list(tensors)))))
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every normalisation statistics and gains that differ from their start, so that leaving one out shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.copy_(torch.randn(part.num_features, generator=generator) * 0.2)
+                part.running_var.copy_(torch.rand(part.num_features, generator=generator) + 0.5)
+                part.weight.copy_(torch.rand(part.num_features, generator=generator) + 0.5)
+                part.bias.copy_(torch.randn(part.num_features, generator=generator) * 0.2)
+    return module
+
+
+def size_text(size_hw: tuple[int, int]) -> str:
+    """Return a size as text."""
+    return f"{size_hw[0]} x {size_hw[1]}"

@@ -1,0 +1,128 @@
+"""Asymptotic feature pyramid: levels are fused adaptively, first the finest two, then one coarser level more at a time."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.common import Conv
+from models.inner import InnerLayer, build_inner
+from models.necks.asff import AdaptiveSum, check_levels
+from models.registry import Channels, Scale, layer, maps, rule
+from models.yolo_blocks import Bottleneck
+from utils.errors import ModelConfigError
+
+
+class StridedConv(Conv):
+    """Conv whose kernel is its stride; a map that does not divide by it is padded with zeros at the right and the bottom."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, stride, stride, padding=0)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        return super().forward(functional.pad(x, (0, -width % self.stride, 0, -height % self.stride)))
+
+
+class LevelFusion(nn.Module):
+    """Fuse several levels at the size and width of one of them.
+
+    Args:
+        widths: channels of the levels, the finest first.
+        level: which of them.
+    """
+
+    def __init__(self, widths: list[int], level: int, weight_channels: int) -> None:
+        super().__init__()
+        self.level = level
+        channels = widths[level]
+        self.resize = nn.ModuleList(self.resizer(width, channels, level - number) for number, width in enumerate(widths))
+        self.fuse = AdaptiveSum(len(widths), channels, weight_channels)
+        self.conv = Conv(channels, channels, 3)
+
+    @staticmethod
+    def resizer(in_channels: int, out_channels: int, halvings: int) -> nn.Module:
+        """Return what brings a level to a width and, if it is finer, to the size; a coarser one is enlarged in `forward`."""
+        if halvings == 0:
+            return nn.Identity()
+        return StridedConv(in_channels, out_channels, 2**halvings) if halvings > 0 else Conv(in_channels, out_channels)
+
+    def forward(self, inputs: list[Tensor]) -> Tensor:
+        levels = [resize(x) for resize, x in zip(self.resize, inputs, strict=True)]
+        size = inputs[self.level].shape[2:]
+        coarser = [functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in levels[self.level + 1 :]]
+        return self.conv(self.fuse(levels[: self.level + 1] + coarser))
+
+
+@rule("in_channels")
+def to_levels(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
+    """Several inputs, one per level; the list of as many maps comes out, `out_channels` (width-scaled) or the inputs' widths wide."""
+    widths, wanted = maps(inputs), arguments.get("out_channels")
+    if len(widths) < 2:
+        raise ModelConfigError(f"'from' names {len(widths)} layer: expected a list of several levels, the finest first, such as [4, 6, 9]")
+    given = widths if wanted is None else [wanted] * len(widths) if isinstance(wanted, int) else wanted
+    if len(given) != len(widths) or min(given) < 1:
+        raise ModelConfigError(f"out_channels is {wanted}: expected a positive number, or as many as the {len(widths)} levels in 'from'")
+    arguments["in_channels"] = widths
+    arguments["out_channels"] = widths if wanted is None else [scale.channels(count) for count in given]
+    return arguments["out_channels"]
+
+
+@layer(to_levels, "fusion", example=(16, 4, 1), example_inputs=(16, 24, 32), example_strides=(1, 2, 4))
+class AFPN(nn.Module):
+    """Fuse the levels of a pyramid step by step, the finest two first, each step with one coarser level more; gives a list of maps.
+
+    A row such as [-1, 1, Pick, [0]] takes one map of the list.
+
+    Source: Yang et al. 2023, AFPN, arxiv.org/abs/2306.15988.
+    Differs: any number of levels; the units are this framework's bottlenecks, whose sum is not activated; maps whose size does
+        not divide are padded with zeros where a finer level is shrunk.
+
+    Args:
+        out_channels: of every output, or a list of each one's; by default the inputs' widths.
+        reduction: the widths inside are the inputs' divided by it, rounded down.
+        repeats: bottlenecks behind each fusion.
+        weight_channels: channels per level from which the shares are predicted.
+        unit: a layer in place of each bottleneck: a registered one's name, or [name, arguments …].
+    Raises:
+        ModelConfigError: a number is not positive, or a level is left without channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: list[int],
+        out_channels: int | list[int] | None = None,
+        reduction: int = 8,
+        repeats: int = 4,
+        weight_channels: int = 8,
+        unit: InnerLayer | None = None,
+    ) -> None:
+        super().__init__()
+        if reduction < 1 or min(in_channels) < reduction:
+            raise ModelConfigError(f"reduction is {reduction}: expected 1 to {min(in_channels)}, the channels of the narrowest level")
+        if repeats < 0:
+            raise ModelConfigError(f"repeats is {repeats}: expected 0 or more")
+        count = len(in_channels)
+        wanted = out_channels if isinstance(out_channels, list) else [out_channels] * count if out_channels else in_channels
+        widths = [width // reduction for width in in_channels]
+        self.reduce = nn.ModuleList(Conv(width, inner) for width, inner in zip(in_channels, widths, strict=True))
+        self.steps = nn.ModuleList(
+            nn.ModuleList(
+                nn.Sequential(LevelFusion(widths[:fused], level, weight_channels), *(make_unit(widths[level], unit) for _ in range(repeats)))
+                for level in range(fused)
+            )
+            for fused in range(2, count + 1)
+        )
+        self.expand = nn.ModuleList(Conv(inner, width) for inner, width in zip(widths, wanted, strict=True))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        check_levels(inputs)
+        waiting = [reduce(x) for reduce, x in zip(self.reduce, inputs, strict=True)]
+        fused, waiting = waiting[:1], waiting[1:]
+        for step, coarser in zip(self.steps, waiting, strict=True):
+            fused = [fuse([*fused, coarser]) for fuse in step]
+        return [expand(x) for expand, x in zip(self.expand, fused, strict=True)]
+
+
+def make_unit(width: int, unit: InnerLayer | None) -> nn.Module:
+    """Return one of the units behind a fusion."""
+    return Bottleneck(width, width, expansion=1.0) if unit is None else build_inner(unit, width, "unit")

@@ -1,0 +1,50 @@
+"""Weighted fusion of several maps, the node of a bidirectional feature pyramid."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.registry import Channels, Scale, layer, maps, rule
+from utils.errors import ModelConfigError
+
+
+@rule("num_inputs")
+def alike(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
+    """Several inputs of one width, which is the output's."""
+    widths = maps(inputs)
+    if len(widths) < 2:
+        raise ModelConfigError(f"'from' names {len(widths)} layer: expected a list of several, such as [-1, 6]")
+    if len(set(widths)) > 1:
+        raise ModelConfigError(f"the inputs have {', '.join(map(str, widths))} channels: expected one width; put a Conv row before those that differ")
+    arguments["num_inputs"] = len(widths)
+    return widths[0]
+
+
+@layer(alike, "fusion", example_inputs=(16, 16, 16))
+class BiFPNAdd(nn.Module):
+    """Add maps of one size and width, each times a learned share: its weight, cut off below zero, over the sum of all of them.
+
+    Source: Tan et al. 2019, EfficientDet, arxiv.org/abs/1911.09070, section 3.3 (fast normalised fusion).
+    Differs: the sum alone; resizing before it and the activated convolution after it are rows of their own, and so is a Concat
+        where other networks put one after the weights. The weights, which start equal, are exempt from weight decay, as every vector is.
+
+    Args:
+        epsilon: added to the sum of the weights.
+    """
+
+    def __init__(self, num_inputs: int, epsilon: float = 1e-4) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_inputs))
+        self.epsilon = epsilon
+
+    def shares(self) -> Tensor:
+        """Return the share of each input (N)."""
+        positive = functional.relu(self.weight)
+        return positive / (positive.sum() + self.epsilon)
+
+    def forward(self, inputs: list[Tensor]) -> Tensor:
+        shares = self.shares()
+        fused = inputs[0] * shares[0]
+        for x, share in zip(inputs[1:], shares[1:], strict=True):
+            fused = fused + x * share
+        return fused

@@ -1,0 +1,162 @@
+"""What every layer of models/blocks promises beyond the contracts of all layers: one value per channel, layouts, formats and export."""
+
+import copy
+import io
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.common import Conv
+from models.deploy import fold_modules
+from models.inner import build_inner
+from models.registry import Scale, bind, find_layer, registered_layers
+from models.yolo import Model
+from tests.networks import randomise, tiny_config
+
+CASES: dict[str, tuple[str, list[Any]]] = {
+    "arelu": ("ARelu", []),
+    "mbconv": ("MBConv", [8]),
+    "mbconv, bare": ("MBConv", [12, 5, 1, 0]),
+    "irmb": ("iRMB", [8]),
+    "irmb, two heads": ("iRMB", [12, {"head_channels": 4, "window": 3, "squeeze": 0}]),
+    "csp stage": ("CSPStage", [8]),
+    "msblock": ("MSBlock", [8, [1, 3, 5], {"depth": 1}]),
+    "dwr": ("DWR", [8]),
+    "dwr, full convolutions": ("DWR", [{"depthwise": False, "activation": None}]),
+    "gsconv": ("GSConv", [8, 3]),
+    "gs bottleneck": ("GSBottleneck", [12]),
+    "vov-gscsp": ("VoVGSCSP", [8]),
+    "spdconv": ("SPDConv", [8]),
+    "ppa": ("PPA", [8]),
+}
+"""Layers by their rows' arguments, for a map of 8 channels."""
+
+SIZES_HW = [(8, 8), (7, 9), (3, 11), (2, 2), (1, 5), (1, 1)]
+
+
+def build(case: str) -> nn.Module:
+    name, arguments = CASES[case]
+    entry = find_layer(name)
+    keywords = bind(entry, arguments, num_classes=0)
+    entry.rule.apply([8], keywords, Scale())
+    torch.manual_seed(0)
+    return randomise(entry.cls(**keywords))
+
+
+@pytest.fixture(params=CASES)
+def layer(request: pytest.FixtureRequest) -> nn.Module:
+    return build(request.param)
+
+
+def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def test_every_layer_of_the_package_is_here() -> None:
+    here = {name for name, entry in registered_layers().items() if entry.cls.__module__.startswith("models.blocks.")}
+    assert here == {name for name, _ in CASES.values()}
+
+
+@pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_any_size_trains(layer: nn.Module, batch: int, size_hw: tuple[int, int]) -> None:
+    x = maps(batch, 8, *size_hw).requires_grad_()
+    y = layer.train()(x)
+    y.backward(maps(*y.shape, seed=1))
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def test_layouts(layer: nn.Module) -> None:
+    layer.double().eval()
+    seen = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        layer.to(memory_format=layout)
+        x = maps(3, 8, 6, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+        y = layer(x)
+        seen.append([y, *torch.autograd.grad((y * maps(*y.shape, seed=1)).sum(), [x, *layer.parameters()])])
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_near(layer: nn.Module, dtype: torch.dtype) -> None:
+    x = maps(2, 8, 7, 6)
+    expected = layer.eval()(x)
+    y = copy.deepcopy(layer).to(dtype)(x.to(dtype))
+    assert y.dtype is dtype
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.slow
+def test_compiled_graph_is_whole_and_takes_any_size(layer: nn.Module) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(layer.eval(), backend="aot_eager", fullgraph=True, dynamic=True)
+    for shape in ((2, 8, 9, 7), (3, 8, 5, 20)):
+        torch.testing.assert_close(compiled(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
+def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool) -> None:
+    layer.eval()
+    if folded:
+        fold_modules(nn.Sequential(layer))
+    smallest = 8  # torch.export fixes a size that may be one window or patch, as it does with any size of 1
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
+    program = torch.export.export(layer, (maps(2, 8, 9, 10),), dynamic_shapes=(dims,))
+    for shape in ((2, 8, 9, 10), (3, 8, 20, 17), (5, 8, 8, 9)):
+        torch.testing.assert_close(program.module()(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_by_tracing(layer: nn.Module) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer.eval()
+    file, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
+    settings = {"dynamo": False, "opset_version": 17, "input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": axes, "y": axes}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(layer, (maps(1, 8, 9, 10),), file, **settings)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for shape in ((1, 8, 9, 10), (3, 8, 12, 7), (2, 8, 2, 3)):
+        (y,) = session.run(None, {"x": maps(*shape).numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in CASES.values()} - {"SPDConv"}))
+def test_as_the_unit_of_a_shell(name: str) -> None:
+    arguments = [{"kernel_sizes": [1, 3], "widening": 2}] if name == "MSBlock" else []
+    shell = build_inner(["C2f", {"unit": [name, *arguments]}], 16, "unit").eval()
+    assert shell(maps(2, 16, 7, 5)).shape == (2, 16, 7, 5)
+    assert type(shell.m[0]) is find_layer(name).cls
+    assert not isinstance(shell.m[0], Conv)
+
+
+def test_a_network_of_them_builds_folds_and_predicts_the_same() -> None:
+    config = tiny_config()
+    config["backbone"][3] = [-1, 1, "SPDConv", [16]]
+    config["backbone"][4] = [-1, 1, "GSConv", [16, 3, 2]]
+    rows = [
+        ["MBConv", [16]],
+        ["iRMB", [16]],
+        ["CSPStage", [16]],
+        ["MSBlock", [16]],
+        ["DWR", [16]],
+        ["VoVGSCSP", [16]],
+        ["PPA", [16]],
+        ["SimSPPF", [16]],
+    ]
+    config["backbone"] += [[-1, 1, *row] for row in [*rows, ["ARelu", []]]]
+    config["head"] = [[[2, 3, 13], 1, "DDetect", ["nc"]]]
+    config["activation"] = "ARelu"
+    torch.manual_seed(0)
+    model = randomise(Model(config)).double().eval()
+    assert sum(type(part).__name__ == "ARelu" for part in model.modules()) > 20
+    images = maps(1, 3, 96, 64, dtype=torch.float64).sigmoid()
+    deployed = model.deploy()
+    torch.testing.assert_close(deployed(images), model(images), rtol=1e-8, atol=1e-8)
+    Model(deployed.config).load_state_dict(deployed.state_dict())
+    Model(model.config).load_state_dict(model.state_dict())
