@@ -135,6 +135,6 @@ class Pick(nn.Module):
 
 
 layer(keep, "upsample", name="nn.Upsample", example=(None, 2, "nearest"))(nn.Upsample)
-layer(keep, "pooling", name="nn.MaxPool2d", example=(2,))(nn.MaxPool2d)
-layer(keep, "pooling", name="nn.AvgPool2d", example=(2,))(nn.AvgPool2d)
+layer(keep, "downsample", name="nn.MaxPool2d", example=(2,))(nn.MaxPool2d)
+layer(keep, "downsample", name="nn.AvgPool2d", example=(2,))(nn.AvgPool2d)
 layer(keep, "other", name="nn.Identity")(nn.Identity)

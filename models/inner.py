@@ -10,6 +10,9 @@ from utils.errors import ModelConfigError
 InnerLayer = str | list
 """A registered layer as a block's argument says it: its name, or a list of its name and its arguments as a row would give them."""
 
+RESIZING = ("downsample", "upsample")
+"""Roles of layers that give a map of another size."""
+
 
 @dataclass(frozen=True)
 class Unscaled(Scale):
@@ -41,7 +44,7 @@ def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
         inner: such as "GatherExcite" or ["ACmix", {"heads": 8}]; an `out_channels` that it asks for is `width`, and not to be given.
         role: name of the block's argument, for messages.
     Raises:
-        ModelConfigError: no such layer, arguments that it refuses, or a layer that gives another width.
+        ModelConfigError: no such layer, arguments that it refuses, or a layer that gives another width or size.
     """
     name, *arguments = inner if isinstance(inner, list) and inner else [inner]
     if not isinstance(name, str):
@@ -56,6 +59,8 @@ def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
         given = entry.rule.apply([width], keywords, Unscaled())
         if given != width:
             raise ModelConfigError(f"gives {given} channels: expected a layer that keeps its width")
+        if entry.role in RESIZING or keywords.get("stride", 1) != 1:
+            raise ModelConfigError("changes the size of a map: expected a layer that keeps it")
         return entry.cls(**keywords)
     except ModelConfigError as error:
         raise ModelConfigError(f"{role} {name} at {width} channels: {error}") from error

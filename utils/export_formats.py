@@ -4,13 +4,10 @@ Two exporters write ONNX. The one that traces takes a second and is tried first;
 as a constant may not be one. The one on torch.export takes 8 to 25 seconds for a gelan-t. Neither is believed: export_run.py compares.
 """
 
-import contextlib
 import importlib.util
 import io
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 from utils.export_metadata import INPUT_NAME, OUTPUT_NAMES, ExportMetadata
 from utils.exported import METADATA_FILE
+from utils.quiet import quiet
 
 MOST_BATCH, MOST_CELLS = 4096, 4096
 """Bounds that torch.export is told for a dynamic batch, and for height and width in cells of the largest stride."""
@@ -42,19 +40,6 @@ class InferenceForm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.network(images)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep warnings, log lines and prints of other packages from the user."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def torchscript_by_tracing(network: nn.Module, images: Tensor, metadata: ExportMetadata, opset: int) -> bytes:

@@ -1,13 +1,10 @@
 """What every layer promises of graphs recorded from it, and what it costs; one function a promise, its remedy beside it."""
 
-import contextlib
 import importlib.util
 import io
-import logging
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.checks.checking import CheckFailedError, CheckSkippedError, Suite, demand_close, first_line, run
 from models.checks.layer_case import ERRORS, REPEATABLE, RUNS, FlatForm, LayerCase, apply_to, randomise, size_text, tensors_of
+from utils.quiet import quiet
 
 GRAPH_CHECKS: Suite[LayerCase] = Suite()
 RECORDED_HW, OTHER_HW = (9, 10), (20, 17)
@@ -30,19 +28,6 @@ ONNX_OPSET = 18
 FATAL_ONLY = 4
 """onnxruntime's log level: what it refuses, it raises as well."""
 TIMED_RUNS = 5
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep warnings, log lines and prints of recorders from the user."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def recording_sizes(case: LayerCase) -> list[tuple[tuple[int, int], int, str]]:

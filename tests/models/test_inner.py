@@ -79,8 +79,14 @@ def test_nested_blocks() -> None:
             [32, {"unit": ["RepNCSPELAN4", 8]}],
             "unit RepNCSPELAN4 at 16 channels: missing argument 'branch_channels': the layer is RepNCSPELAN4(",
         ),
+        ("C2f", [32, {"unit": "ADown"}], "unit ADown at 16 channels: changes the size of a map: expected a layer that keeps it"),
+        ("C2f", [32, {"unit": ["Conv", 3, 2]}], "unit Conv at 16 channels: changes the size of a map: expected a layer that keeps it"),
+        (
+            "C2f",
+            [32, {"attention": ["nn.MaxPool2d", 2]}],
+            "attention nn.MaxPool2d at 16 channels: changes the size of a map: expected a layer that keeps it",
+        ),
         ("C2f", [32, {"unit": ["Detect", 3]}], "unit Detect at 16 channels: gives [] channels: expected a layer that keeps its width"),
-        ("C2f", [32, {"unit": "ADown"}], "does not fit its input for a 256 x 256 picture: layer 4 (Conv) gives 8 x 8 x 8: "),
         (
             "C2f",
             [32, True, {"unit": "ACmix"}],
