@@ -301,13 +301,16 @@ class Rows:
         layer, head = self._layer(edit), self.one(edit.rows, "the head")
         if head is not self.nodes[-1]:
             raise ModelConfigError(f"{self._shown(head)} is not the head: expected 'swap head with LAYER'")
-        old, new = branches_of(find_layer(head.name)), branches_of(find_layer(layer.name))
+        before, after = find_layer(head.name), find_layer(layer.name)
+        old, new = branches_of(before), branches_of(after)
         if new is None:
             raise ModelConfigError(f"{layer.name} is no head: expected a layer such as DDetect")
-        if old is not None and new > old:
-            raise ModelConfigError(f"{layer.name} has {new} branches and {head.name} {old}: where the others come from is not known: write the row")
-        if old is not None and new < old:
-            kept = inputs_of_last(find_layer(head.name), len(head.sources), old, new)
+        if old is not None:
+            if new > old:
+                raise ModelConfigError(
+                    f"{layer.name} has {new} branches and {head.name} {old}: where the others come from is not known: write the row"
+                )
+            kept = kept_inputs(before, after, len(head.sources))
             head.sources, head.written = [head.sources[place] for place in kept], [head.written[place] for place in kept]
         head.name, head.arguments, head.place = layer.name, list(layer.arguments) or ["nc"], edit.place
 
@@ -376,8 +379,14 @@ def branches_of(entry: Layer) -> int | None:
     return filled["branches"]
 
 
-def inputs_of_last(entry: Layer, count: int, branches: int, kept: int) -> list[int]:
-    """Return the positions of the inputs of a head's last branches, the lead one among them: levels first, then those for prototypes."""
-    extra = getattr(entry.cls, "extra_inputs", 0)
+def kept_inputs(before: Layer, after: Layer, count: int) -> list[int]:
+    """Return the positions of the inputs that a head of no more branches takes over: those of the last branches, the lead one among them.
+
+    Raises:
+        ModelConfigError: it takes maps for prototypes, which the one before had none of.
+    """
+    (branches, extra), (kept, wanted) = ((branches_of(head) or 1, getattr(head.cls, "extra_inputs", 0)) for head in (before, after))
+    if wanted > extra:
+        raise ModelConfigError(f"{after.name} takes a further map for prototypes, which {before.name} has not: write the row")
     levels = count // branches - extra
-    return [*range((branches - kept) * levels, branches * levels), *range(count - kept * extra, count)]
+    return [*range((branches - kept) * levels, branches * levels), *range(count - kept * wanted, count)]

@@ -155,6 +155,12 @@ def test_swapping_a_dual_segmentation_head() -> None:
     assert not {"a3", "a_proto", "cb3"} & {row[4] for row in swapped["backbone"] + swapped["head"] if len(row) > 4}
 
 
+def test_swapping_a_segmentation_head_for_a_detection_head() -> None:
+    rows = read_config("gelan-c-dseg", patches=["swap head with DDetect"])[0]["head"]
+    assert rows[-1] == [["n3", "n4", "n5"], 1, "DDetect", ["nc"]]
+    assert "proto" not in {row[4] for row in rows if len(row) > 4}
+
+
 def test_a_patched_network_learns_and_detects() -> None:
     model = Model(
         NETWORK, patches=["insert FocalModulation [{residual: true, start: identity}] before head", "insert Residual [[Conv, 8, 3]] after n5"]
@@ -183,6 +189,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "no head to swap with": ("swap head with Conv", "Conv is no head: expected a layer such as DDetect"),
     "swapping another row": ("swap p3 with DDetect", r"row 2 \(p3\) is not the head"),
     "more branches": ("swap head with DualDDetect", "DualDDetect has 2 branches and DDetect 1"),
+    "prototypes from nowhere": ("swap head with DSegment [nc, 8, 8]", "DSegment takes a further map for prototypes, which DDetect has not"),
     "one label for several": ("insert GatherExcite after every Conv as g", "'as g' would label 6 rows"),
     "one label for several inputs": ("insert GatherExcite before head as g", r"'as g' would label a row for each input of row 7 \(DDetect\)"),
     "a label taken": ("label 4 as p3", "label 'p3' is taken"),
