@@ -66,18 +66,24 @@ def written_row(row: Row) -> list[Any]:
 
 def written_source(row: Row) -> Source | list[Source]:
     """Return a row's `from` as its yaml says it: -1 for the row before where it was counted back, a label, or an index."""
-    written: list[Source] = []
-    for source, said in zip(row.sources, row.written, strict=True):
-        counted_back = isinstance(said, int) and said < 0
-        written.append(said if isinstance(said, str) and source != IMAGE else -1 if counted_back and source == row.index - 1 else source)
+    both = zip(row.written, numbers_of(row), row.sources, strict=True)
+    written = [said if isinstance(said, str) and source != IMAGE else number for said, number, source in both]
     return written[0] if row.one_source else written
 
 
 def numbered_source(row: Row) -> Source | list[Source]:
-    """Return a row's `from` without labels: -1 for the row before where it was counted back, else an index."""
-    counted_back = [isinstance(said, int) and said < 0 and source == row.index - 1 for source, said in zip(row.sources, row.written, strict=True)]
-    numbers: list[Source] = [-1 if back else source for source, back in zip(row.sources, counted_back, strict=True)]
+    """Return a row's `from` without labels."""
+    numbers = numbers_of(row)
     return numbers[0] if row.one_source else numbers
+
+
+def numbers_of(row: Row) -> list[Source]:
+    """Return a row's sources as its yaml numbers them: -1 for the row before where it was counted back, -1 - index for the picture, else an index."""
+    numbers: list[Source] = []
+    for source, said in zip(row.sources, row.written, strict=True):
+        counted_back = isinstance(said, int) and said < 0 and source == row.index - 1
+        numbers.append(-1 - row.index if source == IMAGE else -1 if counted_back else source)
+    return numbers
 
 
 def fold_modules(module: nn.Module) -> None:

@@ -110,6 +110,10 @@ def _from_mapping(content: object, place: str) -> Edit:
     if action is None:
         raise ModelConfigError(f"no such edit: expected one of {', '.join(ACTIONS)}.{did_you_mean(str(next(iter(content), '')), ACTIONS)}")
     form, needed, allowed = ACTIONS[action]
+    if several := [key for key in ACTIONS if key in content and key != action]:
+        raise ModelConfigError(f"says both {action} and {several[0]}: expected {form}")
+    if "repeats" in content and "repeats" not in allowed:
+        raise ModelConfigError(f"a number before the layer: expected {form}, which keeps the row's repeats")
     for key in content:
         if key not in (action, *needed, *allowed):
             raise ModelConfigError(f"unknown word '{key}': expected {form}.{did_you_mean(str(key), (*needed, *allowed))}")

@@ -158,7 +158,7 @@ def show_arguments(arguments: list[Any]) -> str:
 def facts_of(model: Model, row: Row) -> dict[str, Any]:
     """Return what the panel says of a row beyond its box."""
     entry = find_layer(row.name)
-    own, of_file = inspect.getdoc(entry.cls) or "", inspect.getdoc(inspect.getmodule(entry.cls)) or ""
+    own, of_file = entry.documentation(), inspect.getdoc(inspect.getmodule(entry.cls)) or ""
     bound = bind(entry, row.arguments, model.nc)
     return {
         "yaml": show_row(written_row(row)),

@@ -11,7 +11,7 @@ from typing import Any
 
 from models.edits import Edit, Every, LayerPhrase, RowPhrase
 from models.registry import Layer, Scale, find_layer
-from models.rows import IMAGE, Source, check_label, checked_row, resolve_source, show_row
+from models.rows import IMAGE, RESERVED_LABELS, Source, check_label, checked_row, resolve_source, show_row
 from utils.errors import ModelConfigError, did_you_mean
 
 
@@ -115,7 +115,7 @@ class Rows:
         return source.label if source is not None else None
 
     def _free_label(self, wish: str) -> str:
-        taken, number, label = {node.label for node in self.nodes}, 2, wish
+        taken, number, label = {*RESERVED_LABELS, *(node.label for node in self.nodes)}, 2, wish
         while label in taken:
             label, number = f"{wish}{number}", number + 1
         return label
@@ -186,6 +186,9 @@ class Rows:
         try:
             getattr(self, f"_{edit.action}")(edit)
             self._drop_unused(edit, used)
+            for section, what in (("backbone", "its first row"), ("head", "the head")):
+                if not any(node.section == section for node in self.nodes):
+                    raise ModelConfigError(f"leaves no row in the {section} section: replace {what} instead")
         except ModelConfigError as error:
             raise ModelConfigError(f"{edit.place}: {error}") from error
 
@@ -208,7 +211,7 @@ class Rows:
             for user in users:
                 if target not in user.sources:
                     raise ModelConfigError(f"'for' means {self._shown(user)}, which does not take the output of {self._shown(target)}")
-        sources = [target] if edit.sources is None else self.find(edit.sources)
+        sources = [target] if edit.sources is None else [node for phrase in edit.sources for node in self._matches(phrase)]
         position = self.nodes.index(target) + 1
         for source in sources:
             if self.nodes.index(source) >= position:
@@ -274,7 +277,7 @@ class Rows:
             for argument, value in edit.arguments.items():
                 if argument == "from":
                     self._connect(target, value)
-                elif argument == "repeats":
+                elif argument == "repeats" and "repeats" not in find_layer(target.name).parameters():
                     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                         raise ModelConfigError(f"repeats is {value!r}: expected a positive integer")
                     target.repeats = value
@@ -312,7 +315,8 @@ class Rows:
                 )
             kept = kept_inputs(before, after, len(head.sources))
             head.sources, head.written = [head.sources[place] for place in kept], [head.written[place] for place in kept]
-        head.name, head.arguments, head.place = layer.name, list(layer.arguments) or ["nc"], edit.place
+        bare = not layer.arguments or (len(layer.arguments) == 1 and isinstance(layer.arguments[0], dict) and "num_classes" not in layer.arguments[0])
+        head.name, head.arguments, head.place = layer.name, ["nc"] * bare + list(layer.arguments), edit.place
 
     def _label(self, edit: Edit) -> None:
         target = self.one(edit.rows, "to be labelled")

@@ -62,11 +62,13 @@ class Rule:
     Attributes:
         fills: names of the constructor arguments that it fills; a yaml row cannot give those.
         repeats: name of the argument that counts units in a chain inside the block, which `scaling: full` scales by the depth.
+        wraps: name of the argument, the first, that is another layer with its arguments, built as in a row of its own.
     """
 
     apply: Callable[[list[Channels], dict[str, Any], Scale], Channels]
     fills: tuple[str, ...] = ()
     repeats: str | None = None
+    wraps: str | None = None
 
 
 def rule(*fills: str) -> Callable[[Callable[[list[Channels], dict[str, Any], Scale], Channels]], Rule]:
@@ -189,6 +191,10 @@ class Layer:
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         return {name: p for name, p in list(signature.items())[1:] if name not in hidden and p.kind not in variable}
 
+    def documentation(self) -> str:
+        """Return the class's own docstring, empty without one."""
+        return inspect.cleandoc(self.cls.__dict__.get("__doc__") or "")
+
     def signature(self) -> str:
         """Return the layer as a yaml row sees it, such as ``Conv(out_channels: int, kernel_size: int = 1)``."""
         shown = [str(p).replace("torch.nn.", "").replace("typing.", "") for p in self.parameters().values()]
@@ -296,6 +302,9 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
 
 def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> list[Any]:
     """Return a row's arguments with the inner repeats that `scale` makes of them written out, for a network of depth 1."""
+    if entry.rule.wraps and row_arguments and isinstance(row_arguments[0], list):
+        (wrapped, *inner), *others = row_arguments
+        return [[wrapped, *with_inner_repeats(find_layer(wrapped), inner, scale)], *others]
     name = entry.rule.repeats
     if name is None or not scale.full:
         return row_arguments

@@ -97,7 +97,7 @@ def resolve_source(source: Source, current: int, labels: Mapping[str, int]) -> i
     """
     if isinstance(source, str):
         if source not in labels:
-            known = f"the labels so far are {', '.join(labels)}" if labels else "no row before it has a label"
+            known = f"the labels of the rows before it are {', '.join(labels)}" if labels else "no row before it has a label"
             raise ModelConfigError(f"'from' asks for '{source}': {known}.{did_you_mean(source, labels)}")
         return labels[source]
     absolute = source if source >= 0 else current + source

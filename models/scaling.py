@@ -1,5 +1,6 @@
 """Width and depth of a network other than its yaml's: `Model(cfg, width=0.5, depth=0.33)`, `--width 0.5 --depth 0.33`."""
 
+import math
 from typing import Any
 
 from models.config import choose_scale, say_once
@@ -25,6 +26,9 @@ def with_multiples(config: dict[str, Any], width: float | None, depth: float | N
     given = {name: value for name, value in (("width", width), ("depth", depth)) if value is not None}
     if not given:
         return config
+    for name, value in given.items():
+        if not 0 < value < math.inf:
+            raise ModelConfigError(f"--{name} {value:g}: expected a positive number, such as 0.5")
     said = ", ".join(f"{name} {value:g}" for name, value in given.items())
     old = choose_scale(config, where)
     multiples = {"depth": old.depth, "width": old.width} | given

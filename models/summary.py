@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.composed import show_difference
-from models.config import base_of, read_config
+from models.config import base_of, find_config, read_config
 from models.deploy import numbered_source
 from models.plugins import load_plugins, used_plugins
 from models.registry import find_layer
@@ -110,12 +110,13 @@ def difference(cfg: str, base: str, scale: str | None, patches: Sequence[str]) -
         ModelConfigError: neither has it a base nor are there patches, or one of them cannot be read.
     """
     config, places = read_config(cfg, scale, patches)
-    Model(config, nc=config.get("nc", 1))
+    with torch.device("meta"):
+        Model(config)
     if not base:
         base = base_of(cfg) or (cfg if patches else "")
     if not base:
         raise ModelConfigError(f"{cfg}: has no base: expected --diff OTHER.yaml, a yaml with a base, or a --patch")
-    other, _ = read_config(base, scale)
+    other, _ = read_config(base, None if find_config(base)[1] else scale)
     return show_difference(other, base, config, str(places) + " and patches" * bool(patches)) or f"{cfg}: no difference from {base}"
 
 
@@ -142,6 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
             check_graph_path(options.graph)
         load_plugins(options.plugin)
         if options.diff is not None:
+            for flag in ("nc", "ch", "width", "depth", "json", "graph"):
+                if getattr(options, flag):
+                    raise ModelConfigError(f"--diff --{flag}: --diff compares yamls as they are written: leave one of them out")
             print(difference(options.cfg, options.diff, options.scale, options.patch))
             return
         with torch.device("meta"):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.attention.attention import Start
 from models.inner import InnerLayer
-from models.registry import Channels, Scale, bind, find_layer, layer, only, rule
+from models.registry import Channels, Rule, Scale, bind, find_layer, layer, only
 from utils.errors import ModelConfigError
 
 UNSCALED = Scale()
@@ -43,14 +43,16 @@ def build(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Scale) -> 
     return made[0] if len(made) == 1 else nn.Sequential(*made)
 
 
-@rule("in_channels", "scale")
-def around(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+def around_layer(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
     """One input; the wrapped layer's widths and repeats are scaled as in a row of its own, and it must keep the width."""
     arguments |= {"in_channels": only(inputs), "scale": scale}
     width = plan(arguments["layer"], arguments["in_channels"], arguments.get("repeats", 1), scale)[1]
     if width != arguments["in_channels"]:
         raise ModelConfigError(f"the wrapped layer gives {width} channels for {arguments['in_channels']}: expected one that keeps its width")
     return width
+
+
+around = Rule(around_layer, fills=("in_channels", "scale"), wraps="layer")
 
 
 @layer(around, "block", repeats="repeats", example=(["Conv", 16, 3],))

@@ -11,7 +11,9 @@ from models.yolo import Model
 from utils.errors import SettingsError, did_you_mean
 
 SECTIONS = ("backbone", "neck", "head")
-EXPECTED = "expected layer indices, a range such as 0-9, backbone, neck, head, a layer's name such as ADown, or a glob such as 'model.4.*'"
+EXPECTED = (
+    "expected layer indices, a range such as 0-9, backbone, neck, head, a row's label, a layer's name such as ADown, or a glob such as 'model.4.*'"
+)
 
 
 def layers_of(model: Model, phrase: str) -> set[int] | None:
@@ -19,7 +21,7 @@ def layers_of(model: Model, phrase: str) -> set[int] | None:
 
     Args:
         phrase: an index, a range `2-5` (both ends included), `backbone` (the yaml's section), `neck` (what lies between it and
-            the last row), `head` (the last row), or a layer's yaml name (every layer of that name).
+            the last row), `head` (the last row), a row's label, or a layer's yaml name (every layer of that name).
     """
     count, backbone = len(model.model), len(model.config["backbone"])
     if phrase in SECTIONS:
@@ -28,7 +30,7 @@ def layers_of(model: Model, phrase: str) -> set[int] | None:
     if span := re.fullmatch(r"(\d+)(?:-(\d+))?", phrase):
         first, last = int(span[1]), int(span[2] or span[1])
         return set(range(first, last + 1))
-    return {row.index for row in model.rows if row.name == phrase} or None
+    return {row.index for row in model.rows if phrase in (row.name, row.label)} or None
 
 
 def select_parameters(model: Model, phrases: Sequence[str], flag: str) -> list[str]:
@@ -46,7 +48,7 @@ def select_parameters(model: Model, phrases: Sequence[str], flag: str) -> list[s
         if layers is None:
             found = fnmatch.filter(names, phrase)
             if not found:
-                hint = did_you_mean(phrase, (*SECTIONS, *(row.name for row in model.rows)))
+                hint = did_you_mean(phrase, (*SECTIONS, *(row.name for row in model.rows), *(row.label for row in model.rows if row.label)))
                 raise SettingsError(f"{flag} {phrase}: matches no layer and no parameter: {EXPECTED}.{hint}")
             chosen |= set(found)
             continue

@@ -43,7 +43,7 @@ def sentence(entry: Layer) -> str:
     """Return the first sentence of a layer's docstring."""
     if is_torch(entry):
         return f"torch.nn.{entry.cls.__name__}, as PyTorch documents it."
-    text = " ".join((inspect.getdoc(entry.cls) or "").partition("\n\n")[0].split())
+    text = " ".join(entry.documentation().partition("\n\n")[0].split())
     found = re.match(r".*?[^.]\.(?=\s+[A-Z]|$)", text)
     return found[0] if found else text
 
@@ -52,7 +52,7 @@ def labelled(entry: Layer, label: str) -> str:
     """Return what a layer's docstring says after `Source:` or `Differs:`, empty if nothing: up to a blank line or the next section."""
     if is_torch(entry):
         return ""
-    lines = iter((inspect.getdoc(entry.cls) or "").splitlines())
+    lines = iter(entry.documentation().splitlines())
     found: list[str] = []
     for line in lines:
         if not line.startswith(f"{label}:"):

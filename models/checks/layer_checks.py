@@ -49,7 +49,7 @@ def check_runs(case: LayerCase) -> str:
     needs=(RUNS,),
 )
 def check_sizes(case: LayerCase) -> str:
-    """Maps of any size, odd, long or tiny, give finite values."""
+    """Maps of any size, odd, long or tiny, give finite values, of that size where the layer keeps an even one."""
     if case.fixed_hw:
         raise NotApplicableError(f"the row fixes the size: {size_text(case.fixed_hw)}")
     module = case.build().eval()
@@ -58,7 +58,10 @@ def check_sizes(case: LayerCase) -> str:
     problems = {}
     for size_hw in tried:
         try:
-            demand_finite(run(module, case.given(size_hw)), "values")
+            output = run(module, case.given(size_hw))
+            demand_finite(output, "values")
+            height, width = tensors_of(output)[0].shape[2:]
+            demand(not keeps_size or (height, width) == size_hw, f"gives {size_text((height, width))}, and keeps the size of 8 x 8")
         except (CheckFailedError, *ERRORS) as error:
             problems[size_hw] = first_line(error)
     demand(not problems, "; ".join(f"{size_text(size_hw)}: {problem}" for size_hw, problem in list(problems.items())[:2]))

@@ -28,6 +28,11 @@ class EvenSizesOnly(Sound):
         return self.conv(x.reshape(batch, channels, height // 2, 2, width // 2, 2).reshape(x.shape))
 
 
+class RoundsOddSizesUp(Sound):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)[..., ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
 class TwiceTheChannels(Sound):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((x, self.conv(x)), 1)

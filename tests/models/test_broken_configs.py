@@ -71,7 +71,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "from is a label of no row": (row("P3", 1, "Conv", [8]), r"'from' asks for 'P3': no row before it has a label"),
     "from is nearly a label": (
         rows([-1, 1, "Conv", [8], "stem"], ["stm", 1, "Conv", [8]]),
-        r"\(layer 6\): .*: 'from' asks for 'stm': the labels so far are stem\. Did you mean 'stem'\?",
+        r"\(layer 6\): .*: 'from' asks for 'stm': the labels of the rows before it are stem\. Did you mean 'stem'\?",
     ),
     "from is a later label": (
         rows(["late", 1, "Conv", [8], "early"], [-1, 1, "Conv", [8], "late"]),

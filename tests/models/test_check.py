@@ -16,7 +16,7 @@ from models.checks.network_checks import NETWORK_CHECKS
 from models.plugins import loaded_plugins, unload_plugin
 from models.registry import Layer, Rule, layer, registered_layers, replace_layers, same
 from models.yolo import Model
-from tests.models.broken_layers import BROKEN, BranchesOnValues, FoldsWrongly, KeepsItsOutput, ParameterInAList, Sound
+from tests.models.broken_layers import BROKEN, BranchesOnValues, FoldsWrongly, KeepsItsOutput, ParameterInAList, RoundsOddSizesUp, Sound
 from tests.networks import tiny_config
 
 SLOW = {check.name for check in layer_checks() if check.slow}
@@ -51,6 +51,12 @@ def test_a_broken_layer_fails_exactly_one_check(name: str) -> None:
     assert failed.seen.startswith(seen), failed.seen
     assert any(line.strip().startswith("remedy") and remedy in line for line in lines)
     assert report.failed
+
+
+def test_an_odd_size_that_is_not_kept() -> None:
+    results = {result.check: result for result in check_layer(case_of(RoundsOddSizesUp), quick=True).results}
+    assert results["sizes"].outcome == FAIL
+    assert results["sizes"].seen.startswith("7 x 12: gives 8 x 12, and keeps the size of 8 x 8; 9 x 5: gives 10 x 6, ")
 
 
 def test_a_sound_layer_fails_none() -> None:

@@ -61,6 +61,10 @@ def test_insert_from_several() -> None:
     assert rows[4:6] == [[["low", "p3"], 1, "Concat", [], "both"], [-1, 1, "Conv", [8, 3, 2]]]
 
 
+def test_insert_from_keeps_order_and_duplicates() -> None:
+    assert rows_after("insert Concat after p4 from p3, low, p3 for 4")[4] == [["p3", "low", "p3"], 1, "Concat", []]
+
+
 def test_insert_before_one_input() -> None:
     assert rows_after("insert GatherExcite before p4")[3:5] == [[-1, 1, "GatherExcite", []], [-1, 1, "Conv", [8, 3, 2], "p4"]]
     assert rows_after("insert GatherExcite before p4")[-1][0] == ["p3", 4, "n5"]
@@ -130,6 +134,11 @@ def test_set_by_position_and_by_name() -> None:
     assert changed("set 5 from = [-1, low]") == {5: [[-1, "low"], 1, "Concat", []]}
 
 
+def test_repeats_of_a_layer_that_has_such_an_argument() -> None:
+    rows = read_config("yolov9-c", patches=["set p4 repeats = 3"])[0]["backbone"]
+    assert rows[7] == [-1, 1, "RepNCSPELAN4", [512, 512, 256, 3], "p4"]
+
+
 def test_label() -> None:
     assert changed("label 4 as p5") == {4: [-1, 1, "Conv", [8, 3, 2], "p5"]}
     assert changed("label 4 as p5", "set 5 from = [-1, p5]")[5] == [[-1, "p5"], 1, "Concat", []]
@@ -190,6 +199,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "swapping another row": ("swap p3 with DDetect", r"row 2 \(p3\) is not the head"),
     "more branches": ("swap head with DualDDetect", "DualDDetect has 2 branches and DDetect 1"),
     "prototypes from nowhere": ("swap head with DSegment [nc, 8, 8]", "DSegment takes a further map for prototypes, which DDetect has not"),
+    "a number before a wrapper": ("wrap n5 in 2 Residual", "a number before the layer: expected wrap ROWS in LAYER"),
     "one label for several": ("insert GatherExcite after every Conv as g", "'as g' would label 6 rows"),
     "one label for several inputs": ("insert GatherExcite before head as g", r"'as g' would label a row for each input of row 7 \(DDetect\)"),
     "a label taken": ("label 4 as p3", "label 'p3' is taken"),
@@ -208,6 +218,31 @@ def test_a_row_that_cannot_be_built_names_its_edit() -> None:
     message = r"--patch: insert Conv after p3: backbone\[3\] \(layer 3\): \[-1, 1, Conv, \[\], p3_conv\]: missing argument 'out_channels'"
     with pytest.raises(ModelConfigError, match=message):
         Model(NETWORK, patches=["insert Conv after p3"])
+
+
+def test_an_edit_that_empties_a_section() -> None:
+    config = {"nc": 2, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": [[-1, 1, "Conv", [8]], [-1, 1, "DDetect", ["nc"]]]}
+    with pytest.raises(ModelConfigError, match=r"--patch: remove 0: leaves no row in the backbone section: replace its first row instead"):
+        read_config(config, patches=["remove 0"])
+
+
+@pytest.mark.parametrize(
+    ("cfg", "patches", "multiples"),
+    [
+        ("yolov9-e", ["remove picture"], {}),
+        ("gelan-t", ["insert Conv [16, 3, 2] before 0", "remove 0", "insert GatherExcite before head"], {}),
+        ("yolov9-c", ["replace p4 with RepNCSPELAN4 [512, 512, 256, 3]", "wrap p4 in Residual"], {"width": 0.5, "depth": 0.34}),
+    ],
+)
+def test_a_deployed_configuration_builds_the_same_network(cfg: str, patches: list[str], multiples: dict[str, float]) -> None:
+    with torch.device("meta"):
+        model = Model(cfg, patches=patches, **multiples)
+        for network in (model, model.deploy(fold=False)):
+            rebuilt = Model(network.config)
+            assert [row.sources for row in rebuilt.rows] == [row.sources for row in network.rows]
+            assert {name: tensor.shape for name, tensor in rebuilt.state_dict().items()} == {
+                name: tensor.shape for name, tensor in network.state_dict().items()
+            }
 
 
 def test_the_given_configuration_is_not_changed() -> None:

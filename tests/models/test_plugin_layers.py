@@ -136,6 +136,7 @@ def test_mixed_precision_trains(layer: nn.Module) -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.requires_grad)
 
 
+@pytest.mark.slow
 def test_a_copy_after_training_has_the_same_state(layer: nn.Module) -> None:
     x = maps(2, 8, 7, 6).requires_grad_()
     layer.train()(x).sum().backward()
@@ -156,6 +157,7 @@ def test_compiled_graph_is_whole_and_takes_any_size(layer: nn.Module) -> None:
         torch.testing.assert_close(x.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
 def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool) -> None:
     layer.eval()
@@ -177,6 +179,7 @@ def test_traced_graph_takes_any_batch(layer: nn.Module) -> None:
         torch.testing.assert_close(traced(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
 def test_onnx_by_tracing(layer: nn.Module, folded: bool) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

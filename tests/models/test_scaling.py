@@ -255,8 +255,8 @@ def test_family_with_scales_keeps_its_letter(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("config", "keywords", "message"),
     [
-        (tiny_config(), {"width": 0}, r"network: depth and width multiple are \[1\.0, 0\]: expected positive numbers"),
-        (tiny_config(), {"depth": float("nan")}, r"expected positive numbers"),
+        (tiny_config(), {"width": 0}, r"--width 0: expected a positive number, such as 0\.5"),
+        (tiny_config(), {"depth": float("nan")}, r"--depth nan: expected a positive number"),
         (tiny_config() | {"scaling": "ful"}, {}, r"network: scaling is 'ful': expected full, or no such key"),
         (small_full() | {"scaling": None}, {}, r"ELAN1.*width_multiple 0\.5: this layer's hidden .*: write scaling: full to scale them too"),
         (small_full(backbone=[[-1, "one", "Conv", [8]]]), {"depth": 2.0}, r"repeats is 'one': expected a positive integer"),
@@ -274,4 +274,4 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.out.splitlines()[-2].split()[:4] == ["as", "trained", "715,176", "parameters"]
     assert captured.err.startswith("gelan-t: width 0.25, depth 0.33: scaling: full is turned on")
     assert summary.main(["gelan-t", "--width", "-1"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: gelan-t: depth and width multiple are [1.0, -1.0]: expected positive numbers"
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --width -1: expected a positive number, such as 0.5"

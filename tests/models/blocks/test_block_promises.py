@@ -100,6 +100,7 @@ def test_compiled_graph_is_whole_and_takes_any_size(layer: nn.Module) -> None:
         torch.testing.assert_close(compiled(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
 def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool) -> None:
     layer.eval()
