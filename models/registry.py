@@ -302,9 +302,11 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
 
 def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> list[Any]:
     """Return a row's arguments with the inner repeats that `scale` makes of them written out, for a network of depth 1."""
-    if entry.rule.wraps and row_arguments and isinstance(row_arguments[0], list):
-        (wrapped, *inner), *others = row_arguments
-        return [[wrapped, *with_inner_repeats(find_layer(wrapped), inner, scale)], *others]
+    if wraps := entry.rule.wraps:
+        wrapped = row_arguments[0].get(wraps) if isinstance(row_arguments[0], dict) else row_arguments[0]
+        inner, *given = wrapped if isinstance(wrapped, list) else [wrapped]
+        written = [inner, *with_inner_repeats(find_layer(inner), given, scale)]
+        return [{**row_arguments[0], wraps: written}] if isinstance(row_arguments[0], dict) else [written, *row_arguments[1:]]
     name = entry.rule.repeats
     if name is None or not scale.full:
         return row_arguments

@@ -232,6 +232,8 @@ def test_an_edit_that_empties_a_section() -> None:
         ("yolov9-e", ["remove picture"], {}),
         ("gelan-t", ["insert Conv [16, 3, 2] before 0", "remove 0", "insert GatherExcite before head"], {}),
         ("yolov9-c", ["replace p4 with RepNCSPELAN4 [512, 512, 256, 3]", "wrap p4 in Residual"], {"width": 0.5, "depth": 0.34}),
+        ("yolov9-c", ["replace p4 with Residual [{layer: [RepNCSPELAN4, 512, 512, 256, 3]}]"], {"width": 0.5, "depth": 0.34}),
+        ("yolov9-c", ["insert Residual [SE] after p4"], {"width": 0.5, "depth": 2.0}),
     ],
 )
 def test_a_deployed_configuration_builds_the_same_network(cfg: str, patches: list[str], multiples: dict[str, float]) -> None:

@@ -136,7 +136,6 @@ def test_mixed_precision_trains(layer: nn.Module) -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.slow
 def test_a_copy_after_training_has_the_same_state(layer: nn.Module) -> None:
     x = maps(2, 8, 7, 6).requires_grad_()
     layer.train()(x).sum().backward()
@@ -145,6 +144,7 @@ def test_a_copy_after_training_has_the_same_state(layer: nn.Module) -> None:
     assert torch.equal(twin.eval()(x), layer.eval()(x))
 
 
+@pytest.mark.slow
 def test_compiled_graph_is_whole_and_takes_any_size(layer: nn.Module) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=True)
@@ -173,6 +173,7 @@ def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool)
         torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_traced_graph_takes_any_batch(layer: nn.Module) -> None:
     traced = torch.jit.trace(layer.eval(), (maps(1, 8, 9, 10),), check_trace=False)
     for shape in ((1, 8, 9, 10), (3, 8, 9, 10)):

@@ -113,6 +113,7 @@ def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool)
         torch.testing.assert_close(program.module()(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_by_tracing(layer: nn.Module) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     layer.eval()
