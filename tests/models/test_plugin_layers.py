@@ -1,13 +1,11 @@
 """What every layer of models/attention promises beyond the contracts of all layers: sizes, layouts, formats, compilation and export."""
 
 import copy
-import io
-import warnings
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.attention.acmix import ACmix
 from models.attention.attention import BatchNorm2d, FocalModulation, FocalModulationBlock
@@ -22,6 +20,15 @@ from models.attention.simam import SimAM
 from models.attention.spatial_attention import CBAM, CoordAtt
 from models.deploy import fold_modules
 from models.registry import registered_layers
+from tests.models.layer_promises import (
+    SIZES_HW,
+    assert_exports,
+    assert_half_precision_is_near,
+    assert_layouts_agree,
+    assert_onnx_agrees,
+    maps,
+    trained,
+)
 from tests.networks import randomise
 
 CASES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -66,18 +73,12 @@ CASES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 }
 """Layers that keep the size, with their settings."""
 
-SIZES_HW = [(8, 8), (7, 9), (3, 11), (2, 2), (1, 5), (1, 1)]
-
 
 @pytest.fixture(params=CASES)
 def layer(request: pytest.FixtureRequest) -> nn.Module:
     kind, settings = CASES[request.param]
     torch.manual_seed(0)
     return randomise(kind(**settings))
-
-
-def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def test_every_layer_of_the_package_is_here() -> None:
@@ -88,13 +89,7 @@ def test_every_layer_of_the_package_is_here() -> None:
 @pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_any_size_trains(layer: nn.Module, batch: int, size_hw: tuple[int, int]) -> None:
-    x = maps(batch, 8, *size_hw).requires_grad_()
-    y = layer.train()(x)
-    y.backward(maps(*y.shape, seed=1))
-    assert y.shape == x.shape
-    assert y.isfinite().all()
-    assert x.grad.isfinite().all()
-    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.requires_grad)
+    assert trained(layer, batch, size_hw).shape == (batch, 8, *size_hw)
 
 
 def test_channels_last_in_and_out(layer: nn.Module) -> None:
@@ -106,24 +101,13 @@ def test_channels_last_in_and_out(layer: nn.Module) -> None:
     torch.testing.assert_close(last, y, rtol=1e-11, atol=1e-12)
 
 
-def test_gradients_in_channels_last(layer: nn.Module) -> None:
-    layer.double().eval()
-    seen = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        x = maps(3, 8, 6, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
-        y = layer(x)
-        seen.append(torch.autograd.grad((y * maps(*y.shape, seed=1)).sum(), [x, *(p for p in layer.parameters() if p.requires_grad)]))
-    for ours, theirs in zip(*seen, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+def test_layouts_agree(layer: nn.Module) -> None:
+    assert_layouts_agree(layer)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_near(layer: nn.Module, dtype: torch.dtype) -> None:
-    x = maps(2, 8, 7, 6)
-    expected = layer.eval()(x)
-    y = copy.deepcopy(layer).to(dtype)(x.to(dtype))
-    assert y.dtype is dtype
-    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+    assert_half_precision_is_near(layer, dtype)
 
 
 def test_mixed_precision_trains(layer: nn.Module) -> None:
@@ -163,14 +147,8 @@ def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool)
     layer.eval()
     if folded:
         fold_modules(nn.Sequential(layer))
-    # torch.export fixes a size at which a strided step might give one cell, as any strided Conv
-    smallest = getattr(layer, "extent", getattr(layer, "window", 0)) + 1
-    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
-    program = torch.export.export(layer, (maps(2, 8, 9, 10),), dynamic_shapes=(dims,))
+    program = assert_exports(layer, smallest=getattr(layer, "extent", getattr(layer, "window", 0)) + 1)
     assert not any("yolo_loom" in str(node.target) for node in program.graph.nodes)
-    for shape in ((2, 8, 9, 10), (3, 8, 20, 17), (5, 8, max(smallest, 2), max(smallest, 3))):
-        x = maps(*shape)
-        torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -183,27 +161,10 @@ def test_traced_graph_takes_any_batch(layer: nn.Module) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
 def test_onnx_by_tracing(layer: nn.Module, folded: bool) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     layer.eval()
     if folded:
         fold_modules(nn.Sequential(layer))
-    file, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            layer,
-            (maps(1, 8, 9, 10),),
-            file,
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={"x": axes, "y": axes},
-        )
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    for shape in ((1, 8, 9, 10), (3, 8, 12, 7), (2, 8, 2, 3)):
-        (y,) = session.run(None, {"x": maps(*shape).numpy()})
-        torch.testing.assert_close(torch.from_numpy(y), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+    assert_onnx_agrees(layer)
 
 
 @pytest.mark.slow

@@ -1,19 +1,25 @@
 """What every layer of models/blocks promises beyond the contracts of all layers: one value per channel, layouts, formats and export."""
 
-import copy
-import io
-import warnings
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.common import Conv
 from models.deploy import fold_modules
 from models.inner import build_inner
 from models.registry import Scale, bind, find_layer, registered_layers
 from models.yolo import Model
+from tests.models.layer_promises import (
+    SIZES_HW,
+    assert_exports,
+    assert_half_precision_is_near,
+    assert_layouts_agree,
+    assert_onnx_agrees,
+    maps,
+    trained,
+)
 from tests.networks import randomise, tiny_config
 
 CASES: dict[str, tuple[str, list[Any]]] = {
@@ -34,8 +40,6 @@ CASES: dict[str, tuple[str, list[Any]]] = {
 }
 """Layers by their rows' arguments, for a map of 8 channels."""
 
-SIZES_HW = [(8, 8), (7, 9), (3, 11), (2, 2), (1, 5), (1, 1)]
-
 
 def build(case: str) -> nn.Module:
     name, arguments = CASES[case]
@@ -51,10 +55,6 @@ def layer(request: pytest.FixtureRequest) -> nn.Module:
     return build(request.param)
 
 
-def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
 def test_every_layer_of_the_package_is_here() -> None:
     here = {name for name, entry in registered_layers().items() if entry.cls.__module__.startswith("models.blocks.")}
     assert here == {name for name, _ in CASES.values()}
@@ -63,33 +63,16 @@ def test_every_layer_of_the_package_is_here() -> None:
 @pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_any_size_trains(layer: nn.Module, batch: int, size_hw: tuple[int, int]) -> None:
-    x = maps(batch, 8, *size_hw).requires_grad_()
-    y = layer.train()(x)
-    y.backward(maps(*y.shape, seed=1))
-    assert y.isfinite().all()
-    assert x.grad.isfinite().all()
-    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+    trained(layer, batch, size_hw)
 
 
-def test_layouts(layer: nn.Module) -> None:
-    layer.double().eval()
-    seen = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        layer.to(memory_format=layout)
-        x = maps(3, 8, 6, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
-        y = layer(x)
-        seen.append([y, *torch.autograd.grad((y * maps(*y.shape, seed=1)).sum(), [x, *layer.parameters()])])
-    for ours, theirs in zip(*seen, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+def test_layouts_agree(layer: nn.Module) -> None:
+    assert_layouts_agree(layer)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_near(layer: nn.Module, dtype: torch.dtype) -> None:
-    x = maps(2, 8, 7, 6)
-    expected = layer.eval()(x)
-    y = copy.deepcopy(layer).to(dtype)(x.to(dtype))
-    assert y.dtype is dtype
-    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+    assert_half_precision_is_near(layer, dtype)
 
 
 @pytest.mark.slow
@@ -106,26 +89,12 @@ def test_exported_graph_takes_any_batch_and_size(layer: nn.Module, folded: bool)
     layer.eval()
     if folded:
         fold_modules(nn.Sequential(layer))
-    smallest = 8  # torch.export fixes a size that may be one window or patch, as it does with any size of 1
-    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
-    program = torch.export.export(layer, (maps(2, 8, 9, 10),), dynamic_shapes=(dims,))
-    for shape in ((2, 8, 9, 10), (3, 8, 20, 17), (5, 8, 8, 9)):
-        torch.testing.assert_close(program.module()(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+    assert_exports(layer, smallest=8)
 
 
 @pytest.mark.slow
 def test_onnx_by_tracing(layer: nn.Module) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    layer.eval()
-    file, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
-    settings = {"dynamo": False, "opset_version": 17, "input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": axes, "y": axes}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(layer, (maps(1, 8, 9, 10),), file, **settings)
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    for shape in ((1, 8, 9, 10), (3, 8, 12, 7), (2, 8, 2, 3)):
-        (y,) = session.run(None, {"x": maps(*shape).numpy()})
-        torch.testing.assert_close(torch.from_numpy(y), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+    assert_onnx_agrees(layer)
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in CASES.values()} - {"SPDConv"}))

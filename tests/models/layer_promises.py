@@ -1,0 +1,73 @@
+"""Promises that the tests of the attention layers and of the blocks hold each of their forms to; layers are for maps of 8 channels."""
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+SIZES_HW = [(8, 8), (7, 9), (3, 11), (2, 2), (1, 5), (1, 1)]
+
+
+def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a seeded map of standard normal values."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def trained(layer: nn.Module, batch: int, size_hw: tuple[int, int]) -> Tensor:
+    """Return a layer's output in training, known to be finite as all gradients are."""
+    x = maps(batch, 8, *size_hw).requires_grad_()
+    y = layer.train()(x)
+    y.backward(maps(*y.shape, seed=1))
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.requires_grad)
+    return y
+
+
+def assert_layouts_agree(layer: nn.Module) -> None:
+    """Outputs and gradients are those of the other memory layout."""
+    layer.double().eval()
+    seen = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        layer.to(memory_format=layout)
+        x = maps(3, 8, 6, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+        y = layer(x)
+        learned = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+        seen.append([y, *torch.autograd.grad((y * maps(*y.shape, seed=1)).sum(), [x, *learned])])
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def assert_half_precision_is_near(layer: nn.Module, dtype: torch.dtype) -> None:
+    """The output is near that in float32, and of the asked number format."""
+    x = maps(2, 8, 7, 6)
+    expected = layer.eval()(x)
+    y = copy.deepcopy(layer).to(dtype)(x.to(dtype))
+    assert y.dtype is dtype
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+
+
+def assert_exports(layer: nn.Module, smallest: int) -> torch.export.ExportedProgram:
+    """torch.export takes any batch, and any size from `smallest` on: below it a step or window might give one cell, which it fixes."""
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
+    program = torch.export.export(layer, (maps(2, 8, 9, 10),), dynamic_shapes=(dims,))
+    for shape in ((2, 8, 9, 10), (3, 8, 20, 17), (5, 8, max(smallest, 2), max(smallest, 3))):
+        torch.testing.assert_close(program.module()(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
+    return program
+
+
+def assert_onnx_agrees(layer: nn.Module) -> None:
+    """The traced ONNX graph takes any batch and size."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
+    settings = {"dynamo": False, "opset_version": 17, "input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": axes, "y": axes}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(layer.eval(), (maps(1, 8, 9, 10),), file, **settings)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for shape in ((1, 8, 9, 10), (3, 8, 12, 7), (2, 8, 2, 3)):
+        (y,) = session.run(None, {"x": maps(*shape).numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
