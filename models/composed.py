@@ -40,14 +40,14 @@ def on_base(config: dict[str, Any], places: Places, read: Read) -> tuple[dict[st
     own = {key: value for key, value in config.items() if key not in ("base", "edits")}
     read_edits = [read_edit(edit, f"{places.of('edits', number)}: edits[{number}]") for number, edit in enumerate(edits)]
     content, sections, notes = edited(found | own, base_places, read_edits)
-    return content, Places(places.name, sections), notes
+    return content, Places(places.name, sections, base_places.keys | places.keys), notes
 
 
 def patched(config: dict[str, Any], places: Places, patches: Sequence[str]) -> tuple[dict[str, Any], Places, list[str]]:
     """Return a configuration after the edits of the command line, as `on_base` does."""
     edits = [read_edit(patch, "--patch") for patch in patches]
     content, sections, notes = edited(config, places, edits)
-    return content, Places(places.name, sections), notes
+    return content, Places(places.name, sections, places.keys), notes
 
 
 def edited(config: dict[str, Any], places: Places, edits: Sequence[Edit]) -> tuple[dict[str, Any], dict[str, list[str]], list[str]]:

@@ -61,7 +61,7 @@ def read_config(cfg: str | Path | dict[str, Any], scale: str | None = None, patc
     if "loss" in config:
         from utils.loss_settings import read_loss  # it needs the heads, which are read after this file
 
-        read_loss(config["loss"], str(where), ModelConfigError)
+        read_loss(config["loss"], where.keys.get("loss", str(where)), ModelConfigError)
     config, notes = translate_config(config, None, str(where))
     for note in notes:
         say_once(f"{where}: {note}")

@@ -85,6 +85,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "base: gelan-t.yaml\nedits:\n  - set p4 out_channels = 0\n",
         r"x\.yaml:3: edits\[0\]: set p4 out_channels = 0: backbone\[6\] \(layer 6\): .*: ",
     ),
+    "a loss that is none": ("base: gelan-t.yaml\nnc: 3\nloss: {box: shapiou}\n", r"x\.yaml:3: loss: box: 'shapiou': unknown box loss.* Did you mean"),
     "an unknown key": ("base: gelan-t.yaml\nedit: []\n", r"unknown key 'edit': .* Did you mean 'edits'\?"),
 }
 

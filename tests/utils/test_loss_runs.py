@@ -56,7 +56,7 @@ def test_a_run_with_losses_by_name(name: str, workplace: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("network", "hyp", "message"),
     [
-        ({"box": "shape-iu"}, {}, "error: {}/net.yaml: loss: box: 'shape-iu': unknown box loss: "),
+        ({"box": "shape-iu"}, {}, "error: {}/net.yaml:42: loss: box: 'shape-iu': unknown box loss: "),
         ({}, {"wrap": ["focaler(0.95, 0.1)"]}, "error: {}/hyp.yaml: loss: wrap: 'focaler(0.95, 0.1)': d is 0.95 and u is 0.1: expected d < u"),
         ({}, {"bx": "ciou"}, "error: {}/hyp.yaml: loss: bx: unknown key: "),
     ],
