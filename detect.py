@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from utils.cli import PLUGIN_FLAG, Parser, run
-from utils.detect_run import DetectSettings, detect
 from utils.precision import AMP_CHOICES
+from utils.runs.detect import DetectSettings, detect
 
 RETIRED = {
     "--data": "class names come with the weights; leave it out",

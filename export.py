@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from utils.cli import PLUGIN_FLAG, Parser, run
-from utils.export_run import FORMATS, ExportSettings, export
+from utils.runs.export import FORMATS, ExportSettings, export
 
 NO_FORMAT = "this format is not written here: --include onnx, which most runtimes read"
 RETIRED = {

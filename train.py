@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from utils import cli
-from utils.train_options import TrainOptions
-from utils.training import train
+from utils.training.options import TrainOptions
+from utils.training.set_up import train
 
 RETIRED = {
     "--label-smoothing": "it had no effect on this loss",

@@ -6,7 +6,7 @@ import sys
 from data.config import SPLITS
 from utils.cli import PLUGIN_FLAG, Parser, run
 from utils.precision import AMP_CHOICES
-from utils.val_run import ValSettings, validate
+from utils.runs.validate import ValSettings, validate
 
 RETIRED = {
     "--augment": "test-time augmentation is not supported; leave it out",

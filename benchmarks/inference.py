@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.timing import Clock, in_turn, machine, report
 from models.yolo import Model
-from utils.nms import non_max_suppression
+from utils.geometry.nms import non_max_suppression
 from utils.precision import choose_precision
 
 

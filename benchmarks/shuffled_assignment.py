@@ -9,11 +9,11 @@ import sys
 
 import torch
 
-import utils.losses
+import utils.losses.detection
 from train import parse_options
 from utils import cli
-from utils.assign import Assignment, assign
-from utils.training import train
+from utils.losses.task_aligned import Assignment, assign
+from utils.training.set_up import train
 
 
 def shuffled(*arguments: object) -> Assignment:

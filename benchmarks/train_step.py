@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.timing import Clock, in_turn, machine, report
 from models.yolo import Model
-from utils.config import Hyperparameters
-from utils.ema import ModelEMA
-from utils.losses import build_loss
-from utils.optim import build_optimizer
+from utils.hyperparameters import Hyperparameters
+from utils.losses.detection import build_loss
+from utils.optim.ema import ModelEMA
+from utils.optim.optimizer import build_optimizer
 from utils.precision import choose_precision
 
 OBJECTS_PER_PICTURE = 15

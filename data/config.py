@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.coco_json import read_categories
+from data.labels.coco_json import read_categories
 from data.shapes import draw_if_needed
 from utils.errors import DataError, did_you_mean
 from utils.files import find_shipped, read_yaml

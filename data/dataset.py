@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.annotation import Annotation
-from data.augment import AugmentSettings, letterbox_sample, random_flips, random_hsv, random_warp, resize, resized_hw
-from data.cache import CACHE_CHOICES, PictureCache
-from data.mosaic import copy_paste, mixup, mosaic
-from data.pictures import read_picture
-from data.sample import Sample, by_area, index_map, outlined, scale_and_shift
+from data.augment.mosaic import copy_paste, mixup, mosaic
+from data.augment.sample import Sample, by_area, index_map, outlined, scale_and_shift
+from data.augment.transforms import AugmentSettings, letterbox_sample, random_flips, random_hsv, random_warp, resize, resized_hw
+from data.images.cache import CACHE_CHOICES, PictureCache
+from data.images.reading import read_picture
+from data.labels.annotation import Annotation
 from utils.errors import DataError, SettingsError
 
 
@@ -35,9 +35,9 @@ class Item:
         index: number of the picture in `DetectionDataset.annotations`.
         image_rgb: (H, W, 3) uint8.
         targets: (N, 5) float32, class and centre x, centre y, width, height over the picture's size.
-        masks: (H / 4, W / 4) int16 index map (`data.sample.index_map`), or None.
+        masks: (H / 4, W / 4) int16 index map (`data.augment.sample.index_map`), or None.
         outlined: (N,) bool, objects that have an outline; the others are not in `masks`.
-        ratio_wh, pad_wh: how the picture was letterboxed (see `utils.boxes.unletterbox`); without meaning when augmented.
+        ratio_wh, pad_wh: how the picture was letterboxed (see `utils.geometry.boxes.unletterbox`); without meaning when augmented.
     """
 
     index: int

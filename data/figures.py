@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.annotation import outline_area
-from data.outlines import join_outlines, nested
-from data.sample import SUBPIXEL_BITS, clip_part
+from data.augment.sample import SUBPIXEL_BITS, clip_part
+from data.labels.annotation import outline_area
+from utils.geometry.outlines import join_outlines, nested
 
 Points = NDArray[np.float64]
 Pixels = NDArray[np.uint8]

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.dataset import DetectionDataset, Item, ItemKey
-from models.plugins import Plugin, install_plugins, loaded_plugins
+from models.plugins.loading import Plugin, install_plugins, loaded_plugins
 from utils.errors import DataError, UserError
 
 Batch = dict[str, Any]

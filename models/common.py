@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.inner import InnerLayer, build_inner, check_inner
+from models.building import InnerLayer, build_inner, check_inner
 from models.registry import layer, to, to_with
 from utils.errors import ModelConfigError
 

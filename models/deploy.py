@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from models.config import choose_scale
-from models.heads import DetectionHead
+from models.config.reading import choose_scale
+from models.config.rows import IMAGE, Row, Source
+from models.heads.detect import DetectionHead
 from models.registry import Scale, find_layer, with_inner_repeats
-from models.rows import IMAGE, Row, Source
 
 if TYPE_CHECKING:
     from models.yolo import Model

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.composed import show_difference
-from models.config import base_of, find_config, read_config
+from models.config.composed import show_difference
+from models.config.reading import base_of, find_config, read_config
 from models.deploy import numbered_source
-from models.plugins import load_plugins, used_plugins
+from models.plugins.loading import load_plugins, used_plugins
 from models.registry import find_layer
 from models.yolo import Model
 from utils import cli
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def show() -> None:
-        from models.graph_file import check_graph_path, write_graph  # it needs `summarize`
+        from models.graph.file import check_graph_path, write_graph  # it needs `summarize`
 
         if options.graph:
             check_graph_path(options.graph)

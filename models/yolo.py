@@ -1,6 +1,6 @@
 """From a yaml file to a network: `parse_model` composes registered layers and names none of them, `Model` runs them.
 
-Reading a yaml is models/config.py, its rows models/rows.py, what inference needs models/deploy.py.
+Reading a yaml is models/config/reading.py, its rows models/config/rows.py, what inference needs models/deploy.py.
 
 `python -m models.yolo CFG` prints the layer table (models/summary.py).
 """
@@ -13,23 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import models.attention
-import models.blocks
-import models.connections
-import models.necks
-import models.segment_heads
-import models.timm_backbone
-import models.wrappers
-import models.yolo_blocks  # noqa: F401 all of these are imported to register their layers
+import models.catalogue  # noqa: F401 registers the built-in layers
 from models.common import set_activation
-from models.config import choose_scale, read_config
+from models.config.places import Places
+from models.config.reading import choose_scale, read_config
+from models.config.rows import IMAGE, Row, checked_row, resolve_source, show_row
+from models.config.scaling import with_multiples
 from models.deploy import fold_modules, needed_rows, prune_to_lead
-from models.heads import DetectionHead
-from models.places import Places
-from models.plugins import load_plugins
+from models.heads.detect import DetectionHead
+from models.plugins.loading import load_plugins
 from models.registry import Layer, bind, find_layer
-from models.rows import IMAGE, Row, checked_row, resolve_source, show_row
-from models.scaling import with_multiples
 from utils.errors import ModelConfigError
 
 
@@ -37,7 +30,7 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
     """Build the layers that a configuration lists.
 
     Args:
-        config: checked configuration with `backbone` and `head` rows (models/rows.py).
+        config: checked configuration with `backbone` and `head` rows (models/config/rows.py).
         channels: channels of the picture.
         where: where the rows stand, for messages.
     Returns:
@@ -94,8 +87,8 @@ class Model(nn.Module):
         nc: number of classes, in place of the yaml's.
         ch: channels of the pictures; the yaml's, or 3, by default.
         scale: letter of a family yaml's `scales`.
-        width, depth: multiples in place of the yaml's (models/scaling.py).
-        patches: edits of its rows (models/edits.py), such as "insert SE after p5".
+        width, depth: multiples in place of the yaml's (models/config/scaling.py).
+        patches: edits of its rows (models/config/language.py), such as "insert SE after p5".
     Attributes:
         stride: pixels per cell of each level; nc, names, task; config: what it was built from; rows: what came of it.
     Raises:
@@ -275,8 +268,8 @@ def load(weights: str | Path, plugins: Iterable[str | Path] = (), **settings: An
         plugins: Python files with layers of yours that the network has, which are run (docs/plugins.md).
         settings: see utils.predict.Predictor.
     """
-    from utils.exported import load_network
-    from utils.predict import Predictor
+    from utils.inference.exported import load_network
+    from utils.inference.results import Predictor
 
     load_plugins(plugins)
     return Predictor(load_network(weights), **settings)

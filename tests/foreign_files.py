@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from models.yolo import Model
-from utils.foreign_names import foreign_head_names, foreign_name
+from utils.weights.foreign_names import foreign_head_names, foreign_name
 
 Tree = dict[str, Any]
 FOREIGN_HEADS = {"V9Detect": "Detect", "V9Segment": "Segment"}

@@ -15,8 +15,8 @@ import torch
 from models.yolo import Model
 from tests import check_golden
 from tests.networks import meta_deployed, meta_pruned
-from utils.checkpoint import import_state_dict
-from utils.foreign_names import foreign_head_names, foreign_name
+from utils.checkpoint.importing import import_state_dict
+from utils.weights.foreign_names import foreign_head_names, foreign_name
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = (

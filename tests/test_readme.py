@@ -12,7 +12,7 @@ import detect
 import export
 import train
 import val
-from models.plugins import load_plugin, unload_plugin
+from models.plugins.loading import load_plugin, unload_plugin
 from models.yolo import Model
 from tests.networks import tiny_config
 

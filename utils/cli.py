@@ -61,12 +61,6 @@ def explain(error: Exception) -> tuple[int, str | None]:
     return EXIT_FAILED, None
 
 
-def retired_script(name: str, instead: str) -> NoReturn:
-    """Answer a script of the original that does not exist here, and exit with status 2."""
-    print(f"error: {name}: does not exist here: python {instead} serves every head", file=sys.stderr)
-    sys.exit(EXIT_USER)
-
-
 class Parser(argparse.ArgumentParser):
     """Argument parser without abbreviations whose mistakes take one line and exit status 2.
 

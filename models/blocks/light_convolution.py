@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attention.gating import require_odd, require_positive
+from models.blocks.csp import CrossStage
 from models.blocks.normalisation import allow_single_values
 from models.common import Conv
 from models.registry import layer, to
-from models.yolo_blocks import CrossStage
 from utils.errors import ModelConfigError
 
 

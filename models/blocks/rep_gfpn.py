@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from models.attention.gating import require_positive
 from models.blocks.normalisation import allow_single_values
+from models.building import InnerLayer, build_inner, check_inner
 from models.common import Conv, RepBottleneck
-from models.inner import InnerLayer, build_inner, check_inner
 from models.registry import layer, to
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models.common import set_activation
-from models.config import choose_scale
-from models.heads import DetectionHead
+from models.config.reading import choose_scale
+from models.config.rows import IMAGE, Row
+from models.heads.detect import DetectionHead
 from models.registry import Channels, Layer, Scale, bind, find_layer
-from models.rows import IMAGE, Row
 
 if TYPE_CHECKING:
     from models.yolo import Model

@@ -24,7 +24,7 @@ from models.checks.checking import (
 )
 from models.checks.layer_case import REPEATABLE, RUNS, SIZES, SIZES_HW, LayerCase, apply_to, randomise, size_text, tensors_of
 from models.deploy import fold_modules
-from models.heads import NUM_BINS
+from models.heads.detect import NUM_BINS
 
 FORM_CHECKS: Suite[LayerCase] = Suite()
 FORMATS = (torch.float64, torch.bfloat16, torch.float16)

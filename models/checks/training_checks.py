@@ -140,7 +140,7 @@ def check_optimizer(case: LayerCase) -> str:
 
 def grouped_exactly_once(module: nn.Module, outputs: list[Tensor]) -> str:
     """Fail unless the optimizer's groups hold every trainable parameter once, and all that the outputs' gradients would reach."""
-    from utils.optim import parameter_groups
+    from utils.optim.optimizer import parameter_groups
 
     groups = parameter_groups(module)
     grouped = [id(parameter) for group in groups for parameter in group]

@@ -1,7 +1,1 @@
-"""Necks and upsampling: importing this package registers every file in it, so a dropped-in file is a layer."""
-
-import importlib
-import pkgutil
-
-for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
-    importlib.import_module(_module.name)
+"""Layers of necks: fusion, upsampling, connections. A file put into this folder registers its layers by itself (models/catalogue.py)."""

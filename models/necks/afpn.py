@@ -3,11 +3,11 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.blocks.csp import Bottleneck
+from models.building import InnerLayer, build_inner
 from models.common import Conv
-from models.inner import InnerLayer, build_inner
 from models.necks.asff import AdaptiveSum, check_levels
 from models.registry import Channels, Scale, layer, maps, rule
-from models.yolo_blocks import Bottleneck
 from utils.errors import ModelConfigError
 
 

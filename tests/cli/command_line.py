@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
-from networks import tiny_config
+
+from tests.networks import tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = ("red", "green", "blue")

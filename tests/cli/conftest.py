@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command_line import SHORT, CommandLine, Finished, write_data, write_network
+
+from tests.cli.command_line import SHORT, CommandLine, Finished, write_data, write_network
 
 
 @pytest.fixture(scope="session")

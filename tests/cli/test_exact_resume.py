@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command_line import REPOSITORY, CommandLine, Finished, read_table, write_data
-from networks import tiny_config
 
-from utils.checkpoint_file import read_checkpoint
+from tests.cli.command_line import REPOSITORY, CommandLine, Finished, read_table, write_data
+from tests.networks import tiny_config
+from utils.weights.own_file import read_checkpoint
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="made for fork and /proc")
 

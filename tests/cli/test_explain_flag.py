@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import cv2
-from command_line import CommandLine
+
+from tests.cli.command_line import CommandLine
 
 
 def test_one_sheet_a_picture(cli: CommandLine, data: Path, trained: Path, tmp_path: Path) -> None:

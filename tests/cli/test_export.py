@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import NAMES, CommandLine
 
-from utils.checkpoint import load_model
-from utils.checkpoint_file import read_checkpoint, save_checkpoint
+from tests.cli.command_line import NAMES, CommandLine
+from utils.checkpoint.importing import load_model
+from utils.weights.own_file import read_checkpoint, save_checkpoint
 
 SHARED = ("--device", "cpu", "--amp", "off")
 FIGURES = ("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import SHORT, CommandLine, Finished, write_data, write_network
-from networks import tiny_config
+
+from tests.cli.command_line import SHORT, CommandLine, Finished, write_data, write_network
+from tests.networks import tiny_config
 
 Train = Callable[..., Finished]
 

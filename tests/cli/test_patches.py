@@ -6,14 +6,14 @@ import pytest
 import torch
 import yaml
 
-from models.composed import config_text
+from models.config.composed import config_text
 from models.summary import main
 from models.yolo import Model
 from tests.networks import tiny_config
-from utils.checkpoint_file import network_entry, save_checkpoint
 from utils.errors import ModelConfigError
-from utils.starting_network import starting_network
-from utils.train_options import TrainOptions
+from utils.training.options import TrainOptions
+from utils.training.starting_network import starting_network
+from utils.weights.own_file import network_entry, save_checkpoint
 
 
 def test_the_network_of_a_run(tmp_path: Path) -> None:

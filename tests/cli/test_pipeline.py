@@ -7,12 +7,12 @@ from pathlib import Path
 import cv2
 import pytest
 import yaml
-from command_line import SHORT, CommandLine, read_table, write_network
 
 from models.yolo import Model, load
-from utils.checkpoint import load_model
-from utils.config import Hyperparameters, load_hyperparameters
-from utils.loss_settings import DEFAULTS
+from tests.cli.command_line import SHORT, CommandLine, read_table, write_network
+from utils.checkpoint.importing import load_model
+from utils.hyperparameters import Hyperparameters, load_hyperparameters
+from utils.losses.settings import DEFAULTS
 from utils.precision import choose_precision
 
 CONTRACT = [
@@ -95,15 +95,6 @@ def test_layer_table(cli: CommandLine, network: Path) -> None:
     assert set(summary["layers"][0]) == {*("index", "name", "label", "role", "from", "module", "args", "output_shape", "parameters", "gflops")}
     assert sum(layer["parameters"] for layer in summary["layers"]) == summary["parameters"]
     assert set(summary["deployed"]) == {"parameters", "gflops"}
-
-
-@pytest.mark.parametrize(
-    ("script", "instead"),
-    [("train_dual", "train"), ("train_triple", "train"), ("val_dual", "val"), ("val_triple", "val"), ("detect_dual", "detect")],
-)
-def test_scripts_of_the_original_name_what_to_use(cli: CommandLine, script: str, instead: str) -> None:
-    message = cli(f"{script}.py", "--weights", "yolo.pt").refused()
-    assert message == f"error: {script}.py: does not exist here: python {instead}.py serves every head"
 
 
 @pytest.mark.parametrize("branches", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])

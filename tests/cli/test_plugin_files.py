@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import SHORT, CommandLine
-from networks import tiny_config
 
-from utils.checkpoint_file import read_checkpoint
+from tests.cli.command_line import SHORT, CommandLine
+from tests.networks import tiny_config
+from utils.weights.own_file import read_checkpoint
 
 GATE = """\
 from torch import Tensor, nn

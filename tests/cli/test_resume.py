@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import REPOSITORY, SHORT, CommandLine, Finished, environment, read_table, write_data, write_network
 
-from utils.checkpoint_file import read_checkpoint
+from tests.cli.command_line import REPOSITORY, SHORT, CommandLine, Finished, environment, read_table, write_data, write_network
+from utils.weights.own_file import read_checkpoint
 
 Train = Callable[..., Finished]
 
@@ -35,7 +35,7 @@ LITTLE_MEMORY = """
 import resource, runpy, sys
 from pathlib import Path
 
-import utils.training
+import utils.training.set_up
 
 used = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20,) * 2)

@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import pytest
 import yaml
-from command_line import SHORT, CommandLine, read_table, write_data
-from networks import tiny_segment_config
 
-from data.rle import decode_region
 from models.yolo import load
+from tests.cli.command_line import SHORT, CommandLine, read_table, write_data
+from tests.networks import tiny_segment_config
+from utils.geometry.rle import decode_region
 from utils.precision import choose_precision
 
 MASK_COLUMNS = [

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import CommandLine, Finished, read_table, write_data
 
 from models.yolo import Model
-from utils.checkpoint import load_model
-from utils.checkpoint_file import read_checkpoint
+from tests.cli.command_line import CommandLine, Finished, read_table, write_data
+from utils.checkpoint.importing import load_model
+from utils.weights.own_file import read_checkpoint
 
 Train = Callable[..., Finished]
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data.annotation import Annotation
 from data.dataset import DetectionDataset
+from data.labels.annotation import Annotation
 
 SIZES_HW = [(48, 64), (64, 64), (64, 40), (30, 64), (64, 64), (128, 96), (50, 60)]
 HYP = SimpleNamespace(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.annotation import Annotation
 from data.dataset import DetectionDataset, ItemKey
+from data.labels.annotation import Annotation
 from data.loader import build_loader
-from utils.boxes import cxcywh_to_xyxy, unletterbox
 from utils.errors import DataError, SettingsError
+from utils.geometry.boxes import cxcywh_to_xyxy, unletterbox
 
 Annotate = Callable[[int, tuple[int, int]], Annotation]
 Build = Callable[..., DetectionDataset]

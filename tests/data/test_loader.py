@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from data.annotation import Annotation
 from data.dataset import DetectionDataset
+from data.labels.annotation import Annotation
 from data.loader import Timed, build_loader
 from utils.errors import DataError
 

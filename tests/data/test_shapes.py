@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.annotation import outline_area
 from data.config import load_data_config
 from data.figures import FIGURES, random_figure
-from data.labels import load_annotations
-from data.pictures import read_picture
-from data.region import dense_masks, polygon_region
+from data.images.reading import read_picture
+from data.labels.annotation import outline_area
+from data.scan import load_annotations
 from data.shapes import ShapesSettings, draw_if_needed, draw_sample, label_row, visible_outlines
 from utils.errors import DataError
+from utils.geometry.region import dense_masks, polygon_region
 
 SETTINGS = {"train": 6, "val": 3, "picture_size": [64, 96], "figure_size": [10, 50]}
 YAML = Path("set.yaml")

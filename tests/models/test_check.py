@@ -13,7 +13,7 @@ from models.checks import graph_checks
 from models.checks.checking import FAIL, NOT_APPLICABLE, PASS, SKIPPED, make, make_all
 from models.checks.layer_case import LayerCase
 from models.checks.network_checks import NETWORK_CHECKS
-from models.plugins import loaded_plugins, unload_plugin
+from models.plugins.loading import loaded_plugins, unload_plugin
 from models.registry import Layer, Rule, layer, registered_layers, replace_layers, same
 from models.yolo import Model
 from tests.models.broken_layers import BROKEN, BranchesOnValues, FoldsWrongly, KeepsItsOutput, ParameterInAList, RoundsOddSizesUp, Sound

@@ -20,7 +20,7 @@ from models.common import (
     fold_batchnorm,
     set_activation,
 )  # fmt: skip
-from models.connections import CBFuse, CBLinear, Concat, Silence
+from models.necks.connections import CBFuse, CBLinear, Concat, Silence
 from tests.networks import randomise, seeded_images
 from utils.errors import ModelConfigError
 

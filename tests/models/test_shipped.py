@@ -12,7 +12,7 @@ import models
 from models.summary import count_gflops, count_parameters
 from models.yolo import Model
 from tests.networks import meta_deployed, meta_model, meta_pruned, seeded_images
-from utils.foreign_names import foreign_head_names, foreign_name
+from utils.weights.foreign_names import foreign_head_names, foreign_name
 
 MODELS = Path(models.__file__).parent
 PATHS = {path.stem: path for folder in ("detect", "segment") for path in sorted((MODELS / folder).glob("*.yaml"))}

@@ -13,7 +13,7 @@ from torch import nn
 
 from models import registry
 from models.common import Conv
-from models.config import find_config, read_config
+from models.config.reading import find_config, read_config
 from models.deploy import needed_rows, numbered_source
 from models.registry import layer, same
 from models.yolo import Model, load
@@ -435,7 +435,7 @@ print(sorted({"cv2", "matplotlib", "pandas", "pycocotools"} & set(sys.modules)))
 
 
 def test_a_file_dropped_into_attention_is_a_layer_and_building_needs_only_torch_and_yaml(tmp_path: Path) -> None:
-    for source in (*REPOSITORY.glob("models/**/*.py"), *REPOSITORY.glob("utils/*.py")):
+    for source in (*REPOSITORY.glob("models/**/*.py"), *REPOSITORY.glob("utils/**/*.py")):
         target = tmp_path / source.relative_to(REPOSITORY)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(source.read_text())
@@ -449,7 +449,7 @@ def test_a_file_dropped_into_attention_is_a_layer_and_building_needs_only_torch_
 
 
 def test_load_gives_a_predictor(tmp_path: Path) -> None:
-    from utils.checkpoint_file import network_entry, save_checkpoint
+    from utils.weights.own_file import network_entry, save_checkpoint
 
     model = tiny_model()
     save_checkpoint(tmp_path / "best.pt", {"network": network_entry(model), "model": model.state_dict()})

@@ -117,13 +117,6 @@ def test_help_does_not_list_retired_flags(capsys: pytest.CaptureFixture[str]) ->
     assert "--quad" not in shown
 
 
-def test_scripts_of_the_original(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.retired_script("train_dual.py", "train.py")
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: train_dual.py: does not exist here: python train.py serves every head\n"
-
-
 def test_did_you_mean() -> None:
     assert did_you_mean("convv", ["Conv", "Concat"]) == " Did you mean 'Conv'?"
     assert did_you_mean("zzz", ["Conv", "Concat"]) == ""

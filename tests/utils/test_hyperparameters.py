@@ -1,4 +1,4 @@
-"""Hyperparameters (utils/config.py): where they come from, what is refused, and that each of them is read."""
+"""Hyperparameters (utils/hyperparameters.py): where they come from, what is refused, and that each of them is read."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,12 +11,12 @@ import yaml
 
 from data.config import load_data_config
 from tests.networks import tiny_segment_config
-from utils.config import NEUTRAL_ONLY, WITHOUT_EFFECT, Hyperparameters, load_hyperparameters
-from utils.engine import train_one_epoch
 from utils.errors import SettingsError
+from utils.hyperparameters import NEUTRAL_ONLY, WITHOUT_EFFECT, Hyperparameters, load_hyperparameters
 from utils.precision import choose_precision
-from utils.train_options import TrainOptions
-from utils.training import set_up
+from utils.training.epoch import train_one_epoch
+from utils.training.options import TrainOptions
+from utils.training.set_up import set_up
 
 REPOSITORY = Path(__file__).parent.parent.parent
 NAMES = {field.name for field in fields(Hyperparameters)}
@@ -35,7 +35,7 @@ def test_published_values() -> None:
 
 
 def test_every_field_is_documented() -> None:
-    text = (REPOSITORY / "utils" / "config.py").read_text().splitlines()
+    text = (REPOSITORY / "utils" / "hyperparameters.py").read_text().splitlines()
     for name in NAMES:
         line = next(number for number, content in enumerate(text) if content.startswith(f"    {name}: "))
         assert text[line + 1].strip().startswith('"""'), name

@@ -8,7 +8,7 @@ from models.blocks.activation import ARelu
 from models.common import Conv, set_activation
 from models.yolo import Model
 from tests.networks import tiny_config
-from utils.optim import OTHER, parameter_groups
+from utils.optim.optimizer import OTHER, parameter_groups
 
 
 def sigmoid(value: float) -> float:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.blocks.csp import Bottleneck
 from models.necks.afpn import AFPN, StridedConv
 from models.registry import Scale, find_layer
 from models.yolo import Model
-from models.yolo_blocks import Bottleneck
 from tests.models.necks.neck_rows import network, pyramid, refusal
 from tests.networks import randomise
 

@@ -8,7 +8,7 @@ import torch
 from models.necks.bifpn import BiFPNAdd
 from models.yolo import Model
 from tests.models.necks.neck_rows import network, refusal
-from utils.optim import DECAYED, OTHER, parameter_groups
+from utils.optim.optimizer import DECAYED, OTHER, parameter_groups
 
 
 def test_weighted_sum_by_hand() -> None:

@@ -1,0 +1,165 @@
+"""Where pictures come from: a picture or video file, a folder, a pattern, a text list, or a camera; files that fail are named."""
+
+import glob
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data.images.reading import PICTURE_SUFFIXES, read_picture
+from utils.errors import DataError
+
+VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+KNOWN_SUFFIXES = (*sorted(PICTURE_SUFFIXES), *VIDEO_SUFFIXES)
+DEFAULT_FPS = 30.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture to look at.
+
+    Attributes:
+        path: the file it comes from, or `camera<index>`.
+        image: (H, W, 3) uint8 RGB.
+        number: 1-based position in a video or camera stream, None for a picture file.
+        is_video: whether more frames of the same path may follow.
+        fps: frames per second of the stream after `vid_stride`, 0 for a picture file.
+    """
+
+    path: Path
+    image: np.ndarray
+    number: int | None = None
+    is_video: bool = False
+    fps: float = 0.0
+
+
+def open_capture(address: str | int) -> cv2.VideoCapture:
+    """Open a video or camera without OpenCV's and FFmpeg's own lines on the standard error: what fails is said by us."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(address)
+    finally:
+        log.setLogLevel(level)
+
+
+class Source:
+    """The frames of a list of files or of one camera, in order; iterate over it once.
+
+    Attributes:
+        name: what the user asked for.
+        files: picture and video files, in the order they are read.
+        skipped: (path, reason) of each file that could not be used, growing while frames are read.
+    """
+
+    def __init__(self, name: str, files: list[Path], camera: int | None = None, vid_stride: int = 1) -> None:
+        self.name = name
+        self.camera = camera
+        self.vid_stride = vid_stride
+        self.skipped: list[tuple[str, str]] = []
+        self.files: list[Path] = []
+        for path in files:
+            if path.suffix.lower() in KNOWN_SUFFIXES:
+                self.files.append(path)
+            else:
+                self.skipped.append((str(path), "neither a picture nor a video by its name"))
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self.camera is not None:
+            yield from self._stream(Path(f"camera{self.camera}"), self.camera)
+        for path in self.files:
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                yield from self._stream(path, str(path))
+                continue
+            try:
+                image = read_picture(path)
+            except DataError as error:
+                self.skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
+                continue
+            yield Frame(path, image)
+
+    def _stream(self, path: Path, address: str | int) -> Iterator[Frame]:
+        capture, number = open_capture(address), 0
+        try:
+            if not capture.isOpened() and self.camera is not None:
+                raise DataError(f"--source {address}: no camera answers at this index: expected 0 for the first camera, or a file or folder")
+            fps = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
+            fps = (fps if math.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS) / self.vid_stride
+            while capture.isOpened() and capture.grab():
+                number += 1
+                if (number - 1) % self.vid_stride:
+                    continue
+                decoded, image = capture.retrieve()
+                if decoded:
+                    yield Frame(path, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number, True, fps)
+                else:
+                    self.skipped.append((f"{path} frame {number}", "not decoded"))
+        finally:
+            capture.release()
+        if number == 0:
+            reason = "no frame could be decoded" if os.path.exists(path) else "No such file or directory"
+            self.skipped.append((str(path), reason))
+
+
+def _from_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text list: expected one picture path a line in UTF-8 ({error.reason})") from error
+    entries = [Path(line.strip()) for line in lines if line.strip()]
+    if not entries:
+        raise DataError(f"no picture at {path}: the list is empty: expected one picture path a line")
+    beside = [path.parent / entry for entry in entries]  # an absolute entry stays as it is
+    found = (near if near.exists() or not entry.exists() else entry for near, entry in zip(beside, entries, strict=True))
+    return list(dict.fromkeys(found))
+
+
+def _find_files(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(child for child in path.iterdir() if child.is_file() and not child.name.startswith("."))
+        if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
+            inside = f" ({len(files)} other files)" if files else ""
+            raise DataError(
+                f"no picture at {source}: the folder itself holds none{inside}: expected one of {' '.join(KNOWN_SUFFIXES)}; "
+                f"for its subfolders write '{path / '**' / '*'}'"
+            )
+        return files
+    if path.is_file():
+        if path.suffix.lower() == ".txt":
+            return _from_list(path)
+        if path.suffix.lower() not in KNOWN_SUFFIXES:
+            expected = " ".join(KNOWN_SUFFIXES)
+            raise DataError(f"no picture at {source}: a file of kind '{path.suffix}': expected one of {expected}, or a .txt list of pictures")
+        return [path]
+    if glob.has_magic(source):
+        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+        if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
+            raise DataError(f"no picture at {source}: the pattern fits no picture or video file: put it in quotes so that the shell leaves it alone")
+        return files
+    raise DataError(f"no picture at {source}: there is no such file or folder: expected a picture, video, folder, pattern, .txt list or camera index")
+
+
+def open_source(source: str | Path, vid_stride: int = 1) -> Source:
+    """Find the pictures that a --source names.
+
+    Args:
+        source: picture or video file, folder (not its subfolders), pattern (`**` for all subfolders), .txt list of files, camera index.
+        vid_stride: use every n-th frame of a video.
+
+    Raises:
+        DataError: nothing there, nothing of a known kind there, or a network address.
+    """
+    source = str(source)
+    if vid_stride < 1:
+        raise DataError(f"--vid-stride {vid_stride}: expected 1 or more")
+    if "://" in source:
+        raise DataError(f"--source {source}: network addresses are not read: download the file first and name it here")
+    if source.isdigit() and not os.path.exists(source):
+        return Source(source, [], camera=int(source), vid_stride=vid_stride)
+    return Source(source, _find_files(source), vid_stride=vid_stride)

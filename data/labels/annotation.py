@@ -1,0 +1,149 @@
+"""What is known about one picture and its objects, and the account of what reading a data set came upon."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Polygon = list[NDArray[np.float32]]
+
+PICTURE, ROW, OUTLINE, DUPLICATE = "picture", "row", "outline", "duplicate"
+PROBLEM_TITLES = {
+    PICTURE: "pictures skipped",
+    ROW: "label rows skipped",
+    OUTLINE: "outlines left out (the box is kept)",
+    DUPLICATE: "duplicate label rows dropped",
+}
+MIN_OUTLINE_AREA = 1e-3
+"""Square pixels below which an outline encloses nothing."""
+
+
+def outline_area(points: NDArray[np.floating]) -> float:
+    """Return the area that (K, 2) points enclose (shoelace formula)."""
+    x, y = points[:, 0], points[:, 1]
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+@dataclass(slots=True)
+class Annotation:
+    """The objects of one picture, in pixels of the picture as it decodes (EXIF orientation applied).
+
+    Attributes:
+        path: picture file.
+        image_hw: height and width.
+        image_id: number of the picture in COCO results; unique in its split.
+        classes: (N,) int64, 0 to number of names - 1.
+        boxes_xyxy: (N, 4) float32 corners.
+        polygons: per object its parts, each (K, 2) float32 x, y; no part for an object known by its box only.
+        crowd: (N,) bool, True for a region that is ignored (COCO's iscrowd).
+        areas: (N,) float64, COCO's area: of the object where it is known, else of the box.
+        annotation_ids: (N,) int64, from 1, unique in the split.
+        run_lengths: by object, the mask of one that has no polygon but COCO's run lengths (crowd regions; see utils/geometry/rle.py).
+    """
+
+    path: Path
+    image_hw: tuple[int, int]
+    image_id: int
+    classes: NDArray[np.int64]
+    boxes_xyxy: NDArray[np.float32]
+    polygons: list[Polygon]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    annotation_ids: NDArray[np.int64]
+    run_lengths: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that was skipped: its kind (a key of PROBLEM_TITLES), the file (and line), and the reason."""
+
+    kind: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Objects:
+    """The objects of one picture while they are gathered, one list entry each, in the units of `Annotation`."""
+
+    classes: list[int] = field(default_factory=list)
+    boxes_xyxy: list[NDArray[np.float64]] = field(default_factory=list)
+    polygons: list[Polygon] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    annotation_ids: list[int] = field(default_factory=list)
+    run_lengths: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    clipped: int = 0
+
+    def add(
+        self,
+        class_index: int,
+        box_xyxy: NDArray[np.float64],
+        polygon: Polygon,
+        *,
+        area: float,
+        crowd: bool = False,
+        annotation_id: int = 0,
+    ) -> None:
+        """Append one object; `annotation_id` 0 means that the format has none."""
+        self.classes.append(class_index)
+        self.boxes_xyxy.append(box_xyxy)
+        self.polygons.append(polygon)
+        self.crowd.append(crowd)
+        self.areas.append(area)
+        self.annotation_ids.append(annotation_id)
+
+    def annotation(self, path: Path, image_hw: tuple[int, int], image_id: int = 0) -> Annotation:
+        """Return the objects as arrays."""
+        return Annotation(
+            path,
+            image_hw,
+            image_id,
+            np.array(self.classes, np.int64),
+            np.array(self.boxes_xyxy, np.float32).reshape(-1, 4),
+            list(self.polygons),
+            np.array(self.crowd, np.bool_),
+            np.array(self.areas, np.float64),
+            np.array(self.annotation_ids, np.int64),
+            dict(self.run_lengths),
+        )
+
+
+@dataclass
+class ScanReport:
+    """Counts of what one split holds, and everything that was skipped on the way.
+
+    Attributes:
+        categories: category id in the data set's own numbering by class index (identity for YOLO txt).
+        pictures: usable pictures.
+        backgrounds: usable pictures without any object, `unlabelled` of them for want of a label file.
+        objects: boxes kept, `polygons` of them with an outline and `crowds` of them crowd regions.
+        clipped: boxes cut at the picture's border.
+        problems: what was skipped, in the order of the pictures.
+        notes: other things to say once, such as where the cache went.
+    """
+
+    split: str
+    categories: list[int] = field(default_factory=list)
+    pictures: int = 0
+    backgrounds: int = 0
+    unlabelled: int = 0
+    objects: int = 0
+    polygons: int = 0
+    crowds: int = 0
+    clipped: int = 0
+    from_cache: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, kind: str) -> int:
+        """Return the number of problems of one kind."""
+        return sum(problem.kind == kind for problem in self.problems)

@@ -1,0 +1,145 @@
+"""What reading a source of pictures gave, kept beside its labels so that only changed files are read again.
+
+The file is a numpy archive without pickled objects. It is trusted entry by entry: an entry counts while the size and
+modification time of its picture and of its label file are those that it was made from.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.labels.annotation import Annotation, Problem
+from utils.files import atomic_write
+
+VERSION = 2
+SUFFIX = ".cache.npz"
+Stamp = tuple[int, int, int, int]  # size and mtime_ns of the picture, then of the label file; -1, -1 for a missing file
+MISSING = (-1, -1)
+
+
+@dataclass(slots=True)
+class Entry:
+    """The result for one picture: its annotation (None where it was skipped) and the problems met."""
+
+    annotation: Annotation | None
+    problems: list[Problem]
+    labelled: bool
+    clipped: int = 0
+
+
+def stamp(picture: Path, label: Path | None) -> Stamp:
+    """Return what changes when a picture or its label file changes."""
+    return *_file_stamp(picture), *(_file_stamp(label) if label is not None else MISSING)
+
+
+def _file_stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return MISSING
+    return status.st_size, status.st_mtime_ns
+
+
+def cache_places(beside: Path) -> list[Path]:
+    """Return where the cache of a source may lie: beside it, and in the user's own cache folder for a read-only place."""
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_loom"
+    digest = hashlib.sha256(str(beside.absolute()).encode()).hexdigest()[:16]
+    return [beside.with_name(beside.name + SUFFIX), own / f"{beside.name}-{digest}{SUFFIX}"]
+
+
+def load_entries(places: Sequence[Path], key: str) -> dict[tuple[str, Stamp], Entry]:
+    """Return the entries of the first cache that was written with the same `key`; a damaged cache counts as none."""
+    for place in places:
+        try:
+            with np.load(place, allow_pickle=False) as archive:
+                header = json.loads(archive["header"].tobytes())
+                if header["version"] == VERSION and header["key"] == key:
+                    return _unpack(header, {name: archive[name] for name in archive.files if name != "header"})
+        except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile, EOFError):
+            continue
+    return {}
+
+
+def save_entries(places: Sequence[Path], key: str, entries: dict[tuple[str, Stamp], Entry]) -> Path | None:
+    """Write a cache, whole or not at all, to the first place that can be written to; return it, or None."""
+    header, arrays = _pack(entries)
+    packed = np.frombuffer(json.dumps({"version": VERSION, "key": key, **header}).encode(), np.uint8)
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.parent.stat().st_mode & 0o222:  # root may write there all the same, but somebody asked not to
+                continue
+            with atomic_write(place) as file:
+                np.savez(file, header=packed, **arrays)
+        except OSError:
+            continue
+        return place
+    return None
+
+
+def _pack(entries: dict[tuple[str, Stamp], Entry]) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+    """Return one flat array per quantity, with the counts that cut them into pictures, objects and polygon parts."""
+    kept = [entry.annotation for entry in entries.values() if entry.annotation is not None]
+    parts = [part for annotation in kept for polygon in annotation.polygons for part in polygon]
+
+    def joined(name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        return np.concatenate([np.zeros(shape, dtype), *(getattr(annotation, name) for annotation in kept)])
+
+    arrays = {
+        "stamps": np.array([stamp for _, stamp in entries], np.int64).reshape(-1, 4),
+        "usable": np.array([entry.annotation is not None for entry in entries.values()], np.bool_),
+        "labelled": np.array([entry.labelled for entry in entries.values()], np.bool_),
+        "clipped": np.array([entry.clipped for entry in entries.values()], np.int64),
+        "image_hw": np.array([annotation.image_hw for annotation in kept], np.int64).reshape(-1, 2),
+        "counts": np.array([len(annotation) for annotation in kept], np.int64),
+        "classes": joined("classes", np.int64, (0,)),
+        "boxes_xyxy": joined("boxes_xyxy", np.float32, (0, 4)),
+        "areas": joined("areas", np.float64, (0,)),
+        "num_parts": np.array([len(polygon) for annotation in kept for polygon in annotation.polygons], np.int64),
+        "num_points": np.array([len(part) for part in parts], np.int64),
+        "points": np.concatenate([np.zeros((0, 2), np.float32), *parts]),
+    }
+    problems = [[index, p.kind, p.where, p.reason] for index, entry in enumerate(entries.values()) for p in entry.problems]
+    return {"paths": [path for path, _ in entries], "problems": problems}, arrays
+
+
+def _unpack(header: dict[str, list], arrays: dict[str, np.ndarray]) -> dict[tuple[str, Stamp], Entry]:
+    parts = iter(np.split(arrays["points"], np.cumsum(arrays["num_points"])[:-1])) if len(arrays["num_points"]) else iter(())
+    num_parts, starts = iter(arrays["num_parts"].tolist()), np.cumsum(arrays["counts"]) - arrays["counts"]
+    spans = iter(zip(starts.tolist(), arrays["counts"].tolist(), arrays["image_hw"].tolist(), strict=True))
+    entries = {}
+    columns = (
+        header["paths"],
+        arrays["stamps"].tolist(),
+        arrays["usable"].tolist(),
+        arrays["labelled"].tolist(),
+        arrays["clipped"].tolist(),
+    )
+    for path, stamp_numbers, usable, labelled, clipped in zip(*columns, strict=True):
+        annotation = None
+        if usable:
+            start, count, image_hw = next(spans)
+            span = slice(start, start + count)
+            polygons = [[next(parts) for _ in range(next(num_parts))] for _ in range(count)]
+            annotation = Annotation(
+                Path(path),
+                tuple(image_hw),
+                0,
+                arrays["classes"][span],
+                arrays["boxes_xyxy"][span],
+                polygons,
+                np.zeros(count, np.bool_),
+                arrays["areas"][span],
+                np.zeros(count, np.int64),
+            )
+        entries[path, tuple(stamp_numbers)] = Entry(annotation, [], labelled, clipped)
+    in_order = list(entries.values())
+    for index, kind, where, reason in header["problems"]:
+        in_order[index].problems.append(Problem(kind, where, reason))
+    return entries

@@ -1,0 +1,222 @@
+"""COCO instance files, read directly: boxes, masks, areas and ids as they stand in the file.
+
+A mask is kept as polygons in parts. One in run lengths is turned into its outline, but that of a crowd region, which only
+evaluation looks at, is kept as it is.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.labels.annotation import OUTLINE, PICTURE, ROW, Objects, Polygon, Problem
+from utils.errors import DataError, did_you_mean
+from utils.geometry.outlines import join_outlines, trace
+from utils.geometry.rle import Counts, counts_region, read_counts
+
+
+@dataclass(slots=True)
+class CocoPicture:
+    """One picture of a COCO file with its objects; `stated_hw` is the size that the file gives, None where it gives none."""
+
+    path: Path
+    image_id: int
+    stated_hw: tuple[int, int] | None
+    objects: Objects
+
+
+@dataclass(slots=True)
+class CocoFile:
+    """What one COCO file holds.
+
+    Attributes:
+        categories: category id by class index.
+        problems: those that belong to no picture.
+    """
+
+    pictures: list[CocoPicture]
+    categories: list[int]
+    problems: list[Problem]
+
+
+def read_categories(path: Path) -> dict[int, str]:
+    """Return the names by category id in a COCO file, in file order, which is the order of the class indices."""
+    return _categories(path, _read_json(path))
+
+
+def read_coco_file(path: Path, names: Sequence[str], picture_dir: Path | None = None) -> CocoFile:
+    """Read a COCO file whole.
+
+    Args:
+        names: class names by class index; the file's categories are matched to them by name or, where the names are others
+            but as many, in file order.
+        picture_dir: folder of the pictures; None looks for it beside the file (annotations/instances_val2017.json: val2017/).
+    Raises:
+        DataError: no COCO file, categories that do not fit `names`, a category id or picture folder that does not exist.
+    """
+    content = _read_json(path)
+    class_of, categories = _match_categories(path, _categories(path, content), names)
+    entries = [entry for entry in content["images"] if isinstance(entry, dict) and "id" in entry and isinstance(entry.get("file_name"), str)]
+    if not entries:
+        raise DataError(f"{path}: images: no entry with id and file_name: expected a COCO instances file")
+    folder = picture_dir or find_picture_dir(path, [entry["file_name"] for entry in entries])
+    pictures = {entry["id"]: CocoPicture(folder / entry["file_name"], entry["id"], _stated_hw(entry), Objects()) for entry in entries}
+    result = CocoFile(list(pictures.values()), categories, [])
+    if len(pictures) < len(entries):
+        twice = [str(image_id) for image_id, count in Counter(entry["id"] for entry in entries).items() if count > 1]
+        result.problems.append(Problem(PICTURE, str(path), f"image id twice, the last one kept: {', '.join(twice[:20])}"))
+    for position, annotation in enumerate(content["annotations"]):
+        _add_annotation(result, pictures, annotation, class_of, f"{path}: annotations[{position}]")
+    return result
+
+
+def find_picture_dir(path: Path, file_names: Sequence[str]) -> Path:
+    """Return the folder near a COCO file that holds its pictures.
+
+    Raises:
+        DataError: none of the usual folders holds one of the first pictures.
+    """
+    split = path.stem.partition("_")[2] or path.stem
+    above = path.parent.parent
+    folders = [above / split, above / "images" / split, path.parent / split, path.parent / path.stem, above / "images", path.parent]
+    for folder in folders:
+        if any((folder / name).is_file() for name in file_names[:20]):
+            return folder
+    tried = ", ".join(str(folder) for folder in dict.fromkeys(folders))
+    raise DataError(f"{path}: its pictures ({file_names[0]}, …) were not found in {tried}: name their folder by 'images' in the data yaml")
+
+
+def _read_json(path: Path) -> dict[str, list]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"{path}: no list '{key}': expected a COCO instances file with images, annotations and categories")
+    return content
+
+
+def _categories(path: Path, content: dict[str, list]) -> dict[int, str]:
+    categories = {entry["id"]: str(entry["name"]) for entry in content["categories"] if isinstance(entry, dict) and {"id", "name"} <= entry.keys()}
+    if not categories or len(categories) < len(content["categories"]):
+        raise DataError(f"{path}: categories: {len(categories)} different ids in {len(content['categories'])} entries: expected id and name in each")
+    return categories
+
+
+def _match_categories(path: Path, in_file: dict[int, str], names: Sequence[str]) -> tuple[dict[int, int], list[int]]:
+    """Return the class index by category id, and the category id by class index (a number of its own for a class not in the file)."""
+    index_of = {name: index for index, name in enumerate(names)}
+    if len(index_of) == len(names) and len(set(in_file.values())) == len(in_file) and set(in_file.values()) <= index_of.keys():
+        class_of = {category: index_of[name] for category, name in in_file.items()}
+    elif len(in_file) == len(names):
+        class_of = {category: index for index, category in enumerate(in_file)}
+    else:
+        foreign = [name for name in in_file.values() if name not in index_of]
+        raise DataError(
+            f"{path}: {len(in_file)} categories but {len(names)} names in the data yaml, which lacks {', '.join(map(repr, foreign[:5]))}: "
+            f"leave 'names' out to take them from the file.{did_you_mean(foreign[0], names) if foreign else ''}"
+        )
+    unused = iter(range(max(in_file) + 1, max(in_file) + 1 + len(names)))
+    category_of = {index: category for category, index in class_of.items()}
+    return class_of, [category_of[index] if index in category_of else next(unused) for index in range(len(names))]
+
+
+def _stated_hw(entry: dict[str, object]) -> tuple[int, int] | None:
+    height, width = entry.get("height"), entry.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _add_annotation(result: CocoFile, pictures: dict[int, CocoPicture], annotation: object, class_of: dict[int, int], where: str) -> None:
+    """Add one annotation to its picture, or say why not."""
+    if not isinstance(annotation, dict):
+        result.problems.append(Problem(ROW, where, "no mapping"))
+        return
+    where += f" (id {annotation.get('id')})"
+    picture = pictures.get(annotation.get("image_id"))
+    if picture is None:
+        result.problems.append(Problem(ROW, where, f"image_id {annotation.get('image_id')} is not among the images"))
+        return
+    category = annotation.get("category_id")
+    if category not in class_of:
+        raise DataError(f"{where}: category_id {category!r}: expected an id from the file's categories")
+    box = _box(annotation.get("bbox"))
+    if box is None or (box[2:] <= box[:2]).any():
+        reason = "expected four numbers x, y, width, height" if box is None else "the box has no area"
+        picture.objects.problems.append(Problem(ROW, where, f"bbox {annotation.get('bbox')}: {reason}"))
+        return
+    area, number, crowd = annotation.get("area"), annotation.get("id"), bool(annotation.get("iscrowd", 0))
+    polygon, counts, reasons = _mask(annotation.get("segmentation"), crowd, picture.stated_hw)
+    picture.objects.problems += [Problem(OUTLINE, where, reason) for reason in reasons]
+    if counts is not None:
+        picture.objects.run_lengths[len(picture.objects.classes)] = counts
+    picture.objects.add(
+        class_of[category],
+        box,
+        polygon,
+        area=float(area) if _is_number(area) else float(np.prod(box[2:] - box[:2])),
+        crowd=crowd,
+        annotation_id=number if isinstance(number, int) else 0,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _box(value: object) -> np.ndarray | None:
+    """Return x, y, width, height as float64 corners, or None."""
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+        return None
+    x, y, width, height = value
+    return np.array((x, y, x + width, y + height), np.float64)
+
+
+def _mask(segmentation: object, crowd: bool, stated_hw: tuple[int, int] | None) -> tuple[Polygon, Counts | None, list[str]]:
+    """Return an object's mask, as polygon or (a crowd's) as run lengths, and what is wrong with it, a text for each part left out."""
+    if segmentation is None:
+        return [], None, []
+    if isinstance(segmentation, list):
+        good = [isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part)) for part in segmentation]
+        reasons = [_reason(number, part) for number, (part, right) in enumerate(zip(segmentation, good, strict=True)) if not right]
+        parts = [np.array(part, np.float32).reshape(-1, 2) for part, right in zip(segmentation, good, strict=True) if right]
+        return parts, None, reasons
+    if not isinstance(segmentation, dict):
+        return [], None, [f"segmentation is {type(segmentation).__name__}: expected a list of polygons, or size and counts"]
+    try:
+        size_hw, counts = read_counts(segmentation)
+    except ValueError as error:
+        return [], None, [f"segmentation: {error}"]
+    if stated_hw not in (None, size_hw):
+        return [], None, [f"segmentation of {size_hw[1]} x {size_hw[0]} pixels: expected the picture's {stated_hw[1]} x {stated_hw[0]}"]
+    if crowd:
+        return [], counts, []
+    return [join_outlines([piece]).astype(np.float32) for piece in trace(counts_region(counts, size_hw))], None, []
+
+
+def _reason(number: int, part: object) -> str:
+    expected = "expected x, y of three points or more"
+    if not isinstance(part, list) or not all(map(_is_number, part)):
+        return f"segmentation[{number}]: no list of numbers: {expected}"
+    return f"segmentation[{number}]: {len(part)} numbers: {expected}"
+
+
+def fit_masks(objects: Objects, path: Path, image_hw: tuple[int, int]) -> None:
+    """Leave out, and name, what of the objects' masks does not lie in their picture, whose size is known by now."""
+    height, width = image_hw
+    for row, polygon in enumerate(objects.polygons):
+        inside = [bool((part.max(0) > 0).all() and (part.min(0) < (width, height)).all()) for part in polygon]
+        if not all(inside):
+            where = f"{path}: object {row + 1}" + (f" (id {objects.annotation_ids[row]})" if objects.annotation_ids[row] else "")
+            reason = f"{len(inside) - sum(inside)} of {len(inside)} parts lie outside the picture of {width} x {height} pixels"
+            objects.problems.append(Problem(OUTLINE, where, reason))
+            objects.polygons[row] = [part for part, right in zip(polygon, inside, strict=True) if right]
+    for row in [row for row, counts in objects.run_lengths.items() if counts.sum() != height * width]:
+        reason = f"run lengths of {objects.run_lengths.pop(row).sum()} pixels: the picture has {width} x {height}"
+        objects.problems.append(Problem(OUTLINE, f"{path}: object {row + 1}", reason))

@@ -1,0 +1,96 @@
+"""YOLO label files: one object a row, `class cx cy w h` or `class x1 y1 x2 y2 …`, all in parts of the picture's size."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data.labels.annotation import DUPLICATE, MIN_OUTLINE_AREA, OUTLINE, ROW, Objects, Polygon, Problem, outline_area
+from utils.errors import DataError
+
+BOX_COLUMNS = 5
+TOLERANCE = 1e-3  # how far outside [0, 1] a number may lie from rounding alone; it is then moved to the border
+
+
+def label_path(picture: Path) -> Path:
+    """Return the label file of a picture: below `labels` in place of its last folder `images` (any case), or else beside it."""
+    parts = picture.parts
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index].lower() == "images":
+            spellings = [Path(*parts[:index], name) for name in ("labels", "Labels", "LABELS")]
+            folder = next((spelling for spelling in spellings if spelling.is_dir()), spellings[0])
+            return folder.joinpath(*parts[index + 1 :]).with_suffix(".txt")
+    return picture.with_suffix(".txt")
+
+
+def read_label_file(path: Path, num_classes: int, image_hw: tuple[int, int]) -> Objects:
+    """Parse a label file row by row; a bad row is left out and named, the others stay.
+
+    Args:
+        image_hw: height and width of the picture, in pixels.
+    Raises:
+        DataError: a class index is not below `num_classes`.
+        OSError: the file is missing or cannot be read.
+    """
+    objects, seen = Objects(), set()
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{path}:{number}"
+        try:
+            values = _numbers(words)
+        except ValueError as error:
+            objects.problems.append(Problem(ROW, where, str(error)))
+            continue
+        if values[0] >= num_classes:
+            raise DataError(f"{where}: class {int(values[0])}: expected 0 to {num_classes - 1}, since the data yaml has {num_classes} names")
+        if values in seen:
+            objects.problems.append(Problem(DUPLICATE, where, "same as an earlier row"))
+            continue
+        seen.add(values)
+        _add_row(objects, values, image_hw, where)
+    return objects
+
+
+def _numbers(words: list[str]) -> tuple[float, ...]:
+    """Return the row as numbers, the class first, the others moved into [0, 1] where rounding left them just outside."""
+    columns = len(words)
+    if columns < BOX_COLUMNS or (columns > BOX_COLUMNS and (columns % 2 == 0 or columns < 7)):
+        raise ValueError(f"{columns} columns: expected 5 (class cx cy w h) or an odd number from 7 (class x1 y1 x2 y2 x3 y3 …)")
+    values = [_number(word) for word in words]
+    if values[0] < 0 or not values[0].is_integer():
+        raise ValueError(f"class {words[0]}: expected a whole number from 0")
+    for word, value in zip(words[1:], values[1:], strict=True):
+        if not -TOLERANCE <= value <= 1 + TOLERANCE:
+            raise ValueError(f"{word} is outside 0..1: coordinates are parts of the picture's width and height")
+    return values[0], *(min(max(value, 0.0), 1.0) for value in values[1:])
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is no number") from None
+
+
+def _add_row(objects: Objects, values: tuple[float, ...], image_hw: tuple[int, int], where: str) -> None:
+    height, width = image_hw
+    size = np.array((width, height), np.float64)
+    coordinates = np.array(values[1:], np.float64).reshape(-1, 2) * size
+    polygon: Polygon = []
+    if len(values) == BOX_COLUMNS:
+        centre, extent = coordinates
+        box = np.concatenate((centre - extent / 2, centre + extent / 2))
+    else:
+        box = np.concatenate((coordinates.min(0), coordinates.max(0)))
+        polygon = [coordinates.astype(np.float32)]
+    clipped = np.clip(box.reshape(2, 2), 0, size).reshape(-1)
+    if (clipped[2:] <= clipped[:2]).any():
+        objects.problems.append(Problem(ROW, where, "the box has no area"))
+        return
+    objects.clipped += bool((np.abs(clipped - box) > TOLERANCE * size.max()).any())
+    area = outline_area(coordinates) if polygon else float(np.prod(clipped[2:] - clipped[:2]))
+    if polygon and area < MIN_OUTLINE_AREA:
+        objects.problems.append(Problem(OUTLINE, where, "it encloses no area"))
+        polygon, area = [], float(np.prod(clipped[2:] - clipped[:2]))
+    objects.add(int(values[0]), clipped, polygon, area=area)

@@ -1,0 +1,268 @@
+"""All annotations of one split, whatever their format: pictures checked, labels parsed, results cached, skips accounted for."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.config import DataConfig
+from data.images.reading import find_pictures, inspect_picture, is_picture
+from data.labels.annotation import PICTURE, PROBLEM_TITLES, Annotation, Objects, Problem, ScanReport
+from data.labels.cache import Entry, Stamp, cache_places, load_entries, save_entries, stamp
+from data.labels.coco_json import CocoPicture, fit_masks, read_coco_file
+from data.labels.yolo_txt import label_path, read_label_file
+from utils.errors import DataError
+
+MAX_THREADS = 8
+Job = tuple[str, Stamp]
+
+
+def load_annotations(
+    config: DataConfig, split: str, *, require_labels: bool | None = None, cache: bool = True, progress: bool = True
+) -> tuple[list[Annotation], ScanReport]:
+    """Read a split: every picture decoded once, every label row checked; what is bad is skipped and named in the report.
+
+    Args:
+        require_labels: raise where there is no object at all; None does so for "train" only.
+        cache: use and write the cache beside the labels (in the user's cache folder where that place is read-only).
+        progress: show a progress bar on a terminal.
+    Returns:
+        One annotation per usable picture, in the order of the sources and, inside a folder, by path; and the report.
+    Raises:
+        DataError: no such split or source, no usable picture, a class index beyond the names, or no label where they are required.
+    """
+    report = ScanReport(split, categories=list(range(len(config.names))))
+    annotations: list[Annotation] = []
+    for source in config.sources(split):
+        if source.suffix.lower() == ".json":
+            annotations += _read_coco(config, split, source, report, cache, progress)
+        else:
+            annotations += _read_yolo(config, source, report, cache, progress)
+    if not annotations:
+        raise DataError(f"{config.path}: {split}: none of the pictures can be used: {_first(report.problems)}")
+    _count(report, annotations)
+    if not report.objects and (split == "train" if require_labels is None else require_labels):
+        place = config.splits[split][0] if config.kind == "coco" else label_path(annotations[0].path)
+        reason = _first(report.problems) or f"looked for {place} and the like"
+        raise DataError(f"{config.path}: {split}: no labels at all for {len(annotations)} pictures: {reason}")
+    return _number(annotations, report), report
+
+
+def print_report(report: ScanReport, limit: int = 20) -> None:
+    """Print the counts of a split and what was skipped, at most `limit` lines of each kind."""
+    print("\n".join(report_lines(report, limit)))
+
+
+def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
+    """Return the text of `print_report`; None for `limit` lists everything."""
+    lines = [
+        f"{report.split}: {report.pictures} pictures ({report.backgrounds} without objects, {report.unlabelled} without a label file), "
+        f"{report.objects} objects ({report.polygons} with outlines, {report.crowds} crowd regions); {report.from_cache} from the cache"
+    ]
+    if report.clipped:
+        lines.append(f"  {report.clipped} boxes cut at the border of their picture")
+    lines += [f"  {note}" for note in report.notes]
+    for kind, title in PROBLEM_TITLES.items():
+        problems = [problem for problem in report.problems if problem.kind == kind]
+        if problems:
+            lines += [f"  {len(problems)} {title}:", *(f"    {problem}" for problem in problems[:limit])]
+        if limit is not None and len(problems) > limit:
+            lines.append(f"    … and {len(problems) - limit} more")
+    return lines
+
+
+def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split: str) -> str | None:
+    """Make sure that a split can teach or measure masks.
+
+    Returns:
+        A line for the user where only some of the objects have an outline, else None.
+    Raises:
+        DataError: there are objects, and none of them has an outline.
+    """
+    lacking = [sum(not polygon and not crowd for polygon, crowd in zip(one.polygons, one.crowd, strict=True)) for one in annotations]
+    total = sum(int(np.count_nonzero(~one.crowd)) for one in annotations)
+    if not sum(lacking):
+        return None
+    paths = [one.path if config.kind == "coco" else label_path(one.path) for one, count in zip(annotations, lacking, strict=True) if count]
+    first = ", ".join(map(str, paths[:3])) + (", …" if len(paths) > 3 else "")
+    if sum(lacking) == total:
+        raise DataError(
+            f"{config.path}: {split}: boxes only: none of the {total} objects in {len(paths)} files has an outline ({first}): a segmentation "
+            "network needs rows 'class x1 y1 x2 y2 x3 y3 …' or COCO polygons; for boxes use a detection network such as yolo11n.yaml"
+        )
+    return (
+        f"{split}: {sum(lacking)} of {total} objects have a box but no outline, in {len(paths)} files ({first}): "
+        "they count for boxes and classes, and masks neither learn from them nor are measured on them"
+    )
+
+
+def _read_yolo(config: DataConfig, source: Path, report: ScanReport, cache: bool, progress: bool) -> list[Annotation]:
+    if source.is_dir():
+        pictures = find_pictures(source)
+        beside = label_path(source / "any.jpg").parent
+    elif source.suffix.lower() == ".txt":
+        pictures = _read_list(source, config.root)
+        beside = source
+    else:
+        raise DataError(f"{source}: expected a picture folder, a .txt list of pictures or a COCO .json")
+    if not pictures:
+        raise DataError(f"{source}: no pictures: expected files such as .jpg or .png")
+    num_classes = len(config.names)
+
+    def read(position: int) -> Entry:
+        return _yolo_entry(pictures[position], num_classes)
+
+    labels = [label_path(picture) for picture in pictures]
+    entries = _cached(pictures, labels, read, beside if cache else None, f"yolo {num_classes}", report, progress)
+    for entry in entries:
+        report.unlabelled += entry.annotation is not None and not entry.labelled
+    return _usable(entries, report)
+
+
+def _yolo_entry(picture: Path, num_classes: int) -> Entry:
+    image_hw, problem = _inspect(picture)
+    if image_hw is None:
+        return Entry(None, [problem], False)
+    try:
+        objects = read_label_file(label_path(picture), num_classes, image_hw)
+    except FileNotFoundError:
+        return Entry(Objects().annotation(picture, image_hw), [], False)
+    except OSError as error:
+        return Entry(None, [Problem(PICTURE, str(label_path(picture)), f"label file cannot be read: {error.strerror}")], False)
+    return Entry(objects.annotation(picture, image_hw), objects.problems, True, objects.clipped)
+
+
+def _inspect(picture: Path) -> tuple[tuple[int, int] | None, Problem | None]:
+    try:
+        return inspect_picture(picture), None
+    except DataError as error:
+        return None, Problem(PICTURE, str(picture), str(error))
+
+
+def _read_list(source: Path, root: Path) -> list[Path]:
+    """Return the pictures of a list file; relative ones are sought from the list's folder, then the root, then the working folder."""
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: cannot be read as a list of pictures: {error}") from error
+    pictures = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        if not is_picture(line):
+            raise DataError(f"{source}:{number}: {line!r} is no picture: expected one path a line, to a .jpg, .png or the like")
+        places = [folder / line for folder in (source.parent, root, Path.cwd())]
+        pictures.append(Path(os.path.normpath(next((place for place in places if place.is_file()), places[0]))))
+    return pictures
+
+
+def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport, cache: bool, progress: bool) -> list[Annotation]:
+    content = read_coco_file(source, config.names, config.picture_dirs.get(split))
+    report.categories = content.categories
+    report.problems += content.problems
+
+    def read(position: int) -> Entry:
+        path = content.pictures[position].path
+        image_hw, problem = _inspect(path)
+        return Entry(None, [problem], False) if image_hw is None else Entry(Objects().annotation(path, image_hw), [], True)
+
+    paths = [picture.path for picture in content.pictures]
+    checked = _cached(paths, [None] * len(paths), read, source if cache else None, "coco", report, progress)
+    return _usable([_coco_entry(picture, entry) for picture, entry in zip(content.pictures, checked, strict=True)], report)
+
+
+def _coco_entry(picture: CocoPicture, checked: Entry) -> Entry:
+    """Return the objects of a picture once it is known to be whole and of the size that the COCO file was made for."""
+    if checked.annotation is None:
+        return checked
+    height, width = checked.annotation.image_hw
+    if picture.stated_hw not in (None, (height, width)):
+        stated = "{1} x {0}".format(*picture.stated_hw)
+        return Entry(None, [Problem(PICTURE, str(picture.path), f"{width} x {height} pixels, but its COCO file says {stated}")], False)
+    fit_masks(picture.objects, picture.path, (height, width))
+    return Entry(picture.objects.annotation(picture.path, (height, width), picture.image_id), picture.objects.problems, True)
+
+
+def _cached(
+    pictures: Sequence[Path],
+    labels: Sequence[Path | None],
+    read: Callable[[int], Entry],
+    beside: Path | None,
+    key: str,
+    report: ScanReport,
+    progress: bool,
+) -> list[Entry]:
+    """Return the entry of each picture, from the cache where neither picture nor label changed, else by `read(position)`."""
+    jobs: list[Job] = [(str(picture), stamp(picture, label)) for picture, label in zip(pictures, labels, strict=True)]
+    places = cache_places(beside) if beside is not None else []
+    known = load_entries(places, key)
+    todo = [position for position, job in enumerate(jobs) if job not in known]
+    report.from_cache += len(jobs) - len(todo)
+    for position, entry in zip(todo, _in_threads(read, todo, report.split, progress), strict=True):
+        known[jobs[position]] = entry
+    if todo and places:
+        written = save_entries(places, key, {job: known[job] for job in jobs})
+        if written != places[0]:
+            where = f"the label cache is {written}" if written else "the label cache could not be written, so the next run checks all pictures again"
+            report.notes.append(f"{places[0].parent} is read-only: {where}")
+    return [known[job] for job in jobs]
+
+
+def _in_threads(read: Callable[[int], Entry], todo: Sequence[int], title: str, progress: bool) -> Iterable[Entry]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    executor = ThreadPoolExecutor(min(MAX_THREADS, cores))
+    try:
+        yield from tqdm(executor.map(read, todo), f"{title}: checking pictures and labels", len(todo), disable=None if progress else True)
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _usable(entries: Iterable[Entry], report: ScanReport) -> list[Annotation]:
+    usable = []
+    for entry in entries:
+        report.problems += entry.problems
+        report.clipped += entry.clipped
+        if entry.annotation is not None:
+            usable.append(entry.annotation)
+    return usable
+
+
+def _count(report: ScanReport, annotations: Sequence[Annotation]) -> None:
+    report.pictures = len(annotations)
+    report.backgrounds = sum(not len(annotation) for annotation in annotations)
+    report.objects = sum(map(len, annotations))
+    report.polygons = sum(bool(polygon) for annotation in annotations for polygon in annotation.polygons)
+    report.crowds = int(sum(annotation.crowd.sum() for annotation in annotations))
+
+
+def _number(annotations: Sequence[Annotation], report: ScanReport) -> list[Annotation]:
+    """Return the annotations with ids that are unique in the split: the files' own, numbers in picture names, or a count from 1."""
+    image_ids = [annotation.image_id for annotation in annotations]
+    if not any(image_ids):  # YOLO txt: COCO's pictures are named by their id
+        stems = [annotation.path.stem for annotation in annotations]
+        image_ids = [int(stem) if stem.isdecimal() else -1 for stem in stems]
+    elif not _unique(image_ids):
+        report.notes.append("image ids are not unique numbers in this split: they are counted from 1 instead")
+    if not _unique(image_ids):
+        image_ids = list(range(1, len(annotations) + 1))
+    own = np.concatenate([annotation.annotation_ids for annotation in annotations]).tolist()
+    if _unique(own) and all(own):
+        return [replace(annotation, image_id=image_id) for annotation, image_id in zip(annotations, image_ids, strict=True)]
+    counter = count(1)
+    return [
+        replace(annotation, image_id=image_id, annotation_ids=np.array([next(counter) for _ in range(len(annotation))], np.int64))
+        for annotation, image_id in zip(annotations, image_ids, strict=True)
+    ]
+
+
+def _unique(numbers: Sequence[object]) -> bool:
+    return all(isinstance(number, int) and number >= 0 for number in numbers) and len(set(numbers)) == len(numbers)
+
+
+def _first(problems: Sequence[Problem], limit: int = 3) -> str:
+    return "; ".join(str(problem) for problem in problems[:limit])

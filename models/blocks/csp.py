@@ -1,0 +1,372 @@
+"""Blocks of the YOLOv8 and YOLO11 networks, each with its channel rule.
+
+Source: the layers' published structure, built here from its description; He et al. 2014, SPP, arxiv.org/abs/1406.4729;
+Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Vaswani et al. 2017, arxiv.org/abs/1706.03762 (Attention).
+Parts are named as the original weights name them (cv1, cv2, m, attn, ffn), so that those need no mapping.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.building import InnerLayer, build_inner, check_inner
+from models.common import Conv, fix_activation
+from models.registry import Channels, Scale, layer, rule, to
+from utils.errors import ModelConfigError
+
+
+@layer(to, "convolution", example=(16, 3))
+class DWConv(Conv):
+    """Conv with as many groups as input and output widths have in common.
+
+    Source: Howard et al. 2017, MobileNets, arxiv.org/abs/1704.04861
+    Differs: the groups are the greatest common divisor of both widths; no 1 x 1 convolution follows.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, dilation: int = 1, activate: bool = True) -> None:
+        groups = math.gcd(in_channels, out_channels)
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, dilation=dilation, activate=activate)
+
+
+@layer(to, example=(16,))
+class Bottleneck(nn.Module):
+    """Two convolutions, added to the input where the widths agree.
+
+    Source: He et al. 2015, arxiv.org/abs/1512.03385
+    Differs: two convolutions, in CSP blocks both 3 x 3, in place of three; the sum is not activated.
+
+    Args:
+        attention: a layer at the end of the branch, before the sum: a registered one's name, or [name, arguments …].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        shortcut: bool = True,
+        groups: int = 1,
+        kernel_sizes: tuple[int, int] = (3, 3),
+        expansion: float = 0.5,
+        attention: InnerLayer | None = None,
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, hidden, kernel_sizes[0])
+        self.cv2 = Conv(hidden, out_channels, kernel_sizes[1], groups=groups)
+        self.attention = None if attention is None else build_inner(attention, out_channels, "attention")
+        self.add = shortcut and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv2(self.cv1(x))
+        if self.attention is not None:
+            y = self.attention(y)
+        return x + y if self.add else y
+
+
+class StageConcat(nn.Module):
+    """A 1 x 1 convolution split in two halves, a chain of units behind the second, all stages concatenated: the shell of C2f and C3k2.
+
+    Args:
+        unit: builds one unit of the chain for a number of channels, which it must keep.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, repeats: int, expansion: float, unit: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, 2 * hidden)
+        self.cv2 = Conv((2 + repeats) * hidden, out_channels)
+        self.m = nn.ModuleList(unit(hidden) for _ in range(repeats))
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages = list(self.cv1(x).chunk(2, 1))
+        for unit in self.m:
+            stages.append(unit(stages[-1]))
+        return self.cv2(torch.cat(stages, 1))
+
+
+@layer(to, repeats="repeats", example=(16,))
+class C2f(StageConcat):
+    """YOLOv8's block: a chain of full-width Bottlenecks whose stages are all concatenated.
+
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800; the published
+        structure of YOLOv8
+
+    Args:
+        unit: a layer in place of each Bottleneck: a registered one's name, or [name, arguments …].
+        attention: a layer at the end of each Bottleneck's branch, before its sum; said alike.
+    Raises:
+        ModelConfigError: the layer cannot be built, or a unit comes with what only Bottlenecks have.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        shortcut: bool = False,
+        groups: int = 1,
+        expansion: float = 0.5,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
+        check_inner(unit, attention, shortcut=shortcut, groups=groups if groups != 1 else None)
+
+        def build(width: int) -> nn.Module:
+            if unit is not None:
+                return build_inner(unit, width, "unit")
+            return Bottleneck(width, width, shortcut, groups, expansion=1.0, attention=attention)
+
+        super().__init__(in_channels, out_channels, repeats, expansion, build)
+
+
+class CrossStage(nn.Module):
+    """Half the width through a chain of Bottlenecks, or of other units, half past it: the shell of C3 and C3k."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int,
+        shortcut: bool,
+        groups: int,
+        expansion: float,
+        kernel_sizes: tuple[int, int],
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, hidden)
+        self.cv2 = Conv(in_channels, hidden)
+        self.cv3 = Conv(2 * hidden, out_channels)
+        if unit is not None:
+            check_inner(unit, attention, groups=groups if groups != 1 else None)
+            units = [build_inner(unit, hidden, "unit") for _ in range(repeats)]
+        else:
+            units = [Bottleneck(hidden, hidden, shortcut, groups, kernel_sizes, expansion=1.0, attention=attention) for _ in range(repeats)]
+        self.m = nn.Sequential(*units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+@layer(to, repeats="repeats", example=(16,))
+class C3(CrossStage):
+    """Cross-stage-partial block of `repeats` Bottlenecks, 1 x 1 then 3 x 3.
+
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929
+    Differs: no convolution between the chain and the concatenation.
+
+    Args:
+        unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (1, 3), unit, attention)
+
+
+@layer(to, repeats="repeats", example=(16,))
+class C3k(CrossStage):
+    """C3 whose Bottlenecks have two convolutions of `kernel_size`.
+
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; the published structure of YOLO11
+
+    Args:
+        attention: see C2f.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        kernel_size: int = 3,
+        attention: InnerLayer | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (kernel_size, kernel_size), attention=attention)
+
+
+SCALE_LETTERS = "nsmlx"
+"""Scales of the published networks."""
+
+
+@rule("in_channels")
+def to_with_c3k(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """As `to`; a string `c3k` lists the scales at which it holds, and becomes true or false."""
+    letters = arguments.get("c3k")
+    if isinstance(letters, str):
+        if scale.letter is None:
+            raise ModelConfigError(f"c3k '{letters}' names scales, and this network has none: write True or False")
+        if not set(letters) <= set(SCALE_LETTERS):
+            raise ModelConfigError(f"c3k is '{letters}': expected true, false, or some of the letters {SCALE_LETTERS}, such as mlx")
+        arguments["c3k"] = scale.letter in letters
+    return to.apply(inputs, arguments, scale)
+
+
+@layer(to_with_c3k, repeats="repeats", example=(16,))
+class C3k2(StageConcat):
+    """YOLO11's block: C2f whose units are half-width Bottlenecks, or C3k of two Bottlenecks.
+
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800; the published
+        structure of YOLO11
+
+    Args:
+        c3k: whether the units are C3k; in a yaml with scales also the letters of those at which they are, such as "mlx".
+        unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
+    Raises:
+        ModelConfigError: see C2f; `c3k` and `unit` both say what the units are.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int = 1,
+        c3k: bool | str = False,
+        expansion: float = 0.5,
+        groups: int = 1,
+        shortcut: bool = True,
+        unit: InnerLayer | None = None,
+        attention: InnerLayer | None = None,
+    ) -> None:
+        check_inner(unit, attention, c3k=c3k, groups=groups if groups != 1 else None)
+
+        def build(width: int) -> nn.Module:
+            if unit is not None:
+                return build_inner(unit, width, "unit")
+            if c3k:
+                return C3k(width, width, 2, shortcut, groups, attention=attention)
+            return Bottleneck(width, width, shortcut, groups, attention=attention)
+
+        super().__init__(in_channels, out_channels, repeats, expansion, build)
+
+
+@layer(to, "pooling", example=(16, 5))
+class SPPF(nn.Module):
+    """Spatial pyramid pooling: three max pools in a chain, all stages concatenated.
+
+    Source: He et al. 2014, SPP, arxiv.org/abs/1406.4729
+    Differs: pools of one size in a chain, which equal pools of growing sizes side by side.
+
+    Args:
+        kernel_size: side of the pooling window.
+        activation: of both convolutions, in place of the network's.
+    Raises:
+        ModelConfigError: no such activation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5, activation: str | None = None) -> None:
+        super().__init__()
+        hidden = in_channels // 2
+        self.cv1 = Conv(in_channels, hidden)
+        self.cv2 = Conv(4 * hidden, out_channels)
+        self.pool = nn.MaxPool2d(kernel_size, stride=1, padding=kernel_size // 2)
+        fix_activation(self, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages = [self.cv1(x)]
+        for _ in range(3):
+            stages.append(self.pool(stages[-1]))
+        return self.cv2(torch.cat(stages, 1))
+
+
+@layer(to, "pooling", example=(16, 5))
+class SimSPPF(SPPF):
+    """SPPF with ReLU, whatever the network's activation.
+
+    Source: Li et al. 2022, YOLOv6, arxiv.org/abs/2209.02976
+    Differs: from SPPF in nothing but the activation; it is that layer with `activation: ReLU`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, activation="ReLU")
+
+
+HEAD_CHANNELS = 64
+"""Channels of one attention head of C2PSA."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all cells of a map; a depthwise convolution of the values stands in for positions.
+
+    Args:
+        key_ratio: width of queries and keys over that of the values.
+    Raises:
+        ModelConfigError: the channels do not split into the heads.
+    """
+
+    def __init__(self, channels: int, heads: int, key_ratio: float = 0.5) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ModelConfigError(f"{channels} channels do not split into {heads} attention heads: choose a width that is a multiple of {heads}")
+        self.heads, self.value_channels = heads, channels // heads
+        self.key_channels = int(self.value_channels * key_ratio)
+        self.qkv = Conv(channels, channels + 2 * heads * self.key_channels, activate=False)
+        self.proj = Conv(channels, channels, activate=False)
+        self.pe = Conv(channels, channels, 3, groups=channels, activate=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        parts = (self.key_channels, self.key_channels, self.value_channels)
+        queries, keys, values = self.qkv(x).view(batch, self.heads, sum(parts), height * width).split(parts, 2)
+        weights = ((queries * self.key_channels**-0.5).transpose(2, 3) @ keys).softmax(3)  # (B, heads, N queries, N keys)
+        mixed = (values @ weights.transpose(2, 3)).reshape(batch, channels, height, width)
+        return self.proj(mixed + self.pe(values.reshape(batch, channels, height, width)))
+
+
+class PSABlock(nn.Module):
+    """Attention and a two-layer 1 x 1 network, each added to its input; no layer normalisation."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(channels, heads)
+        self.ffn = nn.Sequential(Conv(channels, 2 * channels), Conv(2 * channels, channels, activate=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.ffn(x)
+
+
+@rule("in_channels")
+def to_same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """As `to`, for a block whose output has its input's width."""
+    asked = arguments["out_channels"]
+    if to.apply(inputs, arguments, scale) != arguments["in_channels"]:
+        raise ModelConfigError(f"out_channels {asked} after {arguments['in_channels']} channels: this block keeps its width; write that of its input")
+    return arguments["out_channels"]
+
+
+@layer(to_same, "attention", repeats="repeats", example=(16,))
+class C2PSA(nn.Module):
+    """Half the width through `repeats` attention blocks, half past them.
+
+    Source: Vaswani et al. 2017, arxiv.org/abs/1706.03762; the published structure of YOLO11
+    Differs: no layer normalisation; a depthwise convolution of the values stands in for positions.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, expansion: float = 0.5) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, 2 * hidden)
+        self.cv2 = Conv(2 * hidden, out_channels)
+        self.m = nn.Sequential(*(PSABlock(hidden, max(hidden // HEAD_CHANNELS, 1)) for _ in range(repeats)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, attended = self.cv1(x).chunk(2, 1)
+        return self.cv2(torch.cat((kept, self.m(attended)), 1))

@@ -1,0 +1,83 @@
+"""Layers around a layer: the wrapped one is an argument, `[-1, 1, Residual, [[RepNCSPELAN4, 512, 512, 256, 1]]]`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.attention import Start
+from models.building import InnerLayer
+from models.registry import Channels, Rule, Scale, bind, find_layer, layer, only
+from utils.errors import ModelConfigError
+
+UNSCALED = Scale()
+
+
+def plan(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Scale) -> tuple[list[dict[str, Any]], int]:
+    """Return the constructor arguments of a wrapped layer, one mapping for each of its copies, and its output channels.
+
+    Raises:
+        ModelConfigError: no such layer, arguments that it refuses, or a layer that does not take one map and give one.
+    """
+    name, *arguments = wrapped if isinstance(wrapped, list) and wrapped else [wrapped]
+    if not isinstance(name, str):
+        raise ModelConfigError(f"layer is {wrapped!r}: expected a layer's name, or a list of its name and arguments, such as [C2f, 256]")
+    try:
+        entry, width, copies = find_layer(name), in_channels, []
+        for _ in range(1 if entry.repeats else repeats):
+            keywords = bind(entry, arguments, num_classes=0) | ({entry.repeats: repeats} if entry.repeats else {})
+            given = entry.rule.apply([width], keywords, scale)
+            if not isinstance(given, int):
+                raise ModelConfigError("gives no single map: expected a layer with one input and one output")
+            width = given
+            copies.append(keywords)
+    except ModelConfigError as error:
+        raise ModelConfigError(f"layer {name}: {error}") from error
+    return copies, width
+
+
+def build(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Scale) -> nn.Module:
+    """Build a wrapped layer, its copies in a row where it has no repeats of its own."""
+    entry = find_layer(wrapped[0] if isinstance(wrapped, list) else wrapped)
+    made = [entry.cls(**keywords) for keywords in plan(wrapped, in_channels, repeats, scale)[0]]
+    return made[0] if len(made) == 1 else nn.Sequential(*made)
+
+
+def around_layer(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+    """One input; the wrapped layer's widths and repeats are scaled as in a row of its own, and it must keep the width."""
+    arguments |= {"in_channels": only(inputs), "scale": scale}
+    width = plan(arguments["layer"], arguments["in_channels"], arguments.get("repeats", 1), scale)[1]
+    if width != arguments["in_channels"]:
+        raise ModelConfigError(f"the wrapped layer gives {width} channels for {arguments['in_channels']}: expected one that keeps its width")
+    return width
+
+
+around = Rule(around_layer, fills=("in_channels", "scale"), wraps="layer")
+
+
+@layer(around, "block", repeats="repeats", example=(["Conv", 16, 3],))
+class Residual(nn.Module):
+    """The wrapped layer's output times a gain per channel, added to its input.
+
+    Source: He et al. 2016, arxiv.org/abs/1512.03385; the gain is the layer scale of Touvron et al. 2021, arxiv.org/abs/2103.17239
+    Differs: the gain starts at 1, or at 0 with `start: identity`, and can be trained in both cases.
+
+    Args:
+        layer: a layer that keeps width and size: its name, or a list of its name and arguments.
+        start: `identity` makes the output equal the input at first; `random` is the plain sum.
+    """
+
+    def __init__(
+        self,
+        layer: InnerLayer,
+        in_channels: int,
+        repeats: int = 1,
+        scale: Scale = UNSCALED,
+        start: Start = "random",
+    ) -> None:
+        super().__init__()
+        self.inner = build(layer, in_channels, repeats, scale)
+        self.gain = nn.Parameter(torch.full((in_channels,), 0.0 if start == "identity" else 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x) * self.gain[:, None, None]

@@ -1,0 +1,1 @@
+"""Network yamls: reading, rows, edits, scaling."""

@@ -1,0 +1,300 @@
+"""Where the layers of a network stand in a picture of it, and how the lines between them run.
+
+Columns are strides, so that a detector's pyramid shows; each row of the yaml has a line of its own, top to bottom. A line that leaves or
+enters a box at its side therefore meets no other box, and what passes several rows runs down in the lanes between two columns.
+"""
+
+import inspect
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from models.config.rows import IMAGE, Row, show_row
+from models.deploy import needed_rows, written_row
+from models.registry import Role, bind, find_layer
+from models.summary import IMAGE_SIZE, format_shape, summarize
+from models.yolo import Model
+
+BOX_WIDTH, BOX_HEIGHT, GAP = 218, 54, 26
+LEFT, TOP, MARGIN = 40, 162, 24
+LEAST_WIDTH = 800
+"""Pixels that the heading needs."""
+LANE, GUTTER = 9, 30
+"""Pixels between two lanes, and the least width between two columns."""
+
+
+@dataclass
+class Node:
+    """A row of the network, or the picture (index -1), as a box.
+
+    Attributes:
+        section: backbone, neck, auxiliary (rows after the neck that only training needs) or head; empty for the picture.
+        strides: pixels per cell of its output; of a head those of its inputs.
+        auxiliary: only training needs it.
+        x, y, width, height: the box, in pixels.
+        facts: what a person may want to know of it, for the panel of the html form.
+    """
+
+    index: int
+    name: str
+    label: str | None
+    role: Role | str
+    section: str
+    arguments: str
+    shape: str
+    strides: list[float]
+    parameters: int
+    gflops: float
+    sources: list[int]
+    auxiliary: bool
+    facts: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[int, int] = (0, 0)
+    x: float = 0.0
+    y: float = 0.0
+    width: float = BOX_WIDTH
+    height: float = BOX_HEIGHT
+
+
+@dataclass
+class Edge:
+    """A line from a layer to one that reads it.
+
+    Attributes:
+        gutter: the space between columns that it runs down in (0 is left of the first column); None where the two follow each other.
+        points: its corners, in pixels.
+    """
+
+    source: int
+    target: int
+    auxiliary: bool
+    gutter: int | None = None
+    points: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass
+class Graph:
+    """A network laid out.
+
+    Attributes:
+        columns: stride, left and right of each column.
+        sections: name, top and bottom of each.
+        totals: the summary's figures that are not of one layer.
+    """
+
+    title: str
+    nodes: list[Node]
+    edges: list[Edge]
+    columns: list[tuple[float, float, float]]
+    sections: list[tuple[str, float, float]]
+    width: float
+    height: float
+    totals: dict[str, Any]
+
+
+def lay_out(model: Model, title: str, summary: dict[str, Any] | None = None) -> Graph:
+    """Return the network as boxes and lines.
+
+    Args:
+        title: what the network is called.
+        summary: of `summarize`, which is called without it.
+    """
+    summary = summary or summarize(model)
+    nodes, edges = [picture(model), *boxes(model, summary)], lines(model)
+    nodes[0].strides = nodes[1].strides
+    strides = sorted({stride for node in nodes for stride in node.strides})
+    for node in nodes:
+        node.columns = strides.index(min(node.strides)), strides.index(max(node.strides))
+    for node in nodes:
+        node.y = TOP + (node.index + 1) * (BOX_HEIGHT + GAP)
+    lanes = choose_lanes(nodes, edges, len(strides))
+    columns, edge_of_gutter, width = place_columns(nodes, lanes, strides)
+    route(nodes, edges, lanes, edge_of_gutter)
+    bottom = nodes[-1].y + BOX_HEIGHT + MARGIN
+    totals = {key: value for key, value in summary.items() if key != "layers"}
+    return Graph(title, nodes, edges, columns, bands(nodes), width, bottom, totals)
+
+
+def picture(model: Model) -> Node:
+    """Return the box of the network's input; it stands above its first reader, since a column of its own would be empty."""
+    shape = f"{model.channels}x{IMAGE_SIZE}x{IMAGE_SIZE}"
+    return Node(IMAGE, "picture", None, "picture", "", "", shape, [], 0, 0.0, [], False)
+
+
+def strides_of(model: Model, summary: dict[str, Any]) -> list[float]:
+    """Return the stride of each row's first output map; of a row that gives no maps, that of its first input."""
+    strides: list[float] = []
+    for row, layer in zip(model.rows[:-1], summary["layers"], strict=False):
+        first = layer["output_shape"]
+        while first and not isinstance(first[0], int):
+            first = first[0]
+        before = strides[row.sources[0]] if row.sources[0] != IMAGE else 1.0
+        strides.append(IMAGE_SIZE / first[2] if len(first) == 4 else before)
+    return strides
+
+
+def boxes(model: Model, summary: dict[str, Any]) -> list[Node]:
+    """Return the box of each row, not placed yet."""
+    strides, lead, nodes = strides_of(model, summary), set(needed_rows(model.rows, model.head)), []
+    backbone, last = len(model.config["backbone"]), len(model.rows) - 1
+    last_lead = max((index for index in lead if index < last), default=last)
+    for row, layer in zip(model.rows, summary["layers"], strict=True):
+        section = "head" if row.index == last else "backbone" if row.index < backbone else "neck" if row.index <= last_lead else "auxiliary"
+        own = [strides[row.index]] if row.index < last else sorted({strides[source] for source in row.sources if source != IMAGE})
+        shape = format_shape(layer["output_shape"])
+        node = Node(
+            row.index, row.name, row.label, layer["role"], section, show_arguments(row.arguments), shape, own,
+            layer["parameters"], layer["gflops"], list(dict.fromkeys(row.sources)), row.index not in lead,
+        )  # fmt: skip
+        node.facts = facts_of(model, row)
+        nodes.append(node)
+    return nodes
+
+
+def show_arguments(arguments: list[Any]) -> str:
+    """Return a row's arguments as its yaml writes them, without the outer brackets."""
+    return show_row(arguments)[1:-1]
+
+
+def facts_of(model: Model, row: Row) -> dict[str, Any]:
+    """Return what the panel says of a row beyond its box."""
+    entry = find_layer(row.name)
+    own, of_file = entry.documentation(), inspect.getdoc(inspect.getmodule(entry.cls)) or ""
+    bound = bind(entry, row.arguments, model.nc)
+    return {
+        "yaml": show_row(written_row(row)),
+        "repeats": row.repeats,
+        "arguments": {name: show_row(value if not isinstance(value, tuple) else list(value)) for name, value in bound.items()},
+        "does": own.split("\n")[0],
+        "sources": citations(own) or citations(of_file),
+        "signature": entry.signature(),
+    }
+
+
+def citations(docstring: str) -> list[str]:
+    """Return the paragraphs of a docstring that say where a layer is from and what differs, each as one line."""
+    found: list[str] = []
+    going_on = False
+    for line in map(str.strip, docstring.split("\n")):
+        if line.startswith(("Source:", "Differs:")):
+            found.append(line)
+        elif going_on and line and not line.endswith(":"):
+            found[-1] += f" {line}"
+        going_on = bool(found) and bool(line) and not line.endswith(":") and (going_on or line == found[-1])
+    return found
+
+
+def lines(model: Model) -> list[Edge]:
+    """Return a line for each layer that each row reads, not routed yet."""
+    lead, head = set(needed_rows(model.rows, model.head)), model.rows[-1]
+    kept = {head.sources[position] for position in model.head.lead_inputs()}
+    edges = []
+    for row in model.rows:
+        for source in dict.fromkeys(row.sources):
+            needed = source in kept if row is head else row.index in lead
+            edges.append(Edge(source, row.index, not needed))
+    return edges
+
+
+Lanes = dict[tuple[int, int], tuple[int, int]]
+"""Of each (gutter, source) the lane it takes, and the number of lanes of that gutter."""
+
+
+def choose_lanes(nodes: list[Node], edges: list[Edge], columns: int) -> Lanes:
+    """Choose for every line that passes rows the gutter that costs it least, and a lane there; lines of one source share theirs."""
+    box = {node.index: node for node in nodes}
+    steps = [sorted((a.columns[0], b.columns[0])) for a, b in pairwise(nodes)]
+    spans: dict[int, dict[int, tuple[int, bool]]] = {gutter: {} for gutter in range(columns + 1)}
+    for edge in sorted(edges, key=lambda edge: (edge.target - edge.source, edge.source)):
+        if edge.target == edge.source + 1:
+            continue
+        start, end = box[edge.source].columns[0], box[edge.target].columns
+        wide = end[0] != end[1] or box[edge.target].section == "head"
+
+        def cost(gutter: int, edge: Edge = edge, start: int = start, end: tuple[int, int] = end, wide: bool = wide) -> tuple[float, int]:
+            away = 0 if wide else min(abs(gutter - end[0]), abs(gutter - end[0] - 1))
+            passed = min(abs(gutter - start), abs(gutter - start - 1)) + away
+            crossed = sum(low < gutter <= high for low, high in steps[edge.source + 1 : edge.target + 1])
+            shared = edge.source in spans[gutter]
+            return 3 * passed + crossed - 2 * shared + len(spans[gutter]) / 4, gutter
+
+        near = {start, start + 1} if wide else {start, start + 1, end[0], end[0] + 1}
+        edge.gutter = min(near, key=cost)
+        furthest, _ = spans[edge.gutter].get(edge.source, (0, False))
+        spans[edge.gutter][edge.source] = max(furthest, edge.target), edge.gutter in (start, end[0])
+    return {(gutter, source): lane for gutter, taken in spans.items() for source, lane in numbered_lanes(taken).items()}
+
+
+def numbered_lanes(taken: dict[int, tuple[int, bool]]) -> dict[int, tuple[int, int]]:
+    """Number the lanes of one gutter, from its left: of two that overlap the shorter is nearer to the boxes that it leads to.
+
+    Args:
+        taken: by source, the last row that its lane reaches, and whether the boxes at the gutter's right use it.
+    Returns:
+        By source the number of its lane, and the number of lanes.
+    """
+    sides: dict[bool, list[list[tuple[int, int]]]] = {False: [], True: []}
+    place: dict[int, tuple[bool, int]] = {}
+    for source, (last, at_right) in sorted(taken.items(), key=lambda item: (item[1][0] - item[0], item[0])):
+        lanes = sides[at_right]
+        number = next((n for n, lane in enumerate(lanes) if all(last <= a or source >= b for a, b in lane)), len(lanes))
+        if number == len(lanes):
+            lanes.append([])
+        lanes[number].append((source, last))
+        place[source] = at_right, number
+    count = len(sides[False]) + len(sides[True])
+    return {source: (count - 1 - number if at_right else number, count) for source, (at_right, number) in place.items()}
+
+
+def place_columns(nodes: list[Node], lanes: Lanes, strides: list[float]) -> tuple[list[tuple[float, float, float]], list[float], float]:
+    """Give every box its x; return the columns (stride, left, right), the left of each gutter, and the width of all."""
+    count = [max((of for (gutter, _), (_, of) in lanes.items() if gutter == number), default=0) for number in range(len(strides) + 1)]
+    left, x, columns = [], float(LEFT), []
+    for number, lanes_here in enumerate(count):
+        left.append(x)
+        x += max(GUTTER, (lanes_here + 1) * LANE + 14)
+        if number < len(strides):
+            columns.append((strides[number], x, x + BOX_WIDTH))
+            x += BOX_WIDTH
+    for node in nodes:
+        first, last = node.columns
+        node.x = columns[first][1]
+        if node.section == "head":  # its inputs come down in the gutters beside it
+            node.x = left[first] + 6
+            node.width = (left[last + 1] + max(GUTTER, (count[last + 1] + 1) * LANE + 14) - 6) - node.x
+    return columns, left, max(x + MARGIN, LEAST_WIDTH)
+
+
+def route(nodes: list[Node], edges: list[Edge], lanes: Lanes, left_of_gutter: list[float]) -> None:
+    """Give every line its corners."""
+    box = {node.index: node for node in nodes}
+    for edge in edges:
+        start, end = box[edge.source], box[edge.target]
+        if edge.gutter is None:
+            x = start.x + start.width / 2
+            x_end = x if end.section == "head" else end.x + end.width / 2
+            middle = (start.y + start.height + end.y) / 2
+            edge.points = [(x, start.y + start.height), (x, middle), (x_end, middle), (x_end, end.y)]
+            continue
+        number, _ = lanes[edge.gutter, edge.source]
+        lane = left_of_gutter[edge.gutter] + 7 + (number + 1) * LANE
+        leaves_right = edge.gutter > start.columns[0]
+        y = start.y + start.height - 12
+        edge.points = [(start.x + start.width if leaves_right else start.x, y), (lane, y)]
+        if end.section == "head":
+            edge.points.append((lane, end.y))
+            continue
+        enters_right = edge.gutter > end.columns[0]
+        beside = [other for other in edges if other.target == edge.target and other.gutter is not None]
+        beside = [other for other in beside if (other.gutter > end.columns[0]) is enters_right]  # type: ignore[operator]
+        port = end.y + 8 + (end.height - 28) * (beside.index(edge) + 0.5) / len(beside)
+        edge.points += [(lane, port), (end.x + end.width if enters_right else end.x, port)]
+
+
+def bands(nodes: list[Node]) -> list[tuple[str, float, float]]:
+    """Return the sections with their top and bottom."""
+    found: dict[str, tuple[float, float]] = {}
+    for node in nodes:
+        if node.section:
+            top, _ = found.get(node.section, (node.y - GAP / 2, 0.0))
+            found[node.section] = top, node.y + node.height + GAP / 2
+    return [(name, top, bottom) for name, (top, bottom) in found.items()]

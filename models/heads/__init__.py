@@ -1,0 +1,1 @@
+"""Heads: towers, detection, segmentation."""

@@ -1,0 +1,200 @@
+"""Instance-segmentation heads: a detection head whose branches also give mask coefficients and prototypes.
+
+A branch's output is {"maps": the detection maps, "coefficients": (B, M, A), "prototypes": (B, M, H / 4, W / 4)}; an
+instance's mask is the sigmoid of its coefficients' combination of the prototypes. M is the number of prototypes.
+Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.dynamic_conv import Route
+from models.common import Conv
+from models.heads.detect import YOLOV8, YOLOV9_UNGROUPED, Branch, DetectionHead, Tower, TowerStyle, TowerUnit, head, widened
+from models.registry import Channels, Rule, Scale, layer
+from utils.errors import ModelConfigError
+
+PROTOTYPE_STRIDE = 4
+"""Pixels per cell of the prototypes, and so of the masks that training compares them with."""
+
+
+class OutputUnit(Conv):
+    """The last Conv before prototypes; as OutputConv, it takes its input in its own number format."""
+
+    full_precision = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.conv.weight.dtype))
+
+
+class Prototypes(nn.Module):
+    """Prototypes from the finest level, at twice its resolution.
+
+    Args:
+        upsampling: a learned transposed convolution (YOLOv8, YOLO11), or the nearest cell (YOLOv9).
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, num_masks: int, upsampling: Literal["transposed", "nearest"]) -> None:
+        super().__init__()
+        self.cv1 = Conv(in_channels, hidden_channels, 3)
+        transposed = upsampling == "transposed"
+        self.upsample = nn.ConvTranspose2d(hidden_channels, hidden_channels, 2, 2) if transposed else nn.Upsample(scale_factor=2, mode="nearest")
+        self.cv2 = Conv(hidden_channels, hidden_channels, 3)
+        self.cv3 = OutputUnit(hidden_channels, num_masks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
+
+
+class SegmentBranch(Branch):
+    """Box, class and mask-coefficient towers over the levels, and the branch's prototypes.
+
+    Args:
+        in_channels: channels of each level, then of a further input that the prototypes come from straight, if there is one.
+        prototypes: builds the prototypes' part for a number of input channels.
+    """
+
+    def __init__(self, num_classes: int, in_channels: list[int], style: TowerStyle, num_masks: int, extra: int, prototypes: Any) -> None:
+        levels = in_channels[: len(in_channels) - extra]
+        super().__init__(num_classes, levels, style)
+        width = max(levels[0] // 4, num_masks)
+        self.masks = nn.ModuleList(style.tower("mask", channels, width, num_masks) for channels in levels)
+        self.prototypes = prototypes(in_channels[-1] if extra else levels[0])
+
+    def forward(self, features: list[Tensor]) -> dict[str, Any]:
+        levels = features[: len(self.masks)]
+        return {
+            "maps": self.maps(levels),
+            "coefficients": torch.cat([tower(x).flatten(2) for tower, x in zip(self.masks, levels, strict=True)], 2),
+            "prototypes": self.prototypes(features[-1] if len(features) > len(levels) else features[0]),
+        }
+
+
+class SegmentationHead(DetectionHead):
+    """Detection head whose branches segment, too.
+
+    Args:
+        num_masks: M, prototypes and coefficients of an instance.
+        prototype_width: hidden channels of the prototypes' part.
+        box_groups, cls, class_width, dynamic, experts, route, unit: see DetectionHead.
+    """
+
+    task = "segment"
+    upsampling: Literal["transposed", "nearest"] = "transposed"
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: list[int],
+        branches: int = 1,
+        num_masks: int = 32,
+        prototype_width: int = 256,
+        box_groups: int | None = None,
+        cls: Literal["dense", "depthwise"] | None = None,
+        class_width: int | None = None,
+        dynamic: bool | list[Tower] = False,
+        experts: int = 4,
+        route: Route = "sigmoid",
+        unit: TowerUnit | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        if num_masks < 1:
+            raise ModelConfigError(f"num_masks is {num_masks}: expected a positive number")
+        self.num_masks = num_masks
+        style = self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=True)
+        make_branch = partial(
+            SegmentBranch,
+            style=style.with_unit(unit, masks=True),
+            num_masks=num_masks,
+            extra=self.extra_inputs,
+            prototypes=partial(self.make_prototypes, prototype_width),
+        )
+        self._build(num_classes, in_channels, branches, make_branch)
+
+    def make_prototypes(self, prototype_width: int, in_channels: int) -> nn.Module:
+        """Return the part that gives a branch's prototypes."""
+        return Prototypes(in_channels, prototype_width, self.num_masks, self.upsampling)
+
+    def maps_of(self, output: Any) -> Any:
+        return output["maps"]
+
+    def problem_with(self, shapes: dict[str, Any], size: int) -> str | None:
+        found = size / shapes["prototypes"][2]
+        return (
+            None
+            if found == PROTOTYPE_STRIDE
+            else f"its prototypes have stride {found:g}: expected {PROTOTYPE_STRIDE}, a map of a quarter of the picture"
+        )
+
+    def decode(self, output: dict[str, Any]) -> Tensor:
+        """Turn one branch's output into (B, 4 + K + M, A): box in pixels, class probabilities, mask coefficients."""
+        detected = super().decode(output)
+        return torch.cat((detected, widened(output["coefficients"]).to(detected.dtype)), 1)
+
+    def predict(self, output: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return self.decode(output), widened(output["prototypes"])
+
+
+class StraightSegmentationHead(SegmentationHead):
+    """Segmentation head whose prototypes come from a further input of each branch, by one 1 x 1 convolution.
+
+    `prototype_width` is there for the published rows, which name it; nothing depends on it.
+    """
+
+    extra_inputs = 1
+
+    def make_prototypes(self, prototype_width: int, in_channels: int) -> nn.Module:
+        return OutputUnit(in_channels, self.num_masks)
+
+
+def segment_head(branches: int) -> Rule:
+    """Channel rule of a segmentation head: as a detection head's, and the width multiple reaches the prototypes' hidden width."""
+    detection = head(branches)
+
+    def apply(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+        arguments["prototype_width"] = scale.channels(arguments.get("prototype_width", 256))
+        return detection.apply(inputs, arguments, scale)
+
+    return Rule(apply, detection.fills)
+
+
+@layer(segment_head(branches=1), "head", example=(3, 8, 16))
+class Segment(SegmentationHead):
+    """The segmentation head of YOLOv8; with `{cls: depthwise}` that of YOLO11.
+
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); the published structure of YOLOv8
+    """
+
+    style = YOLOV8
+
+
+@layer(segment_head(branches=1), "head", example=(3, 8, 16))
+class V9Segment(SegmentationHead):
+    """The head that the original YOLOv9 repository calls Segment: ungrouped box towers, prototypes by nearest upsampling.
+
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
+
+    style = YOLOV9_UNGROUPED
+    upsampling = "nearest"
+
+
+@layer(segment_head(branches=1), "head", example=(3, 8, 16))
+class DSegment(StraightSegmentationHead):
+    """DDetect with masks; the last input is the prototypes'.
+
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
+
+
+@layer(segment_head(branches=2), "head", example=(3, 8, 16))
+class DualDSegment(StraightSegmentationHead):
+    """DualDDetect with masks; the last two inputs are the prototypes' of the auxiliary and the lead branch.
+
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    """
+
+    single = "DSegment"

@@ -1,0 +1,1 @@
+"""A user's own layers: loading and record."""

@@ -1,0 +1,124 @@
+"""What a checkpoint says of the plug-ins that its network has layers of: which file, with which content, which layers.
+
+A checkpoint never runs code: what it says here is for messages. The files are run where a command names them (models/plugins/loading.py).
+"""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models.plugins.loading import Plugin, plugin_of, used_plugins
+from models.registry import registered_layers
+from utils.files import write_bytes
+from utils.weights.stand_ins import shown
+
+SHOWN_DIGITS = 12
+"""Digits of a sha256 that are shown."""
+COPIES = "plugins"
+"""Folder of a run that holds the sources as they were run."""
+
+
+@dataclass(frozen=True)
+class RecordedPlugin:
+    """A plug-in as a checkpoint has it: the file's path where it was written, the sha256 of its content, and the layers used."""
+
+    path: str
+    sha256: str
+    layers: tuple[str, ...]
+
+
+def plugins_entry(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the plug-ins that a network needs, as plain data for its checkpoint."""
+    return [{"path": str(plugin.path), "sha256": plugin.sha256, "layers": names} for plugin, names in used_plugins(model)]
+
+
+def read_plugins_entry(entry: object) -> list[RecordedPlugin]:
+    """Return what a checkpoint says of plug-ins, as messages can show it; what is not of that form is left out."""
+    rows = [row for row in entry if isinstance(row, dict)] if isinstance(entry, list) else []
+    return [
+        RecordedPlugin(shown(row["path"]), shown(row["sha256"]), tuple(map(shown, row["layers"])))
+        for row in rows
+        if isinstance(row.get("path"), str) and isinstance(row.get("sha256"), str) and isinstance(row.get("layers"), list)
+    ]
+
+
+def advise_missing(recorded: Iterable[RecordedPlugin]) -> list[str]:
+    """Return, for each plug-in whose layers are not there, what they are, which file they came from, and what loads it."""
+    lines = []
+    for plugin in recorded:
+        missing = [name for name in plugin.layers if name not in registered_layers()]
+        if not missing:
+            continue
+        there = Path(plugin.path).is_file()
+        absent = f"that file is not there: --plugin PATH names a copy (a run keeps one in its folder {COPIES})"
+        advice = f"--plugin {shlex.quote(plugin.path)} runs that file" if there else absent
+        lines.append(f"{describe_source(missing, plugin)}; weights do not run code by themselves: {advice}")
+    return lines
+
+
+def describe_source(names: Sequence[str], plugin: RecordedPlugin) -> str:
+    """Say which file some layers came from."""
+    verb = "comes" if len(names) == 1 else "come"
+    return f"{', '.join(names)} {verb} from the plug-in {plugin.path} (sha256 {plugin.sha256[:SHOWN_DIGITS]})"
+
+
+def differences(recorded: Iterable[RecordedPlugin]) -> list[str]:
+    """Return a line for each recorded plug-in of which a layer has another source here."""
+    lines = []
+    for plugin in recorded:
+        others = {name: plugin_of(name) for name in plugin.layers if name in registered_layers()}
+        others = {name: other for name, other in others.items() if other is None or other.sha256 != plugin.sha256}
+        if others:
+            here = next(iter(others.values()))
+            now = f"is {here.path} (sha256 {here.sha256[:SHOWN_DIGITS]})" if here else "is a built-in layer"
+            lines.append(f"{describe_source(list(others), plugin)}; here it {now}: results may differ")
+    return lines
+
+
+@cache
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def say_differences(where: str, recorded: Iterable[RecordedPlugin]) -> None:
+    """Print, once, which layers of a checkpoint have another source here than when it was written."""
+    for line in differences(recorded):
+        _say(f"{where}: {line}")
+
+
+def print_plugins(model: nn.Module, given: Sequence[Plugin] = ()) -> None:
+    """Print the plug-ins that a network has layers of, and those that were given and are not needed."""
+    used = used_plugins(model)
+    for plugin, names in used:
+        print(f"plug-in {plugin.path} (sha256 {plugin.sha256[:SHOWN_DIGITS]}): {', '.join(names)}")
+    needed = {plugin.module for plugin, _ in used}
+    for plugin in given:
+        if plugin.module not in needed and not plugin.others:
+            print(f"{plugin.describe()}: loaded, but this network has none of its layers")
+
+
+def copy_name(plugin: Plugin | RecordedPlugin) -> str:
+    """Return the name of a plug-in's copy in the folder of a run."""
+    return f"{Path(plugin.path).stem}_{plugin.sha256[:8]}.py"
+
+
+def keep_copies(model: nn.Module, folder: Path) -> None:
+    """Write the sources of a network's plug-ins, as they were run, into the folder of its run."""
+    for plugin, _ in used_plugins(model):
+        write_bytes(folder / COPIES / copy_name(plugin), plugin.source)
+
+
+def plugins_key(model: nn.Module) -> dict[str, list[str]]:
+    """Return the `plugins` key of a network's yaml, empty without any."""
+    used = [str(plugin.path) for plugin, _ in used_plugins(model)]
+    return {"plugins": used} if used else {}
+
+
+def plugin_flags(model: nn.Module) -> str:
+    """Return the flags, each after a space, with which a later command can build the network."""
+    return "".join(f" --plugin {shlex.quote(str(plugin.path))}" for plugin, _ in used_plugins(model))

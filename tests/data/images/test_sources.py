@@ -1,0 +1,122 @@
+"""Picture sources: files, folders, patterns, lists, videos, and what is skipped."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data.images.sources import open_source
+from utils.errors import DataError
+
+
+def write_video(path: Path, frames: int = 5, fps: float = 10.0) -> Path:
+    """Write a video whose frames get brighter by 40 grey levels each."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (64, 48))
+    for number in range(frames):
+        writer.write(np.full((48, 64, 3), 40 * number, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, write_picture) -> Path:
+    """A folder with two good pictures, a video, three broken files, a text, a hidden file and a subfolder."""
+    folder = tmp_path / "mixed"
+    write_picture(folder / "b.jpg")
+    write_picture(folder / "图片 一.PNG", (20, 30))
+    write_picture(folder / "sub" / "deep.jpg")
+    write_picture(folder / ".hidden.jpg")
+    write_video(folder / "видео.mp4")
+    (folder / "corrupt.jpg").write_bytes(b"\xff\xd8\xff no jpeg" * 20)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "broken.avi").write_bytes(b"no video")
+    (folder / "notes.md").write_text("x")
+    return folder
+
+
+def test_folder_yields_what_can_be_read_and_names_the_rest(mixed: Path) -> None:
+    source = open_source(mixed)
+    frames = list(source)
+    pictures = [frame for frame in frames if not frame.is_video]
+    assert [(frame.path.name, frame.image.shape, frame.number) for frame in pictures] == [
+        ("b.jpg", (40, 60, 3), None),
+        ("图片 一.PNG", (20, 30, 3), None),
+    ]
+    assert len(frames) == 2 + 5
+    reasons = {Path(path).name: reason for path, reason in source.skipped}
+    assert set(reasons) == {"corrupt.jpg", "empty.png", "broken.avi", "notes.md"}
+    assert "empty" in reasons["empty.png"]
+    assert "decoded" in reasons["corrupt.jpg"]
+    assert reasons["broken.avi"] == "no frame could be decoded"
+    assert not any(str(mixed) in reason for reason in reasons.values())
+
+
+def test_pictures_are_rgb(tmp_path: Path) -> None:
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 2] = 255
+    path = tmp_path / "red.png"
+    path.write_bytes(cv2.imencode(".png", red)[1].tobytes())
+    (frame,) = open_source(path)
+    assert frame.image[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(("stride", "numbers"), [(1, [1, 2, 3, 4, 5]), (2, [1, 3, 5]), (4, [1, 5])])
+def test_video_stride(tmp_path: Path, stride: int, numbers: list[int]) -> None:
+    frames = list(open_source(write_video(tmp_path / "v.mp4"), vid_stride=stride))
+    assert [frame.number for frame in frames] == numbers
+    assert all(frame.is_video and frame.fps == pytest.approx(10 / stride) for frame in frames)
+    assert [round(float(frame.image.mean()) / 40) for frame in frames] == [number - 1 for number in numbers]
+
+
+def test_patterns(mixed: Path) -> None:
+    assert [frame.path.name for frame in open_source(str(mixed / "b*.jpg"))] == ["b.jpg"]
+    assert {frame.path.name for frame in open_source(str(mixed / "**" / "*.jpg"))} == {"b.jpg", "deep.jpg"}
+
+
+def test_a_name_with_brackets_is_a_file_first(tmp_path: Path, write_picture) -> None:
+    path = write_picture(tmp_path / "a[1].jpg")
+    assert [frame.path for frame in open_source(path)] == [path]
+
+
+def test_text_list(mixed: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"\ufeffmixed/b.jpg\n\n{mixed / 'sub' / 'deep.jpg'}\n./mixed/b.jpg\nmissing.jpg\n", encoding="utf-8")
+    source = open_source(listing)
+    assert [frame.path.name for frame in source] == ["b.jpg", "deep.jpg"]
+    assert len(source.skipped) == 1
+    assert source.skipped[0][0].endswith("missing.jpg")
+    assert "No such file" in source.skipped[0][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing_here", "no picture at .*there is no such file or folder"),
+        ("empty", r"no picture at .*the folder itself holds none \(1 other file"),
+        ("empty/*.jpg", "no picture at .*the pattern fits no picture"),
+        ("empty/readme.md", r"no picture at .*kind '.md'"),
+        ("empty.txt", "no picture at .*the list is empty"),
+    ],
+)
+def test_nothing_found(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "readme.md").write_text("x")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(DataError, match=message):
+        open_source(str(tmp_path / name))
+
+
+def test_network_addresses_are_refused() -> None:
+    with pytest.raises(DataError, match="network addresses are not read"):
+        open_source("rtsp://camera/stream")
+
+
+def test_stride_below_one_is_refused(tmp_path: Path, write_picture) -> None:
+    with pytest.raises(DataError, match="--vid-stride 0"):
+        open_source(write_picture(tmp_path / "a.jpg"), vid_stride=0)
+
+
+def test_no_camera() -> None:
+    with pytest.raises(DataError, match="no camera answers"):
+        next(iter(open_source("97")))

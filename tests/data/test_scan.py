@@ -1,0 +1,257 @@
+"""Whole splits: YOLO folders and lists, COCO files, what is skipped and what stops."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.config import DataConfig, load_data_config
+from data.labels.annotation import DUPLICATE, PICTURE, ROW, Problem, ScanReport
+from data.scan import check_outlines, load_annotations, print_report, report_lines
+from utils.errors import DataError
+
+NAMES = ["cat", "dog"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_picture: Callable[..., Path]) -> Path:
+    """A training folder of four pictures: labelled, with a bad row, without label file, and broken."""
+    for name in ("a", "b", "c"):
+        write_picture(tmp_path / "images" / "train" / f"{name}.jpg")
+    (tmp_path / "images" / "train" / "d.jpg").write_bytes(b"no picture")
+    labels = tmp_path / "labels" / "train"
+    labels.mkdir(parents=True)
+    (labels / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (labels / "b.txt").write_text("1 0.5 0.5 0.2 0.2\n1 0.5 0.5\n1 0.5 0.5 0.2 0.2\n")
+    return tmp_path
+
+
+def config(root: Path, *sources: str, split: str = "train") -> DataConfig:
+    """Return the settings of a set with one split."""
+    return DataConfig(root / "set.yaml", root, {split: tuple(root / source for source in sources)}, NAMES)
+
+
+def test_folder(folder: Path) -> None:
+    annotations, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+    assert [annotation.path.name for annotation in annotations] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [annotation.image_id for annotation in annotations] == [1, 2, 3]
+    assert [annotation.image_hw for annotation in annotations] == [(40, 60)] * 3
+    assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1, 2], [3], []]
+    np.testing.assert_allclose(annotations[0].boxes_xyxy, [(15, 10, 45, 30), (6, 4, 30, 20)])
+    np.testing.assert_allclose(annotations[0].areas, [600, 192])
+    assert (report.pictures, report.backgrounds, report.unlabelled, report.objects, report.polygons) == (3, 1, 1, 3, 1)
+    assert [(problem.kind, Path(problem.where).name) for problem in report.problems] == [
+        (ROW, "b.txt:2"),
+        (DUPLICATE, "b.txt:3"),
+        (PICTURE, "d.jpg"),
+    ]
+    assert report.categories == [0, 1]
+    assert (folder / "images/train/d.jpg").read_bytes() == b"no picture"
+
+
+def test_second_reading_comes_from_the_cache_and_is_the_same(folder: Path) -> None:
+    first, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+    assert report.from_cache == 0
+    assert (folder / "labels" / "train.cache.npz").is_file()
+    second, again = load_annotations(config(folder, "images/train"), "train", progress=False)
+    assert again.from_cache == 4
+    assert again.problems == report.problems
+    assert (again.pictures, again.objects, again.unlabelled) == (report.pictures, report.objects, report.unlabelled)
+    for before, after in zip(first, second, strict=True):
+        assert (before.path, before.image_hw, before.image_id) == (after.path, after.image_hw, after.image_id)
+        np.testing.assert_array_equal(before.boxes_xyxy, after.boxes_xyxy)
+        np.testing.assert_array_equal(before.annotation_ids, after.annotation_ids)
+
+
+def test_cache_notices_changed_new_and_removed_files(folder: Path, write_picture: Callable[..., Path]) -> None:
+    load_annotations(config(folder, "images/train"), "train", progress=False)
+    labels = folder / "labels" / "train"
+    status = (labels / "a.txt").stat()
+    (labels / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n1 0.1 0.1 0.5 0.1 0.5 0.5\n")  # as long as before
+    os.utime(labels / "a.txt", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    (labels / "b.txt").unlink()
+    (labels / "c.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    write_picture(folder / "images/train/d.jpg", (30, 30))
+    annotations, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+    assert report.from_cache == 0
+    assert [annotation.classes.tolist() for annotation in annotations] == [[1, 1], [], [0], []]
+    write_picture(folder / "images/train/e.jpg")
+    annotations, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+    assert (report.from_cache, len(annotations)) == (4, 5)
+
+
+def test_without_cache_nothing_is_written(folder: Path) -> None:
+    load_annotations(config(folder, "images/train"), "train", cache=False, progress=False)
+    assert [path.name for path in (folder / "labels").iterdir()] == ["train"]
+
+
+def test_read_only_labels_are_said_once(folder: Path) -> None:
+    (folder / "labels").chmod(0o555)
+    try:
+        _, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+        _, again = load_annotations(config(folder, "images/train"), "train", progress=False)
+    finally:
+        (folder / "labels").chmod(0o755)
+    assert [path.name for path in (folder / "labels").iterdir()] == ["train"]
+    assert "is read-only: the label cache is" in report.notes[0]
+    assert (again.notes, again.from_cache) == ([], 4)
+
+
+def test_list_file_and_several_sources(folder: Path, write_picture: Callable[..., Path]) -> None:
+    write_picture(folder / "images" / "more" / "x.png", (20, 30))
+    (folder / "lists").mkdir()
+    (folder / "lists" / "train.txt").write_text(f"# two\n../images/train/a.jpg\n\n{folder}/images/train/b.jpg\n./images/train/missing.jpg\n")
+    annotations, report = load_annotations(config(folder, "lists/train.txt", "images/more"), "train", progress=False)
+    assert [annotation.path.name for annotation in annotations] == ["a.jpg", "b.jpg", "x.png"]
+    assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1, 2], [3], []]
+    assert ("missing.jpg", "cannot be read: No such file or directory") in [(Path(p.where).name, p.reason) for p in report.problems]
+
+
+def test_line_that_is_no_picture_stops(folder: Path) -> None:
+    (folder / "train.txt").write_text("images/train/a.jpg\nimages/train\n")
+    with pytest.raises(DataError, match=r"train.txt:2: 'images/train' is no picture"):
+        load_annotations(config(folder, "train.txt"), "train", progress=False)
+
+
+def test_numbers_in_picture_names_become_image_ids(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+    for name in ("000042", "000007"):
+        write_picture(tmp_path / f"{name}.jpg")
+    annotations, _ = load_annotations(config(tmp_path, "", split="val"), "val", progress=False)
+    assert [annotation.image_id for annotation in annotations] == [7, 42]
+
+
+def test_class_beyond_the_names_stops(folder: Path) -> None:
+    (folder / "labels/train/b.txt").write_text("1 0.5 0.5 0.2 0.2\n2 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(DataError, match=r"b.txt:2: class 2: expected 0 to 1, since the data yaml has 2 names"):
+        load_annotations(config(folder, "images/train"), "train", progress=False)
+
+
+def test_fewer_names_than_when_the_cache_was_written_stop(folder: Path) -> None:
+    settings = config(folder, "images/train")
+    load_annotations(settings, "train", progress=False)
+    with pytest.raises(DataError, match=r"a.txt:2: class 1: expected 0 to 0"):
+        load_annotations(DataConfig(settings.path, settings.root, settings.splits, ["cat"]), "train", progress=False)
+
+
+def test_no_labels_at_all(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+    write_picture(tmp_path / "images" / "a.jpg")
+    with pytest.raises(DataError, match=r"train: no labels at all for 1 pictures: looked for .*labels/a.txt"):
+        load_annotations(config(tmp_path, "images"), "train", progress=False)
+    annotations, report = load_annotations(config(tmp_path, "images", split="val"), "val", progress=False)
+    assert (len(annotations), report.unlabelled) == (1, 1)
+
+
+def test_no_pictures_and_no_usable_picture(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match=r"images: no pictures: expected files such as .jpg"):
+        load_annotations(config(tmp_path, "images"), "train", progress=False)
+    (tmp_path / "images" / "a.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of the pictures can be used: .*a.jpg: empty file"):
+        load_annotations(config(tmp_path, "images"), "train", progress=False)
+
+
+def test_source_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(DataError, match=r"a.csv: expected a picture folder"):
+        load_annotations(config(tmp_path, "a.csv"), "train", progress=False)
+
+
+def write_coco(root: Path, name: str, images: list[dict], annotations: list[dict]) -> None:
+    """Write a COCO file with the categories 4 cat, 9 dog."""
+    categories = [{"id": 4, "name": "cat"}, {"id": 9, "name": "dog"}]
+    (root / name).write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+def test_coco_file(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+    write_picture(tmp_path / "a.jpg")
+    write_picture(tmp_path / "b.jpg")
+    images = [{"id": 30, "file_name": "a.jpg", "height": 40, "width": 60}, {"id": 20, "file_name": "b.jpg", "height": 60, "width": 40}]
+    images.append({"id": 10, "file_name": "missing.jpg"})
+    objects = [
+        {"id": 8, "image_id": 30, "category_id": 9, "bbox": [1, 2, 3, 4], "area": 5},
+        {"id": 7, "image_id": 30, "category_id": 4, "bbox": [0, 0, 60, 40], "iscrowd": 1},
+    ]
+    write_coco(tmp_path, "val.json", images, objects)
+    for from_cache in (0, 3):
+        annotations, report = load_annotations(config(tmp_path, "val.json", split="val"), "val", progress=False)
+        assert (len(annotations), annotations[0].image_id, annotations[0].annotation_ids.tolist()) == (1, 30, [8, 7])
+        assert (annotations[0].crowd.tolist(), annotations[0].classes.tolist()) == ([False, True], [1, 0])
+        assert (report.categories, report.crowds, report.objects, report.from_cache) == ([4, 9], 1, 2, from_cache)
+        assert [(Path(problem.where).name, problem.reason) for problem in report.problems] == [
+            ("b.jpg", "60 x 40 pixels, but its COCO file says 40 x 60"),
+            ("missing.jpg", "cannot be read: No such file or directory"),
+        ]
+
+
+def test_ids_that_are_not_unique_over_two_coco_files_are_counted_anew(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+    for name in ("a", "b"):
+        write_picture(tmp_path / f"{name}.jpg")
+        image = {"id": 1, "file_name": f"{name}.jpg"}
+        write_coco(tmp_path, f"{name}.json", [image], [{"id": 1, "image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}])
+    annotations, report = load_annotations(config(tmp_path, "a.json", "b.json"), "train", progress=False)
+    assert [annotation.image_id for annotation in annotations] == [1, 2]
+    assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1], [2]]
+    assert "counted from 1" in report.notes[0]
+
+
+def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [Problem(ROW, f"a.txt:{line}", "4 columns") for line in (1, 2, 3)]
+    report = ScanReport("val", pictures=2, backgrounds=1, objects=5, problems=problems, notes=["a note"])
+    print_report(report, limit=2)
+    assert capsys.readouterr().out.splitlines() == [
+        "val: 2 pictures (1 without objects, 0 without a label file), 5 objects (0 with outlines, 0 crowd regions); 0 from the cache",
+        "  a note",
+        "  3 label rows skipped:",
+        "    a.txt:1: 4 columns",
+        "    a.txt:2: 4 columns",
+        "    … and 1 more",
+    ]
+    assert len(report_lines(report)) == 6
+
+
+def test_bccd(shared: Path) -> None:
+    root = shared / "datasets" / "bccd"
+    annotations, report = load_annotations(config_of(root, "images/val", ["RBC", "WBC", "Platelets"]), "val", progress=False)
+    assert (report.pictures, report.objects, report.problems) == (87, 1137, [])
+    assert annotations[0].image_hw == (480, 640)
+
+
+def test_coco_tiny(shared: Path) -> None:
+    names = load_data_config("coco.yaml").names
+    settings = config_of(shared / "datasets" / "coco_tiny", "annotations/instances_val2017.json", names)
+    annotations, report = load_annotations(settings, "val", progress=False)
+    assert (report.pictures, report.objects, report.crowds, report.polygons, report.problems) == (50, 382, 5, 377, [])
+    assert (report.categories[0], report.categories[79]) == (1, 90)
+    assert annotations[0].image_id == 397133
+    assert annotations[0].areas.max() > 0
+
+
+def config_of(root: Path, source: str, names: list[str]) -> DataConfig:
+    """Return the settings of a validation split."""
+    return DataConfig(root / "set.yaml", root, {"val": (root / source,)}, names)
+
+
+def check(folder: Path) -> str | None:
+    settings = config(folder, "images/train")
+    annotations, _ = load_annotations(settings, "train", cache=False, progress=False)
+    return check_outlines(annotations, settings, "train")
+
+
+def test_objects_without_an_outline_are_counted(folder: Path) -> None:
+    note = check(folder)
+    assert note.startswith(f"train: 2 of 3 objects have a box but no outline, in 2 files ({folder / 'labels/train/a.txt'}, ")
+    (folder / "labels/train/b.txt").write_text("")
+    (folder / "labels/train/a.txt").write_text("1 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    assert check(folder) is None
+
+
+def test_boxes_alone_are_refused_for_masks(folder: Path) -> None:
+    (folder / "labels/train/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(
+        DataError, match=r"set.yaml: train: boxes only: none of the 2 objects in 2 files has an outline \(.*a.txt, .*b.txt\): "
+    ) as error:
+        check(folder)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,132 @@
+"""Layers found again after edits: by hand on small graphs, and in the shipped networks under insertion, removal, replacement."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from models.yolo import Model, read_config
+from tests.edits import inserted, removed, replaced
+from tests.networks import meta_model
+from utils.checkpoint.alignment import Node, align, best_pairs, pair_likeness
+from utils.checkpoint.transfer import network_nodes, tensor_nodes
+
+NETWORKS = (
+    *("gelan-t", "yolov9-c", "yolo11n"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("gelan-c", "gelan-e", "yolov9-t", "yolov9-e", "yolov9-cf", "yolov8n", "yolo11n-seg", "yolov9-c-dseg")
+    ),
+)
+BLOCK = [1, "FocalModulationBlock", []]
+
+
+def built(config: dict) -> Model:
+    with torch.device("meta"):
+        return Model(config)
+
+
+def places(name: str, count: int = 5) -> list[int]:
+    """Rows spread over a network after which a block can stand."""
+    rows = [row.index for row in meta_model(name).rows[:-1] if not isinstance(row.out_channels, list) and row.name != "Silence"]
+    return sorted(random.Random(name).sample(rows, count))
+
+
+def conv(*sources: int, width: int = 8, name: str | None = "Conv") -> Node:
+    return Node(name, {"conv.weight": (width, 8, 3, 3), "bn.weight": (width,)}, list(sources))
+
+
+# --- by hand
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (conv(-1), conv(-1), 1.0),
+        (conv(-1), conv(-1, width=16), 0.1),
+        (Node("A", {}, [0]), Node("A", {}, [0]), 0.5),
+        (Node("A", {}, [0]), Node("B", {}, [0]), 0.0),
+        (conv(-1), Node("Conv", {}, [0]), 0.0),
+        (conv(-1), Node("Gated", {"conv.weight": (8, 8, 3, 3), "bn.weight": (8,), "gate": (8,)}, [-1]), 0.6),
+        (conv(-1), Node("Other", {"conv.weight": (8, 8, 3, 3)}, [-1]), 0.0),
+        (conv(-1, name=None), conv(-1), 1.0),
+        (conv(-1, name=None), conv(-1, width=16), 0.0),
+    ],
+    ids=["same", "other width", "empty", "empty of another name", "empty or not", "part added", "part lost", "unnamed", "unnamed, other width"],
+)
+def test_likeness(before: Node, after: Node, expected: float) -> None:
+    assert pair_likeness(before, after) == pytest.approx(expected)
+
+
+def test_best_pairs_keep_the_order() -> None:
+    likeness = torch.tensor([[0.2, 0.9, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 0.5]]).numpy()
+    assert best_pairs(likeness) == {1: 0, 2: 2}
+
+
+def test_an_insertion_between_twins() -> None:
+    old = [conv(-1), conv(0), conv(1), conv(2)]
+    new = [conv(-1), conv(0), Node("Extra", {"w": (1,)}, [1]), conv(2), conv(3)]
+    assert align(old, new) == {0: 0, 1: 1, 3: 2, 4: 3}
+
+
+def test_twins_are_told_apart_by_what_they_feed() -> None:
+    """Two equal branches of one picture; the one that feeds the head's auxiliary input is gone in the new network."""
+    head = Node("Head", {"w": (1,)}, [0, 1], ["auxiliary 0", "lead 0"])
+    single = Node("Head", {"w": (1,)}, [0], ["lead 0"])
+    assert align([conv(-1), conv(-1), head], [conv(-1), single]) == {0: 1, 1: 2}
+
+
+def test_only_a_head() -> None:
+    assert align([conv(-1)], [conv(-1)]) == {0: 0}
+
+
+# --- in real networks
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_insertion_after_five_rows(name: str) -> None:
+    nodes, config, count = network_nodes(meta_model(name)), meta_model(name).config, len(meta_model(name).rows)
+    for number, after in enumerate(places(name)):
+        edited = built(inserted(config, after, BLOCK, rewire=number % 2 == 0))
+        assert align(nodes, network_nodes(edited)) == {old + (old > after): old for old in range(count)}, f"after row {after}"
+
+
+@pytest.mark.parametrize("name", ["gelan-c", "yolov9-c"])
+def test_insertion_where_the_file_says_no_network(name: str) -> None:
+    model = meta_model(name)
+    nodes, indices = tensor_nodes(model.state_dict())
+    for after in places(name, 3):
+        pairs = align(nodes, network_nodes(built(inserted(model.config, after, BLOCK))))
+        assert {new: indices[old] for new, old in pairs.items()} == {old + (old > after): old for old in indices}
+
+
+def test_removal_and_replacement() -> None:
+    model = meta_model("gelan-c")
+    nodes, count = network_nodes(model), len(model.rows)
+    assert align(nodes, network_nodes(built(removed(model.config, 9)))) == {old - (old > 9): old for old in range(count) if old != 9}
+    other = built(replaced(model.config, 9, [1, "FocalModulation", [{"residual": True}]]))
+    assert align(nodes, network_nodes(other)) == {old: old for old in range(count) if old != 9}
+
+
+@pytest.mark.parametrize(
+    ("trained", "deployed", "position"),
+    [
+        ("yolov9-t", "gelan-t", lambda new: new),
+        ("yolov9-c", "gelan-c", lambda new: new + 1),
+        ("yolov9-e", "gelan-e", lambda new: new if new < 29 else new + 7),
+    ],
+)
+def test_lead_branches_are_recognised(trained: str, deployed: str, position: Callable[[int], int]) -> None:
+    """The auxiliary branch repeats the lead one's layers: only the graph tells them apart."""
+    old, new = meta_model(trained), meta_model(deployed)
+    last = len(new.rows) - 1
+    assert align(network_nodes(old), network_nodes(new)) == {i: position(i) for i in range(last)} | {last: len(old.rows) - 1}
+    back = align(network_nodes(new), network_nodes(old))
+    assert back == {position(i): i for i in range(last)} | {len(old.rows) - 1: last}
+
+
+def test_scaled_sibling_keeps_its_layers() -> None:
+    small, large = read_config("gelan-s")[0], read_config("gelan-c")[0]
+    pairs = align(network_nodes(built(small)), network_nodes(built(large)))
+    assert pairs[len(large["backbone"]) + len(large["head"]) - 1] == len(small["backbone"]) + len(small["head"]) - 1

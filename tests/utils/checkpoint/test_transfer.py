@@ -1,0 +1,271 @@
+"""Weights into edited networks: what is found, what is said, and that the right values land in the right layers."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.yolo import Model
+from tests.edits import inserted, removed, replaced
+from tests.foreign_files import foreign_tensors, write_ultralytics_checkpoint
+from tests.networks import meta_model, randomise, seeded_images, tiny_config, tiny_model
+from utils.checkpoint.transfer import DIFFERENT, LOADED, NEW, UNUSED, TransferReport, keep_hidden_width, transfer
+from utils.errors import CheckpointError
+from utils.weights.foreign_names import foreign_head_names, foreign_name
+from utils.weights.own_file import network_entry, save_checkpoint
+from utils.weights.reading import Weights, read_weights
+
+BLOCK = [1, "FocalModulationBlock", []]
+IDENTITY = [1, "FocalModulationBlock", [{"start": "identity"}]]
+
+
+def weights_of(model: Model, config: bool = True, foreign: bool = False, **more: Any) -> Weights:
+    """A network's weights as read from a file."""
+    tensors = dict(model.state_dict())
+    if foreign:
+        table = foreign_head_names(model.head)
+        tensors = {foreign_name(name, len(model.model) - 1, table): value for name, value in tensors.items()}
+    described = {"config": model.config, "nc": model.nc, "ch": model.channels, "names": model.names} if config else {}
+    return Weights(Path("old.pt"), "checkpoint", tensors, **(described | more))
+
+
+def shipped(name: str, nc: int | None = None, seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    return randomise(Model(meta_model(name).config, nc=nc)).eval()
+
+
+def counts(report: TransferReport) -> dict[str, int]:
+    return {status: len(report.names(status)) for status in (LOADED, NEW, DIFFERENT, UNUSED)}
+
+
+def assert_moved(old: Model, new: Model, after: int) -> None:
+    """Every tensor of the old network is where it belongs in the one with a row inserted."""
+    state = new.state_dict()
+    for name, value in old.state_dict().items():
+        _, index, within = name.split(".", 2)
+        assert torch.equal(state[f"model.{int(index) + (int(index) > after)}.{within}"], value), name
+
+
+# --- insertion
+
+
+@pytest.mark.parametrize(
+    "name", ["gelan-t", "yolov8n", pytest.param("yolov9-t", marks=pytest.mark.slow), pytest.param("yolo11n-seg", marks=pytest.mark.slow)]
+)
+def test_every_old_parameter_is_found_after_an_insertion(name: str) -> None:
+    old = shipped(name)
+    for after in (0, 2, 9, 15, len(old.rows) - 2):
+        new = Model(inserted(old.config, after, BLOCK))
+        report = transfer(new, weights_of(old))
+        assert counts(report) == {LOADED: len(old.state_dict()), NEW: len(new.model[after + 1].state_dict()), DIFFERENT: 0, UNUSED: 0}
+        assert report.used == 1.0
+        assert report.new_layers == {after + 1: "FocalModulationBlock"}
+        assert_moved(old, new, after)
+
+
+def test_a_module_that_starts_as_the_identity_changes_nothing() -> None:
+    old, images = shipped("gelan-t"), seeded_images(1, 3, 64, 96)
+    with torch.inference_mode():
+        before = old(images)
+        for after in (4, 9, 21):
+            new = Model(inserted(old.config, after, IDENTITY)).eval()
+            transfer(new, weights_of(old))
+            assert torch.equal(new(images), before)
+        changed = Model(inserted(old.config, 9, BLOCK)).eval()
+        transfer(changed, weights_of(old))
+        assert not torch.equal(changed(images), before)
+
+
+def test_a_file_that_says_no_network() -> None:
+    old = shipped("gelan-t")
+    new = Model(inserted(old.config, 9, BLOCK))
+    report = transfer(new, weights_of(old, config=False, foreign=True))
+    assert (counts(report)[LOADED], report.used) == (len(old.state_dict()), 1.0)
+    assert_moved(old, new, 9)
+
+
+def test_the_lead_towers_of_a_dual_head_whatever_the_file_says() -> None:
+    old = shipped("yolov9-t")
+    for config in (True, False):
+        new = shipped("gelan-t", seed=1)
+        report = transfer(new, weights_of(old, config, foreign=True))
+        assert (report.coverage, counts(report)[NEW]) == (1.0, 0)
+        assert torch.equal(new.head.lead.box[0][0].conv.weight, old.head.lead.box[0][0].conv.weight)
+        assert torch.equal(new.model[21].cv4.conv.weight, old.model[21].cv4.conv.weight)
+
+
+# --- other edits
+
+
+def test_removal() -> None:
+    old = shipped("gelan-t")
+    new = Model(removed(old.config, 9))
+    report = transfer(new, weights_of(old))
+    assert (report.coverage, report.new_layers) == (1.0, {})
+    assert len(report.names(UNUSED)) == len(old.model[9].state_dict())
+    assert all(name.startswith("model.9.") for name in report.names(UNUSED))
+    assert report.moved == {index: index + 1 for index in (11, 14, 15, 17, 18, 20, 21)}
+    assert torch.equal(new.model[20].cv4.conv.weight, old.model[21].cv4.conv.weight)
+
+
+def test_replacement() -> None:
+    old = shipped("gelan-t")
+    new = Model(replaced(old.config, 9, [1, "FocalModulation", [{"residual": True}]]))
+    report = transfer(new, weights_of(old))
+    assert report.new_layers == {9: "FocalModulation"}
+    assert len(report.names(LOADED)) == len(old.state_dict()) - len(old.model[9].state_dict())
+    assert not report.moved
+
+
+def test_what_a_changed_width_costs() -> None:
+    """A wider layer loses its own kernels and the input side of what it feeds; its neighbours keep theirs."""
+    old = tiny_model()
+    config = tiny_config()
+    config["backbone"][1][3][0] = 16
+    new = Model(config)
+    report = transfer(new, weights_of(old))
+    different = {record.name: record.reason for record in report.records if record.status == DIFFERENT}
+    assert different["model.1.conv.weight"] == "outputs 16 here, 8 in the file"
+    assert different["model.2.conv.weight"] == "inputs 16 here, 8 in the file"
+    assert {name.split(".")[1] for name in different} == {"1", "2"}
+    assert torch.equal(new.model[2].bn.weight, old.model[2].bn.weight)
+
+
+# --- other classes
+
+
+def test_other_classes_keep_the_hidden_width() -> None:
+    old = shipped("gelan-t")
+    new = shipped("gelan-t", nc=3, seed=1)
+    lost = transfer(shipped("gelan-t", nc=3, seed=1), weights_of(old))
+    kept, line = keep_hidden_width(new, weights_of(old))
+    assert line == "head_hidden keep: the class towers stay 128 wide as in old.pt (64 would follow from 3 classes)"
+    report = transfer(kept, weights_of(old))
+    assert counts(report) == {LOADED: len(old.state_dict()) - 6, NEW: 0, DIFFERENT: 6, UNUSED: 0}
+    assert {record.reason for record in report.records if record.status == DIFFERENT} == {"3 classes here, 80 in the file"}
+    assert counts(lost)[DIFFERENT] == 36
+    assert (kept.nc, kept.names, kept.config["head"][-1][3]) == (3, new.names, ["nc", {"class_width": 128}])
+    assert Model(kept.config, nc=3).state_dict().keys() == kept.state_dict().keys()
+    assert "3 classes here, 80 in the file" in report.describe()
+
+
+def test_the_width_is_left_alone_where_it_does_not_come_from_the_classes() -> None:
+    old = shipped("gelan-t")
+    same_classes = shipped("gelan-t", seed=1)
+    assert keep_hidden_width(same_classes, weights_of(old)) == (same_classes, "")
+    wider = Model(tiny_config(nc=2, width=136))
+    assert keep_hidden_width(wider, weights_of(old)) == (wider, "")
+    unnamed, line = keep_hidden_width(shipped("gelan-t", nc=3), weights_of(old, config=False, foreign=True))
+    assert line
+    assert unnamed.head.lead.cls[0][0].conv.out_channels == 128
+
+
+# --- what is said and written
+
+
+def test_the_line_and_the_report(tmp_path: Path) -> None:
+    old = tiny_model(2)
+    config = tiny_config(2, nc=2)
+    config["backbone"].insert(2, [-1, *BLOCK])
+    config["head"][0][0] = [3, 4, 5] * 2
+    new = Model(config)
+    report = transfer(new, weights_of(old))
+    line = report.describe()
+    assert line.startswith(f"old.pt: {len(report.names(LOADED))} of {len(new.state_dict())} tensors loaded, ")
+    assert "; new: layer 2 FocalModulationBlock; different shape: 12 in layer 6 (2 classes here, 3 in the file)" in line
+    assert "\n" not in line
+    report.write(tmp_path)
+    summary = (tmp_path / "transfer.txt").read_text().splitlines()
+    assert summary[0] == line
+    assert summary[1:5] == [f"layer {index} takes the weights of layer {index - 1}" for index in (3, 4, 5, 6)]
+    with (tmp_path / "transfer.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["tensor"] for row in rows] == list(new.state_dict())
+    moved = next(row for row in rows if row["tensor"] == "model.3.conv.weight")
+    assert (moved["tensor in the file"], moved["status"], moved["shape"]) == ("model.2.conv.weight", "loaded", "8 x 8 x 3 x 3")
+    assert next(row for row in rows if row["tensor"].startswith("model.2."))["status"] == "new"
+
+
+def test_through_a_file(tmp_path: Path) -> None:
+    old = tiny_model()
+    save_checkpoint(tmp_path / "old.pt", {"network": network_entry(old), "model": old.state_dict()})
+    new = tiny_model(seed=1)
+    assert transfer(new, read_weights(tmp_path / "old.pt")).coverage == 1.0
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(new.state_dict().values(), old.state_dict().values(), strict=True))
+
+
+def test_no_weights_of_a_network() -> None:
+    with pytest.raises(CheckpointError, match=r"old\.pt: holds no weights of a network of layers \(it has a, b\): expected names such as model\.0"):
+        transfer(tiny_model(), Weights(Path("old.pt"), "state dict", {"a": torch.zeros(1), "b": torch.zeros(1)}))
+
+
+def test_dfl_weights_of_something_else() -> None:
+    weights = weights_of(tiny_model())
+    weights.tensors["model.5.lead.dfl.conv.weight"] = torch.zeros(1, 16, 1, 1)
+    with pytest.raises(CheckpointError, match=r"model\.5\.lead\.dfl\.conv\.weight: holds \[0\.0, .*expected 0 to 15"):
+        transfer(tiny_model(), weights)
+
+
+# --- whole families
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gelan-t", "yolov9-t", "yolov8n", "yolo11n", "yolov8n-seg", "yolo11n-seg"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("gelan-s", "gelan-c", "gelan-c-seg", "yolov8s", "yolo11s", "yolo11m", "yolov9-s", "yolov9-c", "yolov9-cf", "yolov9-c-dseg")
+        ),
+    ],
+)
+def test_published_names_in_training_and_deployed_form(name: str, tmp_path: Path) -> None:
+    """The original's tensors, in a file that says nothing else, fill the network and the one that inference needs of it."""
+    old = shipped(name)
+    torch.save(foreign_tensors(old), tmp_path / "theirs.pt")
+    weights = read_weights(tmp_path / "theirs.pt")
+    deployed = old.deploy(fold=False)
+    for target in (Model(old.config), Model(deployed.config)):
+        report = transfer(target, weights)
+        assert (report.coverage, counts(report)[NEW], counts(report)[DIFFERENT]) == (1.0, 0, 0)
+        with torch.inference_mode():
+            found, expected = target.eval()(seeded_images(1, 3, 64, 64)), old(seeded_images(1, 3, 64, 64))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_ultralytics_yolov9_brings_its_body(tmp_path: Path) -> None:
+    """Its box towers are not grouped: their second and last convolutions cannot be taken over, and that is said."""
+    config = meta_model("gelan-t").config
+    theirs = randomise(Model(config | {"head": [*config["head"][:-1], [[15, 18, 21], 1, "Detect", ["nc"]]]})).eval()
+    write_ultralytics_checkpoint(tmp_path / "yolov9t.pt", theirs)
+    ours = shipped("yolov9-t", seed=1)
+    report = transfer(ours, read_weights(tmp_path / "yolov9t.pt"))
+    reasons = {record.name.split(".", 2)[2].rsplit(".", 1)[0]: record.reason for record in report.records if record.status == DIFFERENT}
+    assert reasons["lead.box.0.1.conv"] == "inputs 16 here, 64 in the file"
+    assert {name.split(".")[1] for name in reasons} <= {"box", "cls"}
+    body = [record for record in report.records if record.name and int(record.name.split(".")[1]) < 22]
+    assert {record.status for record in body} == {LOADED}
+    assert set(report.new_layers) == {22, 25, 28}
+
+
+# --- what must not be taken over
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_folded_weights_are_refused(config: bool) -> None:
+    """Their shapes agree with those of the unfolded network, and their values do not."""
+    folded = Model(tiny_config()).eval().deploy()
+    with pytest.raises(CheckpointError, match=r"old\.pt: model\.\d+\.(\w+\.)*conv: folded, .*, and layer \d+ here normalises"):
+        transfer(tiny_model(), weights_of(folded, config))
+    assert transfer(Model(folded.config), weights_of(folded, config)).coverage == 1.0
+
+
+def test_a_body_without_a_head() -> None:
+    old, new = shipped("gelan-t"), shipped("gelan-t", seed=1)
+    weights = weights_of(old, config=False)
+    weights.tensors = {name: value for name, value in weights.tensors.items() if not name.startswith("model.22.")}
+    report = transfer(new, weights)
+    assert (report.used, report.new_layers) == (1.0, {22: "DDetect"})
+    assert torch.equal(new.model[21].cv4.conv.weight, old.model[21].cv4.conv.weight)

@@ -1,0 +1,160 @@
+"""Non-maximum suppression: literal cases, and agreement with brute force and torchvision."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from utils.geometry import nms
+from utils.geometry.boxes import box_iou
+from utils.geometry.nms import greedy_nms, non_max_suppression, suppress, torchvision_nms
+
+ROOT = Path(__file__).parents[3]
+
+
+def dense(rows: list[list[float]]) -> Tensor:
+    """Rows of cx, cy, w, h, probabilities to a prediction (1, 4 + nc, A)."""
+    return torch.tensor(rows).T[None]
+
+
+def brute_force(boxes_xyxy: Tensor, iou_thres: float) -> list[int]:
+    """Greedy suppression as one would say it, of sorted boxes."""
+    overlaps = box_iou(boxes_xyxy, boxes_xyxy)
+    kept: list[int] = []
+    for row in range(len(boxes_xyxy)):
+        if all(overlaps[row, earlier] <= iou_thres for earlier in kept):
+            kept.append(row)
+    return kept
+
+
+def crowded_boxes(count: int, seed: int, spread: float = 300.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * spread
+    return torch.cat((corner, corner + 20 + 60 * torch.rand(count, 2, generator=generator)), 1)
+
+
+@pytest.fixture(params=["torchvision", "own"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test with torchvision's operator, where there is one, and with our own."""
+    if request.param == "torchvision" and torchvision_nms("cpu") is None:
+        pytest.skip("torchvision is not installed or does not work")
+    if request.param == "own":
+        monkeypatch.setattr(nms, "torchvision_nms", lambda device_type: None)
+    return request.param
+
+
+@pytest.mark.usefixtures("engine")
+class TestLiteral:
+    # the first two overlap by 80 / 120 = 0.667
+    ROWS = ([10, 10, 10, 10, 0.9, 0.0], [12, 10, 10, 10, 0.8, 0.0], [40, 40, 10, 20, 0.7, 0.0])
+
+    def test_less_confident_of_two_goes(self):
+        (rows,) = non_max_suppression(dense(list(self.ROWS)), 2, iou_thres=0.6)
+        torch.testing.assert_close(rows, torch.tensor([[5, 5, 15, 15, 0.9, 0], [35, 30, 45, 50, 0.7, 0]]))
+
+    def test_overlap_below_threshold_stays(self):
+        (rows,) = non_max_suppression(dense(list(self.ROWS)), 2, iou_thres=0.7)
+        assert rows[:, 4].tolist() == pytest.approx([0.9, 0.8, 0.7])
+
+    def test_other_class_stays_unless_agnostic(self):
+        prediction = dense([[10, 10, 10, 10, 0.9, 0.0], [12, 10, 10, 10, 0.0, 0.8]])
+        assert len(non_max_suppression(prediction, 2, iou_thres=0.3)[0]) == 2
+        assert len(non_max_suppression(prediction, 2, iou_thres=0.3, agnostic=True)[0]) == 1
+
+    def test_classes_far_apart_never_meet(self):
+        boxes = [[10, 10, 10, 10, 0.9, 0.0], [9000, 9000, 10, 10, 0.0, 0.8], [-8000, 10, 10, 10, 0.7, 0.0], [10, 10, 10, 10, 0.0, 0.6]]
+        assert len(non_max_suppression(dense(boxes), 2)[0]) == 4
+
+    def test_multi_label_gives_a_box_a_class(self):
+        prediction = dense([[10, 10, 10, 10, 0.4, 0.6]])
+        assert non_max_suppression(prediction, 2)[0][:, 5].tolist() == [1]
+        assert non_max_suppression(prediction, 2, multi_label=True)[0][:, 5].tolist() == [1, 0]
+
+    def test_only_the_classes_asked_for(self):
+        prediction = dense([[10, 10, 10, 10, 0.4, 0.6], [50, 50, 10, 10, 0.5, 0.3]])
+        assert non_max_suppression(prediction, 2, classes=[0])[0][:, 4].tolist() == [0.5]
+
+    def test_mask_coefficients_travel_along(self):
+        prediction = dense([[10, 10, 10, 10, 0.5, 7.0, 8.0], [50, 50, 10, 10, 0.6, 5.0, 6.0]])
+        assert non_max_suppression(prediction, 1)[0][:, 6:].tolist() == [[5, 6], [7, 8]]
+
+    def test_max_det_keeps_the_most_confident(self):
+        prediction = dense([[100 * k, 10, 10, 10, 0.3 + 0.1 * k] for k in range(5)])
+        assert non_max_suppression(prediction, 1, max_det=2)[0][:, 4].tolist() == pytest.approx([0.7, 0.6])
+
+    def test_equal_scores_keep_the_order_of_anchors(self):
+        prediction = dense([[100 * k, 10, 10, 10, 0.5] for k in range(50)])
+        assert non_max_suppression(prediction, 1)[0][:, 0].tolist() == [100 * k - 5 for k in range(50)]
+
+    def test_nothing_confident_gives_empty_rows(self):
+        rows = non_max_suppression(torch.zeros(3, 4 + 2 + 1, 20), 2)
+        assert [row.shape for row in rows] == [(0, 7)] * 3
+
+    def test_no_anchors(self):
+        assert non_max_suppression(torch.zeros(1, 5, 0), 1)[0].shape == (0, 6)
+
+    def test_nan_and_infinite_boxes_are_dropped_alone(self):
+        boxes = [[float("nan"), 10, 10, 10, 0.9], [10, 10, 10, 10, float("nan")], [10, 10, float("inf"), 10, 0.8], [10, 10, 10, 10, 0.7]]
+        assert non_max_suppression(dense(boxes), 1)[0][:, 4].tolist() == pytest.approx([0.7])
+
+    def test_half_precision_comes_back_as_float32(self):
+        assert non_max_suppression(dense(list(self.ROWS)).bfloat16(), 2)[0].dtype is torch.float32
+
+
+@pytest.mark.parametrize("iou_thres", [0.0, 0.3, 0.45, 0.7, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 100, 600])
+def test_own_equals_brute_force(count: int, iou_thres: float):
+    boxes = crowded_boxes(count, seed=count)
+    assert greedy_nms(boxes, iou_thres, count).tolist() == brute_force(boxes, iou_thres)
+
+
+def test_own_follows_a_chain_of_suppressions():
+    corner = torch.arange(0.0, 700.0)[:, None] * torch.tensor([[4.0, 0.0]])  # each overlaps its neighbours by 6 / 14
+    boxes = torch.cat((corner, corner + 10), 1)
+    assert greedy_nms(boxes, 0.4, 700).tolist() == list(range(0, 700, 2))
+
+
+@pytest.mark.skipif(torchvision_nms("cpu") is None, reason="torchvision is not installed or does not work")
+def test_own_equals_torchvision_with_classes(monkeypatch: pytest.MonkeyPatch):
+    boxes = crowded_boxes(2000, seed=3)
+    labels = torch.randint(0, 5, (2000,), generator=torch.Generator().manual_seed(4)).float()
+    theirs = suppress(boxes, labels, 0.5, 2000)
+    monkeypatch.setattr(nms, "torchvision_nms", lambda device_type: None)
+    assert torch.equal(suppress(boxes, labels, 0.5, 2000), theirs)
+
+
+def test_nothing_is_dropped_for_lack_of_time():
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.rand(16, 4 + 10, 2000, generator=generator)
+    prediction[:, :4] *= 300
+    start = time.perf_counter()
+    rows = non_max_suppression(prediction, 10, conf_thres=0.001, iou_thres=0.7, multi_label=True)
+    assert [len(row) for row in rows] == [300] * 16
+    assert time.perf_counter() - start < 30
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param("raise ImportError('No module named torchvision')", id="missing"),
+        pytest.param("raise RuntimeError('operator torchvision::nms does not exist')", id="built for another torch"),
+        pytest.param(
+            "def nms(boxes, scores, threshold):\n    raise RuntimeError('operator torchvision::nms does not exist')", id="fails at the call"
+        ),
+    ],
+)
+def test_torchvision_missing_or_broken(tmp_path: Path, broken: str):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("")
+    (tmp_path / "torchvision" / "ops.py").write_text(broken + "\n")
+    code = (
+        "import torch; from utils.geometry.nms import non_max_suppression, torchvision_nms; assert torchvision_nms('cpu') is None;"
+        "p = torch.tensor([[10., 10, 10, 10, .9], [11., 10, 10, 10, .8]]).T[None]; print(len(non_max_suppression(p, 1)[0]))"
+    )
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "1", done.stderr

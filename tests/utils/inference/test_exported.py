@@ -1,0 +1,286 @@
+"""Exported files as networks: the same outputs as the network they were made from, and one message for files that are none."""
+
+import json
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.augment.transforms import letterbox
+from models.yolo import Model, load
+from tests.networks import randomise, seeded_images, tiny_model
+from utils.errors import CheckpointError, SettingsError
+from utils.inference.exported import ExportedNetwork, load_network, move_constants, network_precision, read_torchscript_metadata
+from utils.inference.metadata import FORMAT_VERSION, ExportMetadata, parse_metadata
+from utils.inference.results import Predictor
+from utils.precision import choose_precision
+from utils.runs.export import ExportSettings, export
+from utils.weights.own_file import network_entry, save_checkpoint
+
+NAMES = ["红细胞", 'a"b', "größer"]
+FORMATS = ("onnx", "torchscript")
+CPU = choose_precision("cpu", "off")
+
+
+def eager(branches: int = 2) -> Model:
+    """A tiny network with non-ASCII class names that is sure to see something."""
+    model = randomise(tiny_model(branches)).eval()
+    model.names = list(NAMES)
+    for tower in model.head.lead.cls:
+        tower[-1].bias.data.fill_(-1)
+    return model
+
+
+def write(path: Path, model: Model, **content: object) -> Path:
+    save_checkpoint(path, {"network": network_entry(model), "model": model.state_dict(), **content})
+    return path
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return eager()
+
+
+@pytest.fixture(scope="module")
+def files(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return `files("onnx-static")`: what export.py makes, static for 2 pictures of 64 x 96 or dynamic; not to be changed."""
+    folder, made = tmp_path_factory.mktemp("exported"), {}
+    weights = write(folder / "bést.pt", model)
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            name, form = kind.split("-")
+            if name == "onnx":
+                pytest.importorskip("onnx")
+                pytest.importorskip("onnxruntime")
+            settings = {"include": [name], "imgsz": [64, 96], "dynamic": form == "dynamic"}
+            if form == "static":
+                settings["batch_size"] = 2
+            made[kind] = export(ExportSettings(str(weights), **settings, out=str(folder / kind)))[0]
+        return made[kind]
+
+    return make
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    assert (found - expected)[:, :4].abs().max() < 0.01
+    assert (found - expected)[:, 4:].abs().max() < 1e-5
+    assert expected[:, 4:].max() > 0.1, "a network that sees nothing shows nothing"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+class TestOutputs:
+    def test_attributes(self, name: str, files, model: Model) -> None:
+        static, dynamic = ExportedNetwork(files(f"{name}-static")), ExportedNetwork(files(f"{name}-dynamic"))
+        for network in (static, dynamic):
+            assert (network.names, network.nc, network.stride, network.task, network.channels) == (NAMES, 3, [8, 16, 32], "detect", 3)
+            assert network.deploy() is network
+            assert not network.training
+        assert (static.image_hw, static.batch) == ((64, 96), 2)
+        assert (dynamic.image_hw, dynamic.batch, dynamic.trained_size) == (None, None, 96)
+
+    @pytest.mark.parametrize("batch", [1, 2, 3, 5])
+    def test_static_takes_any_number_of_pictures(self, name: str, batch: int, files, model: Model) -> None:
+        images = seeded_images(batch, 3, 64, 96)
+        with torch.inference_mode():
+            assert_same(ExportedNetwork(files(f"{name}-static"))(images), model(images))
+
+    @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (3, 3, 160, 64), (2, 3, 64, 96)])
+    def test_dynamic_takes_any_size(self, name: str, shape: tuple[int, ...], files, model: Model) -> None:
+        images = seeded_images(*shape)
+        with torch.inference_mode():
+            assert_same(ExportedNetwork(files(f"{name}-dynamic"))(images.to(memory_format=torch.channels_last)), model(images))
+
+    def test_other_sizes_are_refused(self, name: str, files) -> None:
+        static, dynamic = (ExportedNetwork(files(f"{name}-{form}")) for form in ("static", "dynamic"))
+        with pytest.raises(SettingsError, match=r"pictures of 3 channels, 64 x 64: expected 3 channels, height x width 64 x 96"):
+            static(seeded_images(1, 3, 64, 64))
+        with pytest.raises(SettingsError, match=r"64 x 100: expected 3 channels, height x width multiples of 32"):
+            dynamic(seeded_images(1, 3, 64, 100))
+        with pytest.raises(SettingsError, match="pictures of 1 channels"):
+            dynamic(seeded_images(1, 1, 64, 64))
+
+    def test_predictor_gives_the_same_boxes(self, name: str, files, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+        picture = np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)
+        static = load(files(f"{name}-static"), precision=CPU, image_size=320)
+        assert static.size_hw == (64, 96)
+        assert "--img 320: does not apply to a static file: exactly 64 x 96" in capsys.readouterr().out
+        dynamic = load(files(f"{name}-dynamic"), precision=CPU, image_size=160)
+        for network, other in ((static, Predictor(model, (64, 96), precision=CPU, rect=False)), (dynamic, Predictor(model, 160, precision=CPU))):
+            found, expected = network(picture)[0], other(picture)[0]
+            assert len(found) == len(expected) > 0
+            assert np.abs(found.boxes_xyxy - expected.boxes_xyxy).max() < 0.01
+            assert np.abs(found.scores - expected.scores).max() < 1e-5
+            assert found.names == NAMES
+
+
+def test_static_pictures_are_filled_up_to_the_whole_size(files) -> None:
+    picture = np.zeros((20, 90, 3), np.uint8)
+    prepared = load(files("torchscript-static"), precision=CPU).prepare(picture)
+    assert prepared[0].shape == (64, 96, 3)
+    assert prepared[1:] == letterbox(picture, (64, 96))[1:]
+
+
+class TestBrokenFiles:
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_truncated(self, name: str, files, tmp_path: Path) -> None:
+        content = files(f"{name}-static").read_bytes()
+        path = tmp_path / f"half.{name}"
+        for share in (0.0, 0.5, 0.99):
+            path.write_bytes(content[: int(share * len(content))])
+            with pytest.raises(CheckpointError, match=rf"half\.{name}: (no|has no)") as caught:
+                load_network(path)
+            assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", FORMATS)
+    @pytest.mark.parametrize("content", [b"<html>not found</html>", b"\x08\x07\x12\x07pytorch", "checkpoint"])
+    def test_something_else(self, name: str, content: bytes | str, files, model: Model, tmp_path: Path) -> None:
+        path = tmp_path / f"other.{name}"
+        if name == "onnx":
+            pytest.importorskip("onnxruntime")
+        if content == "checkpoint":
+            write(path, model)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"other\.{name}: .*expected (one|a file) that export\.py wrote"):
+            load_network(path)
+
+    def test_missing_and_wrong_suffix(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"none\.onnx: no such file"):
+            load_network(tmp_path / "none.onnx")
+        with pytest.raises(CheckpointError, match=r"'\.engine': expected an exported file: \.onnx or \.torchscript"):
+            ExportedNetwork(tmp_path / "best.engine")
+
+    def test_onnx_of_somebody_else(self, files, tmp_path: Path) -> None:
+        onnx = pytest.importorskip("onnx")
+        content = onnx.load(files("onnx-static"))
+        del content.metadata_props[:]
+        onnx.save(content, tmp_path / "foreign.onnx")
+        with pytest.raises(CheckpointError, match=r"foreign\.onnx: has no metadata of this framework"):
+            load_network(tmp_path / "foreign.onnx")
+
+    def test_onnx_whose_metadata_are_not_its_own(self, files, tmp_path: Path) -> None:
+        onnx = pytest.importorskip("onnx")
+        content = onnx.load(files("onnx-static"))
+        next(entry for entry in content.metadata_props if entry.key == "image_hw").value = "[96, 64]"
+        onnx.save(content, tmp_path / "lying.onnx")
+        with pytest.raises(CheckpointError, match=r"lying\.onnx: its inputs and outputs are not those its metadata tell"):
+            load_network(tmp_path / "lying.onnx")
+
+    def test_torchscript_without_metadata_is_not_even_loaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.trace(nn.Identity(), (torch.zeros(1),)).save(str(tmp_path / "foreign.torchscript"))
+        monkeypatch.setattr(torch.jit, "load", lambda *_args, **_settings: pytest.fail("ran a foreign file"))
+        with pytest.raises(CheckpointError, match=r"foreign\.torchscript: has no metadata of this framework"):
+            load_network(tmp_path / "foreign.torchscript")
+
+    def test_metadata_bomb(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "bomb.torchscript", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x/extra/metadata.json", b" " * (1 << 23))
+        with pytest.raises(CheckpointError, match=r"bomb\.torchscript: has no metadata"):
+            load_network(tmp_path / "bomb.torchscript")
+
+    @pytest.mark.parametrize("content", [b"\xff", b"{", b"[" * 100_000, b"3"])
+    def test_torchscript_metadata_that_are_no_json_object(self, content: bytes, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "x.torchscript", "w") as archive:
+            archive.writestr("x/extra/metadata.json", content)
+        with pytest.raises(CheckpointError, match=r"x\.torchscript: metadata (cannot be read|are no JSON object)"):
+            read_torchscript_metadata(tmp_path / "x.torchscript")
+
+    def test_onnxruntime_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "a.onnx").write_bytes(b"")
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(CheckpointError, match=r"a\.onnx: needs onnxruntime, which is not installed: pip install -r requirements-export\.txt"):
+            load_network(tmp_path / "a.onnx")
+
+
+class TestMetadata:
+    good = ExportMetadata(["红", "b"], 2, 3, [8, 16], "detect", [320, 256], 1, False)
+
+    def test_round_trip_and_what_is_written(self) -> None:
+        entries = self.good.entries()
+        assert entries["names"] == '["红", "b"]'
+        assert entries["task"] == '"detect"'
+        assert entries["yolo_loom"] == str(FORMAT_VERSION)
+        assert parse_metadata(entries | {"author": "not JSON"}, "x.onnx") == self.good
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("nc", '"2"'),
+            ("nc", "0"),
+            ("nc", "true"),
+            ("names", '["a"]'),
+            ("names", '["a", 3]'),
+            ("names", '{"0": "a", "1": "b"}'),
+            ("ch", "3.0"),
+            ("stride", "[]"),
+            ("stride", "[8, null]"),
+            ("task", '"pose"'),
+            ("task", '["detect"]'),
+            ("image_hw", "[320]"),
+            ("image_hw", "[320, -32]"),
+            ("batch", "0"),
+            ("dynamic", "1"),
+        ],
+    )
+    def test_values_of_another_kind(self, key: str, value: str) -> None:
+        with pytest.raises(CheckpointError, match=f"x.onnx: metadata '{key}' is "):
+            parse_metadata(self.good.entries() | {key: value}, "x.onnx")
+
+    def test_nothing_is_evaluated(self) -> None:
+        with pytest.raises(CheckpointError, match=r"metadata 'names' is \"\[__import__.*expected JSON"):
+            parse_metadata(self.good.entries() | {"names": "[__import__('os').getcwd()]"}, "x.onnx")
+
+    def test_newer_and_incomplete(self) -> None:
+        with pytest.raises(CheckpointError, match=rf"export version {FORMAT_VERSION + 1}: .*update it"):
+            parse_metadata(self.good.entries() | {"yolo_loom": str(FORMAT_VERSION + 1)}, "x.onnx")
+        with pytest.raises(CheckpointError, match="its metadata have no 'stride'"):
+            parse_metadata({key: text for key, text in self.good.entries().items() if key != "stride"}, "x.onnx")
+
+
+def test_constants_move_with_the_network(files) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(str(files("torchscript-dynamic")))
+    move_constants(module, torch.device("cuda:1"))
+    codes = [part.code for part in module.modules() if "forward" in part._c._method_names()]
+    assert sum(code.count('torch.device("cuda:1")') for code in codes) >= 2, "anchor points of height and width"
+    assert not any('torch.device("cpu")' in code for code in codes)
+
+
+def test_number_format_is_the_files_own(files, capsys: pytest.CaptureFixture[str]) -> None:
+    network = ExportedNetwork(files("torchscript-static"))
+    assert network_precision(network, "cpu", "bf16").dtype is None
+    assert "--amp bf16: does not apply to " in capsys.readouterr().out
+    assert network_precision(network, "cpu", "auto").dtype is None
+    assert capsys.readouterr().out == ""
+    assert network_precision(tiny_model(), "cpu", "bf16").dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("content", "size"),
+    [({"options": {"img": 192}}, 192), ({"options": {"img": "192"}}, None), ({"options": {}}, None), ({}, None)],
+)
+def test_checkpoint_says_at_which_size_it_was_trained(content: dict, size: int | None, model: Model, tmp_path: Path) -> None:
+    assert load_network(write(tmp_path / "w.pt", model, **content)).trained_size == size
+
+
+def test_metadata_in_the_files(files) -> None:
+    assert json.loads(read_torchscript_metadata(files("torchscript-static"))["names"]) == NAMES
+    onnx = pytest.importorskip("onnx")
+    content = onnx.load(files("onnx-static"))
+    entries = {entry.key: json.loads(entry.value) for entry in content.metadata_props}
+    assert entries == {
+        **{"names": NAMES, "nc": 3, "ch": 3, "stride": [8, 16, 32], "task": "detect"},
+        **{"image_hw": [64, 96], "batch": 2, "dynamic": False, "yolo_loom": FORMAT_VERSION},
+    }
+    assert str(Path.cwd()).encode() not in files("onnx-static").read_bytes()

@@ -1,0 +1,148 @@
+"""A whole validation run on a handful of pictures with an untrained network, and the command line in front of it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import val
+from models.yolo import Model
+from utils.weights.own_file import network_entry, save_checkpoint
+from utils.drawing.draw import write_picture
+from utils.errors import CheckpointError, DataError, SettingsError
+from utils.runs.validate import ValSettings, label_rows, validate
+
+ROOT = Path(__file__).parents[3]
+NAMES = ["cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained gelan-t that is sure to see something."""
+    torch.manual_seed(0)
+    model = Model(ROOT / "models" / "detect" / "gelan-t.yaml", nc=2)
+    model.names = list(NAMES)
+    for tower in model.head.lead.cls:
+        tower[-1].bias.data.fill_(-1)
+    path = tmp_path_factory.mktemp("weights") / "best.pt"
+    save_checkpoint(path, {"network": network_entry(model), "model": model.state_dict()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small pictures, one without objects, as YOLO txt."""
+    root = tmp_path_factory.mktemp("data")
+    for number, rows in enumerate(["0 0.5 0.5 0.4 0.6\n1 0.3 0.3 0.2 0.2\n", "1 0.5 0.5 0.9 0.9\n", ""]):
+        noise = np.random.default_rng(number).integers(0, 255, (48 + 16 * number, 64, 3), dtype=np.uint8)
+        write_picture(root / "images" / f"{number}.png", noise)
+        (root / "labels").mkdir(exist_ok=True)
+        (root / "labels" / f"{number}.txt").write_text(rows)
+    (root / "data.yaml").write_text("train: images\nval: images\nnames: [cat, dog]\n")
+    return root / "data.yaml"
+
+
+def settings(weights: Path, data: Path, folder: Path, **changes: object) -> ValSettings:
+    plain = {"imgsz": 64, "batch_size": 2, "workers": 0, "device": "cpu", "amp": "off", "project": str(folder), "noplots": True}
+    return ValSettings(str(weights), str(data), **{**plain, **changes})
+
+
+def test_everything_is_written(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    result = validate(settings(weights, data, tmp_path, save_txt=True, save_conf=True, save_json=True, noplots=False))
+    folder, printed = tmp_path / "exp", capsys.readouterr().out
+    assert result.metrics.num_images == 3
+    assert "class " in printed
+    assert "in-loop (at most 300) minus pycocotools at 100" in printed
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["metrics/mAP_0.5:0.95"] == result.metrics.map
+    assert {"val/box_loss", "val/cls_loss", "val/dfl_loss", "metrics/precision", "metrics/recall", "metrics/mAP_0.5"} <= set(metrics)
+    assert metrics["settings"]["iou_thres"] == 0.7
+    rows = list(csv.DictReader((folder / "classes.csv").open()))
+    assert [(row["class"], row["images"], row["instances"]) for row in rows] == [("all", "3", "3"), ("cat", "1", "1"), ("dog", "2", "2")]
+
+    detections = sum(len(rows) for rows in result.detections.values())
+    assert detections > 0
+    assert len(json.loads((folder / "predictions.json").read_text())) == detections
+    lines = [line for path in (folder / "labels").iterdir() for line in path.read_text().splitlines()]
+    assert len(lines) == detections
+    assert {len(line.split()) for line in lines} == {6}
+    gap = json.loads((folder / "coco_eval.json").read_text())["max_det_300"]["gap"]
+    assert max(map(abs, gap.values())) < 1e-4
+    assert len(list(folder.glob("*.png"))) == 9
+
+
+def test_full_and_deployed_network_agree(weights: Path, data: Path, tmp_path: Path):
+    deployed, full = (validate(settings(weights, data, tmp_path, deploy=choice)) for choice in (True, False))
+    assert deployed.metrics.map == pytest.approx(full.metrics.map, abs=1e-3)
+    assert deployed.losses == pytest.approx(full.losses, rel=1e-3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exp", "exp2"]
+
+
+def test_size_off_the_stride_is_rounded_and_said(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    validate(settings(weights, data, tmp_path, imgsz=50, rect=False))
+    assert "--img 50: no multiple of the stride 32: 64 x 64" in capsys.readouterr().out
+
+
+def test_min_items_leaves_pictures_out(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert validate(settings(weights, data, tmp_path, min_items=1)).metrics.num_images == 2
+    assert "--min-items 1: 1 pictures" in capsys.readouterr().out
+
+
+def test_other_number_of_classes(weights: Path, data: Path, tmp_path: Path):
+    other = data.with_name("other.yaml")
+    other.write_text("val: images\nnames: [cat, dog, kite]\n")
+    with pytest.raises(DataError, match=r"3 classes, but .* knows 2 \(cat, dog\)"):
+        validate(settings(weights, other, tmp_path))
+    result = validate(settings(weights, other, tmp_path, single_cls=True))
+    assert result.confusion.shape == (2, 2)
+    assert result.losses == {}
+
+
+@pytest.mark.parametrize(("change", "text"), [({"conf_thres": 1.5}, "--conf-thres"), ({"batch_size": 0}, "--batch 0"), ({"imgsz": -1}, "--img -1")])
+def test_numbers_out_of_range(weights: Path, data: Path, tmp_path: Path, change: dict, text: str):
+    with pytest.raises(SettingsError, match=text):
+        validate(settings(weights, data, tmp_path, **change))
+
+
+def test_missing_weights_and_split(weights: Path, data: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        validate(settings(tmp_path / "none.pt", data, tmp_path))
+    with pytest.raises(DataError, match="no 'test' split"):
+        validate(settings(weights, data, tmp_path, task="test"))
+    assert not (tmp_path / "exp").exists()
+
+
+def test_label_rows_are_normalised():
+    rows = label_rows(np.array([[10, 20, 30, 60, 0.5, 3]], np.float32), (100, 200))
+    assert rows[0] == pytest.approx([3, 0.1, 0.4, 0.1, 0.4, 0.5])
+
+
+class TestCommandLine:
+    def test_aliases_and_defaults(self):
+        assert val.parse_arguments(["--weights", "a.pt"]) == ValSettings("a.pt")
+        for name in ("--img", "--imgsz", "--img-size"):
+            assert val.parse_arguments(["--weights", "a.pt", name, "320"]).imgsz == 320
+        for name in ("--batch", "--batch-size"):
+            assert val.parse_arguments(["--weights", "a.pt", name, "4"]).batch_size == 4
+        changed = val.parse_arguments(["--weights", "a.pt", "--half", "--no-rect", "--no-deploy"])
+        assert (changed.amp, changed.rect, changed.deploy) == ("fp16", False, False)
+
+    @pytest.mark.parametrize("wrong", ["--aug", "--weight=b.pt", "--augment", "--save-hybrid", "--dnn"])
+    def test_no_abbreviations_and_no_gone_flags(self, wrong: str, capsys: pytest.CaptureFixture[str]):
+        with pytest.raises(SystemExit) as stopped:
+            val.parse_arguments(["--weights", "a.pt", wrong])
+        assert stopped.value.code == 2
+        assert wrong in capsys.readouterr().err
+
+    def test_user_mistake_is_one_line_and_status_2(self, tmp_path: Path):
+        command = [sys.executable, str(ROOT / "val.py"), "--weights", "none.pt"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: none.pt: no such file")
+        assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,1 @@
+"""Boxes, masks, outlines: pure geometry."""

@@ -1,0 +1,103 @@
+"""Masks of found objects: from coefficients and prototypes to the pixels of the picture, cut at the object's box.
+
+A mask is where the combination of the prototypes, before the sigmoid, is above 0. The prototypes have a quarter of the
+network's resolution; between the centres of their cells the combination is linear. Two rules:
+
+- full: it is evaluated at the centre of every pixel of the picture. Validation, in training and in val.py, and what
+  pycocotools is given, use this one, so that all of them measure the same masks; `detect.py --retina-masks` draws it.
+- fast: it is evaluated at the pixels that the network saw, and each pixel of the picture takes the one that it lies in. For pictures
+  larger than the network's input this is as many times less work as they have more pixels, with edges in steps of that ratio.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.heads.segment import PROTOTYPE_STRIDE
+from utils.geometry.region import Region, box_region
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a picture lies in the network's input; see `utils.geometry.boxes.unletterbox`."""
+
+    original_hw: tuple[int, int]
+    ratio_wh: tuple[float, float]
+    pad_wh: tuple[float, float]
+
+
+def as_array(values: Tensor) -> Array:
+    """Return a tensor on any device, in any number format, as float32 numbers."""
+    return np.ascontiguousarray(values.detach().to("cpu", torch.float32).numpy())
+
+
+def instance_region(coefficients: Array, prototypes: Array, box_xyxy: NDArray, placement: Placement, full: bool = True) -> Region:
+    """Return the pixels of one object in the original picture.
+
+    Args:
+        coefficients: (M,).
+        prototypes: (M, h, w) of the picture.
+        box_xyxy: (4,) corners in pixels of the original picture; pixels whose centres are outside are not the object's.
+        placement: of the picture in the network's input.
+        full: the rule (see above); False is the fast one.
+    """
+    region = box_region(box_xyxy, placement.original_hw)
+    if not region.mask.size:
+        return region
+    rows, columns = region.window
+    x = (np.arange(columns.start, columns.stop) + 0.5) * placement.ratio_wh[0] + placement.pad_wh[0]
+    y = (np.arange(rows.start, rows.stop) + 0.5) * placement.ratio_wh[1] + placement.pad_wh[1]
+    if full:
+        region.mask = logits_at(coefficients, prototypes, y, x) > 0
+        return region
+    (seen_x, column_of), (seen_y, row_of) = (np.unique(np.floor(centres), return_inverse=True) for centres in (x, y))
+    mask = logits_at(coefficients, prototypes, seen_y + 0.5, seen_x + 0.5) > 0
+    region.mask = mask[row_of][:, column_of]
+    return region
+
+
+def logits_at(coefficients: Array, prototypes: Array, y: NDArray[np.float64], x: NDArray[np.float64]) -> Array:
+    """Return the combined prototypes at the points `y` times `x`, (len(y), len(x)), in pixels of the network's input, each rising."""
+    (top, below, share_y), (left, right, share_x) = (neighbours(centres, count) for centres, count in zip((y, x), prototypes.shape[1:], strict=True))
+    window = prototypes[:, top[0] : below[-1] + 1, left[0] : right[-1] + 1]
+    logits = np.tensordot(coefficients, window, 1)
+    logits = logits[top - top[0]] * (1 - share_y)[:, None] + logits[below - top[0]] * share_y[:, None]
+    return logits[:, left - left[0]] * (1 - share_x) + logits[:, right - left[0]] * share_x
+
+
+def neighbours(centres: NDArray[np.float64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+    """Return the cells before and after each place, of `count` along an axis, and the share of the one after."""
+    place = np.clip(centres / PROTOTYPE_STRIDE - 0.5, 0, count - 1)
+    before = np.floor(place).astype(np.int64)
+    return before, np.minimum(before + 1, count - 1), (place - before).astype(np.float32)
+
+
+def instance_regions(coefficients: Array, prototypes: Array, boxes_xyxy: NDArray, placement: Placement, full: bool = True) -> list[Region]:
+    """Return the pixels of every object, (n, M) and (n, 4); see `instance_region`."""
+    pairs = zip(coefficients, boxes_xyxy, strict=True)
+    return [instance_region(own, prototypes, box_xyxy, placement, full) for own, box_xyxy in pairs]
+
+
+def numbered_region(coefficients: Array, prototypes: Array, boxes_xyxy: NDArray, placement: Placement, row: int) -> Region:
+    """Return the pixels of the object in one row of (n, M) and (n, 4), by the full rule."""
+    return instance_region(coefficients[row], prototypes, boxes_xyxy[row], placement)
+
+
+def prototype_map(coefficients: Array, prototypes: Array, boxes_xyxy: NDArray) -> NDArray[np.int16]:
+    """Return an index map (h, w) of the objects at the prototypes' own cells: k at the k-th one (from 1), the first ones on top.
+
+    Args:
+        boxes_xyxy: (n, 4) corners in pixels of the network's input.
+    """
+    size_hw = prototypes.shape[1:]
+    placement = Placement(size_hw, (PROTOTYPE_STRIDE, PROTOTYPE_STRIDE), (0, 0))
+    canvas = np.zeros(size_hw, np.int16)
+    regions = instance_regions(coefficients, prototypes, boxes_xyxy / PROTOTYPE_STRIDE, placement)
+    for number in range(len(regions), 0, -1):
+        regions[number - 1].paint(canvas, number)
+    return canvas

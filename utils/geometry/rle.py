@@ -1,0 +1,117 @@
+"""COCO's run-length masks: written for results files, read from annotation files, both its compressed text and its plain lists."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.geometry.region import Region
+
+Counts = NDArray[np.int64]
+"""Lengths of the runs down one column after the other, first of pixels outside (perhaps 0), then inside, in turn."""
+
+FIRST_CHARACTER, DATA_BITS, MORE, SIGN = 48, 5, 0x20, 0x10
+
+
+def region_counts(region: Region, size_hw: tuple[int, int]) -> Counts:
+    """Return the run lengths of a region in a picture of `size_hw`."""
+    height, width = size_hw
+    columns = np.zeros((region.mask.shape[1], region.mask.shape[0] + 2), np.int8)
+    columns[:, 1:-1] = region.mask.T
+    change = np.diff(columns, axis=1)
+    column, row = np.nonzero(change)
+    position = (region.left + column) * height + region.top + row
+    start, end = position[change[column, row] > 0], position[change[column, row] < 0]
+    goes_on = np.zeros(len(start), bool)  # from the foot of a column at the head of the next one
+    goes_on[:-1] = start[1:] == end[:-1]
+    edges = np.stack((start[~np.roll(goes_on, 1)], end[~goes_on]), 1).reshape(-1)
+    counts = np.diff(np.concatenate(([0], edges, [height * width])))
+    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+
+
+def encode_region(region: Region, size_hw: tuple[int, int]) -> dict[str, object]:
+    """Return a region as COCO's compressed mask: {"size": [H, W], "counts": text}."""
+    return {"size": [int(size_hw[0]), int(size_hw[1])], "counts": compress(region_counts(region, size_hw))}
+
+
+def compress(counts: Counts) -> str:
+    """Return run lengths as COCO's text: from the third on the difference to the last but one, in groups of five bits, lowest first."""
+    values = np.asarray(counts, np.int64).copy()
+    values[3:] -= counts[1:-2]
+    text = []
+    for value in values.tolist():
+        more = True
+        while more:
+            group = value & (MORE - 1)
+            value >>= DATA_BITS
+            more = value != (-1 if group & SIGN else 0)
+            text.append(chr(FIRST_CHARACTER + (group | MORE if more else group)))
+    return "".join(text)
+
+
+def decompress(text: str) -> Counts:
+    """Return the run lengths of COCO's text.
+
+    Raises:
+        ValueError: characters that such a text does not have, or an unfinished last number.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        group = ord(character) - FIRST_CHARACTER
+        if not 0 <= group < 2 * MORE:
+            raise ValueError(f"character {character!r} in a run-length text")
+        value |= (group & (MORE - 1)) << shift
+        shift += DATA_BITS
+        if group & MORE:
+            continue
+        value -= (1 << shift) if group & SIGN else 0
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("the run-length text ends within a number")
+    return np.array(counts, np.int64)
+
+
+def read_counts(rle: Mapping[str, object]) -> tuple[tuple[int, int], Counts]:
+    """Return height and width, and the run lengths, of a mask {"size": [H, W], "counts": text or list}.
+
+    Raises:
+        ValueError: it is no such mask, or its runs do not fill its size.
+    """
+    size, counts = rle.get("size"), rle.get("counts")
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise ValueError(f"size is {size!r}, expected height and width")
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii", errors="replace")
+    if isinstance(counts, str):
+        counts = decompress(counts)
+    elif isinstance(counts, list) and all(type(count) is int for count in counts):
+        counts = np.array(counts, np.int64)
+    else:
+        raise ValueError("counts is neither a list of whole numbers nor a text")
+    height, width = size
+    if (counts < 0).any() or counts.sum() != height * width:
+        raise ValueError(f"the runs cover {counts.sum()} pixels, expected {height} x {width}")
+    return (height, width), counts
+
+
+def decode_region(rle: Mapping[str, object]) -> Region:
+    """Return the region of a mask; arguments and errors as of `read_counts`."""
+    size_hw, counts = read_counts(rle)
+    return counts_region(counts, size_hw)
+
+
+def counts_region(counts: Counts, size_hw: tuple[int, int]) -> Region:
+    """Return the region that run lengths mark in a picture of `size_hw`, which they fill."""
+    inside = np.arange(len(counts)) % 2 == 1
+    return cropped(np.repeat(inside, counts).reshape(size_hw[1], size_hw[0]).T)
+
+
+def cropped(mask: NDArray[np.bool_]) -> Region:
+    """Return the region of a whole picture's mask (H, W)."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return Region(0, 0, np.zeros((0, 0), bool))
+    top, left = int(rows[0]), int(columns[0])
+    return Region(top, left, np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1]))

@@ -1,0 +1,255 @@
+"""Evaluation of a network on a data set: the one path that training and val.py share."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.labels.annotation import Annotation
+from data.loader import Loader
+from utils.drawing.plots import plot_batch, plot_confusion, plot_curves
+from utils.geometry.boxes import unletterbox, xyxy_to_cxcywh
+from utils.geometry.masks import Placement, as_array, numbered_region, prototype_map
+from utils.geometry.nms import non_max_suppression, torchvision_nms
+from utils.geometry.rle import encode_region
+from utils.metrics.detection import ConfusionMatrix, DetectionMetrics, DetectionResult
+from utils.metrics.mask_overlap import mask_overlaps, truth_masks
+from utils.precision import Precision
+
+NUM_PLOTTED_BATCHES = 3
+PLOT_CONF_THRES = 0.25
+STAGES = ("preprocess", "inference", "NMS")
+
+Batch = Mapping[str, Any]
+Loss = Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass
+class EvalResult:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: precision, recall, mAP and curves.
+        losses: mean of each loss item over the pictures; empty without a loss.
+        speed_ms: milliseconds a picture by stage, the loader and the loss not included.
+        confusion: (nc + 1, nc + 1), rows predicted, columns true, background last.
+        detections: by data set index, (n, 6) x1, y1, x2, y2 in original pixels, confidence, class index; only if asked for.
+        masks: the same metrics by the overlap of masks; None unless the network segments and the data set has outlines.
+        segmentations: by data set index, the mask of each detection as COCO's run lengths; only where `detections` is asked for.
+    """
+
+    metrics: DetectionResult
+    losses: dict[str, float]
+    speed_ms: dict[str, float]
+    confusion: np.ndarray
+    detections: dict[int, np.ndarray] = field(default_factory=dict)
+    masks: DetectionResult | None = None
+    segmentations: dict[int, list[dict[str, object]]] = field(default_factory=dict)
+
+    @property
+    def fitness(self) -> float:
+        """The one number by which the best epoch is chosen: that of the boxes, plus that of the masks."""
+        return self.metrics.fitness + (self.masks.fitness if self.masks else 0.0)
+
+
+class Stopwatch:
+    """Adds up the seconds spent in named stages, waiting for the device at both ends of each."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the body of the with statement under `name`."""
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize()  # torch.cuda or torch.mps
+
+
+class LossMean:
+    """Mean of the loss items over pictures; nothing where there is no loss."""
+
+    def __init__(self, loss: Loss | None) -> None:
+        self.loss = loss
+        self.sums: dict[str, Tensor] = {}
+        self.num_images = 0
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Add one batch."""
+        if self.loss is None:
+            return
+        _, items = self.loss(outputs, batch)
+        num_images = len(batch["images"])
+        self.num_images += num_images
+        for name, value in items.items():
+            self.sums[name] = self.sums.get(name, 0) + value * num_images
+
+    def compute(self) -> dict[str, float]:
+        """Return the means by item name."""
+        return {name: float(total) / self.num_images for name, total in self.sums.items()}
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    precision: Precision,
+    *,
+    conf_thres: float = 0.001,
+    iou_thres: float = 0.7,
+    max_det: int = 300,
+    loss: Loss | None = None,
+    single_cls: bool = False,
+    keep_detections: bool = False,
+    plots_dir: Path | None = None,
+    progress: bool = True,
+) -> EvalResult:
+    """Run `model` over the letterboxed pictures of `loader` and compare its boxes, and masks, with the data set's annotations.
+
+    Args:
+        model: network on the precision's device. With float32 parameters it runs under autocast where `precision` has a dtype, else in its
+            own number format. Its training mode is restored at the end.
+        loader: batches of a data set without augmentation.
+        precision: device, number format and layout of the run.
+        conf_thres: least probability of a box; every class above it gives one.
+        iou_thres: of two boxes of one class that overlap more than this, the less confident one goes.
+        max_det: most boxes a picture.
+        loss: what `build_loss(model)` returned; None leaves `losses` empty.
+        single_cls: take all of the network's classes for the data set's only one.
+        keep_detections: return the boxes, and masks, too.
+        plots_dir: where curves, the confusion matrix and the first batches go; None draws nothing.
+        progress: show a progress bar.
+    """
+    torchvision_nms(precision.device.type)  # imported now, so that the stages' times are their own
+    dataset = loader.dataset
+    metrics, confusion = DetectionMetrics(max_det), ConfusionMatrix(len(dataset.names))
+    stopwatch, losses = Stopwatch(precision.device), LossMean(loss)
+    result = EvalResult(DetectionResult(), {}, {}, confusion.matrix)
+    masks = MaskEvaluation(max_det, result.segmentations if keep_detections else None) if has_masks(model, dataset.annotations) else None
+    bar = tqdm(loader, desc="validating", unit="batch", disable=not progress, dynamic_ncols=True)
+    with evaluation_mode(model), torch.inference_mode():
+        for number, batch in enumerate(bar):
+            prediction, outputs = _predict(model, batch["images"], precision, stopwatch, raw=loss is not None)
+            losses.update(outputs, batch)
+            with stopwatch.stage("NMS"):
+                rows = non_max_suppression(prediction[0], model.nc, conf_thres, iou_thres, max_det, agnostic=single_cls, multi_label=True)
+                rows = [picture.cpu() for picture in rows]
+            if single_cls:
+                for picture in rows:
+                    picture[:, 5] = 0
+            found = list(_in_original_pixels(rows, batch))
+            for index, detections in zip(batch["indices"], found, strict=True):
+                item = dataset.annotations[int(index)]
+                truths = item.boxes_xyxy, item.classes, item.crowd
+                metrics.update(detections, *truths, image_id=item.image_id)
+                confusion.update(detections, *truths)
+                if keep_detections:
+                    result.detections[int(index)] = detections
+            if masks is not None:
+                with stopwatch.stage("masks"):
+                    masks.update(dataset.annotations, batch, found, rows, prediction[1])
+            if plots_dir is not None and number < NUM_PLOTTED_BATCHES:
+                _plot_batch(number, batch, rows, dataset.names, plots_dir, prediction[1] if len(prediction) > 1 else None)
+    result.metrics, result.losses = metrics.compute(), losses.compute()
+    result.masks = masks.metrics.compute() if masks is not None else None
+    result.speed_ms = {stage: 1000 * seconds / max(result.metrics.num_images, 1) for stage, seconds in stopwatch.seconds.items()}
+    if plots_dir is not None:
+        plot_curves(result.metrics, dataset.names, plots_dir)
+        if result.masks is not None:
+            plot_curves(result.masks, dataset.names, plots_dir, "mask_")
+        plot_confusion(confusion.matrix, dataset.names, plots_dir / "confusion_matrix.png")
+    return result
+
+
+def has_masks(model: nn.Module, annotations: Iterable[Annotation]) -> bool:
+    """Tell whether masks can be measured: the network segments, and some object has an outline."""
+    return getattr(model, "task", "detect") == "segment" and any(any(item.polygons) for item in annotations)
+
+
+class MaskEvaluation:
+    """Metrics of the masks, made by the full rule of utils/geometry/masks.py, picture by picture.
+
+    Args:
+        max_det: as of `DetectionMetrics`.
+        segmentations: where the masks go by data set index, as COCO's run lengths; None does not keep them.
+    """
+
+    def __init__(self, max_det: int, segmentations: dict[int, list[dict[str, object]]] | None) -> None:
+        self.metrics, self.segmentations = DetectionMetrics(max_det), segmentations
+
+    def update(self, annotations: list[Annotation], batch: Batch, found: list[np.ndarray], rows: list[Tensor], prototypes: Tensor) -> None:
+        """Add one batch.
+
+        Args:
+            found: of each picture (n, 6), in original pixels.
+            rows: of each picture (n, 6 + M), the same detections as the suppression gave them, with their coefficients.
+            prototypes: (B, M, h, w).
+        """
+        places = zip(batch["original_hw"], batch["ratio_wh"], batch["pad_wh"], strict=True)
+        for index, detections, picture, own, place in zip(batch["indices"], found, rows, prototypes, places, strict=True):
+            item, placement, own = annotations[int(index)], Placement(*map(tuple, place)), as_array(own)
+            region_of = partial(numbered_region, as_array(picture[:, 6:]), own, detections[:, :4], placement)
+            truths, forgiven = truth_masks(item)
+            overlaps = mask_overlaps(detections, region_of, truths, item.classes, forgiven)
+            self.metrics.update(detections, item.boxes_xyxy, item.classes, forgiven, item.image_id, overlaps)
+            if self.segmentations is not None:
+                self.segmentations[int(index)] = [encode_region(region_of(row), item.image_hw) for row in range(len(detections))]
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` into evaluation mode, and afterwards every module that was training back into training mode."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _predict(model: nn.Module, pictures: Tensor, precision: Precision, stopwatch: Stopwatch, raw: bool) -> tuple[tuple[Tensor, ...], Any]:
+    """Return the decoded prediction (B, 4 + nc (+ nm), A) (and prototypes) and, with `raw`, the network's raw outputs."""
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)  # an exported network has none here
+    with stopwatch.stage("preprocess"):
+        images = precision.images(pictures, dtype)
+    with stopwatch.stage("inference"), precision.autocast() if dtype is torch.float32 else contextlib.nullcontext():
+        prediction, outputs = model(images, raw=True) if raw else (model(images), None)
+    return prediction if isinstance(prediction, tuple) else (prediction,), outputs
+
+
+def _in_original_pixels(rows: Iterable[Tensor], batch: Batch) -> Iterator[np.ndarray]:
+    """Yield each picture's (n, 6) detections mapped back from the letterboxed picture."""
+    places = zip(rows, batch["ratio_wh"], batch["pad_wh"], batch["original_hw"], strict=True)
+    for picture, ratio_wh, pad_wh, original_hw in places:
+        boxes_xyxy = unletterbox(picture[:, :4], tuple(ratio_wh), tuple(pad_wh), tuple(original_hw))
+        yield torch.cat((boxes_xyxy, picture[:, 4:6]), 1).numpy()
+
+
+def _plot_batch(number: int, batch: Batch, rows: list[Tensor], names: list[str], folder: Path, prototypes: Tensor | None = None) -> None:
+    """Draw the batch twice: with its labels, and with the detections that one would act on."""
+    height, width = batch["images"].shape[2:]
+    plot_batch(batch["images"], batch["targets"], names, folder / f"val_batch{number}_labels.png", masks=batch.get("masks"))
+    found, masks = [], []
+    for image, picture in enumerate(rows):
+        confident = picture[picture[:, 4] > PLOT_CONF_THRES]
+        boxes_norm = xyxy_to_cxcywh(confident[:, :4]) / confident.new_tensor((width, height, width, height))
+        found.append(torch.cat((torch.full((len(confident), 1), float(image)), confident[:, 5:6], boxes_norm, confident[:, 4:5]), 1))
+        if prototypes is not None:
+            masks.append(prototype_map(as_array(confident[:, 6:]), as_array(prototypes[image]), confident[:, :4].numpy()))
+    shown = np.stack(masks) if masks else None
+    plot_batch(batch["images"], torch.cat(found), names, folder / f"val_batch{number}_pred.png", masks=shown)

@@ -1,0 +1,263 @@
+"""Exported networks as networks: .onnx and .torchscript files that export.py wrote, called as `models.yolo.Model` is in evaluation.
+
+A TorchScript file is a program: it cannot reach Python, but run only those whose origin you trust.
+"""
+
+import json
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.yolo import Model
+from utils.checkpoint.importing import model_of
+from utils.errors import CheckpointError, SettingsError
+from utils.inference.metadata import INPUT_NAME, OUTPUT_NAMES, ExportMetadata, is_count, parse_metadata
+from utils.precision import Precision, choose_precision
+from utils.weights.reading import read_weights
+
+METADATA_FILE = "metadata.json"
+MOST_METADATA = 1 << 22
+"""Bytes of metadata beyond which a file is not believed."""
+
+
+class Runner(Protocol):
+    """What computes an exported network's outputs."""
+
+    metadata: ExportMetadata
+
+    def to(self, device: torch.device) -> str:
+        """Move to a device; return what computes from now on, for the user."""
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Compute the outputs of one batch of the size that the file takes."""
+
+
+class OnnxRunner:
+    """An .onnx file in onnxruntime."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise CheckpointError(f"{path}: needs onnxruntime, which is not installed: pip install -r requirements-export.txt") from error
+        self._onnxruntime, self._path, self._on_cuda = onnxruntime, path, False
+        self._session = self._open("CPUExecutionProvider")
+        self.metadata = parse_metadata(self._session.get_modelmeta().custom_metadata_map, str(path))
+        self._outputs = list(OUTPUT_NAMES[self.metadata.task])
+        self._check_signature()
+
+    def _open(self, *providers: str) -> object:
+        from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+        options = self._onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # its warnings are about the machine, not about the file
+        options.intra_op_num_threads = torch.get_num_threads()
+        failures = tuple(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception))
+        try:
+            return self._onnxruntime.InferenceSession(str(self._path), options, providers=list(providers))
+        except (*failures, ValueError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0].rpartition(" : ")[2].removeprefix(f"Load model from {self._path} failed:")
+            hint = " (it is a zip archive, such as a .pt or .torchscript file is)" if zipfile.is_zipfile(self._path) else ""
+            raise CheckpointError(f"{self._path}: no whole ONNX file{hint}: {reason}: expected one that export.py wrote") from error
+
+    def _check_signature(self) -> None:
+        inputs, outputs = self._session.get_inputs(), [output.name for output in self._session.get_outputs()]
+        shape = [size if isinstance(size, int) else None for size in inputs[0].shape] if inputs else []
+        free = [None, self.metadata.ch, None, None]
+        fixed = [self.metadata.batch, self.metadata.ch, *self.metadata.image_hw]
+        expected = free if self.metadata.dynamic else fixed
+        if len(inputs) != 1 or inputs[0].name != INPUT_NAME or inputs[0].type != "tensor(float)" or shape != expected or outputs != self._outputs:
+            raise CheckpointError(f"{self._path}: its inputs and outputs are not those its metadata tell: export it again")
+
+    def to(self, device: torch.device) -> str:
+        wanted = device.type == "cuda"
+        if wanted and "CUDAExecutionProvider" not in self._onnxruntime.get_available_providers():
+            return "onnxruntime on the CPU (this onnxruntime has no CUDA provider: pip install onnxruntime-gpu for the GPU)"
+        if wanted and not self._on_cuda:
+            self._session, self._on_cuda = self._open("CUDAExecutionProvider", "CPUExecutionProvider"), True
+        return f"onnxruntime ({self._session.get_providers()[0].removesuffix('ExecutionProvider')})"
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        outputs = self._session.run(self._outputs, {INPUT_NAME: images.cpu().contiguous().numpy()})
+        return [torch.from_numpy(output).to(images.device) for output in outputs]
+
+
+class TorchScriptRunner:
+    """A .torchscript file."""
+
+    def __init__(self, path: Path) -> None:
+        self.metadata = parse_metadata(read_torchscript_metadata(path), str(path))
+        self._path, self._device = path, torch.device("cpu")
+        self._module = self._open()
+
+    def _open(self) -> torch.jit.ScriptModule:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch.jit is deprecated; these files are what it is kept for here
+                module = torch.jit.load(str(self._path), map_location=self._device).eval()
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(f"{self._path}: no whole TorchScript file: {reason}: expected one that export.py wrote") from error
+        move_constants(module, self._device)
+        return module
+
+    def to(self, device: torch.device) -> str:
+        if device != self._device:
+            self._device = device
+            self._module = self._open()
+        return f"TorchScript ({device})"
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        with torch.jit.optimized_execution(False):  # else the second batch of every shape waits for a compiler, for nothing gained
+            outputs = self._module(images.contiguous())
+        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def move_constants(module: torch.jit.ScriptModule, device: torch.device) -> None:
+    """Make tensors that a traced network creates (anchor points) come to life on `device`: tracing wrote down the device it saw."""
+    for part in module.modules():
+        try:
+            graph = part.graph
+        except RuntimeError:  # a container, which has no forward
+            continue
+        for node in graph.findAllNodes("prim::Constant"):
+            if node.output().type().kind() == "DeviceObjType":
+                node.s_("value", str(device))
+
+
+def read_torchscript_metadata(path: Path) -> Mapping[str, str]:
+    """Return the metadata's JSON texts by field, without running anything of the file.
+
+    Raises:
+        CheckpointError: no zip archive, or none with such metadata.
+    """
+    expected = "expected one that export.py wrote"
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: no TorchScript file, or only a part of one: {expected}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [one for one in archive.infolist() if one.filename.endswith(f"/extra/{METADATA_FILE}") and one.file_size <= MOST_METADATA]
+            content = json.loads(archive.read(entries[0]).decode()) if entries else {}
+    except (zipfile.BadZipFile, zlib.error, ValueError, RecursionError, EOFError, NotImplementedError, OSError) as error:
+        raise CheckpointError(f"{path}: metadata cannot be read: {error}: {expected}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: metadata are no JSON object: {expected}")
+    return {key: json.dumps(value) for key, value in content.items()}
+
+
+RUNNERS = {".onnx": OnnxRunner, ".torchscript": TorchScriptRunner}
+
+
+class ExportedNetwork(nn.Module):
+    """An exported file behind the interface of a network in evaluation: called with pictures it returns what `Model` returns.
+
+    Args:
+        path: an .onnx or .torchscript file of export.py.
+    Attributes:
+        names, nc, stride, task, channels: as a `Model` has them.
+        image_hw: the one height and width that a static file takes; None for a dynamic one.
+        batch: pictures that a static file computes at a time; None for a dynamic one. Any number can be given: it is split and filled up.
+        trained_size: the size to prefer where it is free.
+    Raises:
+        CheckpointError: no such file, not one of export.py's, or only a part of one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        if self.path.suffix.lower() not in RUNNERS:
+            raise CheckpointError(f"{path}: '{self.path.suffix}': expected an exported file: {' or '.join(RUNNERS)}")
+        if not self.path.is_file():
+            raise CheckpointError(f"{path}: no such file: expected what export.py wrote")
+        self._runner: Runner = RUNNERS[self.path.suffix.lower()](self.path)
+        metadata = self._runner.metadata
+        self.names, self.nc, self.stride, self.task, self.channels = metadata.names, metadata.nc, metadata.stride, metadata.task, metadata.ch
+        self.image_hw: tuple[int, int] | None = None if metadata.dynamic else (metadata.image_hw[0], metadata.image_hw[1])
+        self.batch = None if metadata.dynamic else metadata.batch
+        self.trained_size = max(metadata.image_hw)
+        self.runtime = self._runner.to(torch.device("cpu"))
+        self.eval()
+
+    def to(self, device: torch.device | str) -> "ExportedNetwork":
+        """Compute on another device from now on; the number format stays float32."""
+        self.runtime = self._runner.to(torch.device(device))
+        return self
+
+    def deploy(self, fold: bool = True) -> "ExportedNetwork":
+        """Return itself: an exported network is deployed already."""
+        return self
+
+    def describe(self) -> str:
+        """One line for the start of a run."""
+        if self.image_hw is None:
+            size = "any size"
+        else:
+            height, width = self.image_hw
+            size = f"static: {self.batch} at a time, filled up to exactly {height} x {width} (as a .pt does with --no-rect)"
+        return f"exported, {self.runtime}, {size}"
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the network on (B, ch, H, W) float32 pictures in [0, 1].
+
+        Returns:
+            (B, 4 + nc, A); for segmentation that with nm coefficients, and the prototypes (B, nm, H / 4, W / 4).
+        Raises:
+            SettingsError: a size that the file does not take.
+        """
+        step, (channels, height, width) = max(self.stride), images.shape[1:]
+        if channels != self.channels or height % step or width % step or self.image_hw not in (None, (height, width)):
+            sides = f"multiples of {step}" if self.image_hw is None else "{} x {}".format(*self.image_hw)
+            expected = f"{self.channels} channels, height x width {sides}"
+            raise SettingsError(f"{self.path}: pictures of {channels} channels, {height} x {width}: expected {expected}")
+        images = images.float()
+        outputs = self._runner(images) if self.batch in (None, len(images)) else self._in_batches(images)
+        if outputs[0].ndim != 3 or outputs[0].shape[1] < 4 + self.nc:
+            raise CheckpointError(f"{self.path}: gives {tuple(outputs[0].shape)}: expected (batch, {4 + self.nc} or more, anchors); export it again")
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _in_batches(self, images: Tensor) -> list[Tensor]:
+        """Compute any number of pictures with a file of a fixed batch: the last batch is filled up with black ones."""
+        missing = -len(images) % self.batch
+        filled = torch.cat((images, images.new_zeros(missing, *images.shape[1:])))
+        parts = [self._runner(part) for part in filled.split(self.batch)]
+        return [torch.cat(outputs)[: len(images)] for outputs in zip(*parts, strict=True)]
+
+
+def load_network(path: str | Path) -> Model | ExportedNetwork:
+    """Return the network of a file by its suffix: .onnx and .torchscript as `ExportedNetwork`, any other as a `Model`.
+
+    Either has `trained_size`, the picture size in pixels at which it was trained, or None where the file does not say.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if Path(path).suffix.lower() in RUNNERS:
+        return ExportedNetwork(path)
+    weights = read_weights(path)
+    model = model_of(weights)
+    model.trained_size = trained_size(weights.training)
+    return model
+
+
+def trained_size(training: Mapping[str, Any]) -> int | None:
+    """Return the picture size in the training arguments that weights came with (ours, YOLOv9's, Ultralytics'); None without any."""
+    for key, name in (("options", "img"), ("opt", "imgsz"), ("train_args", "imgsz")):
+        arguments = training.get(key)
+        if isinstance(arguments, Mapping) and is_count(arguments.get(name)):
+            return arguments[name]
+    return None
+
+
+def network_precision(network: nn.Module, device: str, amp: str) -> Precision:
+    """Choose what a run computes in; an exported file has its number format in itself, which is said where --amp asks for another."""
+    if not isinstance(network, ExportedNetwork):
+        return choose_precision(device, amp)
+    if amp not in ("auto", "off"):
+        print(f"--amp {amp}: does not apply to {network.path}, which computes in float32")
+    return choose_precision(device, "off")

@@ -1,0 +1,91 @@
+"""What an exported file says about its network: written by export.py, read and checked by utils/inference/exported.py."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from utils.errors import CheckpointError
+
+FORMAT_VERSION = 1
+TASKS = ("detect", "segment")
+INPUT_NAME = "images"
+OUTPUT_NAMES = {"detect": ("output0",), "segment": ("output0", "prototypes")}
+"""Names of the file's outputs by task: the prediction (B, 4 + nc (+ nm), A), and the mask prototypes (B, nm, H / 4, W / 4)."""
+
+
+@dataclass(frozen=True)
+class ExportMetadata:
+    """An exported network without its weights.
+
+    Attributes:
+        names: class names by class number; nc: how many; ch: channels of the pictures.
+        stride: pixels per cell of each level.
+        image_hw: height and width in pixels that a static file takes; those to prefer for a dynamic one.
+        batch: pictures that a static file takes at a time.
+        dynamic: batch, height and width are free; the two sides are multiples of the largest stride.
+        yolo_loom: version of this format.
+    """
+
+    names: list[str]
+    nc: int
+    ch: int
+    stride: list[int]
+    task: str
+    image_hw: list[int]
+    batch: int
+    dynamic: bool
+    yolo_loom: int = FORMAT_VERSION
+
+    def entries(self) -> dict[str, str]:
+        """Return every field as JSON."""
+        return {key: json.dumps(value, ensure_ascii=False) for key, value in asdict(self).items()}
+
+
+def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
+    """Turn what a file says about itself into metadata.
+
+    Args:
+        entries: JSON by field name; other entries are left alone.
+        where: the file, for messages.
+    Raises:
+        CheckpointError: nothing of ours in it, a newer version, or a value of another type or range.
+    """
+    fields = ExportMetadata.__dataclass_fields__
+    if "yolo_loom" not in entries:
+        raise CheckpointError(f"{where}: has no metadata of this framework: expected a file that export.py wrote")
+    values: dict[str, Any] = {}
+    for key in fields:
+        try:
+            values[key] = json.loads(entries[key])
+        except KeyError as error:
+            raise CheckpointError(f"{where}: its metadata have no '{key}': expected a file that export.py wrote") from error
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{where}: metadata '{key}' is {entries[key][:40]!r}: expected JSON, as export.py writes it") from error
+    if not is_count(values["yolo_loom"]) or values["yolo_loom"] > FORMAT_VERSION:
+        raise CheckpointError(f"{where}: export version {values['yolo_loom']!r}: this framework reads up to {FORMAT_VERSION}; update it")
+    for key, fits in checks(values).items():
+        if not fits:
+            shown = json.dumps(values[key], ensure_ascii=False)[:60]
+            raise CheckpointError(f"{where}: metadata '{key}' is {shown}: not what export.py writes there; export it again")
+    return ExportMetadata(**values)
+
+
+def checks(values: Mapping[str, Any]) -> dict[str, bool]:
+    """Return by field whether its value has the type and range that it must have."""
+    names, sides, strides = values["names"], values["image_hw"], values["stride"]
+    return {
+        "nc": is_count(values["nc"]),
+        "names": isinstance(names, list) and len(names) == values["nc"] and all(isinstance(name, str) for name in names),
+        "ch": is_count(values["ch"]),
+        "stride": isinstance(strides, list) and bool(strides) and all(map(is_count, strides)),
+        "task": values["task"] in TASKS,
+        "image_hw": isinstance(sides, list) and len(sides) == 2 and all(map(is_count, sides)),
+        "batch": is_count(values["batch"]),
+        "dynamic": isinstance(values["dynamic"], bool),
+    }
+
+
+def is_count(value: object) -> bool:
+    """Tell whether a value is a whole number from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

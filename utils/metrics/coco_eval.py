@@ -1,0 +1,152 @@
+"""COCO results files, and the official evaluation (pycocotools) on any data set."""
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from data.labels.annotation import Annotation
+from utils.errors import SettingsError
+from utils.files import write_text
+from utils.geometry.rle import encode_region
+from utils.metrics.mask_overlap import coco_polygon, truth_masks
+
+DEFAULT_MAX_DET = 100
+AREA_RANGES = {"_small": 1, "_medium": 2, "_large": 3}
+PIXEL_DIGITS, SCORE_DIGITS = 4, 9  # nine significant digits give a float32 back exactly: no ties that were not there
+
+
+def coco_ground_truth(annotations: Sequence[Annotation], names: Sequence[str], categories: Sequence[int], masks: bool = False) -> dict[str, Any]:
+    """Return the annotations of a data set as the content of a COCO instances file.
+
+    Args:
+        annotations: pictures with unique image ids, and annotation ids from 1 (pycocotools takes 0 for 'unmatched').
+        names: class names by class index.
+        categories: category id by class index.
+        masks: with the objects' masks, polygons as they are; objects without one then stand as crowds, as `truth_masks` says.
+    """
+    images = [
+        {"id": item.image_id, "file_name": item.path.name, "height": int(item.image_hw[0]), "width": int(item.image_hw[1])} for item in annotations
+    ]
+    objects: list[dict[str, Any]] = []
+    for item in annotations:
+        first = len(objects)
+        boxes_xywh = _corners_to_xywh(item.boxes_xyxy)
+        columns = zip(item.annotation_ids, item.classes, boxes_xywh, item.areas, item.crowd, strict=True)
+        for annotation_id, label, box_xywh, area, crowd in columns:
+            objects.append(
+                {
+                    "id": int(annotation_id),
+                    "image_id": item.image_id,
+                    "category_id": int(categories[label]),
+                    "bbox": box_xywh.tolist(),
+                    "area": float(area),
+                    "iscrowd": int(crowd),
+                }
+            )
+        if masks:
+            regions, forgiven = truth_masks(item)
+            for entry, polygon, region, crowd in zip(objects[first:], item.polygons, regions, forgiven, strict=True):
+                entry["iscrowd"] = int(crowd)
+                outline = coco_polygon(polygon)
+                entry["segmentation"] = encode_region(region, item.image_hw) if crowd or not outline else outline
+    named = [{"id": int(number), "name": name} for number, name in zip(categories, names, strict=True)]
+    return {"info": {}, "images": images, "annotations": objects, "categories": named}
+
+
+def coco_results(
+    detections: Mapping[int, ArrayLike], categories: Sequence[int], segmentations: Mapping[int, Sequence[Mapping[str, object]]] | None = None
+) -> list[dict[str, Any]]:
+    """Return detections as the content of a COCO results file.
+
+    Args:
+        detections: by image id, (n, 6 or more) x1, y1, x2, y2 in original pixels, confidence, class index.
+        categories: category id by class index.
+        segmentations: by image id, the mask of each detection as COCO's run lengths.
+    """
+    results = []
+    for image_id, rows in detections.items():
+        rows = np.asarray(rows, dtype=np.float64)
+        if not len(rows):
+            continue
+        boxes_xywh = _corners_to_xywh(rows).round(PIXEL_DIGITS).tolist()
+        masks = [{"segmentation": mask} for mask in segmentations[image_id]] if segmentations else [{}] * len(rows)
+        for box_xywh, score, label, mask in zip(boxes_xywh, rows[:, 4].tolist(), rows[:, 5].astype(int).tolist(), masks, strict=True):
+            score = float(f"{score:.{SCORE_DIGITS}g}")
+            results.append({"image_id": int(image_id), "category_id": int(categories[label]), "bbox": box_xywh, "score": score, **mask})
+    return results
+
+
+def write_results(path: str | Path, results: list[dict[str, Any]]) -> None:
+    """Write a COCO results file, compact, atomically."""
+    write_text(path, json.dumps(results, separators=(",", ":")) + "\n")
+
+
+def evaluate_coco(
+    ground_truth: Mapping[str, Any] | str | Path, results: list[dict[str, Any]], max_det: int = DEFAULT_MAX_DET, masks: bool = False
+) -> dict[str, float]:
+    """Return COCO's twelve numbers for boxes, or masks, by pycocotools; -1 where there is no such truth.
+
+    Args:
+        ground_truth: content or path of a COCO instances file.
+        results: content of a COCO results file.
+        max_det: most detections a class and picture; COCO's own number is 100.
+        masks: compare masks, which both then hold.
+
+    Returns:
+        AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR<max_det>, AR_small, AR_medium, AR_large; with a `max_det` up to 10
+        those of AR1 and AR10 that are smaller.
+
+    Raises:
+        SettingsError: pycocotools is not installed.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise SettingsError(f"COCO's twelve numbers: pycocotools cannot be imported ({error}): pip install pycocotools") from error
+    if not isinstance(ground_truth, Mapping):
+        ground_truth = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports every step
+        truth = _indexed(COCO, ground_truth)
+        if results:
+            left_out = "bbox" if masks else "segmentation"  # where both are given, the area would be that of the box
+            found = truth.loadRes([{key: value for key, value in result.items() if key != left_out} for result in results])  # it writes into them
+        else:
+            found = _indexed(COCO, {**ground_truth, "annotations": []})
+        evaluation = COCOeval(truth, found, "segm" if masks else "bbox")
+        evaluation.params.maxDets = limits = [limit for limit in (1, 10) if limit < max_det] + [max_det]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return _twelve(evaluation.eval["precision"], evaluation.eval["recall"], limits)
+
+
+def _indexed(coco_class: type, content: Mapping[str, Any]) -> Any:
+    """Return a pycocotools COCO object over `content`, which has no file; its truths are copied since the evaluation marks them."""
+    coco = coco_class()
+    coco.dataset = {"info": {}, **content, "annotations": [dict(item) for item in content["annotations"]]}
+    coco.createIndex()
+    return coco
+
+
+def _twelve(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> dict[str, float]:
+    """Read the numbers off pycocotools' arrays: precision (T, R, K, areas, limits) and recall (T, K, areas, limits)."""
+
+    def mean(values: np.ndarray) -> float:
+        return float(values[values > -1].mean()) if (values > -1).any() else -1.0
+
+    numbers = {"AP": mean(precision[..., 0, -1]), "AP50": mean(precision[0, ..., 0, -1]), "AP75": mean(precision[5, ..., 0, -1])}
+    numbers |= {f"AP{name}": mean(precision[..., area, -1]) for name, area in AREA_RANGES.items()}
+    numbers |= {f"AR{limit}": mean(recall[..., 0, row]) for row, limit in enumerate(limits)}
+    return numbers | {f"AR{name}": mean(recall[..., area, -1]) for name, area in AREA_RANGES.items()}
+
+
+def _corners_to_xywh(boxes_xyxy: ArrayLike) -> np.ndarray:
+    """(n, 4 or more) corners to (n, 4) left, top, width, height in float64."""
+    boxes_xyxy = np.asarray(boxes_xyxy, dtype=np.float64)
+    return np.concatenate((boxes_xyxy[:, :2], boxes_xyxy[:, 2:4] - boxes_xyxy[:, :2]), axis=1)

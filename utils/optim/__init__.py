@@ -1,0 +1,1 @@
+"""Optimizer, EMA and what is trained."""

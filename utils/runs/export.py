@@ -1,0 +1,222 @@
+"""An export run: which files are made of which weights, and that none is kept which computes something else."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from models.plugins.loading import load_plugins
+from models.yolo import Model
+from utils.checkpoint.importing import import_state_dict, is_leftover, own_names, print_notes
+from utils.errors import CheckpointError, SettingsError
+from utils.export.comparison import compare, trial_pictures
+from utils.export.formats import FAILURES, WRITERS, ExportError, Writer, check_packages
+from utils.inference.metadata import ExportMetadata
+from utils.export.weights import export_weights
+from utils.inference.exported import RUNNERS, ExportedNetwork, load_network
+from utils.files import write_bytes
+from utils.image_size import choose_image_size
+from models.plugins.record import print_plugins
+from utils.precision import choose_device
+from utils.checkpoint.transfer import class_towers
+from utils.weights.reading import read_weights
+
+FORMATS = ("weights", *WRITERS)
+LEAST_OPSET = 11
+
+
+@dataclass
+class ExportSettings:
+    """What export.py was asked for; the fields are its flags (`export.py --help` explains them)."""
+
+    weights: str
+    cfg: str | None = None
+    include: Sequence[str] = ("torchscript",)
+    fold: bool = False
+    half: bool = False
+    imgsz: Sequence[int] | None = None
+    batch_size: int = 1
+    dynamic: bool = False
+    opset: int = 18
+    device: str = "cpu"
+    out: str | None = None
+    plugin: list[str] = field(default_factory=list)
+
+
+def export(settings: ExportSettings) -> list[Path]:
+    """Write the formats that were asked for, one printed line a file.
+
+    Returns:
+        The files.
+    Raises:
+        UserError: settings or weights that cannot be used, or a file that computes something else than the network (it is not kept;
+            the other formats are written all the same).
+    """
+    formats = check_settings(settings)
+    source = Path(settings.weights)
+    plugins = load_plugins(settings.plugin)
+    model = load_source(settings).to(choose_device(settings.device)).eval()
+    print_plugins(model, plugins)
+    folder = Path(settings.out) if settings.out else source.parent
+    metadata = describe_network(model, settings) if set(formats) & set(WRITERS) else None
+    files: list[Path] = []
+    failures: list[str] = []
+    for name in formats:
+        try:
+            if name == "weights":
+                files += _weights(model, source, folder, settings)
+            else:
+                files.append(_exported(model, name, folder / f"{source.stem}.{name}", metadata, settings.opset))
+        except ExportError as error:
+            failures.append(str(error))
+    if failures:
+        raise ExportError("; ".join(failures))
+    return files
+
+
+def check_settings(settings: ExportSettings) -> tuple[str, ...]:
+    """Refuse flags that cannot be met, say which of them have no effect, and return the formats, each once.
+
+    Raises:
+        SettingsError: a flag out of range, or one that nothing asked for takes.
+        ExportError: a package is missing.
+    """
+    formats = tuple(dict.fromkeys(settings.include))
+    for name in formats:
+        if name not in FORMATS:
+            raise SettingsError(f"--include {name}: expected some of {', '.join(FORMATS)}")
+    if settings.batch_size < 1:
+        raise SettingsError(f"--batch {settings.batch_size}: expected 1 or more")
+    if settings.opset < LEAST_OPSET:
+        raise SettingsError(f"--opset {settings.opset}: expected {LEAST_OPSET} or more")
+    check_packages(formats)
+    for flag, given in (("--half", settings.half), ("--fold", settings.fold)):
+        if given and "weights" not in formats:
+            raise SettingsError(f"{flag}: is for --include weights; exported networks are folded and in float32 always: leave it out")
+    if formats == ("weights",):
+        unset = ExportSettings("")
+        for flag, name in (("--dynamic", "dynamic"), ("--batch", "batch_size"), ("--opset", "opset"), ("--img", "imgsz")):
+            if getattr(settings, name) != getattr(unset, name):
+                raise SettingsError(f"{flag}: is for --include onnx or torchscript; weights take pictures of any size and number: leave it out")
+    elif settings.opset != ExportSettings("").opset and "onnx" not in formats:
+        raise SettingsError(f"--opset {settings.opset}: is for --include onnx: leave it out")
+    if settings.dynamic and settings.batch_size != 1:
+        raise SettingsError(f"--batch {settings.batch_size}: a --dynamic file takes any number of pictures: leave one of them out")
+    if settings.half and len(formats) > 1:
+        print("--half: the weights are written in fp16, exported networks in float32")
+    return formats
+
+
+def load_source(settings: ExportSettings) -> Model:
+    """Return the network that is exported, in evaluation.
+
+    Raises:
+        CheckpointError: the file cannot be read, is exported already, or does not fill the network of --cfg.
+    """
+    path = Path(settings.weights)
+    if path.suffix.lower() in RUNNERS:
+        raise CheckpointError(f"{path}: is an exported file already: expected weights, such as the best.pt it was made from")
+    if settings.cfg is None:
+        return load_network(path)
+    weights = read_weights(path)
+    print_notes(weights)
+    _, counts = class_towers(own_names(weights.tensors, None)[0])
+    model = Model(settings.cfg, nc=weights.nc or (counts.pop() if len(counts) == 1 else None), ch=weights.ch)
+    report = import_state_dict(model, weights.tensors)
+    lacking = [name for name in (*report.missing, *report.mismatched) if not name.endswith((".num_batches_tracked", ".dfl.conv.weight"))]
+    if lacking or any(not is_leftover(name) for name in report.unexpected):  # what is left over belongs to another network
+        raise CheckpointError(f"{path}: is not the network of {settings.cfg}: {report.describe()}: expected the --cfg it was trained with")
+    if weights.names and len(weights.names) == model.nc:
+        model.names = list(weights.names)
+    return model.eval()
+
+
+def describe_network(model: Model, settings: ExportSettings) -> ExportMetadata:
+    """Return the metadata of the exported files.
+
+    Raises:
+        SettingsError: --img is out of range.
+    """
+    size_hw = choose_image_size(settings.imgsz, model)
+    return ExportMetadata(
+        names=[str(name) for name in model.names],
+        nc=model.nc,
+        ch=model.channels,
+        stride=list(model.stride),
+        task=model.task,
+        image_hw=list(size_hw),
+        batch=settings.batch_size,
+        dynamic=settings.dynamic,
+    )
+
+
+def _weights(model: Model, source: Path, folder: Path, settings: ExportSettings) -> list[Path]:
+    stem = f"{source.stem}-{'folded' if settings.fold else 'deploy'}"
+    paths = folder / f"{stem}.pt", folder / f"{stem}.yaml"
+    replaced, start = [path.exists() for path in paths], time.perf_counter()
+    try:
+        difference = export_weights(model, source, paths, settings.fold, settings.half)
+    except ExportError as error:
+        raise ExportError(f"{paths[0]}: not written: {error}") from error
+    report(paths[0], difference, start, replaced[0])
+    report(paths[1], "the yaml that builds it", start, replaced[1])
+    return list(paths)
+
+
+def _exported(model: Model, name: str, path: Path, metadata: ExportMetadata, opset: int) -> Path:
+    """Write one format with the first of its writers whose file agrees with the network."""
+    start, replaced, network = time.perf_counter(), path.exists(), model.deploy().eval()
+    partial, reasons = path.with_name(f".{path.stem}.partial{path.suffix}"), []
+    for writer in WRITERS[name]:
+        try:
+            difference = write_checked(model, network, writer, partial, metadata, opset)
+            os.replace(partial, path)
+        except (*FAILURES, ExportError) as error:
+            first_line = str(error).replace(str(partial), path.name).strip().partition("\n")[0]
+            reasons.append(f"{writer.__name__.replace('_', ' ')}: {first_line[:200] or type(error).__name__}")
+            continue
+        finally:
+            partial.unlink(missing_ok=True)
+        report(path, difference, start, replaced)
+        return path
+    raise ExportError(f"{path}: not written: {'; '.join(reasons)}")
+
+
+def write_checked(model: Model, network: nn.Module, writer: Writer, path: Path, metadata: ExportMetadata, opset: int) -> str:
+    """Write an exported file, run it, and return its largest differences from the network, for the user.
+
+    Args:
+        model: the network that the file has to agree with; `network` is its deployed form, which is written.
+    Raises:
+        ExportError: they are too large.
+        CheckpointError: the file cannot be run.
+    """
+    device = next(network.parameters()).device
+    pictures = trial_pictures(trial_shapes(metadata), device)
+    write_bytes(path, writer(network, pictures[0], metadata, opset))
+    difference = compare(model, ExportedNetwork(path).to(device), pictures, metadata.nc)
+    if not difference.exported_agrees():
+        raise ExportError(f"computes something else than the network: {difference.describe()}")
+    return difference.describe()
+
+
+def trial_shapes(metadata: ExportMetadata) -> list[tuple[int, int, int, int]]:
+    """Return the (B, ch, H, W) that are compared, the exporter's example first.
+
+    Three times the static size, or for a dynamic file three sizes and batches, of which the example's batch is not 1.
+    """
+    (height, width), step = metadata.image_hw, max(metadata.stride)
+    if not metadata.dynamic:
+        return [(metadata.batch, metadata.ch, height, width)] * 3
+    low, narrow = (max(height - step, 2 * step), width + 2 * step), (height + step, max(width - step, 2 * step))
+    return [(2, metadata.ch, height, width), (3, metadata.ch, *low), (1, metadata.ch, *narrow)]
+
+
+def report(path: Path, what: str, start: float, replaced: bool) -> None:
+    """Print the line about a file."""
+    size, again = path.stat().st_size, " (replaced)" if replaced else ""
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+    print(f"{path}{again}: {shown}, {what}, {time.perf_counter() - start:.1f} s", flush=True)

@@ -1,0 +1,283 @@
+"""A validation run: a checkpoint on one split of a data set, and what is printed and written about it."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.labels.annotation import ScanReport
+from data.config import load_data_config
+from data.dataset import DetectionDataset
+from data.scan import load_annotations, print_report
+from data.loader import build_loader
+from utils.geometry.outlines import outline_norm
+from utils.geometry.rle import decode_region
+from models.plugins.loading import load_plugins
+from models.yolo import Model
+from utils.metrics.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
+from utils.errors import DataError, SettingsError
+from utils.inference.evaluate import EvalResult, evaluate
+from utils.inference.exported import ExportedNetwork, load_network, network_precision
+from utils.files import next_run_dir, write_csv, write_json, write_text
+from utils.image_size import choose_image_size, static_size
+from utils.losses.detection import build_loss
+from utils.metrics.detection import DetectionResult
+from models.plugins.record import print_plugins
+from utils.precision import Precision, worker_count
+
+MANY_CLASSES = 50
+TABLE_HEADER = ("class", "images", "instances", "P", "R", "mAP50", "mAP50-95")
+
+
+@dataclass
+class ValSettings:
+    """What val.py was asked for; the fields are its flags (`val.py --help` explains them)."""
+
+    weights: str
+    data: str = "data/shapes.yaml"
+    batch_size: int = 32
+    imgsz: int | None = None
+    conf_thres: float = 0.001
+    iou_thres: float = 0.7
+    max_det: int = 300
+    task: str = "val"
+    device: str = ""
+    amp: str = "auto"
+    workers: int = 8
+    single_cls: bool = False
+    rect: bool = True
+    min_items: int = 0
+    deploy: bool = True
+    verbose: bool = False
+    save_txt: bool = False
+    save_conf: bool = False
+    save_json: bool = False
+    noplots: bool = False
+    project: str = "runs/val"
+    name: str = "exp"
+    exist_ok: bool = False
+    plugin: list[str] = field(default_factory=list)
+
+
+def validate(settings: ValSettings) -> EvalResult:
+    """Evaluate a checkpoint, print the table, and write the run's folder.
+
+    Raises:
+        UserError: settings, data or weights that cannot be used.
+    """
+    check_settings(settings)
+    plugins = load_plugins(settings.plugin)
+    network = load_network(settings.weights)
+    print_plugins(network, plugins)
+    precision = network_precision(network, settings.device, settings.amp)
+    size_hw = choose_image_size(settings.imgsz, network)
+    dataset, report = open_split(settings, network, size_hw)
+    network = network.deploy() if settings.deploy else network
+    network = precision.place_for_inference(network.eval())
+    exported = isinstance(network, ExportedNetwork)
+    loss = build_loss(network) if network.nc == len(dataset.names) and not exported else None
+    print(f"{precision.describe()}; {settings.weights}: {describe_form(network, settings.deploy)}; {describe_pictures(dataset, size_hw)}")
+    folder = next_run_dir(settings.project, settings.name, settings.exist_ok)
+    result = evaluate(
+        network,
+        build_loader(dataset, settings.batch_size, worker_count(settings.workers)),
+        precision,
+        conf_thres=settings.conf_thres,
+        iou_thres=settings.iou_thres,
+        max_det=settings.max_det,
+        loss=loss,
+        single_cls=settings.single_cls,
+        keep_detections=settings.save_txt or settings.save_json,
+        plots_dir=None if settings.noplots else folder,
+    )
+    print_table(result, dataset.names, settings.verbose)
+    if network.task == "segment" and result.masks is None:
+        print("masks are not measured: no object of this split has an outline")
+    write_metrics(folder, result, dataset.names, settings, precision, size_hw)
+    if settings.save_txt:
+        write_labels(folder / "labels", dataset, result, settings.save_conf)
+    if settings.save_json:
+        compare_with_coco(folder, dataset, result, [0] if settings.single_cls else report.categories, settings.max_det)
+    print(f"saved to {folder}")
+    return result
+
+
+def describe_form(network: Model | ExportedNetwork, deploy: bool) -> str:
+    """Return in what form a network runs, and which flags that leaves without meaning."""
+    if not isinstance(network, ExportedNetwork):
+        return "lead branch only, folded" if deploy else "with auxiliary branches, not folded"
+    return f"{network.describe()}; no losses" + ("" if deploy else "; --no-deploy does not apply: it is deployed already")
+
+
+def describe_pictures(dataset: DetectionDataset, size_hw: tuple[int, int]) -> str:
+    """Return how many pictures there are and how they are letterboxed."""
+    if dataset.rect:
+        shape = f"rectangles of at most {max(size_hw)} pixels and a margin"
+    else:
+        shape = f"squares of {size_hw[0]} pixels" if size_hw[0] == size_hw[1] else f"{size_hw[0]} x {size_hw[1]} (height x width)"
+    return f"{len(dataset)} pictures letterboxed to {shape}"
+
+
+def check_settings(settings: ValSettings) -> None:
+    """Refuse numbers out of range before anything is read.
+
+    Raises:
+        SettingsError: names the flag, its value and what it may be.
+    """
+    if not (0 <= settings.conf_thres < 1 and 0 <= settings.iou_thres <= 1):
+        raise SettingsError(f"--conf-thres {settings.conf_thres} --iou-thres {settings.iou_thres}: expected numbers from 0 to 1")
+    lowest = {"batch": (settings.batch_size, 1), "img": (1 if settings.imgsz is None else settings.imgsz, 1), "max-det": (settings.max_det, 1)}
+    lowest |= {"workers": (settings.workers, 0), "min-items": (settings.min_items, 0)}
+    for flag, (value, least) in lowest.items():
+        if value < least:
+            raise SettingsError(f"--{flag} {value}: expected {least} or more")
+
+
+def open_split(settings: ValSettings, model: Model | ExportedNetwork, size_hw: tuple[int, int]) -> tuple[DetectionDataset, ScanReport]:
+    """Return the split's data set, and the report of reading it, which is printed.
+
+    Args:
+        size_hw: both the long side of the pictures, or what a static exported file takes, to which every picture is then filled up.
+    Raises:
+        DataError: it cannot be read, or its number of classes is not the network's.
+    """
+    config = load_data_config(settings.data)
+    num_classes = len(config.names)
+    if model.nc != num_classes and not settings.single_cls:
+        raise DataError(
+            f"{settings.data}: {num_classes} classes, but {settings.weights} knows {model.nc} ({shorten(model.names)}): expected the same "
+            "number; give the data it was trained on, or --single-cls to compare boxes whatever their class"
+        )
+    annotations, report = load_annotations(config, settings.task, require_labels=False)
+    print_report(report)
+    dataset = DetectionDataset(
+        annotations,
+        config.names,
+        max(size_hw),
+        rect=settings.rect and static_size(model) is None,
+        batch_size=settings.batch_size,
+        stride=max(model.stride),
+        masks=model.task == "segment",
+        cache="off",  # every picture is read once
+        min_items=settings.min_items,
+        single_cls=settings.single_cls,
+    )
+    if size_hw[0] != size_hw[1]:
+        dataset.shapes_hw = np.tile(np.array(size_hw), (len(dataset), 1))
+    if dataset.num_filtered:
+        print(f"--min-items {settings.min_items}: {dataset.num_filtered} pictures with fewer objects left out")
+    if not settings.single_cls and model.names != dataset.names:
+        print(f"class names differ: the data set's are used ({shorten(dataset.names)}), not the network's ({shorten(model.names)})")
+    return dataset, report
+
+
+def shorten(names: list[str], shown: int = 4) -> str:
+    """Return the first class names, separated by commas."""
+    return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
+
+
+def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> None:
+    """Print metrics overall and, for up to 50 classes or when `verbose`, by class; then losses and speed."""
+    for metrics, title in ((result.metrics, "class"), (result.masks, "masks")):
+        if metrics is None:
+            continue
+        rows = metrics.table(names)
+        if len(names) > MANY_CLASSES and not verbose:
+            rows = rows[:1]
+        width = max(len(title), *(len(row[0]) for row in rows))
+        print(f"{title:<{width}}" + "".join(f"{column:>11}" for column in TABLE_HEADER[1:]))
+        for name, images, instances, *rates in rows:
+            print(f"{name:<{width}}{images:>11}{instances:>11}" + "".join(f"{rate:>11.4f}" for rate in rates))
+    if not result.metrics.num_instances:
+        print("no picture has an object to find: all metrics are 0 for want of ground truth")
+    if result.losses:
+        print("loss: " + ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items()))
+    print("time of a picture: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in result.speed_ms.items()))
+
+
+def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, size_hw: tuple[int, int]) -> None:
+    """Write metrics.json and, by class, classes.csv; of masks, classes_mask.csv."""
+    metrics, masks = result.metrics, result.masks
+    rows = metrics.table(names)
+    mask_rows = masks.table(names) if masks else []
+    content: dict[str, Any] = {
+        **metrics.summary(),
+        "metrics/mAP_0.75": metrics.map75,
+        "metrics/F1": metrics.f1,
+        **({**masks.summary("(mask)"), "metrics/mAP_0.75(mask)": masks.map75, "metrics/F1(mask)": masks.f1} if masks else {}),
+        "confidence": metrics.confidence,
+        "fitness": result.fitness,
+        **{f"val/{name}_loss": value for name, value in result.losses.items()},
+        "images": metrics.num_images,
+        "instances": metrics.num_instances,
+        "speed_ms": result.speed_ms,
+        "classes": [dict(zip(TABLE_HEADER, row, strict=True)) for row in rows[1:]],
+        **({"classes(mask)": [dict(zip(TABLE_HEADER, row, strict=True)) for row in mask_rows[1:]]} if masks else {}),
+        "precision": precision.describe(),
+        "image_size": size_hw[0] if size_hw[0] == size_hw[1] else list(size_hw),
+        "settings": asdict(settings),
+    }
+    write_json(folder / "metrics.json", content)
+    write_csv(folder / "classes.csv", TABLE_HEADER, rows)
+    if masks:
+        write_csv(folder / "classes_mask.csv", TABLE_HEADER, mask_rows)
+
+
+def write_labels(folder: Path, dataset: DetectionDataset, result: EvalResult, with_confidence: bool) -> None:
+    """Write one text file a picture: class, centre x, centre y, width, height over the picture's size (, confidence).
+
+    An object that has a mask gets its outline x1 y1 x2 y2 … in place of centre and size.
+    """
+    uses = Counter(item.path.stem for item in dataset.annotations)
+    for index, detections in result.detections.items():
+        item = dataset.annotations[index]
+        name = item.path.stem if uses[item.path.stem] == 1 else f"{item.path.stem}_{item.image_id}"
+        rows = label_rows(detections, item.image_hw)
+        places = [row[1:5] for row in rows]
+        for number, rle in enumerate(result.segmentations.get(index, ())):
+            outline = outline_norm(decode_region(rle), item.image_hw)
+            places[number] = outline.reshape(-1) if len(outline) else places[number]
+        values = [np.append(place, row[5]) if with_confidence else place for place, row in zip(places, rows, strict=True)]
+        lines = (" ".join([f"{row[0]:.0f}", *(f"{value:.6g}" for value in numbers)]) for row, numbers in zip(rows, values, strict=True))
+        write_text(folder / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+
+
+def label_rows(detections: NDArray[np.float32], image_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """(n, 6) corners in pixels, confidence, class to (n, 6) class, normalised centre and size, confidence."""
+    height, width = image_hw
+    corners_norm = detections[:, :4].astype(np.float64) / (width, height, width, height)
+    centre, size = (corners_norm[:, :2] + corners_norm[:, 2:]) / 2, corners_norm[:, 2:] - corners_norm[:, :2]
+    return np.concatenate((detections[:, 5:6], centre, size, detections[:, 4:5]), 1)
+
+
+def compare_with_coco(folder: Path, dataset: DetectionDataset, result: EvalResult, categories: list[int], max_det: int) -> None:
+    """Write predictions.json and coco_eval.json, print COCO's twelve numbers, and how far the in-loop ones are from them."""
+    image_ids = [item.image_id for item in dataset.annotations]
+    detections = {image_ids[index]: rows for index, rows in result.detections.items()}
+    segmentations = {image_ids[index]: masks for index, masks in result.segmentations.items()}
+    results = coco_results(detections, categories, segmentations)
+    write_results(folder / "predictions.json", results)
+    content: dict[str, Any] = {}
+    for metrics, what in ((result.metrics, "boxes"), (result.masks, "masks")):
+        if metrics is not None:
+            truth = coco_ground_truth(dataset.annotations, dataset.names, categories, masks=what == "masks")
+            by_limit = {limit: evaluate_coco(truth, results, limit, what == "masks") for limit in dict.fromkeys((DEFAULT_MAX_DET, max_det))}
+            compared = compare_numbers(metrics, by_limit, max_det, what)
+            content |= compared if what == "boxes" else {what: compared}
+    write_json(folder / "coco_eval.json", content)
+
+
+def compare_numbers(metrics: DetectionResult, by_limit: dict[int, dict[str, float]], max_det: int, what: str) -> dict[str, Any]:
+    """Print and return COCO's numbers for each limit of detections, and how far the in-loop ones are from them."""
+    print(f"pycocotools, {what}, at most {DEFAULT_MAX_DET} detections a class and picture (-1: no such object):")
+    for name, value in by_limit[DEFAULT_MAX_DET].items():
+        print(f"  {name:<10}{value:>8.4f}")
+    in_loop = {"AP": metrics.map, "AP50": metrics.map50, "AP75": metrics.map75}
+    gaps = {limit: {name: value - numbers[name] for name, value in in_loop.items()} for limit, numbers in by_limit.items()}
+    for limit, gap in gaps.items():
+        differences = ", ".join(f"{name} {value:+.1e}" for name, value in gap.items())
+        print(f"in-loop (at most {max_det}) minus pycocotools at {limit}: {differences}")
+    return {"in_loop": in_loop, **{f"max_det_{limit}": numbers | {"gap": gaps[limit]} for limit, numbers in by_limit.items()}}

@@ -1,0 +1,179 @@
+"""One epoch of training, in the order of time."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from utils.errors import TrainingStoppedError
+from utils.optim.ema import ModelEMA
+from utils.optim.optimizer import Schedule
+from utils.precision import Precision
+
+MAX_BAD_STEPS = 20
+"""Optimizer steps in a row that may be left out for a non-finite gradient."""
+
+
+@dataclass
+class Training:
+    """What training changes, and what it needs to do so."""
+
+    model: nn.Module
+    ema: ModelEMA
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loss: Any
+    schedule: Schedule
+    precision: Precision
+    frozen: list[nn.Module] = field(default_factory=list)
+    multi_scale: bool = False
+    seed: int = 0
+    bad_steps: int = 0
+
+
+@dataclass
+class EpochResult:
+    """Mean loss items of an epoch, how long it took, how long of that it waited for data, and steps left out."""
+
+    items: dict[str, float]
+    seconds: float
+    waited: float
+    skipped_steps: int
+
+
+@dataclass
+class EpochState:
+    """How far an epoch has come: what a run that goes on within it starts from.
+
+    Attributes:
+        batch: batches done.
+        sums: loss items added up over `counted` batches; one whose loss was not finite does not count.
+        skipped_steps: optimizer steps left out.
+        seconds: time taken, `waited` of it for data.
+    """
+
+    batch: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counted: int = 0
+    skipped_steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def add(self, items: dict[str, Tensor]) -> None:
+        """Add a batch's loss items."""
+        self.counted += 1
+        for name, value in items.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each loss item."""
+        return {name: float(value) / self.counted for name, value in self.sums.items()}
+
+
+def resized(images: Tensor, epoch: int, number: int, seed: int, stride: int) -> Tensor:
+    """Return a batch at a random size of 0.5 to 1.5 times its own, a multiple of the stride (multi-scale training)."""
+    scale = random.Random(f"{seed}/{epoch}/{number}").uniform(0.5, 1.5)
+    size = [max(stride, round(side * scale / stride) * stride) for side in images.shape[2:]]
+    return functional.interpolate(images, size=size, mode="bilinear", align_corners=False) if size != list(images.shape[2:]) else images
+
+
+def train_one_epoch(
+    training: Training,
+    batches: Iterable[dict[str, Any]],
+    epoch: int,
+    progress: bool = True,
+    done: EpochState | None = None,
+    after_step: Callable[[EpochState], None] | None = None,
+) -> EpochResult:
+    """Train on every batch once.
+
+    Args:
+        batches: dicts with "images" uint8 (B, ch, H, W) and "targets" (N, 6); those that `done` has are not among them.
+        epoch: number from 0; learning rates and multi-scale follow from it.
+        done: how far the epoch had come, to go on within it; carried on, not copied.
+        after_step: called wherever no gradient is pending, so that the run could go on from there.
+    Raises:
+        TrainingStoppedError: the loss is not finite, and no gradient scaler could mend that.
+    """
+    model, optimizer, precision, schedule = training.model, training.optimizer, training.precision, training.schedule
+    model.train()
+    for module in training.frozen:
+        module.eval()
+    state, pending, first = done or EpochState(), 0, done.batch if done else 0
+    asked = time.perf_counter()
+    start = asked - state.seconds
+    total_batches = schedule.batches_per_epoch
+    title = f"epoch {epoch + 1}/{schedule.epochs}"
+    with tqdm(total=total_batches, initial=first, desc=title, unit="batch", disable=not progress, leave=False) as bar:
+        for number, batch in enumerate(batches, first):
+            state.waited += time.perf_counter() - asked
+            accumulate = schedule.apply(optimizer, epoch, number)
+            images = precision.images(batch["images"])
+            if training.multi_scale:
+                images = resized(images, epoch, number, training.seed, max(model.stride))
+            with precision.autocast():
+                outputs = model(images)
+            total, items = training.loss(outputs, batch | {"images": images})
+            lost = not math.isfinite(total.item())
+            if lost and not training.scaler.is_enabled():
+                raise TrainingStoppedError(f"epoch {epoch + 1}, batch {number + 1}: the loss is {total.item()}: lower lr0, or try --amp off")
+            if not lost:
+                training.scaler.scale(total).backward()
+                state.add(items)
+            pending += 1
+            if lost or pending >= accumulate or number == total_batches - 1:
+                state.skipped_steps += not optimizer_step(training, lost)
+                pending = 0
+            state.batch, state.seconds = number + 1, time.perf_counter() - start
+            if progress:
+                losses = " ".join(f"{name} {value:.3f}" for name, value in state.means().items())
+                bar.set_postfix_str(f"{losses} {state.batch * len(images) / state.seconds:.0f} images/s", refresh=False)
+                bar.update()
+            if after_step is not None and not pending:
+                after_step(state)
+            asked = time.perf_counter()
+    return EpochResult(state.means(), time.perf_counter() - start, state.waited, state.skipped_steps)
+
+
+def optimizer_step(training: Training, lost: bool = False) -> bool:
+    """Clip the gradients, step, and average the weights; leave the step out (False) where the gradient is not finite.
+
+    Args:
+        lost: the loss was not finite, so that the gradient of the step is worth nothing; the scaler's scale falls.
+    Raises:
+        TrainingStoppedError: too many steps in a row were left out.
+    """
+    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+    if lost:
+        parameters[0].grad = torch.full_like(parameters[0], math.inf)  # what the scaler looks for
+        mend_statistics(training)
+    training.scaler.unscale_(training.optimizer)
+    norm = nn.utils.clip_grad_norm_(parameters, training.schedule.hyp.clip_norm, foreach=True)
+    finite = bool(torch.isfinite(norm))
+    if finite or training.scaler.is_enabled():
+        training.scaler.step(training.optimizer)  # the scaler leaves a non-finite step out by itself
+    training.scaler.update()
+    training.optimizer.zero_grad(set_to_none=True)
+    if finite:
+        training.bad_steps = 0
+        training.ema.update(training.model)
+        return True
+    training.bad_steps += 1
+    if training.bad_steps >= MAX_BAD_STEPS:
+        raise TrainingStoppedError(f"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: lower lr0, or try --amp off")
+    return False
+
+
+@torch.no_grad()
+def mend_statistics(training: Training) -> None:
+    """Take running statistics that an overflow in the forward pass has spoiled from the averaged network."""
+    for ours, averaged in zip(training.model.buffers(), training.ema.model.buffers(), strict=True):
+        if ours.is_floating_point() and not ours.isfinite().all():
+            ours.copy_(averaged)

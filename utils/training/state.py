@@ -1,0 +1,229 @@
+"""The state of a training run, and its way into a checkpoint and back: a resumed run goes on as if nothing had been."""
+
+import random
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.loader import Loader
+from utils.errors import CheckpointError
+from utils.hyperparameters import Hyperparameters
+from utils.inference.evaluate import EvalResult
+from utils.training.epoch import EpochState, Training
+from utils.training.options import TrainOptions
+from utils.weights.own_file import network_entry, save_checkpoint
+
+ESSENTIAL = ("model", "ema", "updates", "optimizer", "scaler", "rng", "epoch", "best_fitness", "best_epoch", "rows", "hyp", "options")
+"""Entries of a last.pt without which no run can go on."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come: what a resumed run starts from.
+
+    Attributes:
+        epoch: epochs done.
+        best_fitness, best_epoch: of the best validation; its epoch counts from 0.
+        rows: results.csv so far.
+        validation: epoch (from 0), metrics and losses of the last validation.
+        partial: how far the next epoch has come, if the run was saved within it.
+        mosaic: whether the epoch in progress has mosaics.
+    """
+
+    epoch: int = 0
+    best_fitness: float = -1.0
+    best_epoch: int = -1
+    rows: list[list[Any]] = field(default_factory=list)
+    validation: dict[str, Any] = field(default_factory=dict)
+    partial: EpochState | None = None
+    mosaic: bool = True
+
+    def improved_by(self, found: EvalResult | None) -> bool:
+        """Tell whether a validation is the best so far; as long as nothing was ever found, every one is."""
+        return found is not None and (found.fitness > self.best_fitness or self.best_fitness <= 0)
+
+    def has_waited(self, patience: int) -> bool:
+        """Tell whether the last epoch ended the run: validated, and nothing better than `patience` epochs before it."""
+        last = self.epoch - 1
+        return 0 < patience <= last - self.best_epoch and self.validation.get("epoch") == last
+
+
+@dataclass
+class Run:
+    """A run in progress: its folder, options and parts; `sources` says what it was made from (utils/training/sources.py)."""
+
+    folder: Path
+    options: TrainOptions
+    hyp: Hyperparameters
+    training: Training
+    train_loader: Loader
+    val_loader: Loader
+    progress: Progress
+    sources: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "weights"
+
+
+def save_last(run: Run) -> None:
+    """Write everything that a resumed run needs; no gradient may be pending."""
+    training, progress = run.training, run.progress
+    save_checkpoint(
+        run.weights / "last.pt",
+        {
+            "network": network_entry(training.model),
+            "model": training.model.state_dict(),
+            "ema": training.ema.model.state_dict(),
+            "updates": training.ema.updates,
+            "optimizer": training.optimizer.state_dict(),
+            "scaler": training.scaler.state_dict(),
+            "loss": training.loss.state_dict(),
+            "bad_steps": training.bad_steps,
+            "rng": random_states(),
+            "epoch": progress.epoch,
+            "partial": asdict(progress.partial) | {"mosaic": progress.mosaic} if progress.partial else None,
+            "best_fitness": progress.best_fitness,
+            "best_epoch": progress.best_epoch,
+            "rows": progress.rows,
+            "metrics": progress.validation,
+            "schedule": {"epochs": training.schedule.epochs, "batches_per_epoch": training.schedule.batches_per_epoch},
+            "compute": training.precision.describe(),
+            "hyp": run.hyp.as_dict(),
+            "options": run.options.as_dict(),
+            "sources": run.sources,
+        },
+    )
+
+
+def save_best(run: Run, path: Path) -> None:
+    """Write the averaged weights alone, for inference and fine-tuning; in half precision with --half."""
+    weights = run.training.ema.model.state_dict()
+    save_checkpoint(
+        path,
+        {
+            "network": network_entry(run.training.model),
+            "model": {name: halved(tensor) for name, tensor in weights.items()} if run.options.half else weights,
+            "epoch": run.progress.epoch,
+            "metrics": run.progress.validation,
+            "hyp": run.hyp.as_dict(),
+            "options": run.options.as_dict(),
+        },
+    )
+
+
+def halved(tensor: Tensor) -> Tensor:
+    """Return floating values in float16, but as they are where that format cannot hold one."""
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    return half if half.isfinite().all() else tensor
+
+
+def random_states() -> dict[str, Any]:
+    """Return the state of every random number generator as tensors and plain data."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, torch.tensor(words), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+    }
+
+
+def restore_random_states(states: dict[str, Any] | Tensor, where: str) -> None:
+    """Put every random number generator back; says which the checkpoint does not have.
+
+    Args:
+        states: what `random_states` returned, or torch's own state alone (version 1 of the format).
+        where: the checkpoint, for messages.
+    """
+    if isinstance(states, Tensor):
+        torch.set_rng_state(states)
+        print(f"{where}: holds torch's random state only: Python's, numpy's and the GPU's start anew")
+        return
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for device, state in enumerate(states["cuda"][:devices]):
+        torch.cuda.set_rng_state(state, device)
+    if devices > len(states["cuda"]):
+        print(f"{where}: holds the random state of {len(states['cuda'])} GPUs: those of the other {devices - len(states['cuda'])} start anew")
+    if states["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+
+
+def check_complete(checkpoint: dict[str, Any], where: str) -> None:
+    """Refuse a checkpoint that no run can go on from.
+
+    Raises:
+        CheckpointError: names the entries that are missing, or a weight that is not finite.
+    """
+    if "optimizer" not in checkpoint:
+        raise CheckpointError(f"{where}: holds no optimizer state: expected a last.pt; to start from its weights use --weights")
+    if missing := [name for name in ESSENTIAL if name not in checkpoint]:
+        raise CheckpointError(f"{where}: holds no {', '.join(missing)}: expected a whole last.pt; to start from its weights use --weights")
+    for part in ("model", "ema"):
+        for name, value in checkpoint[part].items():
+            if not value.isfinite().all():
+                raise CheckpointError(f"{where}: {part}: {name}: holds values that are not finite: expected the weights of a run that can go on")
+
+
+def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progress:
+    """Put a run's state back as its checkpoint has it, and return how far it had come.
+
+    Args:
+        where: the checkpoint, for messages.
+    Raises:
+        CheckpointError: the state does not fit the network.
+    """
+    built = [dict(group) for group in training.optimizer.param_groups]
+    try:
+        training.model.load_state_dict(checkpoint["model"])
+        training.ema.model.load_state_dict(checkpoint["ema"])
+        training.optimizer.load_state_dict(checkpoint["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:  # torch's own texts take many lines
+        raise CheckpointError(f"{where}: its state does not fit its own network: {' '.join(str(error).split())[:300]}") from error
+    for group, settings in zip(training.optimizer.param_groups, built, strict=True):
+        for name in settings.keys() - group.keys():  # a checkpoint of an older version lacks what came later
+            group[name] = settings[name]
+    training.ema.updates = checkpoint["updates"]
+    if checkpoint["scaler"]:  # empty from a run that needed none
+        training.scaler.load_state_dict(checkpoint["scaler"])
+    training.loss.load_state_dict(checkpoint.get("loss", {}))  # a checkpoint of an older version lacks it, and its losses had no state
+    training.bad_steps = checkpoint.get("bad_steps", 0)
+    compute = training.precision.describe()
+    if checkpoint.get("compute", compute) != compute:
+        print(f"{where}: ran on {checkpoint['compute']}, goes on with {compute}: last digits may differ from those of an uninterrupted run")
+    progress = Progress(checkpoint["epoch"], checkpoint["best_fitness"], checkpoint["best_epoch"], checkpoint["rows"], checkpoint.get("metrics", {}))
+    if checkpoint.get("partial"):
+        restore_partial(progress, training, checkpoint, where)
+    restore_random_states(checkpoint["rng"], where)
+    return progress
+
+
+def restore_partial(progress: Progress, training: Training, checkpoint: dict[str, Any], where: str) -> None:
+    """Go on within an epoch, if its batches are still the same ones."""
+    stored = dict(checkpoint["partial"])
+    before, now = checkpoint["schedule"]["batches_per_epoch"], training.schedule.batches_per_epoch
+    if before != now:
+        print(f"{where}: was saved after batch {stored['batch']} of {before}, and an epoch has {now} now: epoch {progress.epoch + 1} starts again")
+        return
+    progress.mosaic = stored.pop("mosaic")
+    sums = {name: value.to(training.precision.device) for name, value in stored.pop("sums").items()}
+    progress.partial = EpochState(sums=sums, **stored)
+
+
+def snapshot(state: EpochState) -> EpochState:
+    """Return a copy that does not change while the epoch goes on."""
+    return replace(state, sums=dict(state.sums))

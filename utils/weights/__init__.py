@@ -1,0 +1,1 @@
+"""Weights files of any kind, read without running them."""

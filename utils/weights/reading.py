@@ -1,0 +1,271 @@
+"""Reading weights, whatever wrote them: our checkpoints, state dicts, safetensors, pickled checkpoints of YOLOv9 and Ultralytics.
+
+The kind follows from the file's content, not from its name. Nothing that a file names is imported or run.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from models.config.foreign import translate_config
+from models.plugins.record import RecordedPlugin, read_plugins_entry
+from utils.errors import CheckpointError
+from utils.weights.file_kinds import describe_file
+from utils.weights.foreign_checkpoint import PlainData, read_network, settings_of
+from utils.weights.foreign_names import NAME_WRAPPERS
+from utils.weights.own_file import read_checkpoint
+from utils.weights.stand_ins import RefusedError, StandIn, StoredTensor, shown
+from utils.weights.torch_file import is_torch_file, load_torch_file
+
+WRAPPERS = ("ema", "model_ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "module", "weights", "network", "net", "params")
+"""Keys under which weights are wrapped; averaged (EMA) ones first."""
+RUN_STATE = ("partial", "rows", "sources", "schedule")
+"""Further entries of our own checkpoints that only a resumed run needs."""
+EXPORTED = {".onnx": "an ONNX file", ".torchscript": "a TorchScript file"}
+FOREIGN_KINDS = {"yolov9": "YOLOv9 checkpoint", "ultralytics": "Ultralytics checkpoint"}
+LARGEST_HEADER = 100 * 2**20
+"""Bytes of a safetensors header, as that library limits it."""
+
+
+@dataclass
+class Weights:
+    """What a weights file holds, whatever its kind.
+
+    Attributes:
+        kind: "checkpoint" (ours), "state dict", "safetensors", "YOLOv9 checkpoint" or "Ultralytics checkpoint".
+        tensors: averaged (EMA) weights where the file has them, under its own names (wrappers before `model.<index>.` taken off)
+            and in its own number formats; tied weights share memory.
+        config: the network yaml in our terms; None where the file does not say.
+        training: plain data: training arguments, epoch, hyperparameters, metrics, …
+        layer_files: where each layer of one of our checkpoints is defined, by layer name; plugins: those of users' own files.
+        notes: what was translated or left out, a line each.
+    """
+
+    path: Path
+    kind: str
+    tensors: dict[str, Tensor]
+    config: dict[str, Any] | None = None
+    nc: int | None = None
+    ch: int | None = None
+    names: list[str] | None = None
+    stride: list[int] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    layer_files: dict[str, str] = field(default_factory=dict)
+    plugins: list[RecordedPlugin] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read a weights file of any kind.
+
+    Raises:
+        CheckpointError: there is no such file, it is something else, damaged, forged or of a newer version, or its weights are not finite.
+    """
+    path = Path(path)
+    try:
+        start = read_start(path)
+        if is_torch_file(start):
+            weights = from_torch_file(path)
+        elif is_safetensors(start):
+            weights = from_safetensors(path)
+        else:
+            raise RefusedError(describe_file(path))
+    except RefusedError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}: expected weights") from error
+    check_finite(weights)
+    return weights
+
+
+def read_start(path: Path) -> bytes:
+    """Return a file's first bytes.
+
+    Raises:
+        RefusedError: there is no such file, or its suffix says that it is an exported network.
+    """
+    if path.is_dir():
+        raise RefusedError("is a folder: expected a weights file, such as weights/best.pt in the folder of a run")
+    if not path.exists():
+        raise RefusedError("no such file: expected weights, such as runs/train/exp/weights/best.pt")
+    if not path.is_file():
+        raise RefusedError("is a device or pipe: expected a weights file")
+    if path.suffix.lower() in EXPORTED:
+        raise RefusedError(f"is {EXPORTED[path.suffix.lower()]}, an exported network: expected weights; detect.py and val.py take it by its suffix")
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+# --- files of torch.save
+
+
+def from_torch_file(path: Path) -> Weights:
+    """Read a file of torch.save: ours, a state dict, or a foreign checkpoint."""
+    content = load_torch_file(path)
+    if isinstance(content, dict) and "version" in content and "network" in content:
+        return from_own(path, content)
+    found = find_network(content)
+    if found is None:
+        raise RefusedError(f"holds {describe_content(content)}: expected a checkpoint, or a mapping of names to tensors (state dict)")
+    network, averaged = found
+    weights = from_modules(path, network) if isinstance(network, StandIn) else from_state_dict(path, network)
+    if isinstance(content, dict) and content is not network:
+        plain = PlainData()
+        weights.training = settings_of(content, WRAPPERS, plain) | weights.training
+        weights.notes += plain.notes()
+        if averaged and any(find_network(content.get(key)) for key in WRAPPERS if "ema" not in key):
+            weights.notes.append("it holds averaged (EMA) and raw weights: the averaged ones are used")
+    return weights
+
+
+def describe_content(content: Any) -> str:
+    """Name what a file holds for a message."""
+    if isinstance(content, StandIn):
+        return f"an object of {shown(content.kind.path)}"
+    if isinstance(content, dict):
+        return f"a mapping without weights (keys {', '.join(shown(key) for key in list(content)[:8])})" if content else "an empty mapping"
+    return f"a single {'tensor' if isinstance(content, StoredTensor) else type(content).__name__}"
+
+
+def find_network(content: Any, depth: int = 0) -> tuple[StandIn | dict[str, Any], bool] | None:
+    """Return the module tree or state dict in a file's content, and whether it is an averaged (EMA) one; None without any."""
+    if isinstance(content, StandIn):
+        return content, False
+    if not isinstance(content, dict):
+        return None
+    if depth < 2:
+        for key in WRAPPERS:
+            found = find_network(content.get(key), depth + 1)
+            if found is not None:
+                return found[0], "ema" in key or found[1]
+    is_state_dict = any(isinstance(value, StoredTensor) for value in content.values()) and all(isinstance(key, str) for key in content)
+    return (content, False) if is_state_dict else None
+
+
+def from_own(path: Path, content: dict[Any, Any]) -> Weights:
+    """Read one of our checkpoints; utils/weights/own_file.py knows its versions and checks its parts."""
+    if type(content["version"]) is not int:
+        raise RefusedError(f"version {shown(content['version'])}: expected a whole number: damaged; not loaded")
+    content = read_checkpoint(path)
+    training = settings_of(content, ("version", *WRAPPERS, *RUN_STATE), PlainData())
+    return of_own_network(path, content["network"], dict(content.get("ema") or content["model"]), training)
+
+
+def of_own_network(path: Path, network: Mapping[str, Any], tensors: dict[str, Tensor], training: dict[str, Any]) -> Weights:
+    """Return weights of the network that one of our checkpoints describes."""
+    described = {key: network[key] for key in ("config", "nc", "ch", "names", "stride")}
+    files = network.get("layer_files")
+    described["layer_files"] = {str(name): shown(place) for name, place in files.items()} if isinstance(files, dict) else {}
+    return Weights(path, "checkpoint", tensors, training=training, plugins=read_plugins_entry(network.get("plugins")), **described)
+
+
+def from_state_dict(path: Path, content: dict[str, Any]) -> Weights:
+    """Read a mapping of names to tensors."""
+    notes = []
+    others = [name for name, value in content.items() if not isinstance(value, StoredTensor)]
+    if others:
+        notes.append(f"{len(others)} entries are no tensors and are left out: {', '.join(map(shown, others[:3]))}{', …' if len(others) > 3 else ''}")
+    tensors = {name: value.read() for name, value in content.items() if isinstance(value, StoredTensor)}
+    return Weights(path, "state dict", clean_names(tensors), notes=notes)
+
+
+def from_modules(path: Path, root: StandIn) -> Weights:
+    """Read the module tree of a foreign checkpoint."""
+    network = read_network(root)
+    notes = [f"read from pickled {shown(root.kind.path)} without running anything; see docs/weights.md for its licence", *network.notes]
+    config = network.config
+    if config is not None:
+        config |= {"folded": True} if network.folded else {}
+        config, translated = translate_config(config, network.family, str(path))
+        notes += translated
+    described = {"nc": network.nc, "ch": network.ch, "names": network.names, "stride": network.stride, "training": network.training}
+    return Weights(path, FOREIGN_KINDS[network.family], clean_names(network.tensors), config, notes=notes, **described)
+
+
+def clean_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with the wrappers before `model.<index>.` taken off (`module.`, a further `model.`), or added to bare indices.
+
+    Raises:
+        RefusedError: two names become the same.
+    """
+    bare = bool(tensors) and all(re.match(r"\d+\.", name) for name in tensors)
+    cleaned: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        short = f"model.{name}" if bare else NAME_WRAPPERS.sub("", name)
+        if short in cleaned:
+            raise RefusedError(f"holds {shown(short)} twice, once as {shown(name)}: expected one network: not loaded")
+        cleaned[short] = tensor
+    return cleaned
+
+
+# --- safetensors
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file starts as safetensors do: the length of a JSON mapping, then that."""
+    return start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= LARGEST_HEADER
+
+
+def from_safetensors(path: Path) -> Weights:
+    """Read a safetensors file; names, stride, nc, ch and config come from JSON values of its metadata."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
+        raise RefusedError(f"damaged or truncated safetensors file ({shown(str(error))}): expected a whole one; copy it again") from error
+    if not tensors:
+        raise RefusedError("is a safetensors file without tensors: expected weights")
+    notes: list[str] = []
+    known = {key: from_json(metadata[key], key, notes) for key in ("config", "names", "stride", "nc", "ch") if key in metadata}
+    training = {key: value for key, value in metadata.items() if key not in known}
+    return Weights(path, "safetensors", clean_names(tensors), training=training, notes=notes, **known)
+
+
+METADATA_TYPES = {"config": dict, "names": list, "stride": list, "nc": int, "ch": int}
+
+
+def from_json(text: str, key: str, notes: list[str]) -> Any:
+    """Return one metadata entry; None with a note where it is not of the expected type."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    items = {"names": str, "stride": int}
+    if not isinstance(value, METADATA_TYPES[key]) or (key in items and not all(type(item) is items[key] for item in value)):
+        notes.append(f"its metadata '{key}' is not as expected and is left out")
+        return None
+    return value
+
+
+# --- values
+
+
+def check_finite(weights: Weights) -> None:
+    """Refuse weights with NaN or infinity.
+
+    Raises:
+        CheckpointError: names the first such tensor and counts.
+    """
+    broken = list(not_finite(weights.tensors.items()))
+    if broken:
+        name, count = broken[0]
+        more = f" (and {len(broken) - 1} more tensors)" if len(broken) > 1 else ""
+        raise CheckpointError(
+            f"{weights.path}: {shown(name)}{more}: {count} of {weights.tensors[name].numel()} numbers are NaN or infinite: expected finite weights: "
+            "the run diverged; use an earlier checkpoint, or train with a lower learning rate"
+        )
+
+
+def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, int]]:
+    """Yield the names of tensors with NaN or infinity, and how many of their numbers are."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
+            yield name, int((~finite).sum())
