@@ -19,20 +19,48 @@ RETIRED = {
 def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
     """Turn the command line into settings."""
     defaults = DetectSettings("", "")
-    parser = Parser(retired=RETIRED, prog="detect.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(
+        retired=RETIRED, prog="detect.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     add, flag = parser.add_argument, {"action": "store_true"}
-    add("--weights", required=True, metavar="FILE", help="best.pt of a run, or an .onnx or .torchscript file of export.py")
-    add("--source", required=True, help="picture, video, folder, 'pattern', list.txt with one path a line, or camera index (0)")
-    size = {"type": int, "nargs": "+", "metavar": "PIXELS", "help": "longer side, or height and width; as in training if not given"}
+    add(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="best.pt of a run, or an .onnx or .torchscript file of export.py",
+    )
+    add(
+        "--source",
+        required=True,
+        help="picture, video, folder, 'pattern', list.txt with one path a line, or camera index (0)",
+    )
+    size = {
+        "type": int,
+        "nargs": "+",
+        "metavar": "PIXELS",
+        "help": "longer side, or height and width; as in training if not given",
+    }
     add("--img", "--imgsz", "--img-size", dest="imgsz", **size)
     rect_help = "fill pictures up with grey only as far as the stride needs it, not to the whole size"
     add("--rect", action=argparse.BooleanOptionalAction, default=defaults.rect, help=rect_help)
     add("--conf-thres", type=float, default=defaults.conf_thres, help="least confidence of a detection")
-    add("--iou-thres", type=float, default=defaults.iou_thres, help="overlap above which the less confident of two boxes is dropped")
+    add(
+        "--iou-thres",
+        type=float,
+        default=defaults.iou_thres,
+        help="overlap above which the less confident of two boxes is dropped",
+    )
     add("--max-det", type=int, default=defaults.max_det, help="most detections of a picture")
     add("--device", default="", help="cpu, mps, or a CUDA number; empty for the best one present")
     add("--amp", choices=AMP_CHOICES, default=defaults.amp, help="number format")
-    add("--half", dest="amp", action="store_const", const="fp16", default=argparse.SUPPRESS, help="the same as --amp fp16")
+    add(
+        "--half",
+        dest="amp",
+        action="store_const",
+        const="fp16",
+        default=argparse.SUPPRESS,
+        help="the same as --amp fp16",
+    )
     add("--view-img", **flag, help="show the pictures in a window")
     add("--save-txt", **flag, help="write labels/NAME.txt: class cx cy w h (of a mask: x1 y1 x2 y2 …), normalised")
     add("--save-conf", **flag, help="append the confidence to each line of --save-txt")

@@ -55,21 +55,45 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     add("--optimizer", help="SGD or AdamW")
     schedule = parser.add_mutually_exclusive_group()
     for flag, kind in (("--cos-lr", "cosine"), ("--flat-cos-lr", "flat-cosine"), ("--fixed-lr", "fixed")):
-        schedule.add_argument(flag, dest="schedule", action="store_const", const=kind, help=f"{kind} learning rate, not linear")
+        schedule.add_argument(
+            flag, dest="schedule", action="store_const", const=kind, help=f"{kind} learning rate, not linear"
+        )
     add("--workers", type=int, help="processes that load pictures")
     add("--project", help="folder of the runs")
     add("--name", help="name of the run; a number is added if it exists")
     add("--exist-ok", action="store_true", help="write into an existing run's folder")
     add("--patience", type=int, help="stop after so many epochs without improvement; 0 never")
-    add("--freeze", nargs="+", help="first n layers, indices, ranges (0-9), backbone, neck, head, layer names, or globs of parameter names")
-    add("--lr-factor", nargs="+", metavar="WHAT=FACTOR", help="factors on the learning rate, such as backbone=0.1; WHAT as in --freeze")
+    add(
+        "--freeze",
+        nargs="+",
+        help="first n layers, indices, ranges (0-9), backbone, neck, head, layer names, or globs of parameter names",
+    )
+    add(
+        "--lr-factor",
+        nargs="+",
+        metavar="WHAT=FACTOR",
+        help="factors on the learning rate, such as backbone=0.1; WHAT as in --freeze",
+    )
     add("--layer-decay", type=float, help="factor on the learning rate from each layer to the one before it")
-    add("--min-transfer", type=float, help="least share of the network's parameters that --weights has to bring, 0 to 1")
+    add(
+        "--min-transfer", type=float, help="least share of the network's parameters that --weights has to bring, 0 to 1"
+    )
     add("--allow-partial", action="store_true", help="go on with less than --min-transfer")
-    add("--head-hidden", help="hidden width of class towers when classes change: keep (that of --weights) or rule (the family's)")
+    add(
+        "--head-hidden",
+        help="hidden width of class towers when classes change: keep (that of --weights) or rule (the family's)",
+    )
     add("--save-period", type=int, help="also save every so many epochs")
-    add("--save-steps", type=int, help="also save last.pt every so many batches within an epoch; 0 only after each epoch")
-    add("--half", action="store_true", help="write best.pt and epoch*.pt in float16, half as large; last.pt stays float32")
+    add(
+        "--save-steps",
+        type=int,
+        help="also save last.pt every so many batches within an epoch; 0 only after each epoch",
+    )
+    add(
+        "--half",
+        action="store_true",
+        help="write best.pt and epoch*.pt in float16, half as large; last.pt stays float32",
+    )
     add("--min-items", type=int, help="leave out pictures with fewer objects")
     add("--close-mosaic", type=int, help="no mosaics in the last so many epochs")
     add("--seed", type=int, help="seed of everything random")

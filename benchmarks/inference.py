@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--img", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    print(f"{machine()}; batch {options.batch}, {options.img} x {options.img}; default path: {choose_precision('cpu').describe()}")
+    print(
+        f"{machine()}; batch {options.batch}, {options.img} x {options.img}; default path: {choose_precision('cpu').describe()}"
+    )
     paths = {"fp32 contiguous": "off", "default": "auto"}
     for cfg in options.cfg:
         print(cfg)

@@ -102,20 +102,28 @@ def compare(case: Case, dtype: torch.dtype, layout: torch.memory_format, rounds:
     forms = {"plain": lambda: run(lambda x: case.plain(module, x)), "layer": lambda: run(module)}
     layer, plain = forms["layer"]().detach(), forms["plain"]().detach()
     torch.testing.assert_close(
-        layer, plain, atol=5e-5 if dtype == torch.float32 else 0.1, rtol=1e-4 if dtype == torch.float32 else 0.05, check_dtype=False
+        layer,
+        plain,
+        atol=5e-5 if dtype == torch.float32 else 0.1,
+        rtol=1e-4 if dtype == torch.float32 else 0.05,
+        check_dtype=False,
     )
     print(f"\n{case.name}, {' x '.join(map(str, case.shape))}")
     variants = {name: timed(form, torch.randn_like(form().detach())) for name, form in forms.items()}
     report(in_turn(variants, rounds, warmup=3), "plain")
     saved = {name: saved_bytes(form, module, x) / 2**20 for name, form in forms.items()}
     ratio = saved["plain"] / max(saved["layer"], 2**-10)
-    print(f"{'saved for backward':<28}{saved['plain']:>10.1f} MiB plain {saved['layer']:>10.1f} MiB layer {ratio:>8.2f}x less")
+    print(
+        f"{'saved for backward':<28}{saved['plain']:>10.1f} MiB plain {saved['layer']:>10.1f} MiB layer {ratio:>8.2f}x less"
+    )
 
 
 def main() -> None:
     """Compare every case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, torch.get_num_threads()], help="numbers of threads, one run each")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, torch.get_num_threads()], help="numbers of threads, one run each"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: mixed precision")
     parser.add_argument("--layout", choices=("contiguous", "channels_last"), default="contiguous")
     parser.add_argument("--rounds", type=int, default=15)

@@ -31,7 +31,9 @@ def plain_acmix(layer: ACmix, x: Tensor) -> Tensor:
     weights = (each[0][:, :, None] * depth**-0.5 * differences).sum(1).softmax(1)
     gathered = (weights[:, None] * windows(each[2])).sum(2).view(batch, heads * depth, height, width)
     mixed = layer.fc(torch.cat([maps.view(batch, heads, depth, -1) for maps in (query, key, value)], 1))
-    return layer.rate1 * gathered + layer.rate2 * layer.dep_conv(mixed.transpose(1, 2).reshape(batch, -1, height, width))
+    return layer.rate1 * gathered + layer.rate2 * layer.dep_conv(
+        mixed.transpose(1, 2).reshape(batch, -1, height, width)
+    )
 
 
 def plain_dynamic_conv(layer: DynamicConv2d, x: Tensor) -> Tensor:
@@ -47,7 +49,9 @@ def plain_dynamic_conv(layer: DynamicConv2d, x: Tensor) -> Tensor:
 def plain_focal_modulation(layer: FocalModulation, x: Tensor) -> Tensor:
     """Focal modulation with pixels' channels last and linear layers, as in the authors' code."""
     channels = x.shape[1]
-    query, context, gates = functional.linear(x.permute(0, 2, 3, 1), layer.f.weight.flatten(1), layer.f.bias).split(layer.sections, -1)
+    query, context, gates = functional.linear(x.permute(0, 2, 3, 1), layer.f.weight.flatten(1), layer.f.bias).split(
+        layer.sections, -1
+    )
     context, gates = context.permute(0, 3, 1, 2).contiguous(), gates.permute(0, 3, 1, 2).contiguous()
     total: Tensor | float = 0.0
     for level, convolution in enumerate(layer.focal_layers):

@@ -28,14 +28,22 @@ def main() -> None:
     parser.add_argument("--nc", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=31)
     options = parser.parse_args()
-    print(f"{machine()}; batch 1, {options.img} x {options.img}, {options.nc} classes, deployed; {choose_precision('cpu').describe()}")
+    print(
+        f"{machine()}; batch 1, {options.img} x {options.img}, {options.nc} classes, deployed; {choose_precision('cpu').describe()}"
+    )
     for base, systems in SYSTEMS.items():
         for name in (base, *systems):
             with torch.device("meta"):
                 model = Model(name, nc=options.nc)
-                trained, deployed = ((count_parameters(form), sum(count_gflops(form, options.img))) for form in (model, model.deploy()))
-            print(f"{name:<32}{trained[0]:>11,} parameters {trained[1]:>6.2f} GFLOPs, deployed {deployed[0]:>11,} {deployed[1]:>6.2f}")
-        report(in_turn({name: inference(name, "auto", 1, options.img) for name in (base, *systems)}, options.rounds), base)
+                trained, deployed = (
+                    (count_parameters(form), sum(count_gflops(form, options.img))) for form in (model, model.deploy())
+                )
+            print(
+                f"{name:<32}{trained[0]:>11,} parameters {trained[1]:>6.2f} GFLOPs, deployed {deployed[0]:>11,} {deployed[1]:>6.2f}"
+            )
+        report(
+            in_turn({name: inference(name, "auto", 1, options.img) for name in (base, *systems)}, options.rounds), base
+        )
 
 
 if __name__ == "__main__":

@@ -14,12 +14,16 @@ def machine() -> str:
     name, flags = platform.processor() or platform.machine(), ""
     if Path("/proc/cpuinfo").is_file():
         text = Path("/proc/cpuinfo").read_text()
-        name = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")), name)
+        name = next(
+            (line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")), name
+        )
         flags = ", ".join(flag for flag in ("amx_bf16", "avx512_bf16") if flag in text) or "no bf16 instructions"
     return f"{name} ({flags}), {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def in_turn(variants: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, warmup: int = 1) -> dict[str, dict[str, list[float]]]:
+def in_turn(
+    variants: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, warmup: int = 1
+) -> dict[str, dict[str, list[float]]]:
     """Run the variants in turn, A B A B …, and collect the seconds of each of their parts.
 
     Args:

@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--img", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    print(f"{machine()}; {options.cfg}, batch {options.batch}, {options.img} x {options.img}; default path: {choose_precision('cpu').describe()}")
+    print(
+        f"{machine()}; {options.cfg}, batch {options.batch}, {options.img} x {options.img}; default path: {choose_precision('cpu').describe()}"
+    )
     paths = {"fp32 contiguous": "off", "default": "auto"}
     variants = {name: step(options.cfg, amp, options.batch, options.img, 3) for name, amp in paths.items()}
     report(in_turn(variants, options.rounds), "fp32 contiguous")

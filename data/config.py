@@ -54,8 +54,14 @@ class DataConfig:
             raise DataError(f"{self.path}: no '{split}' split: expected one of {', '.join(self.splits)}")
         for source in self.splits[split]:
             if not source.exists():
-                hint = f"the root is {self.root}" if self.root.is_dir() else f"the root {self.root} does not exist either; set 'path'"
-                raise DataError(f"{self.path}: {split}: {source} does not exist: expected a folder, a .txt list or a COCO .json; {hint}")
+                hint = (
+                    f"the root is {self.root}"
+                    if self.root.is_dir()
+                    else f"the root {self.root} does not exist either; set 'path'"
+                )
+                raise DataError(
+                    f"{self.path}: {split}: {source} does not exist: expected a folder, a .txt list or a COCO .json; {hint}"
+                )
         return self.splits[split]
 
 
@@ -71,16 +77,24 @@ def load_data_config(path: str | Path) -> DataConfig:
     content = _read_mapping(path)
     for key in content:
         if key not in KNOWN_KEYS:
-            raise DataError(f"{path}: unknown key '{key}': expected some of {', '.join(KNOWN_KEYS)}.{did_you_mean(key, KNOWN_KEYS)}")
+            raise DataError(
+                f"{path}: unknown key '{key}': expected some of {', '.join(KNOWN_KEYS)}.{did_you_mean(key, KNOWN_KEYS)}"
+            )
     root = _resolve_root(path, content.get("path"))
     if content.get("shapes") is not None:
         draw_if_needed(root, content["shapes"], _read_names(path, content.get("names")), path)
-    splits = {split: _resolve_split(path, split, content[split], root) for split in SPLITS if content.get(split) is not None}
+    splits = {
+        split: _resolve_split(path, split, content[split], root) for split in SPLITS if content.get(split) is not None
+    }
     if not splits:
-        raise DataError(f"{path}: no split: expected 'train', 'val' or 'test' with a folder, a .txt list or a COCO .json")
+        raise DataError(
+            f"{path}: no split: expected 'train', 'val' or 'test' with a folder, a .txt list or a COCO .json"
+        )
     names = _names_or_categories(path, content.get("names"), splits)
     if content.get("nc") is not None and content["nc"] != len(names):
-        raise DataError(f"{path}: nc is {content['nc']} but there are {len(names)} names: leave nc out, names are counted")
+        raise DataError(
+            f"{path}: nc is {content['nc']} but there are {len(names)} names: leave nc out, names are counted"
+        )
     return DataConfig(path, root, splits, names, _picture_dirs(path, content.get("images"), splits, root))
 
 
@@ -90,7 +104,9 @@ def _find_yaml(path: str | Path) -> Path:
     path, shipped = Path(path), Path(__file__).parent
     folder = path.parent if path.parent.is_dir() else shipped
     known = [file.name for place in (folder, shipped) for file in place.glob("*.yaml") if file.name != "hyp.yaml"]
-    raise DataError(f"{path}: no such data yaml: expected a file, or the name of one in data/.{did_you_mean(path.name, known)}")
+    raise DataError(
+        f"{path}: no such data yaml: expected a file, or the name of one in data/.{did_you_mean(path.name, known)}"
+    )
 
 
 def _read_mapping(path: Path) -> dict[str, object]:
@@ -117,7 +133,9 @@ def _first_existing(value: str, folders: Iterable[Path]) -> Path:
 def _resolve_split(path: Path, split: str, value: object, root: Path) -> tuple[Path, ...]:
     values = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(item, str) and item for item in values):
-        raise DataError(f"{path}: {split} is {value!r}: expected a folder, a .txt list, a COCO .json, or a list of these")
+        raise DataError(
+            f"{path}: {split} is {value!r}: expected a folder, a .txt list, a COCO .json, or a list of these"
+        )
     return tuple(_first_existing(item, (root, path.resolve().parent, Path.cwd())) for item in values)
 
 
@@ -141,7 +159,9 @@ def _read_names(path: Path, value: object) -> list[str]:
             raise DataError(f"{path}: names has the keys {list(value)[:10]}: expected 0 to {len(value) - 1}, each once")
         value = [value[index] for index in range(len(value))]
     if not isinstance(value, list) or not value:
-        raise DataError(f"{path}: names is {value!r}: expected a list of class names, or a mapping from class index to name")
+        raise DataError(
+            f"{path}: names is {value!r}: expected a list of class names, or a mapping from class index to name"
+        )
     for index, name in enumerate(value):
         if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
             raise DataError(f"{path}: names[{index}] is {name!r}: expected text; put it in quotes")
@@ -154,5 +174,9 @@ def _picture_dirs(path: Path, value: object, splits: Iterable[str], root: Path) 
     by_split = value if isinstance(value, dict) else dict.fromkeys(splits, value)
     for split, folder in by_split.items():
         if split not in SPLITS or not isinstance(folder, str):
-            raise DataError(f"{path}: images: {split}: {folder!r}: expected a picture folder, or a mapping from split to folder")
-    return {split: _first_existing(folder, (root, path.resolve().parent, Path.cwd())) for split, folder in by_split.items()}
+            raise DataError(
+                f"{path}: images: {split}: {folder!r}: expected a picture folder, or a mapping from split to folder"
+            )
+    return {
+        split: _first_existing(folder, (root, path.resolve().parent, Path.cwd())) for split, folder in by_split.items()
+    }

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from data.augment.mosaic import copy_paste, mixup, mosaic
 from data.augment.sample import Sample, by_area, index_map, outlined, scale_and_shift
-from data.augment.transforms import AugmentSettings, letterbox_sample, random_flips, random_hsv, random_warp, resize, resized_hw
+from data.augment.transforms import (
+    AugmentSettings,
+    letterbox_sample,
+    random_flips,
+    random_hsv,
+    random_warp,
+    resize,
+    resized_hw,
+)
 from data.images.cache import CACHE_CHOICES, PictureCache
 from data.images.reading import read_picture
 from data.labels.annotation import Annotation
@@ -88,14 +96,20 @@ class DetectionDataset:
     ) -> None:
         if augment and hyp is None:
             raise TypeError("DetectionDataset: augment=True needs hyp")
-        self.annotations = [annotation for annotation in annotations if np.count_nonzero(~annotation.crowd) >= min_items]
+        self.annotations = [
+            annotation for annotation in annotations if np.count_nonzero(~annotation.crowd) >= min_items
+        ]
         self.num_filtered = len(annotations) - len(self.annotations)
         if not self.annotations:
-            raise DataError(f"data set: {len(annotations)} pictures, none with {min_items} or more objects: at least one was expected")
+            raise DataError(
+                f"data set: {len(annotations)} pictures, none with {min_items} or more objects: at least one was expected"
+            )
         self.names = list(names)
         if single_cls:
             self.names = ["object"]
-            self.annotations = [dataclasses.replace(one, classes=np.zeros_like(one.classes)) for one in self.annotations]
+            self.annotations = [
+                dataclasses.replace(one, classes=np.zeros_like(one.classes)) for one in self.annotations
+            ]
         self.image_size, self.hyp, self.augment, self.rect = image_size, hyp, augment, rect
         self.batch_size, self.seed, self.masks = batch_size, seed, masks
         self.order, self.shapes_hw = self._rectangles(stride, pad) if rect else (np.arange(len(self)), None)
@@ -125,7 +139,9 @@ class DetectionDataset:
         (height, width), keep = annotation.image_hw, ~annotation.crowd
         scale_wh = image.shape[1] / width, image.shape[0] / height
         polygons = [annotation.polygons[row] if self.augment or self.masks else [] for row in np.flatnonzero(keep)]
-        sample = Sample(image, annotation.classes[keep], *scale_and_shift(annotation.boxes_xyxy[keep], polygons, scale_wh, (0, 0)))
+        sample = Sample(
+            image, annotation.classes[keep], *scale_and_shift(annotation.boxes_xyxy[keep], polygons, scale_wh, (0, 0))
+        )
         return by_area(sample) if self.masks else sample
 
     def describe_cache(self) -> str:

@@ -82,7 +82,9 @@ class Figure:
         return self.coverage > 127
 
 
-def random_figure(rng: np.random.Generator, name: str, size: tuple[int, int], picture_hw: tuple[int, int]) -> Figure | None:
+def random_figure(
+    rng: np.random.Generator, name: str, size: tuple[int, int], picture_hw: tuple[int, int]
+) -> Figure | None:
     """Return a figure of random size, stretch, angle and place, or None where too much of it would lie outside.
 
     Args:
@@ -122,7 +124,9 @@ def _coverage(points: Points, picture_hw: tuple[int, int]) -> Pixels:
 def _drawn_large(points: Points, corner: NDArray[np.int64], size_wh: tuple[int, int]) -> Pixels:
     """Return an outline filled with 255, enlarged, in a window of the picture with this top left corner and size."""
     large = np.zeros((size_wh[1] * OVERSAMPLING, size_wh[0] * OVERSAMPLING), np.uint8)
-    fixed = np.round(((points - corner) * OVERSAMPLING - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)  # cv2: centre of pixel 0 at 0
+    fixed = np.round(((points - corner) * OVERSAMPLING - 0.5) * 2**SUBPIXEL_BITS).astype(
+        np.int32
+    )  # cv2: centre of pixel 0 at 0
     cv2.fillPoly(large, [fixed], 255, cv2.LINE_8, SUBPIXEL_BITS)
     return large
 
@@ -141,7 +145,9 @@ def visible_outline(figure: Figure, above: Sequence[Figure]) -> Points:
     for other in hiding:
         large[_drawn_large(other.points, corner, (width, height)) > 0] = 0
     contours, tree = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    outlines = [(cv2.approxPolyDP(contour, 1.0, True).reshape(-1, 2) + 0.5) / OVERSAMPLING + corner for contour in contours]
+    outlines = [
+        (cv2.approxPolyDP(contour, 1.0, True).reshape(-1, 2) + 0.5) / OVERSAMPLING + corner for contour in contours
+    ]
     pieces = [[outline for outline in piece if outline_area(outline) >= MIN_PIECE] for piece in nested(outlines, tree)]
     return join_outlines([piece for piece in pieces if piece])
 
@@ -210,7 +216,9 @@ def paint_figure(rng: np.random.Generator, pixels: Pixels, figure: Figure, hue: 
     pixels[window] = np.clip(np.round(pixels[window] * (1 - alpha) + paint * alpha), 0, 255).astype(np.uint8)
 
 
-def _texture(rng: np.random.Generator, picture_hw: tuple[int, int], colours: NDArray[np.float32], kind: str, contrast: float) -> NDArray[np.float32]:
+def _texture(
+    rng: np.random.Generator, picture_hw: tuple[int, int], colours: NDArray[np.float32], kind: str, contrast: float
+) -> NDArray[np.float32]:
     """Return (H, W, 3) float32: the first colour mixed with up to `contrast` of the second one in a pattern."""
     height, width = picture_hw
     angle, period = rng.uniform(0, 2 * math.pi), rng.uniform(5, 24)

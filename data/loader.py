@@ -26,7 +26,13 @@ class EpochBatches(Sampler[list[ItemKey]]):
     """
 
     def __init__(self, dataset: DetectionDataset, batch_size: int, shuffle: bool, seed: int, drop_last: bool) -> None:
-        self.dataset, self.batch_size, self.shuffle, self.seed, self.drop_last = dataset, batch_size, shuffle, seed, drop_last
+        self.dataset, self.batch_size, self.shuffle, self.seed, self.drop_last = (
+            dataset,
+            batch_size,
+            shuffle,
+            seed,
+            drop_last,
+        )
         self.epoch, self.mosaic, self.start_batch = 0, True, 0
 
     def set_epoch(self, epoch: int, mosaic: bool = True, start_batch: int = 0) -> None:
@@ -168,7 +174,9 @@ def build_loader(
         raise ValueError(f"batch size {batch_size}: the rectangular data set was built for {dataset.batch_size}")
     batches = EpochBatches(dataset, batch_size, shuffle, seed, drop_last)
     if len(batches) == 0:
-        raise DataError(f"data set: {len(dataset)} pictures: at least one batch of {batch_size} was expected; lower the batch size")
+        raise DataError(
+            f"data set: {len(dataset)} pictures: at least one batch of {batch_size} was expected; lower the batch size"
+        )
     return Loader(dataset, batches, workers, torch.cuda.is_available() if pin_memory is None else pin_memory)
 
 

@@ -84,11 +84,18 @@ def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split:
     Raises:
         DataError: there are objects, and none of them has an outline.
     """
-    lacking = [sum(not polygon and not crowd for polygon, crowd in zip(one.polygons, one.crowd, strict=True)) for one in annotations]
+    lacking = [
+        sum(not polygon and not crowd for polygon, crowd in zip(one.polygons, one.crowd, strict=True))
+        for one in annotations
+    ]
     total = sum(int(np.count_nonzero(~one.crowd)) for one in annotations)
     if not sum(lacking):
         return None
-    paths = [one.path if config.kind == "coco" else label_path(one.path) for one, count in zip(annotations, lacking, strict=True) if count]
+    paths = [
+        one.path if config.kind == "coco" else label_path(one.path)
+        for one, count in zip(annotations, lacking, strict=True)
+        if count
+    ]
     first = ", ".join(map(str, paths[:3])) + (", …" if len(paths) > 3 else "")
     if sum(lacking) == total:
         raise DataError(
@@ -133,7 +140,9 @@ def _yolo_entry(picture: Path, num_classes: int) -> Entry:
     except FileNotFoundError:
         return Entry(Objects().annotation(picture, image_hw), [], False)
     except OSError as error:
-        return Entry(None, [Problem(PICTURE, str(label_path(picture)), f"label file cannot be read: {error.strerror}")], False)
+        return Entry(
+            None, [Problem(PICTURE, str(label_path(picture)), f"label file cannot be read: {error.strerror}")], False
+        )
     return Entry(objects.annotation(picture, image_hw), objects.problems, True, objects.clipped)
 
 
@@ -155,13 +164,17 @@ def _read_list(source: Path, root: Path) -> list[Path]:
         if not line or line.startswith("#"):
             continue
         if not is_picture(line):
-            raise DataError(f"{source}:{number}: {line!r} is no picture: expected one path a line, to a .jpg, .png or the like")
+            raise DataError(
+                f"{source}:{number}: {line!r} is no picture: expected one path a line, to a .jpg, .png or the like"
+            )
         places = [folder / line for folder in (source.parent, root, Path.cwd())]
         pictures.append(Path(os.path.normpath(next((place for place in places if place.is_file()), places[0]))))
     return pictures
 
 
-def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport, cache: bool, progress: bool) -> list[Annotation]:
+def _read_coco(
+    config: DataConfig, split: str, source: Path, report: ScanReport, cache: bool, progress: bool
+) -> list[Annotation]:
     content = read_coco_file(source, config.names, config.picture_dirs.get(split))
     report.categories = content.categories
     report.problems += content.problems
@@ -169,11 +182,15 @@ def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport,
     def read(position: int) -> Entry:
         path = content.pictures[position].path
         image_hw, problem = _inspect(path)
-        return Entry(None, [problem], False) if image_hw is None else Entry(Objects().annotation(path, image_hw), [], True)
+        return (
+            Entry(None, [problem], False) if image_hw is None else Entry(Objects().annotation(path, image_hw), [], True)
+        )
 
     paths = [picture.path for picture in content.pictures]
     checked = _cached(paths, [None] * len(paths), read, source if cache else None, "coco", report, progress)
-    return _usable([_coco_entry(picture, entry) for picture, entry in zip(content.pictures, checked, strict=True)], report)
+    return _usable(
+        [_coco_entry(picture, entry) for picture, entry in zip(content.pictures, checked, strict=True)], report
+    )
 
 
 def _coco_entry(picture: CocoPicture, checked: Entry) -> Entry:
@@ -183,9 +200,15 @@ def _coco_entry(picture: CocoPicture, checked: Entry) -> Entry:
     height, width = checked.annotation.image_hw
     if picture.stated_hw not in (None, (height, width)):
         stated = "{1} x {0}".format(*picture.stated_hw)
-        return Entry(None, [Problem(PICTURE, str(picture.path), f"{width} x {height} pixels, but its COCO file says {stated}")], False)
+        return Entry(
+            None,
+            [Problem(PICTURE, str(picture.path), f"{width} x {height} pixels, but its COCO file says {stated}")],
+            False,
+        )
     fit_masks(picture.objects, picture.path, (height, width))
-    return Entry(picture.objects.annotation(picture.path, (height, width), picture.image_id), picture.objects.problems, True)
+    return Entry(
+        picture.objects.annotation(picture.path, (height, width), picture.image_id), picture.objects.problems, True
+    )
 
 
 def _cached(
@@ -208,7 +231,11 @@ def _cached(
     if todo and places:
         written = save_entries(places, key, {job: known[job] for job in jobs})
         if written != places[0]:
-            where = f"the label cache is {written}" if written else "the label cache could not be written, so the next run checks all pictures again"
+            where = (
+                f"the label cache is {written}"
+                if written
+                else "the label cache could not be written, so the next run checks all pictures again"
+            )
             report.notes.append(f"{places[0].parent} is read-only: {where}")
     return [known[job] for job in jobs]
 
@@ -217,7 +244,12 @@ def _in_threads(read: Callable[[int], Entry], todo: Sequence[int], title: str, p
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     executor = ThreadPoolExecutor(min(MAX_THREADS, cores))
     try:
-        yield from tqdm(executor.map(read, todo), f"{title}: checking pictures and labels", len(todo), disable=None if progress else True)
+        yield from tqdm(
+            executor.map(read, todo),
+            f"{title}: checking pictures and labels",
+            len(todo),
+            disable=None if progress else True,
+        )
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -252,10 +284,16 @@ def _number(annotations: Sequence[Annotation], report: ScanReport) -> list[Annot
         image_ids = list(range(1, len(annotations) + 1))
     own = np.concatenate([annotation.annotation_ids for annotation in annotations]).tolist()
     if _unique(own) and all(own):
-        return [replace(annotation, image_id=image_id) for annotation, image_id in zip(annotations, image_ids, strict=True)]
+        return [
+            replace(annotation, image_id=image_id) for annotation, image_id in zip(annotations, image_ids, strict=True)
+        ]
     counter = count(1)
     return [
-        replace(annotation, image_id=image_id, annotation_ids=np.array([next(counter) for _ in range(len(annotation))], np.int64))
+        replace(
+            annotation,
+            image_id=image_id,
+            annotation_ids=np.array([next(counter) for _ in range(len(annotation))], np.int64),
+        )
         for annotation, image_id in zip(annotations, image_ids, strict=True)
     ]
 

@@ -66,12 +66,16 @@ def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: P
     chosen = _settings(settings, source)
     for name in names:
         if name not in FIGURES:
-            raise DataError(f"{source}: names: no figure '{name}': expected some of {', '.join(FIGURES)}.{did_you_mean(name, FIGURES)}")
+            raise DataError(
+                f"{source}: names: no figure '{name}': expected some of {', '.join(FIGURES)}.{did_you_mean(name, FIGURES)}"
+            )
     wanted = json.loads(json.dumps({"generator": GENERATOR, "names": list(names), **asdict(chosen)}))
     if _read_stamp(root) == wanted:
         return False
     if root.is_dir() and any(root.iterdir()) and not (root / STAMP).is_file():
-        raise DataError(f"{root}: holds other files (no {STAMP}): expected an empty or absent folder to draw into; set another 'path' in {source}")
+        raise DataError(
+            f"{root}: holds other files (no {STAMP}): expected an empty or absent folder to draw into; set another 'path' in {source}"
+        )
     print(f"drawing {chosen.train} + {chosen.val} pictures into {root}")
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
@@ -87,7 +91,9 @@ def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: P
     return True
 
 
-def draw_sample(settings: ShapesSettings, names: Sequence[str], split: str, index: int) -> tuple[np.ndarray, list[tuple[Figure, bool]]]:
+def draw_sample(
+    settings: ShapesSettings, names: Sequence[str], split: str, index: int
+) -> tuple[np.ndarray, list[tuple[Figure, bool]]]:
     """Draw one picture.
 
     Returns:
@@ -120,7 +126,10 @@ def draw_sample(settings: ShapesSettings, names: Sequence[str], split: str, inde
 
 def visible_outlines(figures: Sequence[tuple[Figure, bool]]) -> list[np.ndarray]:
     """Return the visible outline (K, 2) in pixels of each figure of `draw_sample`, bottom one first."""
-    return [visible_outline(figure, [other for other, _ in figures[number + 1 :]]) for number, (figure, _) in enumerate(figures)]
+    return [
+        visible_outline(figure, [other for other, _ in figures[number + 1 :]])
+        for number, (figure, _) in enumerate(figures)
+    ]
 
 
 def label_row(outline: np.ndarray, class_index: int, as_box: bool, picture_hw: tuple[int, int]) -> str:
@@ -137,7 +146,8 @@ def _write_sample(root: Path, split: str, index: int, settings: ShapesSettings, 
     assert done, "cv2 encodes every uint8 picture"
     outlines = visible_outlines(figures)
     rows = [
-        label_row(outline, names.index(figure.name), as_box, pixels.shape[:2]) for outline, (figure, as_box) in zip(outlines, figures, strict=True)
+        label_row(outline, names.index(figure.name), as_box, pixels.shape[:2])
+        for outline, (figure, as_box) in zip(outlines, figures, strict=True)
     ]
     name = f"{split}_{index:04d}"
     for kind, file, content in (
@@ -155,10 +165,16 @@ def _settings(settings: object, source: Path) -> ShapesSettings:
         raise DataError(f"{source}: shapes is {settings!r}: expected a mapping with some of {', '.join(known)}")
     for key, value in settings.items():
         if key not in known:
-            raise DataError(f"{source}: shapes: unknown key '{key}': expected some of {', '.join(known)}.{did_you_mean(key, known)}")
+            raise DataError(
+                f"{source}: shapes: unknown key '{key}': expected some of {', '.join(known)}.{did_you_mean(key, known)}"
+            )
         if not _fits(value, known[key]):
-            raise DataError(f"{source}: shapes: {key} is {value!r}: expected {_expected(known[key])}, such as {known[key]}")
-    chosen = ShapesSettings(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+            raise DataError(
+                f"{source}: shapes: {key} is {value!r}: expected {_expected(known[key])}, such as {known[key]}"
+            )
+    chosen = ShapesSettings(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    )
     if chosen.picture_size[0] < 32 or chosen.figure_size[0] < 4:
         raise DataError(f"{source}: shapes: expected picture_size from 32 and figure_size from 4 pixels")
     return chosen
@@ -166,7 +182,12 @@ def _settings(settings: object, source: Path) -> ShapesSettings:
 
 def _fits(value: object, default: object) -> bool:
     if isinstance(default, tuple):
-        return isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value) and 0 <= value[0] <= value[1]
+        return (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(type(item) is int for item in value)
+            and 0 <= value[0] <= value[1]
+        )
     if isinstance(default, float):
         return type(value) in (int, float) and 0 <= value <= 1
     return type(value) is int and value >= 0

@@ -48,12 +48,16 @@ def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
     """
     name, *arguments = inner if isinstance(inner, list) and inner else [inner]
     if not isinstance(name, str):
-        raise ModelConfigError(f"{role} is {inner!r}: expected a layer's name, or a list of its name and arguments, such as [ACmix, {{heads: 8}}]")
+        raise ModelConfigError(
+            f"{role} is {inner!r}: expected a layer's name, or a list of its name and arguments, such as [ACmix, {{heads: 8}}]"
+        )
     try:
         entry = find_layer(name)
         if next(iter(entry.parameters()), None) == "out_channels":
             if arguments and isinstance(arguments[-1], dict) and "out_channels" in arguments[-1]:
-                raise ModelConfigError(f"out_channels is {arguments[-1]['out_channels']}: the block's inner width is taken: leave it out")
+                raise ModelConfigError(
+                    f"out_channels is {arguments[-1]['out_channels']}: the block's inner width is taken: leave it out"
+                )
             arguments.insert(0, width)
         keywords = bind(entry, arguments, num_classes=0)
         given = entry.rule.apply([width], keywords, Unscaled())
@@ -65,4 +69,6 @@ def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
     except ModelConfigError as error:
         raise ModelConfigError(f"{role} {name} at {width} channels: {error}") from error
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
-        raise ModelConfigError(f"{role} {name} at {width} channels: cannot be built: {error}: the layer is {find_layer(name).signature()}") from error
+        raise ModelConfigError(
+            f"{role} {name} at {width} channels: cannot be built: {error}: the layer is {find_layer(name).signature()}"
+        ) from error

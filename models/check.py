@@ -53,9 +53,13 @@ def check_layer(case: LayerCase, quick: bool = False, say: Callable[[str], None]
     return report
 
 
-def check_network(model: Model, name: str, quick: bool = False, say: Callable[[str], None] = lambda line: None) -> Report:
+def check_network(
+    model: Model, name: str, quick: bool = False, say: Callable[[str], None] = lambda line: None
+) -> Report:
     """Check a network, and each of its distinct layers as it stands there; arguments as in `check_layer`."""
-    report = Report(name, {"network": name, "scale": str(model.config.get("scale", "")), "task": model.task} | surroundings())
+    report = Report(
+        name, {"network": name, "scale": str(model.config.get("scale", "")), "task": model.task} | surroundings()
+    )
     for result in make_all(NETWORK_CHECKS.checks.values(), model, quick):
         report.results.append(result)
         for line in result_lines(result):
@@ -80,7 +84,11 @@ def distinct_layers(model: Model) -> list[tuple[LayerCase, list[int]]]:
 
 def surroundings() -> dict[str, str]:
     """Return what figures depend on."""
-    return {"torch": torch.__version__, "python": platform.python_version(), "figures of": f"CPU, {torch.get_num_threads()} threads"}
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "figures of": f"CPU, {torch.get_num_threads()} threads",
+    }
 
 
 def cases_of(target: str, arguments: str | None, inputs: list[int] | None) -> Iterator[LayerCase]:
@@ -91,7 +99,9 @@ def cases_of(target: str, arguments: str | None, inputs: list[int] | None) -> It
     """
     names = load_plugin(target).layers if target.endswith(".py") else (target,)
     if len(names) != 1 and (arguments or inputs):
-        raise SettingsError(f"{target}: has {len(names)} layers: --arguments and --inputs are those of one; name it: --plugin {target} {names[0]}")
+        raise SettingsError(
+            f"{target}: has {len(names)} layers: --arguments and --inputs are those of one; name it: --plugin {target} {names[0]}"
+        )
     for name in names:
         yield LayerCase.of_example(find_layer(name), read_arguments(arguments), tuple(inputs) if inputs else None)
 
@@ -127,7 +137,9 @@ def is_network(target: str) -> bool:
         if target.endswith((".yaml", ".yml")):
             raise
         expected = "expected a layer's name, a network yaml, or a Python file"
-        raise ModelConfigError(f"{target}: no such layer or network: {expected}.{did_you_mean(target, registered_layers())}") from None
+        raise ModelConfigError(
+            f"{target}: no such layer or network: {expected}.{did_you_mean(target, registered_layers())}"
+        ) from None
     return True
 
 
@@ -136,7 +148,9 @@ def check_target(target: str, network: bool, options: argparse.Namespace) -> lis
     reports = []
     if network:
         if options.arguments or options.inputs:
-            raise SettingsError(f"--arguments, --inputs: {target} is a network, whose rows say them: leave them out, or name a layer")
+            raise SettingsError(
+                f"--arguments, --inputs: {target} is a network, whose rows say them: leave them out, or name a layer"
+            )
         model = Model(target, nc=options.nc, scale=options.scale, patches=options.patch)
         print(f"\n{target}: network of {len(model.rows)} layers")
         reports.append(check_network(model, Path(target).stem, options.quick, print_now))
@@ -164,20 +178,41 @@ def print_now(line: str) -> None:
 def build_parser() -> cli.Parser:
     """Return the parser of the command line."""
     parser = cli.Parser(
-        prog="python -m models.check", description="Check layers and networks: what they promise, and what to do where it is not kept."
+        prog="python -m models.check",
+        description="Check layers and networks: what they promise, and what to do where it is not kept.",
     )
-    parser.add_argument("target", nargs="*", help="a layer's name, a network yaml, or a Python file with layers of yours, which is run")
+    parser.add_argument(
+        "target", nargs="*", help="a layer's name, a network yaml, or a Python file with layers of yours, which is run"
+    )
     parser.add_argument("--all", action="store_true", help="every registered layer")
-    parser.add_argument("--arguments", metavar="LIST", help="arguments of the layer's row, in place of its example, such as '[16, {groups: 2}]'")
-    parser.add_argument("--inputs", type=int, nargs="+", metavar="CHANNELS", help="channels of each of the layer's inputs, in place of its example's")
+    parser.add_argument(
+        "--arguments",
+        metavar="LIST",
+        help="arguments of the layer's row, in place of its example, such as '[16, {groups: 2}]'",
+    )
+    parser.add_argument(
+        "--inputs",
+        type=int,
+        nargs="+",
+        metavar="CHANNELS",
+        help="channels of each of the layer's inputs, in place of its example's",
+    )
     parser.add_argument("--nc", type=int, help="number of classes of a network, in place of the yaml's")
     parser.add_argument("--scale", help="letter of a family yaml's scales")
-    parser.add_argument("--patch", action="append", default=[], metavar="EDIT", help="edit of the network's rows; may be repeated")
+    parser.add_argument(
+        "--patch", action="append", default=[], metavar="EDIT", help="edit of the network's rows; may be repeated"
+    )
     parser.add_argument("--plugin", default=[], **cli.PLUGIN_FLAG)
-    parser.add_argument("--quick", action="store_true", help="leave out what takes seconds: compile, export, onnx, cost")
-    parser.add_argument("--card", default=CARDS, metavar="FOLDER", help=f"where the module cards go, NAME.md and NAME.json ({CARDS})")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out what takes seconds: compile, export, onnx, cost"
+    )
+    parser.add_argument(
+        "--card", default=CARDS, metavar="FOLDER", help=f"where the module cards go, NAME.md and NAME.json ({CARDS})"
+    )
     parser.add_argument("--no-card", action="store_true", help="write no cards")
-    parser.add_argument("--catalogue", metavar="FILE", help="write the page of all registered layers, and check nothing")
+    parser.add_argument(
+        "--catalogue", metavar="FILE", help="write the page of all registered layers, and check nothing"
+    )
     return parser
 
 

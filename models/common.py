@@ -73,13 +73,25 @@ def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """Return one convolution that equals `bn(conv(x))` in evaluation; computed in float64."""
     scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
     bias = conv.bias.double() if conv.bias is not None else 0.0
-    return biased_conv(conv, conv.weight.double() * scale[:, None, None, None], bn.bias.double() + (bias - bn.running_mean.double()) * scale)
+    return biased_conv(
+        conv,
+        conv.weight.double() * scale[:, None, None, None],
+        bn.bias.double() + (bias - bn.running_mean.double()) * scale,
+    )
 
 
 def biased_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """Return a convolution shaped like `like` with this weight and bias."""
     folded = nn.Conv2d(
-        like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation, like.groups, bias=True, device="meta"
+        like.in_channels,
+        like.out_channels,
+        like.kernel_size,
+        like.stride,
+        like.padding,
+        like.dilation,
+        like.groups,
+        bias=True,
+        device="meta",
     )
     folded.weight = nn.Parameter(weight.detach().to(like.weight.dtype), requires_grad=like.weight.requires_grad)
     folded.bias = nn.Parameter(bias.detach().to(like.weight.dtype), requires_grad=like.weight.requires_grad)
@@ -168,7 +180,12 @@ class RepBottleneck(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, shortcut: bool = True, expansion: float = 0.5, attention: InnerLayer | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        shortcut: bool = True,
+        expansion: float = 0.5,
+        attention: InnerLayer | None = None,
     ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
@@ -297,7 +314,9 @@ class RepNCSPELAN4(ELAN1):
     ) -> None:
         super().__init__(in_channels, out_channels, hidden_channels, branch_channels)
         inner = {"unit": unit, "attention": attention}
-        self.cv2 = nn.Sequential(RepCSP(hidden_channels // 2, branch_channels, repeats, **inner), Conv(branch_channels, branch_channels, 3))
+        self.cv2 = nn.Sequential(
+            RepCSP(hidden_channels // 2, branch_channels, repeats, **inner), Conv(branch_channels, branch_channels, 3)
+        )
         self.cv3 = nn.Sequential(RepCSP(branch_channels, branch_channels, repeats, **inner), self.cv3)
 
 

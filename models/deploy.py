@@ -31,10 +31,14 @@ def prune_to_lead(model: "Model") -> "Model":
     pruned = copy.deepcopy(model)
     rows, head = pruned.rows, pruned.head
     kept, inputs, scale = needed_rows(rows, head), head.lead_inputs(), choose_scale(model.config, "network")
-    rows[-1].sources, rows[-1].written = ([values[position] for position in inputs] for values in (rows[-1].sources, rows[-1].written))
+    rows[-1].sources, rows[-1].written = (
+        [values[position] for position in inputs] for values in (rows[-1].sources, rows[-1].written)
+    )
     head.keep_lead()
     first = kept[0]
-    if getattr(pruned.model[first], "passes_through", False) and [r.index for r in rows if r.index in kept and first in r.sources] == [kept[1]]:
+    if getattr(pruned.model[first], "passes_through", False) and [
+        r.index for r in rows if r.index in kept and first in r.sources
+    ] == [kept[1]]:
         rows[kept[1]].sources = [IMAGE if source == first else source for source in rows[kept[1]].sources]
         kept = kept[1:]
     position = {old: new for new, old in enumerate(kept)} | {IMAGE: IMAGE}
@@ -45,8 +49,12 @@ def prune_to_lead(model: "Model") -> "Model":
         row.arguments = with_inner_repeats(find_layer(row.name), row.arguments, scale)
     pruned.rows[-1].name = getattr(head, "single", pruned.rows[-1].name)
     written = [written_row(row) for row in pruned.rows]
-    pruned.config = {key: value for key, value in pruned.config.items() if key not in ("scales", "scale", "backbone", "head")}
-    backbone = min(max(sum(index < len(model.config["backbone"]) for index in kept), 1), len(kept) - 1)  # neither section may be empty
+    pruned.config = {
+        key: value for key, value in pruned.config.items() if key not in ("scales", "scale", "backbone", "head")
+    }
+    backbone = min(
+        max(sum(index < len(model.config["backbone"]) for index in kept), 1), len(kept) - 1
+    )  # neither section may be empty
     pruned.config |= {"backbone": written[:backbone], "head": written[backbone:]} | written_scale(scale)
     pruned._plan()
     return pruned
@@ -55,8 +63,13 @@ def prune_to_lead(model: "Model") -> "Model":
 def written_scale(scale: Scale) -> dict[str, Any]:
     """Return the keys that say a scale once repeats are written out: depth 1, the chosen letter's width; `scaling` stays as it is."""
     if scale.letter is not None:
-        return {"scales": {scale.letter: [1.0, scale.width, scale.max_channels][: 3 if scale.max_channels else 2]}, "scale": scale.letter}
-    return {"depth_multiple": 1.0, "width_multiple": scale.width} | ({"max_channels": scale.max_channels} if scale.max_channels else {})
+        return {
+            "scales": {scale.letter: [1.0, scale.width, scale.max_channels][: 3 if scale.max_channels else 2]},
+            "scale": scale.letter,
+        }
+    return {"depth_multiple": 1.0, "width_multiple": scale.width} | (
+        {"max_channels": scale.max_channels} if scale.max_channels else {}
+    )
 
 
 def written_row(row: Row) -> list[Any]:

@@ -85,7 +85,9 @@ def only(inputs: list[Channels]) -> int:
     if len(inputs) != 1:
         raise ModelConfigError(f"'from' names {len(inputs)} layers: this layer takes one input")
     if isinstance(inputs[0], list):
-        raise ModelConfigError(f"the input is a list of {len(inputs[0])} maps: this layer takes one: pick one by a row [-1, 1, Pick, [0]] before it")
+        raise ModelConfigError(
+            f"the input is a list of {len(inputs[0])} maps: this layer takes one: pick one by a row [-1, 1, Pick, [0]] before it"
+        )
     return inputs[0]
 
 
@@ -139,7 +141,11 @@ def scale_hidden(arguments: dict[str, Any], scale: Scale, widths: tuple[str, ...
         return
     for name in widths:
         value = arguments[name]
-        arguments[name] = [scale.hidden_channels(count) for count in value] if isinstance(value, list) else scale.hidden_channels(value)
+        arguments[name] = (
+            [scale.hidden_channels(count) for count in value]
+            if isinstance(value, list)
+            else scale.hidden_channels(value)
+        )
     if repeats is not None:
         arguments[repeats] = scale.inner_repeats(arguments.get(repeats, 1))
 
@@ -167,7 +173,9 @@ def keep(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Cha
     return only(inputs)
 
 
-Role = Literal["activation", "attention", "block", "convolution", "downsample", "fusion", "head", "other", "pooling", "upsample"]
+Role = Literal[
+    "activation", "attention", "block", "convolution", "downsample", "fusion", "head", "other", "pooling", "upsample"
+]
 """What a layer is for in a network: where a person looks for it, and its colour in a picture of the network."""
 
 
@@ -289,7 +297,9 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
     bound = dict(zip(parameters, positional, strict=False))
     for key, value in keywords.items():
         if key not in parameters:
-            raise ModelConfigError(f"unknown argument '{key}': the layer is {entry.signature()}.{did_you_mean(str(key), parameters)}")
+            raise ModelConfigError(
+                f"unknown argument '{key}': the layer is {entry.signature()}.{did_you_mean(str(key), parameters)}"
+            )
         if key in bound:
             raise ModelConfigError(f"argument '{key}' is given twice: the layer is {entry.signature()}")
         bound[key] = value
@@ -297,7 +307,9 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
     if missing:
         raise ModelConfigError(f"missing argument {', '.join(map(repr, missing))}: the layer is {entry.signature()}")
     hints = typing.get_type_hints(entry.cls.__init__)
-    return {key: _checked(entry, key, _meaning(value, num_classes), hints.get(key, Any)) for key, value in bound.items()}
+    return {
+        key: _checked(entry, key, _meaning(value, num_classes), hints.get(key, Any)) for key, value in bound.items()
+    }
 
 
 def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> list[Any]:
@@ -306,7 +318,11 @@ def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> 
         wrapped = row_arguments[0].get(wraps) if isinstance(row_arguments[0], dict) else row_arguments[0]
         inner, *given = wrapped if isinstance(wrapped, list) else [wrapped]
         written = [inner, *with_inner_repeats(find_layer(inner), given, scale)]
-        return [{**row_arguments[0], wraps: written}] if isinstance(row_arguments[0], dict) else [written, *row_arguments[1:]]
+        return (
+            [{**row_arguments[0], wraps: written}]
+            if isinstance(row_arguments[0], dict)
+            else [written, *row_arguments[1:]]
+        )
     name = entry.rule.repeats
     if name is None or not scale.full:
         return row_arguments

@@ -33,7 +33,9 @@ def count_gflops(model: Model, size: int = IMAGE_SIZE) -> list[float]:
     """Return each row's 10^9 operations for one picture of `size` x `size`: two per multiply-accumulate of convolutions and matrix products."""
     totals = [0]
     with FlopCounterMode(display=False) as counter:
-        handles = [module.register_forward_hook(lambda *_: totals.append(counter.get_total_flops())) for module in model.model]
+        handles = [
+            module.register_forward_hook(lambda *_: totals.append(counter.get_total_flops())) for module in model.model
+        ]
         try:
             model.trace(size)
         finally:
@@ -87,19 +89,33 @@ def format_shape(shape: Any) -> str:
 def format_table(summary: dict[str, Any]) -> str:
     """Return the layer table as text."""
     rows = [("layer", "label", "from", "parameters", "module", "arguments")] + [
-        (str(layer["index"]), layer["label"] or "", str(layer["from"]), f"{layer['parameters']:,}", layer["module"], str(layer["args"]))
+        (
+            str(layer["index"]),
+            layer["label"] or "",
+            str(layer["from"]),
+            f"{layer['parameters']:,}",
+            layer["module"],
+            str(layer["args"]),
+        )
         for layer in summary["layers"]
     ]
-    shapes = [f"output at {IMAGE_SIZE} x {IMAGE_SIZE}", *(format_shape(layer["output_shape"]) for layer in summary["layers"])]
+    shapes = [
+        f"output at {IMAGE_SIZE} x {IMAGE_SIZE}",
+        *(format_shape(layer["output_shape"]) for layer in summary["layers"]),
+    ]
     index, label, source, parameters, module, arguments = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
         f"{row[0]:>{index}}  {row[1]:<{label}}  {row[2]:<{source}}  {row[3]:>{parameters}}  {row[4]:<{module}}  {row[5]:<{arguments}}  {shape}"
         for row, shape in zip(rows, shapes, strict=True)
     ]
     deployed = summary["deployed"]
-    lines.append(f"{len(summary['layers'])} layers, task {summary['task']}, {summary['nc']} classes, stride {summary['stride']}")
+    lines.append(
+        f"{len(summary['layers'])} layers, task {summary['task']}, {summary['nc']} classes, stride {summary['stride']}"
+    )
     lines.append(f"as trained   {summary['parameters']:>12,} parameters  {summary['gflops']:>8.2f} GFLOPs")
-    lines.append(f"as deployed  {deployed['parameters']:>12,} parameters  {deployed['gflops']:>8.2f} GFLOPs  (lead branch, folded)")
+    lines.append(
+        f"as deployed  {deployed['parameters']:>12,} parameters  {deployed['gflops']:>8.2f} GFLOPs  (lead branch, folded)"
+    )
     return "\n".join(lines)
 
 
@@ -117,7 +133,10 @@ def difference(cfg: str, base: str, scale: str | None, patches: Sequence[str]) -
     if not base:
         raise ModelConfigError(f"{cfg}: has no base: expected --diff OTHER.yaml, a yaml with a base, or a --patch")
     other, _ = read_config(base, None if find_config(base)[1] else scale)
-    return show_difference(other, base, config, str(places) + " and patches" * bool(patches)) or f"{cfg}: no difference from {base}"
+    return (
+        show_difference(other, base, config, str(places) + " and patches" * bool(patches))
+        or f"{cfg}: no difference from {base}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -130,9 +149,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--width", type=float, help="factor on channel counts, in place of the yaml's")
     parser.add_argument("--depth", type=float, help="factor on repeats, in place of the yaml's")
     parser.add_argument("--patch", default=[], **cli.PATCH_FLAG)
-    parser.add_argument("--diff", nargs="?", const="", metavar="BASE", help="print what changes in another network; by default in the yaml's base")
+    parser.add_argument(
+        "--diff",
+        nargs="?",
+        const="",
+        metavar="BASE",
+        help="print what changes in another network; by default in the yaml's base",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--graph", metavar="FILE", help="draw the network into an .svg, or an .html in which layers can be clicked")
+    parser.add_argument(
+        "--graph", metavar="FILE", help="draw the network into an .svg, or an .html in which layers can be clicked"
+    )
     parser.add_argument("--plugin", default=[], **cli.PLUGIN_FLAG)
     options = parser.parse_args(arguments)
 
@@ -145,12 +172,16 @@ def main(arguments: list[str] | None = None) -> int:
         if options.diff is not None:
             for flag in ("nc", "ch", "width", "depth", "json", "graph"):
                 if getattr(options, flag):
-                    raise ModelConfigError(f"--diff --{flag}: --diff compares yamls as they are written: leave one of them out")
+                    raise ModelConfigError(
+                        f"--diff --{flag}: --diff compares yamls as they are written: leave one of them out"
+                    )
             print(difference(options.cfg, options.diff, options.scale, options.patch))
             return
         with torch.device("meta"):
             multiples = {"width": options.width, "depth": options.depth}
-            model = Model(options.cfg, nc=options.nc, ch=options.ch, scale=options.scale, patches=options.patch, **multiples)
+            model = Model(
+                options.cfg, nc=options.nc, ch=options.ch, scale=options.scale, patches=options.patch, **multiples
+            )
             summary = summarize(model)
         if options.graph:
             written = write_graph(model, summary, options.graph, Path(options.cfg).stem)

@@ -26,7 +26,9 @@ from models.registry import Layer, bind, find_layer
 from utils.errors import ModelConfigError
 
 
-def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: Places) -> tuple[list[Row], nn.ModuleList]:
+def parse_model(
+    config: dict[str, Any], channels: int, num_classes: int, where: Places
+) -> tuple[list[Row], nn.ModuleList]:
     """Build the layers that a configuration lists.
 
     Args:
@@ -61,7 +63,20 @@ def parse_model(config: dict[str, Any], channels: int, num_classes: int, where: 
             modules.append(built[0] if len(built) == 1 else nn.Sequential(*built))
             if label is not None:
                 labels[label] = len(rows)
-            rows.append(Row(len(rows), row_where, sources, written, not isinstance(source, list), repeats, name, arguments, widths[0], label))
+            rows.append(
+                Row(
+                    len(rows),
+                    row_where,
+                    sources,
+                    written,
+                    not isinstance(source, list),
+                    repeats,
+                    name,
+                    arguments,
+                    widths[0],
+                    label,
+                )
+            )
     return rows, modules
 
 
@@ -115,16 +130,24 @@ class Model(nn.Module):
         if not isinstance(self.model[-1], DetectionHead):
             raise ModelConfigError(f"{self.rows[-1].where}: the last row must be a head, such as DDetect: [nc]")
         if self.head.num_classes != self.nc:
-            raise ModelConfigError(f"{self.rows[-1].where}: the head has {self.head.num_classes} classes, and nc is {self.nc}: write nc in the row")
+            raise ModelConfigError(
+                f"{self.rows[-1].where}: the head has {self.head.num_classes} classes, and nc is {self.nc}: write nc in the row"
+            )
         if config.get("activation"):
             set_activation(self, config["activation"])
         names = config.get("names") or [str(index) for index in range(self.nc)]
         if not isinstance(names, list | dict):
-            raise ModelConfigError(f"{where}: names is {names!r}: expected a list, or a mapping of class numbers to names")
+            raise ModelConfigError(
+                f"{where}: names is {names!r}: expected a list, or a mapping of class numbers to names"
+            )
         self.names = list(names.values()) if isinstance(names, dict) else list(names)
         if len(self.names) != self.nc and nc is None:
-            raise ModelConfigError(f"{where}: names has {len(self.names)} entries, nc is {self.nc}: expected as many; correct one of them")
-        if len(self.names) != self.nc:  # nc was given in place of the yaml's, whose names are then not those of its classes
+            raise ModelConfigError(
+                f"{where}: names has {len(self.names)} entries, nc is {self.nc}: expected as many; correct one of them"
+            )
+        if (
+            len(self.names) != self.nc
+        ):  # nc was given in place of the yaml's, whose names are then not those of its classes
             self.names = [str(index) for index in range(self.nc)]
         self.head.attach(self._level_strides())
         self._plan()
@@ -151,7 +174,9 @@ class Model(nn.Module):
         lead = [round(stride) for stride in strides[0]]
         if lead != sorted(lead) or any(branch != lead for branch in strides):
             shown = "; ".join(", ".join(f"{stride:.4g}" for stride in branch) for branch in (*strides[1:], strides[0]))
-            raise ModelConfigError(f"{self.rows[-1].where}: its levels have strides {shown}: expected powers of 2, ascending, alike in every branch")
+            raise ModelConfigError(
+                f"{self.rows[-1].where}: its levels have strides {shown}: expected powers of 2, ascending, alike in every branch"
+            )
         return lead
 
     def _plan(self) -> None:
@@ -223,15 +248,21 @@ class Model(nn.Module):
         self.eval()
         for row, module in zip(self.rows, self.model, strict=True):
             inputs = [outputs[source] for source in row.sources]
-            tensors = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+            tensors = {
+                name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())
+            }
             try:
-                outputs[row.index] = torch.func.functional_call(module, tensors, (inputs[0] if row.one_source else inputs,))
+                outputs[row.index] = torch.func.functional_call(
+                    module, tensors, (inputs[0] if row.one_source else inputs,)
+                )
             except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
                 given = ", ".join(
                     f"layer {source} ({self.rows[source].name if source != IMAGE else 'picture'}) gives {show_shape(x)}"
                     for source, x in zip(row.sources, inputs, strict=True)
                 )
-                raise ModelConfigError(f"{row.where}: does not fit its input for a {size} x {size} picture: {given}: {error}") from error
+                raise ModelConfigError(
+                    f"{row.where}: does not fit its input for a {size} x {size} picture: {given}: {error}"
+                ) from error
             shapes.append(shape_of(outputs[row.index]))
         self.train(training)
         return shapes

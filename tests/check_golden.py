@@ -67,13 +67,20 @@ def network_outputs(model: Model, image: torch.Tensor) -> dict[str, torch.Tensor
     return named | {f"pred{len(named)}": prediction, "pred": prediction}
 
 
-def segmentation_outputs(prediction: torch.Tensor, prototypes: torch.Tensor, outputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+def segmentation_outputs(
+    prediction: torch.Tensor, prototypes: torch.Tensor, outputs: dict[str, Any]
+) -> dict[str, torch.Tensor]:
     """Return the lead branch's outputs under the names of both families' reference files."""
     lead = outputs["main"]
     yolov9 = {"/0": prediction, "/1/1": lead["coefficients"], "/1/2": prototypes}
     if not outputs["aux"]:
         yolov9 |= {f"/1/0/{level}": maps for level, maps in enumerate(lead["maps"])}
-    others = {"/0/0": prediction, "/0/1": prototypes, "/1/proto": prototypes, "/1/mask_coefficient": lead["coefficients"]}
+    others = {
+        "/0/0": prediction,
+        "/0/1": prototypes,
+        "/1/proto": prototypes,
+        "/1/mask_coefficient": lead["coefficients"],
+    }
     return yolov9 | others | box_and_class_logits(lead["maps"])
 
 
@@ -127,9 +134,21 @@ def check_detection_loss(golden: dict[str, Any]) -> float:
         total, items = criterion(outputs, {"targets": targets, "image_hw": tuple(golden["image_hw"])})
         total.backward()
         leaves = first if case.startswith("single") else [*first, *second]
-        ours = [float(total.detach()), *(float(items[key]) for key in ("box", "cls", "dfl")), *(float(leaf.grad.norm()) for leaf in leaves)]
-        expected = [golden[case]["total"], *(golden[case]["items"][key] for key in ("box", "cls", "dfl")), *golden[case]["grad_norm"]]
-        errors += [abs(value - reference) / max(abs(reference), 1e-12) for value, reference in zip(ours, expected, strict=True) if reference]
+        ours = [
+            float(total.detach()),
+            *(float(items[key]) for key in ("box", "cls", "dfl")),
+            *(float(leaf.grad.norm()) for leaf in leaves),
+        ]
+        expected = [
+            golden[case]["total"],
+            *(golden[case]["items"][key] for key in ("box", "cls", "dfl")),
+            *golden[case]["grad_norm"],
+        ]
+        errors += [
+            abs(value - reference) / max(abs(reference), 1e-12)
+            for value, reference in zip(ours, expected, strict=True)
+            if reference
+        ]
         errors += [abs(value) for value, reference in zip(ours, expected, strict=True) if not reference]
     return max(errors)
 
@@ -151,20 +170,41 @@ def check_segmentation_loss(golden: dict[str, Any], inputs: dict[str, Any]) -> f
     (height, width), stream = inputs["image_hw"], np.random.RandomState(21)
     shapes = [(3, 69, height // stride, width // stride) for stride in (8, 16, 32)]
     shapes += [(3, 32, sum(shape[2] * shape[3] for shape in shapes)), (3, 32, height // 4, width // 4)]
-    *maps, coefficients, prototypes = (torch.from_numpy(stream.standard_normal(shape).astype(np.float32)).requires_grad_() for shape in shapes)
+    *maps, coefficients, prototypes = (
+        torch.from_numpy(stream.standard_normal(shape).astype(np.float32)).requires_grad_() for shape in shapes
+    )
     targets = torch.tensor(inputs["targets"])
     masks = ellipse_maps(targets, 3, (height // 4, width // 4))
-    pixels = [[int((one == number + 1).sum()) for number in range(len(counts))] for one, counts in zip(masks, golden["mask_pixels"], strict=True)]
+    pixels = [
+        [int((one == number + 1).sum()) for number in range(len(counts))]
+        for one, counts in zip(masks, golden["mask_pixels"], strict=True)
+    ]
     if pixels != golden["mask_pixels"]:
         return 1.0
     outputs = {"main": {"maps": maps, "coefficients": coefficients, "prototypes": prototypes}, "aux": []}
-    total, items = build_loss(Model("yolo11n-seg.yaml", nc=5))(outputs, {"targets": targets, "masks": masks, "image_hw": (height, width)})
+    total, items = build_loss(Model("yolo11n-seg.yaml", nc=5))(
+        outputs, {"targets": targets, "masks": masks, "image_hw": (height, width)}
+    )
     total.backward()
-    boxes, scores = (torch.cat([level.grad[:, part].flatten() for level in maps]).norm() for part in (slice(0, 64), slice(64, None)))
-    ours = [total, items["box"], items["mask"], items["cls"], items["dfl"], boxes, scores, coefficients.grad.norm(), prototypes.grad.norm()]
+    boxes, scores = (
+        torch.cat([level.grad[:, part].flatten() for level in maps]).norm() for part in (slice(0, 64), slice(64, None))
+    )
+    ours = [
+        total,
+        items["box"],
+        items["mask"],
+        items["cls"],
+        items["dfl"],
+        boxes,
+        scores,
+        coefficients.grad.norm(),
+        prototypes.grad.norm(),
+    ]
     expected = [golden["total"], *(golden["items"][f"{name}_loss"] for name in ("box", "seg", "cls", "dfl"))]
     expected += [golden["grad_norm"][name] for name in ("boxes", "scores", "mask_coefficient", "proto")]
-    return max(abs(float(value.detach()) - reference) / abs(reference) for value, reference in zip(ours, expected, strict=True))
+    return max(
+        abs(float(value.detach()) - reference) / abs(reference) for value, reference in zip(ours, expected, strict=True)
+    )
 
 
 def check_loss(path: Path) -> float:
@@ -195,7 +235,9 @@ def check_module(path: Path) -> float:
     reference, module = golden_modules.build(str(golden["meta"]))
     if sum(parameter.numel() for parameter in module.parameters()) != meta["params"]:
         return 1.0
-    weights = {reference.our_name(name[2:]): torch.from_numpy(value) for name, value in golden.items() if name.startswith("w/")}
+    weights = {
+        reference.our_name(name[2:]): torch.from_numpy(value) for name, value in golden.items() if name.startswith("w/")
+    }
     ours = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
     if weights.keys() != ours.keys():
         return 1.0
@@ -204,7 +246,11 @@ def check_module(path: Path) -> float:
     x = given[0].requires_grad_()
     y, gradients = golden_modules.gradients(module, given, torch.from_numpy(golden["gy"]))
     errors = [array_error(y, golden["y"]), array_error(x.grad, golden["gx"])]
-    errors += [array_error(gradients[reference.our_name(name[3:])], value) for name, value in golden.items() if name.startswith("gw/")]
+    errors += [
+        array_error(gradients[reference.our_name(name[3:])], value)
+        for name, value in golden.items()
+        if name.startswith("gw/")
+    ]
     if hasattr(module, "explain"):
         seen = module.explain(x)
         errors += [array_error(seen[name[4:]], value) for name, value in golden.items() if name.startswith("aux/")]

@@ -4,8 +4,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # tests in parallel share the cores; set before torch and OpenCV are imported
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+if (
+    "PYTEST_XDIST_WORKER_COUNT" in os.environ
+):  # tests in parallel share the cores; set before torch and OpenCV are imported
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    )
 
 import cv2
 import numpy as np

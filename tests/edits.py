@@ -38,7 +38,9 @@ def inserted(config: Config, after: int, row: list[Any], rewire: bool = True) ->
     straight = {number for number, existing in enumerate(rows) if number == after + 1 and after in as_list(existing[0])}
     for number, existing in enumerate(rows):
         for_all = rewire or number in straight
-        sources = [source + 1 if source > after or (source == after and for_all) else source for source in as_list(existing[0])]
+        sources = [
+            source + 1 if source > after or (source == after and for_all) else source for source in as_list(existing[0])
+        ]
         existing[0] = sources if isinstance(existing[0], list) else sources[0]
     rows.insert(after + 1, [after, *row])
     return _renumbered(config, rows, backbone + (after < backbone), lambda source: source)
@@ -48,7 +50,12 @@ def removed(config: Config, index: int) -> Config:
     """Return the configuration without a row of one source; what took its output takes its input."""
     rows, backbone = _absolute(config), len(config["backbone"])
     before = as_list(rows.pop(index)[0])[0]
-    return _renumbered(config, rows, backbone - (index < backbone), lambda source: before if source == index else source - (source > index))
+    return _renumbered(
+        config,
+        rows,
+        backbone - (index < backbone),
+        lambda source: before if source == index else source - (source > index),
+    )
 
 
 def replaced(config: Config, index: int, row: list[Any]) -> Config:

@@ -148,7 +148,11 @@ def foreign_config(model: Model, family: str) -> dict[str, Any]:
     for row in [*config["backbone"], *config["head"]]:
         if family == "yolov9":
             row[2] = FOREIGN_HEADS.get(row[2], row[2])
-        row[3] = [False if argument == "mlx" else argument for argument in row[3] if not (isinstance(argument, dict) and "cls" in argument)]
+        row[3] = [
+            False if argument == "mlx" else argument
+            for argument in row[3]
+            if not (isinstance(argument, dict) and "cls" in argument)
+        ]
     return config | {"nc": model.nc, "ch": model.channels}
 
 
@@ -164,7 +168,9 @@ def module_tree(model: Model, family: Family, tensors: dict[str, Tensor] | None 
     for row in model.rows:
         is_head, tree = row.index == len(model.rows) - 1, layers.get(str(row.index), {})
         if row.name.startswith("nn."):
-            layer: nn.Module = nn.Upsample(scale_factor=2.0, mode="nearest") if row.name == "nn.Upsample" else nn.Identity()
+            layer: nn.Module = (
+                nn.Upsample(scale_factor=2.0, mode="nearest") if row.name == "nn.Upsample" else nn.Identity()
+            )
         elif row.repeats > 1 and tree and all(key.isdigit() for key in tree):
             layer = nn.Sequential(*(build(tree[key], family, row.name) for key in sorted(tree, key=int)))
         else:
@@ -260,7 +266,15 @@ def write_ultralytics_checkpoint(
     """Write a network as Ultralytics saves YOLOv8, YOLO11 or its YOLOv9; arguments as in `write_yolov9_checkpoint`."""
     family = Family("ultralytics")
     namespace = family.find("IterableSimpleNamespace", SimpleNamespace)
-    settings = {"task": "detect", "model": "yolov8n.pt", "epochs": 100, "imgsz": 640, "lr0": 0.01, "cos_lr": False, "data": "coco.yaml"}
+    settings = {
+        "task": "detect",
+        "model": "yolov8n.pt",
+        "epochs": 100,
+        "imgsz": 640,
+        "lr0": 0.01,
+        "cos_lr": False,
+        "data": "coco.yaml",
+    }
 
     def tree(network: Model) -> nn.Module:
         built = module_tree(network, family, tensors)

@@ -54,7 +54,11 @@ def focal_block(defaults: Settings) -> Callable[[Settings], nn.Module]:
 
 def gather_excite(cfg: Settings) -> nn.Module:
     """Build what timm's GatherExcite is with these arguments; its global convolution is zero-padded, and its MLP is on by default."""
-    size_hw = tuple(cfg["feat_size"]) if cfg.get("feat_size") and cfg.get("extra_params") and not cfg.get("extent", 0) else None
+    size_hw = (
+        tuple(cfg["feat_size"])
+        if cfg.get("feat_size") and cfg.get("extra_params") and not cfg.get("extent", 0)
+        else None
+    )
     return GatherExcite(
         cfg["channels"],
         cfg.get("extent", 0),
@@ -100,7 +104,9 @@ class GhostModule(nn.Module):
     def __init__(self, inp: int, oup: int, num_experts: int = 4) -> None:
         super().__init__()
         self.channels, half = oup, -(-oup // 2)
-        self.primary_conv = nn.Sequential(DynamicConv2d(inp, half, experts=num_experts), nn.BatchNorm2d(half), nn.ReLU())
+        self.primary_conv = nn.Sequential(
+            DynamicConv2d(inp, half, experts=num_experts), nn.BatchNorm2d(half), nn.ReLU()
+        )
         cheap = DynamicConv2d(half, half, 3, groups=half, experts=num_experts)
         self.cheap_operation = nn.Sequential(cheap, nn.BatchNorm2d(half), nn.ReLU())
 
@@ -145,7 +151,12 @@ class WindowACmix(nn.Module):
         return self.relative_position_bias_table[index].permute(2, 0, 1)
 
 
-CAFFE_NAMES = {"gather.": "gather.conv1.", "gather_bn.": "gather.norm1.", "excite_down.": "mlp.fc1.", "excite_up.": "mlp.fc2."}
+CAFFE_NAMES = {
+    "gather.": "gather.conv1.",
+    "gather_bn.": "gather.norm1.",
+    "excite_down.": "mlp.fc1.",
+    "excite_up.": "mlp.fc2.",
+}
 
 REFERENCES: dict[str, Reference] = {
     "FocalModulation": Reference(focal_modulation),
@@ -153,15 +164,22 @@ REFERENCES: dict[str, Reference] = {
     "FocalNetBlock": Reference(focal_block({"focal_window": 3, "focal_level": 1})),
     "FocalModulationBlock_det": Reference(focal_block({})),
     "GatherExcite": Reference(gather_excite),
-    "GE_caffe_theta": Reference(lambda cfg: GatherExcite(cfg["channels"], "global", "theta", tuple(cfg["feat_size"])), CAFFE_NAMES),
+    "GE_caffe_theta": Reference(
+        lambda cfg: GatherExcite(cfg["channels"], "global", "theta", tuple(cfg["feat_size"])), CAFFE_NAMES
+    ),
     "GE_caffe_thetaplus": Reference(
-        lambda cfg: GatherExcite(cfg["channels"], "global", "theta-plus", tuple(cfg["feat_size"]), hidden_channels=cfg["reduced"]), CAFFE_NAMES
+        lambda cfg: GatherExcite(
+            cfg["channels"], "global", "theta-plus", tuple(cfg["feat_size"]), hidden_channels=cfg["reduced"]
+        ),
+        CAFFE_NAMES,
     ),
     "ACmix": Reference(acmix),
     "WindowAttention_acmix": Reference(lambda cfg: WindowACmix(**cfg)),
     "DynamicConv": Reference(dynamic_conv),
     "DynamicConvBNAct": Reference(dynamic_conv_bn_act, {"0.": "conv.", "1.": "bn."}),
-    "CondConv2d": Reference(lambda cfg: ExpertConv2d(**renamed(cfg, num_experts="experts")), inputs=("routing_weights",)),
+    "CondConv2d": Reference(
+        lambda cfg: ExpertConv2d(**renamed(cfg, num_experts="experts")), inputs=("routing_weights",)
+    ),
     "GhostModule": Reference(lambda cfg: GhostModule(**cfg)),
     "DynamicConv_softmax": Reference(dynamic_conv_softmax, {"weight": "cond_conv.weight", "fc": "routing.fc"}),
 }
@@ -179,5 +197,11 @@ def gradients(module: nn.Module, inputs: list[Tensor], upstream: Tensor) -> tupl
     """Return the output, and the gradients of its product with `upstream` by parameter; frozen parameters' are zero."""
     output = module(*inputs)
     functional.linear(output.flatten(), upstream.flatten()[None]).backward()
-    zero = {name: torch.zeros_like(parameter) for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    return output, zero | {name: parameter.grad for name, parameter in module.named_parameters() if parameter.requires_grad}
+    zero = {
+        name: torch.zeros_like(parameter)
+        for name, parameter in module.named_parameters()
+        if not parameter.requires_grad
+    }
+    return output, zero | {
+        name: parameter.grad for name, parameter in module.named_parameters() if parameter.requires_grad
+    }

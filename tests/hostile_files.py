@@ -72,11 +72,15 @@ def storage(numel: int = 4, key: str = "0", kind: str = "FloatStorage") -> bytes
     return row(text("storage"), named("torch", kind), text(key), text("cpu"), number(numel)) + PERSISTENT
 
 
-def tensor(shape: tuple[int, ...] = (4,), stride: tuple[int, ...] = (1,), offset: int = 0, held: bytes | None = None) -> bytes:
+def tensor(
+    shape: tuple[int, ...] = (4,), stride: tuple[int, ...] = (1,), offset: int = 0, held: bytes | None = None
+) -> bytes:
     """A tensor, by default of the four numbers that every archive here has."""
     sizes, steps = (row(*map(number, values)) for values in (shape, stride))
     hooks = call(named("collections", "OrderedDict"))
-    return call(named("torch._utils", "_rebuild_tensor_v2"), held or storage(), number(offset), sizes, steps, b"\x89", hooks)
+    return call(
+        named("torch._utils", "_rebuild_tensor_v2"), held or storage(), number(offset), sizes, steps, b"\x89", hooks
+    )
 
 
 def state_dict(**entries: bytes) -> bytes:
@@ -84,7 +88,9 @@ def state_dict(**entries: bytes) -> bytes:
     return START + mapping(**{"model.0.conv.weight": tensor()}, **entries) + STOP
 
 
-def archive(content: bytes, root: str = "archive", more: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> bytes:
+def archive(
+    content: bytes, root: str = "archive", more: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED
+) -> bytes:
     """A zip archive as torch.save writes it, with one storage of four float32."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", compression) as file:
@@ -119,8 +125,12 @@ def running_payloads(canary: Path) -> dict[str, tuple[bytes, str]]:
         "torch.serialization.load": call(named("torch.serialization", "load"), text("x")),
         "torch.jit.load": call(named("torch.jit", "load"), text("x")),
         "numpy.load": call(named("numpy", "load"), text(str(canary))),
-        "numpy.testing._private.utils.runstring": call(named("numpy.testing._private.utils", "runstring"), code, EMPTY_DICT),
-        "copy_reg._reconstructor": call(named("copy_reg", "_reconstructor"), conv, named("__builtin__", "object"), NONE),
+        "numpy.testing._private.utils.runstring": call(
+            named("numpy.testing._private.utils", "runstring"), code, EMPTY_DICT
+        ),
+        "copy_reg._reconstructor": call(
+            named("copy_reg", "_reconstructor"), conv, named("__builtin__", "object"), NONE
+        ),
         "copyreg.add_extension": call(named("copyreg", "add_extension"), text("os"), text("system"), number(7)),
         "webbrowser.open": call(named("webbrowser", "open"), text("file:///")),
         "pty.spawn": call(named("pty", "spawn"), touch),
@@ -138,7 +148,9 @@ def running_payloads(canary: Path) -> dict[str, tuple[bytes, str]]:
         "torch._utils._rebuild_tensor_v2.__globals__": named_on_stack("torch._utils", "_rebuild_tensor_v2.__globals__"),
         "torch.nn.modules.module.os": named("torch.nn.modules.module", "os"),
     }
-    return {f"runs {name}": (state_dict(x=payload), f"names {name.replace('.', '[.]')}") for name, payload in names.items()}
+    return {
+        f"runs {name}": (state_dict(x=payload), f"names {name.replace('.', '[.]')}") for name, payload in names.items()
+    }
 
 
 def instruction_payloads(canary: Path) -> dict[str, tuple[bytes, str]]:
@@ -152,23 +164,36 @@ def instruction_payloads(canary: Path) -> dict[str, tuple[bytes, str]]:
         "OBJ": (state_dict(x=MARK + conv + touch + b"o"), "instruction OBJ"),
         "PERSID": (state_dict(x=b"P/etc/passwd\n"), "instruction PERSID"),
         "NEXT_BUFFER": (state_dict(x=b"\x97"), "instruction NEXT_BUFFER"),
-        "slot state": (state_dict(x=made + row(EMPTY_DICT, mapping(__class__=conv)) + BUILD), "sets attributes of an object of models.common.Conv"),
+        "slot state": (
+            state_dict(x=made + row(EMPTY_DICT, mapping(__class__=conv)) + BUILD),
+            "sets attributes of an object of models.common.Conv",
+        ),
         "attributes of a function": (
             state_dict(x=named("torch._utils", "_rebuild_parameter") + mapping(__code__=NONE) + BUILD),
             "sets attributes of torch._utils._rebuild_parameter",
         ),
         "call of an object": (state_dict(x=call(made, touch)), "calls an object of models.common.Conv"),
         "call of text": (state_dict(x=call(text("os.system"), touch)), "calls a str"),
-        "object of a function": (state_dict(x=named("torch", "Size") + EMPTY_TUPLE + NEWOBJ), "makes an object of torch.Size"),
+        "object of a function": (
+            state_dict(x=named("torch", "Size") + EMPTY_TUPLE + NEWOBJ),
+            "makes an object of torch.Size",
+        ),
         "call of numpy.ndarray": (state_dict(x=call(named("numpy", "ndarray"), number(2**40))), "calls numpy.ndarray"),
-        "wrong arguments": (state_dict(x=call(named("torch._utils", "_rebuild_tensor_v2"), NONE)), "arguments that do not fit"),
+        "wrong arguments": (
+            state_dict(x=call(named("torch._utils", "_rebuild_tensor_v2"), NONE)),
+            "arguments that do not fit",
+        ),
         "storage outside": (state_dict(x=tensor(held=storage(key="../../etc/passwd"))), "names the storage"),
         "storage not there": (state_dict(x=tensor(held=storage(key="1"))), "names the storage 1"),
         "other persistent id": (state_dict(x=row(text("file"), text("/etc/passwd")) + PERSISTENT), "outside of itself"),
         "tensor of no storage": (state_dict(x=tensor(held=text("/dev/mem"))), "without a storage"),
         "object array": (state_dict(x=call(named("numpy", "dtype"), text("O8"))), "number format O8"),
         "structured numbers": (
-            state_dict(x=call(named("numpy", "dtype"), text("f8")) + row(number(3), text("<"), NONE, row(text("a")), NONE) + BUILD),
+            state_dict(
+                x=call(named("numpy", "dtype"), text("f8"))
+                + row(number(3), text("<"), NONE, row(text("a")), NONE)
+                + BUILD
+            ),
             "structured numpy",
         ),
         "text codec": (state_dict(x=call(named("_codecs", "encode"), text("a"), text("zlib"))), "encoding zlib"),
@@ -185,7 +210,9 @@ def greedy_payloads() -> dict[str, tuple[bytes, str]]:
     """Pickles that would hang the reader or exhaust memory."""
     huge = 2**62 - 1
     doubling_tuples = EMPTY_TUPLE + b"".join(put(index) + POP + row(get(index), get(index)) for index in range(60))
-    doubling_lists = EMPTY_LIST + b"".join(put(index) + POP + EMPTY_LIST + MARK + get(index) + get(index) + APPENDS for index in range(60))
+    doubling_lists = EMPTY_LIST + b"".join(
+        put(index) + POP + EMPTY_LIST + MARK + get(index) + get(index) + APPENDS for index in range(60)
+    )
     colliding = EMPTY_DICT + MARK + b"".join(number(index * (2**61 - 1)) + NONE for index in range(1, 5000)) + SETITEMS
     copied = text("a" * 1_000_000) + put(1) + POP
     copies = copied + EMPTY_LIST + MARK + call(named("_codecs", "encode"), get(1), text("latin1")) * 5000 + APPENDS
@@ -193,7 +220,10 @@ def greedy_payloads() -> dict[str, tuple[bytes, str]]:
     numbers = call(named("_codecs", "encode"), text("abcdefgh"), text("latin1"))
     dtype = call(named("numpy", "dtype"), text("f8"))
     return {
-        "huge tensor": (state_dict(x=tensor((2**20, 2**20), (2**20, 1))), "declares a tensor of 1048576 x 1048576 numbers"),
+        "huge tensor": (
+            state_dict(x=tensor((2**20, 2**20), (2**20, 1))),
+            "declares a tensor of 1048576 x 1048576 numbers",
+        ),
         "huge storage": (state_dict(x=tensor((2**40,), (1,), held=storage(2**40))), "declares 1099511627776 numbers"),
         "overflowing tensor": (state_dict(x=tensor((huge, huge, huge), (1, 1, 1))), "declares a tensor"),
         "repeated elements": (state_dict(x=tensor((10**9,), (0,))), "declares a tensor"),
@@ -206,7 +236,10 @@ def greedy_payloads() -> dict[str, tuple[bytes, str]]:
         "size of text": (state_dict(x=call(named("torch", "Size"), row(text("9")))), "whole numbers of 0 or more"),
         "many dimensions": (state_dict(x=tensor((1,) * 999, (1,) * 999)), "at most 16 numbers"),
         "negative storage": (state_dict(x=tensor(held=storage(-1))), "unknown way"),
-        "huge array": (state_dict(x=array + row(number(1), row(number(2**40)), dtype, b"\x89", numbers) + BUILD), "declares 1099511627776 numpy"),
+        "huge array": (
+            state_dict(x=array + row(number(1), row(number(2**40)), dtype, b"\x89", numbers) + BUILD),
+            "declares 1099511627776 numpy",
+        ),
         "long text": (START + b"\x8d" + struct.pack("<Q", 2**40) + b"a" + STOP, "damaged"),
         "longer text": (START + b"\x8d" + struct.pack("<Q", 2**64 - 1) + b"a" + STOP, "damaged"),
         "long bytes": (START + b"\x8e" + struct.pack("<Q", 2**62) + b"a" + STOP, "damaged"),
@@ -215,13 +248,24 @@ def greedy_payloads() -> dict[str, tuple[bytes, str]]:
         "many sets": (START + b"\x8f" * 700_000 + STOP, "objects"),
         "many copies of text": (START + copies + STOP, "objects"),
         "many copies of a set": (
-            START + EMPTY_LIST + MARK + NONE * 100_000 + APPENDS + put(1) + POP + call(named("__builtin__", "set"), get(1)) * 1000 + STOP,
+            START
+            + EMPTY_LIST
+            + MARK
+            + NONE * 100_000
+            + APPENDS
+            + put(1)
+            + POP
+            + call(named("__builtin__", "set"), get(1)) * 1000
+            + STOP,
             "objects",
         ),
         "nested tuples as key": (state_dict(x=EMPTY_DICT + doubling_tuples + NONE + SETITEM), "key of type tuple"),
         "list as key": (state_dict(x=EMPTY_DICT + EMPTY_LIST + NONE + SETITEM), "key of type list"),
         "colliding keys": (state_dict(x=colliding), "key of type int"),
-        "doubling lists in the settings": (START + mapping(model=mapping(w=tensor()), opt=doubling_lists) + STOP, "nested too deeply"),
+        "doubling lists in the settings": (
+            START + mapping(model=mapping(w=tensor()), opt=doubling_lists) + STOP,
+            "nested too deeply",
+        ),
         "list in itself": (
             START + mapping(model=mapping(w=tensor()), opt=EMPTY_LIST + put(1) + MARK + get(1) + APPENDS) + STOP,
             "nested too deeply",
@@ -255,7 +299,9 @@ def doubling_layers() -> bytes:
 def hostile_archives() -> dict[str, tuple[bytes, str]]:
     """Archives that are hostile as such."""
     good = state_dict()
-    views = state_dict(**{f"w{index}": tensor((200_000,), (1,), index, held=storage(250_000, "1")) for index in range(30)})
+    views = state_dict(
+        **{f"w{index}": tensor((200_000,), (1,), index, held=storage(250_000, "1")) for index in range(30)}
+    )
     bomb = archive(good, more={"archive/data/1": bytes(50_000_000)}, compression=zipfile.ZIP_DEFLATED)
     stream = io.BytesIO(archive(good))
     with zipfile.ZipFile(stream) as file:
@@ -272,7 +318,10 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
     return {
         "overlapping views": (archive(views, more={"archive/data/1": bytes(1_000_000)}), "multiple of the file's size"),
         "compressed entries": (bomb, "compressed"),
-        "double entries": (archive(good, more={"archive/data/1": b"x", "archive/data/2": b"y"}).replace(b"data/2", b"data/1"), "twice"),
+        "double entries": (
+            archive(good, more={"archive/data/1": b"x", "archive/data/2": b"y"}).replace(b"data/2", b"data/1"),
+            "twice",
+        ),
         "overlapping entries": (bytes(overlapping), "inside another|damaged"),
         "entry longer than the file": (bytes(longer), "damaged"),
         "huge table of contents": (bytes(directory), "table of contents"),
@@ -283,7 +332,10 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
         ),
         "archive in an archive": (archive(archive(good)), "damaged"),
         "big-endian": (archive(good, more={"archive/byteorder": b"big"}), "big-endian"),
-        "wrong checksum": (archive(good).replace(struct.pack("<4f", 1, 2, 3, 4), struct.pack("<4f", 1, 2, 3, 5)), "damaged"),
+        "wrong checksum": (
+            archive(good).replace(struct.pack("<4f", 1, 2, 3, 4), struct.pack("<4f", 1, 2, 3, 5)),
+            "damaged",
+        ),
     }
 
 

@@ -37,7 +37,10 @@ EXTRACTS = sorted((GOLDEN / "networks").glob("*.json"))
 SLOW_EXTRACTS = ("yolov9-cf", "gelan-c-seg")
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW_EXTRACTS), id=path.stem) for path in EXTRACTS])
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW_EXTRACTS), id=path.stem) for path in EXTRACTS],
+)
 def test_network(path: Path, tmp_path: Path) -> None:
     golden = json.loads(path.read_text())
     entries = foreign_state_dict(golden["cfg"])
@@ -58,19 +61,27 @@ def test_names_and_shapes_of_whole_network_files(shared: Path, name: str) -> Non
 QUICK = ("gelan-c-seg", "yolov9-c", "yolov8n-seg", "yolo11n")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS]
+)
 def test_deployed_names_and_shapes_build_again(name: str) -> None:
     """The deployed form of each reference network is rebuilt by its own configuration, folded and not."""
     for deployed in (meta_pruned(name), meta_deployed(name)):
         with torch.device("meta"):
             rebuilt = Model(deployed.config)
-        assert {key: value.shape for key, value in rebuilt.state_dict().items()} == {key: value.shape for key, value in deployed.state_dict().items()}
+        assert {key: value.shape for key, value in rebuilt.state_dict().items()} == {
+            key: value.shape for key, value in deployed.state_dict().items()
+        }
 
 
 def test_import_covers_every_parameter(tmp_path: Path) -> None:
     model = Model("yolo11n-seg", nc=80)
     report = import_state_dict(
-        model, {key: torch.zeros(shape) if ".dfl." not in key else torch.arange(16.0).view(shape) for key, shape in foreign_state_dict("yolo11n-seg")}
+        model,
+        {
+            key: torch.zeros(shape) if ".dfl." not in key else torch.arange(16.0).view(shape)
+            for key, shape in foreign_state_dict("yolo11n-seg")
+        },
     )
     assert (report.missing, report.unexpected, report.mismatched, report.coverage) == ([], [], [], 1.0)
     assert model.head.lead.prototypes.upsample.bias.eq(0).all()
@@ -120,7 +131,9 @@ def test_a_wrong_number_is_seen(tmp_path: Path) -> None:
     assert check_golden.check_loss(path) == pytest.approx(1e-3, rel=0.01)
 
 
-def test_command_counts_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_counts_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = (GOLDEN / "loss" / "tal_detect.json").read_text()
     (tmp_path / "a.json").write_text(good)
     (tmp_path / "b.json").write_text("{}")

@@ -18,7 +18,12 @@ from tests.networks import tiny_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PARSERS = {"train.py": train.parse_options, "val.py": val.parse_arguments, "detect.py": detect.parse_arguments, "export.py": export.parse_arguments}
+PARSERS = {
+    "train.py": train.parse_options,
+    "val.py": val.parse_arguments,
+    "detect.py": detect.parse_arguments,
+    "export.py": export.parse_arguments,
+}
 
 
 def block_after(mark: str) -> str:
@@ -66,14 +71,21 @@ def test_ten_line_layer() -> None:
 
 
 def test_table_says_what_the_yamls_say() -> None:
-    for name, *figures in re.findall(r"^\| ([\w-]+) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|", README, flags=re.MULTILINE):
+    for name, *figures in re.findall(
+        r"^\| ([\w-]+) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|", README, flags=re.MULTILINE
+    ):
         path = next((ROOT / "models").glob(f"[ds]e*/{name}.yaml"))
         header = path.read_text(encoding="utf-8").split("nc:")[0]
-        assert re.findall(r"([\d,]+) parameters, ([\d.]+) GFLOPs", header) == [tuple(figures[:2]), tuple(figures[2:])], name
+        assert re.findall(r"([\d,]+) parameters, ([\d.]+) GFLOPs", header) == [
+            tuple(figures[:2]),
+            tuple(figures[2:]),
+        ], name
 
 
 def test_scales_have_the_parameters_that_their_yamls_say() -> None:
-    table = re.findall(r"^\| (yolo\S+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, flags=re.MULTILINE)
+    table = re.findall(
+        r"^\| (yolo\S+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, flags=re.MULTILINE
+    )
     assert len(table) >= 4
     for name, *figures in table:
         header = next((ROOT / "models").glob(f"[ds]e*/{name}.yaml")).read_text(encoding="utf-8").split("nc:")[0]

@@ -11,7 +11,11 @@ import torch
 
 from utils.errors import TrainingStoppedError, UserError
 
-PLUGIN_FLAG: dict[str, Any] = {"action": "append", "metavar": "FILE", "help": "Python file with layers of yours, which is run; may be repeated"}
+PLUGIN_FLAG: dict[str, Any] = {
+    "action": "append",
+    "metavar": "FILE",
+    "help": "Python file with layers of yours, which is run; may be repeated",
+}
 """How every command takes plug-ins (docs/plugins.md)."""
 PATCH_FLAG: dict[str, Any] = {
     "action": "append",
@@ -52,12 +56,20 @@ def run(main: Callable[[], object]) -> int:
 def explain(error: Exception) -> tuple[int, str | None]:
     """Return the exit status of an error that the machine had, and what to say instead of a traceback if its cause is known."""
     first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS):
-        return EXIT_FAILED, f"out of memory: {first_line}: lower --batch, --img or --workers; the last checkpoint is kept"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS
+    ):
+        return (
+            EXIT_FAILED,
+            f"out of memory: {first_line}: lower --batch, --img or --workers; the last checkpoint is kept",
+        )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return EXIT_FAILED, f"disk full: {error.filename or first_line}: free some space; what was there before is kept"
     if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-        return EXIT_USER, f"{error.filename or 'a file'}: {error.strerror}: expected a place that can be read and written; see --project"
+        return (
+            EXIT_USER,
+            f"{error.filename or 'a file'}: {error.strerror}: expected a place that can be read and written; see --project",
+        )
     return EXIT_FAILED, None
 
 
@@ -71,7 +83,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, retired: Mapping[str, str] | None = None, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
         for flag, advice in (retired or {}).items():
-            self.add_argument(flag, action=_RetiredFlag, nargs="*", const=advice, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
+            self.add_argument(
+                flag, action=_RetiredFlag, nargs="*", const=advice, help=argparse.SUPPRESS, default=argparse.SUPPRESS
+            )
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
@@ -81,5 +95,7 @@ class Parser(argparse.ArgumentParser):
 class _RetiredFlag(argparse.Action):
     """Answers a flag that does not exist here by what to do instead."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: object, option_string: str | None = None) -> NoReturn:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, values: object, option_string: str | None = None
+    ) -> NoReturn:
         parser.exit(EXIT_USER, f"error: {option_string}: does not exist here: {self.const}\n")

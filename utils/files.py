@@ -32,14 +32,18 @@ def read_yaml(path: Path, error: type[UserError], name: str | Path | None = None
         text = getattr(problem, "problem", None) or " ".join(str(problem).split())
         raise error(f"{name}: {where}not valid yaml: {text}") from problem
     except UnicodeDecodeError as problem:
-        raise error(f"{name}: not valid yaml: expected text in UTF-8 ({problem.reason} at byte {problem.start})") from problem
+        raise error(
+            f"{name}: not valid yaml: expected text in UTF-8 ({problem.reason} at byte {problem.start})"
+        ) from problem
     except OSError as problem:
         raise error(f"{name}: cannot be read: {problem.strerror}: expected a yaml file") from problem
 
 
 def find_shipped(path: str | Path, folder: str) -> Path | None:
     """Return `path` if it is a file, else the repository's own file at that path or of that name in `folder`; None without either."""
-    return next((place for place in (Path(path), REPOSITORY / path, REPOSITORY / folder / path) if place.is_file()), None)
+    return next(
+        (place for place in (Path(path), REPOSITORY / path, REPOSITORY / folder / path) if place.is_file()), None
+    )
 
 
 @contextmanager

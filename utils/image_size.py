@@ -21,7 +21,9 @@ def size_on_stride(size: int | Sequence[int], stride: int) -> tuple[int, int]:
         raise SettingsError(f"--img {' '.join(map(str, given))}: expected one size, or height and width, in pixels")
     height, width = (-(-side // stride) * stride for side in (given[0], given[-1]))
     if (height, width) != (given[0], given[-1]):
-        print(f"--img {' '.join(map(str, given))}: no multiple of the stride {stride}: {height} x {width} (height x width) is used")
+        print(
+            f"--img {' '.join(map(str, given))}: no multiple of the stride {stride}: {height} x {width} (height x width) is used"
+        )
     return height, width
 
 
@@ -42,11 +44,17 @@ def choose_image_size(asked: int | Sequence[int] | None, network: nn.Module) -> 
     if fixed := static_size(network):
         if asked is not None and size_on_stride(asked, max(network.stride)) != fixed:
             shown = asked if isinstance(asked, int) else " ".join(map(str, asked))
-            print(f"--img {shown}: does not apply to a static file: exactly {fixed[0]} x {fixed[1]} (height x width) is used")
+            print(
+                f"--img {shown}: does not apply to a static file: exactly {fixed[0]} x {fixed[1]} (height x width) is used"
+            )
         return fixed
     if asked is None:
         asked = getattr(network, "trained_size", None)
-        reason = "at which the network was trained" if asked else "since the weights do not say at which size they were trained"
+        reason = (
+            "at which the network was trained"
+            if asked
+            else "since the weights do not say at which size they were trained"
+        )
         asked = asked or DEFAULT_SIZE
         print(f"picture size {asked}, {reason} (--img chooses another)")
     return size_on_stride(asked, max(network.stride))

@@ -52,7 +52,11 @@ class Precision:
         model = self.place(model)
         if self.dtype is None:
             return model
-        kept = [(module, copy.deepcopy(module.state_dict())) for module in model.modules() if getattr(module, "full_precision", False)]
+        kept = [
+            (module, copy.deepcopy(module.state_dict()))
+            for module in model.modules()
+            if getattr(module, "full_precision", False)
+        ]
         model.to(self.dtype)
         for module, state in kept:
             module.float().load_state_dict(state)
@@ -79,7 +83,9 @@ def choose_device(device: str) -> torch.device:
         SettingsError: the device is unknown or not present.
     """
     if device == "":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     if "," in device:
         raise SettingsError(f"--device {device}: one device was expected: training on several is not supported yet")
     try:
@@ -92,7 +98,9 @@ def choose_device(device: str) -> torch.device:
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
     }
     if (chosen.index or 0) >= present.get(chosen.type, 0):
-        raise SettingsError(f"--device {device}: not present: torch {torch.__version__} sees {present['cuda']} CUDA devices; use --device cpu")
+        raise SettingsError(
+            f"--device {device}: not present: torch {torch.__version__} sees {present['cuda']} CUDA devices; use --device cpu"
+        )
     return chosen
 
 

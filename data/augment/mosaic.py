@@ -31,7 +31,9 @@ def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Samp
         top = centre_y if position // 2 else centre_y - height
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, side), min(top + height, side)
         canvas[y1:y2, x1:x2] = tile.image_rgb[y1 - top : y2 - top, x1 - left : x2 - left]
-        placed.append(Sample(canvas, tile.classes, *scale_and_shift(tile.boxes_xyxy, tile.polygons, (1, 1), (left, top))))
+        placed.append(
+            Sample(canvas, tile.classes, *scale_and_shift(tile.boxes_xyxy, tile.polygons, (1, 1), (left, top)))
+        )
     whole = join(canvas, placed)
     whole.boxes_xyxy, whole.polygons = clip(whole.boxes_xyxy, whole.polygons, (side, side))
     return whole.select((whole.boxes_xyxy[:, 2:] > whole.boxes_xyxy[:, :2]).all(1))
@@ -65,7 +67,12 @@ def copy_paste(sample: Sample, share: float, rng: np.random.Generator) -> Sample
         return sample
     polygons = [mirrored[row] for row in taken]
     _paste_mirrored(sample.image_rgb, boxes_xyxy[len(sample.boxes_xyxy) :], polygons)
-    return Sample(sample.image_rgb, np.concatenate((sample.classes, sample.classes[taken])), boxes_xyxy, sample.polygons + polygons)
+    return Sample(
+        sample.image_rgb,
+        np.concatenate((sample.classes, sample.classes[taken])),
+        boxes_xyxy,
+        sample.polygons + polygons,
+    )
 
 
 def _paste_mirrored(image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32], polygons: list[Polygon]) -> None:

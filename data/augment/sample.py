@@ -77,14 +77,19 @@ def map_points(polygons: list[Polygon], move: Callable[[NDArray[np.float32]], ND
 
 
 def scale_and_shift(
-    boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], scale_wh: tuple[float, float], shift_wh: tuple[float, float]
+    boxes_xyxy: NDArray[np.float32],
+    polygons: list[Polygon],
+    scale_wh: tuple[float, float],
+    shift_wh: tuple[float, float],
 ) -> tuple[NDArray[np.float32], list[Polygon]]:
     """Return boxes and outlines times `scale_wh` plus `shift_wh`."""
     scale, shift = np.array((*scale_wh, *scale_wh), np.float32), np.array((*shift_wh, *shift_wh), np.float32)
     return boxes_xyxy * scale + shift, map_points(polygons, lambda points: points * scale[:2] + shift[:2])
 
 
-def mirror(boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], axis: int, length: int) -> tuple[NDArray[np.float32], list[Polygon]]:
+def mirror(
+    boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], axis: int, length: int
+) -> tuple[NDArray[np.float32], list[Polygon]]:
     """Return boxes and outlines mirrored along `axis` (0 is x, 1 is y) of a picture that is `length` pixels long there."""
     boxes_xyxy = boxes_xyxy.copy()
     boxes_xyxy[:, [axis, axis + 2]] = length - boxes_xyxy[:, [axis + 2, axis]]
@@ -124,7 +129,9 @@ def clip_part(points: NDArray[np.float32], size_wh: tuple[int, int]) -> NDArray[
             step = np.divide(depth, depth - _following(depth), out=np.zeros_like(depth), where=crosses)
             cuts = points + step[:, None] * (_following(points) - points)
             cuts[:, axis] = limit
-            points = np.concatenate((points, cuts), 1).reshape(-1, 2)[np.concatenate((inside[:, None], crosses[:, None]), 1).reshape(-1)]
+            points = np.concatenate((points, cuts), 1).reshape(-1, 2)[
+                np.concatenate((inside[:, None], crosses[:, None]), 1).reshape(-1)
+            ]
     return points if len(points) >= 3 else points[:0]
 
 
@@ -177,7 +184,9 @@ def clip(
 def by_area(sample: Sample) -> Sample:
     """Return the picture with its objects from the largest to the smallest box, so that `index_map` draws small ones on top."""
     order = np.argsort(-(sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).prod(1), kind="stable")
-    return Sample(sample.image_rgb, sample.classes[order], sample.boxes_xyxy[order], [sample.polygons[row] for row in order])
+    return Sample(
+        sample.image_rgb, sample.classes[order], sample.boxes_xyxy[order], [sample.polygons[row] for row in order]
+    )
 
 
 def index_map(sample: Sample, stride: int = 4) -> NDArray[np.int16]:

@@ -82,7 +82,9 @@ def letterbox(
     return image, (new_hw[1] / width, new_hw[0] / height), (left, top)
 
 
-def letterbox_sample(sample: Sample, shape_hw: tuple[int, int], scaleup: bool) -> tuple[Sample, tuple[float, float], tuple[int, int]]:
+def letterbox_sample(
+    sample: Sample, shape_hw: tuple[int, int], scaleup: bool
+) -> tuple[Sample, tuple[float, float], tuple[int, int]]:
     """Letterbox a picture with its objects; see `letterbox`."""
     image, ratio_wh, pad_wh = letterbox(sample.image_rgb, shape_hw, scaleup)
     boxes_xyxy, polygons = scale_and_shift(sample.boxes_xyxy, sample.polygons, ratio_wh, pad_wh)
@@ -139,12 +141,18 @@ def warp_objects(
     return clip(boxes_xyxy, map_points(polygons, lambda points: _map_by(matrix, points)), size_wh, refit=True)
 
 
-def worth_keeping(before_xyxy: NDArray[np.float32], after_xyxy: NDArray[np.float32], has_outline: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def worth_keeping(
+    before_xyxy: NDArray[np.float32], after_xyxy: NDArray[np.float32], has_outline: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """(N,) True for boxes of which a warp left enough to learn from; `before_xyxy` is at the scale of `after_xyxy`."""
     before_wh, after_wh = before_xyxy[:, 2:] - before_xyxy[:, :2], after_xyxy[:, 2:] - after_xyxy[:, :2]
     short, long = after_wh.min(1), after_wh.max(1)
     ratio = after_wh.prod(1) / np.maximum(before_wh.prod(1), 1e-9)
-    return (short > MIN_SIDE) & (long < MAX_ASPECT * short) & (ratio > np.where(has_outline, MIN_AREA_RATIO_POLYGON, MIN_AREA_RATIO_BOX))
+    return (
+        (short > MIN_SIDE)
+        & (long < MAX_ASPECT * short)
+        & (ratio > np.where(has_outline, MIN_AREA_RATIO_POLYGON, MIN_AREA_RATIO_BOX))
+    )
 
 
 def random_warp(sample: Sample, hyp: AugmentSettings, size_wh: tuple[int, int], rng: np.random.Generator) -> Sample:

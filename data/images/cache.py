@@ -52,7 +52,9 @@ class PictureCache:
         def put(index: int) -> None:
             self[index][...] = read(index)
 
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
+        with ThreadPoolExecutor(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ) as pool:
             for _ in pool.map(put, range(len(self.sizes_hw))):
                 pass
         self.block.flags.writeable = False

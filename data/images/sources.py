@@ -87,7 +87,9 @@ class Source:
         capture, number = open_capture(address), 0
         try:
             if not capture.isOpened() and self.camera is not None:
-                raise DataError(f"--source {address}: no camera answers at this index: expected 0 for the first camera, or a file or folder")
+                raise DataError(
+                    f"--source {address}: no camera answers at this index: expected 0 for the first camera, or a file or folder"
+                )
             fps = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
             fps = (fps if math.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS) / self.vid_stride
             while capture.isOpened() and capture.grab():
@@ -110,12 +112,16 @@ def _from_list(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text list: expected one picture path a line in UTF-8 ({error.reason})") from error
+        raise DataError(
+            f"{path}: not a text list: expected one picture path a line in UTF-8 ({error.reason})"
+        ) from error
     entries = [Path(line.strip()) for line in lines if line.strip()]
     if not entries:
         raise DataError(f"no picture at {path}: the list is empty: expected one picture path a line")
     beside = [path.parent / entry for entry in entries]  # an absolute entry stays as it is
-    found = (near if near.exists() or not entry.exists() else entry for near, entry in zip(beside, entries, strict=True))
+    found = (
+        near if near.exists() or not entry.exists() else entry for near, entry in zip(beside, entries, strict=True)
+    )
     return list(dict.fromkeys(found))
 
 
@@ -135,14 +141,20 @@ def _find_files(source: str) -> list[Path]:
             return _from_list(path)
         if path.suffix.lower() not in KNOWN_SUFFIXES:
             expected = " ".join(KNOWN_SUFFIXES)
-            raise DataError(f"no picture at {source}: a file of kind '{path.suffix}': expected one of {expected}, or a .txt list of pictures")
+            raise DataError(
+                f"no picture at {source}: a file of kind '{path.suffix}': expected one of {expected}, or a .txt list of pictures"
+            )
         return [path]
     if glob.has_magic(source):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
         if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
-            raise DataError(f"no picture at {source}: the pattern fits no picture or video file: put it in quotes so that the shell leaves it alone")
+            raise DataError(
+                f"no picture at {source}: the pattern fits no picture or video file: put it in quotes so that the shell leaves it alone"
+            )
         return files
-    raise DataError(f"no picture at {source}: there is no such file or folder: expected a picture, video, folder, pattern, .txt list or camera index")
+    raise DataError(
+        f"no picture at {source}: there is no such file or folder: expected a picture, video, folder, pattern, .txt list or camera index"
+    )
 
 
 def open_source(source: str | Path, vid_stride: int = 1) -> Source:

@@ -105,12 +105,18 @@ def _pack(entries: dict[tuple[str, Stamp], Entry]) -> tuple[dict[str, object], d
         "num_points": np.array([len(part) for part in parts], np.int64),
         "points": np.concatenate([np.zeros((0, 2), np.float32), *parts]),
     }
-    problems = [[index, p.kind, p.where, p.reason] for index, entry in enumerate(entries.values()) for p in entry.problems]
+    problems = [
+        [index, p.kind, p.where, p.reason] for index, entry in enumerate(entries.values()) for p in entry.problems
+    ]
     return {"paths": [path for path, _ in entries], "problems": problems}, arrays
 
 
 def _unpack(header: dict[str, list], arrays: dict[str, np.ndarray]) -> dict[tuple[str, Stamp], Entry]:
-    parts = iter(np.split(arrays["points"], np.cumsum(arrays["num_points"])[:-1])) if len(arrays["num_points"]) else iter(())
+    parts = (
+        iter(np.split(arrays["points"], np.cumsum(arrays["num_points"])[:-1]))
+        if len(arrays["num_points"])
+        else iter(())
+    )
     num_parts, starts = iter(arrays["num_parts"].tolist()), np.cumsum(arrays["counts"]) - arrays["counts"]
     spans = iter(zip(starts.tolist(), arrays["counts"].tolist(), arrays["image_hw"].tolist(), strict=True))
     entries = {}

@@ -60,15 +60,24 @@ def read_coco_file(path: Path, names: Sequence[str], picture_dir: Path | None = 
     """
     content = _read_json(path)
     class_of, categories = _match_categories(path, _categories(path, content), names)
-    entries = [entry for entry in content["images"] if isinstance(entry, dict) and "id" in entry and isinstance(entry.get("file_name"), str)]
+    entries = [
+        entry
+        for entry in content["images"]
+        if isinstance(entry, dict) and "id" in entry and isinstance(entry.get("file_name"), str)
+    ]
     if not entries:
         raise DataError(f"{path}: images: no entry with id and file_name: expected a COCO instances file")
     folder = picture_dir or find_picture_dir(path, [entry["file_name"] for entry in entries])
-    pictures = {entry["id"]: CocoPicture(folder / entry["file_name"], entry["id"], _stated_hw(entry), Objects()) for entry in entries}
+    pictures = {
+        entry["id"]: CocoPicture(folder / entry["file_name"], entry["id"], _stated_hw(entry), Objects())
+        for entry in entries
+    }
     result = CocoFile(list(pictures.values()), categories, [])
     if len(pictures) < len(entries):
         twice = [str(image_id) for image_id, count in Counter(entry["id"] for entry in entries).items() if count > 1]
-        result.problems.append(Problem(PICTURE, str(path), f"image id twice, the last one kept: {', '.join(twice[:20])}"))
+        result.problems.append(
+            Problem(PICTURE, str(path), f"image id twice, the last one kept: {', '.join(twice[:20])}")
+        )
     for position, annotation in enumerate(content["annotations"]):
         _add_annotation(result, pictures, annotation, class_of, f"{path}: annotations[{position}]")
     return result
@@ -82,12 +91,21 @@ def find_picture_dir(path: Path, file_names: Sequence[str]) -> Path:
     """
     split = path.stem.partition("_")[2] or path.stem
     above = path.parent.parent
-    folders = [above / split, above / "images" / split, path.parent / split, path.parent / path.stem, above / "images", path.parent]
+    folders = [
+        above / split,
+        above / "images" / split,
+        path.parent / split,
+        path.parent / path.stem,
+        above / "images",
+        path.parent,
+    ]
     for folder in folders:
         if any((folder / name).is_file() for name in file_names[:20]):
             return folder
     tried = ", ".join(str(folder) for folder in dict.fromkeys(folders))
-    raise DataError(f"{path}: its pictures ({file_names[0]}, …) were not found in {tried}: name their folder by 'images' in the data yaml")
+    raise DataError(
+        f"{path}: its pictures ({file_names[0]}, …) were not found in {tried}: name their folder by 'images' in the data yaml"
+    )
 
 
 def _read_json(path: Path) -> dict[str, list]:
@@ -99,21 +117,33 @@ def _read_json(path: Path) -> dict[str, list]:
         raise DataError(f"{path}: not valid JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path}: no list '{key}': expected a COCO instances file with images, annotations and categories")
+            raise DataError(
+                f"{path}: no list '{key}': expected a COCO instances file with images, annotations and categories"
+            )
     return content
 
 
 def _categories(path: Path, content: dict[str, list]) -> dict[int, str]:
-    categories = {entry["id"]: str(entry["name"]) for entry in content["categories"] if isinstance(entry, dict) and {"id", "name"} <= entry.keys()}
+    categories = {
+        entry["id"]: str(entry["name"])
+        for entry in content["categories"]
+        if isinstance(entry, dict) and {"id", "name"} <= entry.keys()
+    }
     if not categories or len(categories) < len(content["categories"]):
-        raise DataError(f"{path}: categories: {len(categories)} different ids in {len(content['categories'])} entries: expected id and name in each")
+        raise DataError(
+            f"{path}: categories: {len(categories)} different ids in {len(content['categories'])} entries: expected id and name in each"
+        )
     return categories
 
 
 def _match_categories(path: Path, in_file: dict[int, str], names: Sequence[str]) -> tuple[dict[int, int], list[int]]:
     """Return the class index by category id, and the category id by class index (a number of its own for a class not in the file)."""
     index_of = {name: index for index, name in enumerate(names)}
-    if len(index_of) == len(names) and len(set(in_file.values())) == len(in_file) and set(in_file.values()) <= index_of.keys():
+    if (
+        len(index_of) == len(names)
+        and len(set(in_file.values())) == len(in_file)
+        and set(in_file.values()) <= index_of.keys()
+    ):
         class_of = {category: index_of[name] for category, name in in_file.items()}
     elif len(in_file) == len(names):
         class_of = {category: index for index, category in enumerate(in_file)}
@@ -133,7 +163,9 @@ def _stated_hw(entry: dict[str, object]) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def _add_annotation(result: CocoFile, pictures: dict[int, CocoPicture], annotation: object, class_of: dict[int, int], where: str) -> None:
+def _add_annotation(
+    result: CocoFile, pictures: dict[int, CocoPicture], annotation: object, class_of: dict[int, int], where: str
+) -> None:
     """Add one annotation to its picture, or say why not."""
     if not isinstance(annotation, dict):
         result.problems.append(Problem(ROW, where, "no mapping"))
@@ -178,23 +210,44 @@ def _box(value: object) -> np.ndarray | None:
     return np.array((x, y, x + width, y + height), np.float64)
 
 
-def _mask(segmentation: object, crowd: bool, stated_hw: tuple[int, int] | None) -> tuple[Polygon, Counts | None, list[str]]:
+def _mask(
+    segmentation: object, crowd: bool, stated_hw: tuple[int, int] | None
+) -> tuple[Polygon, Counts | None, list[str]]:
     """Return an object's mask, as polygon or (a crowd's) as run lengths, and what is wrong with it, a text for each part left out."""
     if segmentation is None:
         return [], None, []
     if isinstance(segmentation, list):
-        good = [isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part)) for part in segmentation]
-        reasons = [_reason(number, part) for number, (part, right) in enumerate(zip(segmentation, good, strict=True)) if not right]
-        parts = [np.array(part, np.float32).reshape(-1, 2) for part, right in zip(segmentation, good, strict=True) if right]
+        good = [
+            isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))
+            for part in segmentation
+        ]
+        reasons = [
+            _reason(number, part)
+            for number, (part, right) in enumerate(zip(segmentation, good, strict=True))
+            if not right
+        ]
+        parts = [
+            np.array(part, np.float32).reshape(-1, 2) for part, right in zip(segmentation, good, strict=True) if right
+        ]
         return parts, None, reasons
     if not isinstance(segmentation, dict):
-        return [], None, [f"segmentation is {type(segmentation).__name__}: expected a list of polygons, or size and counts"]
+        return (
+            [],
+            None,
+            [f"segmentation is {type(segmentation).__name__}: expected a list of polygons, or size and counts"],
+        )
     try:
         size_hw, counts = read_counts(segmentation)
     except ValueError as error:
         return [], None, [f"segmentation: {error}"]
     if stated_hw not in (None, size_hw):
-        return [], None, [f"segmentation of {size_hw[1]} x {size_hw[0]} pixels: expected the picture's {stated_hw[1]} x {stated_hw[0]}"]
+        return (
+            [],
+            None,
+            [
+                f"segmentation of {size_hw[1]} x {size_hw[0]} pixels: expected the picture's {stated_hw[1]} x {stated_hw[0]}"
+            ],
+        )
     if crowd:
         return [], counts, []
     return [join_outlines([piece]).astype(np.float32) for piece in trace(counts_region(counts, size_hw))], None, []
@@ -213,7 +266,9 @@ def fit_masks(objects: Objects, path: Path, image_hw: tuple[int, int]) -> None:
     for row, polygon in enumerate(objects.polygons):
         inside = [bool((part.max(0) > 0).all() and (part.min(0) < (width, height)).all()) for part in polygon]
         if not all(inside):
-            where = f"{path}: object {row + 1}" + (f" (id {objects.annotation_ids[row]})" if objects.annotation_ids[row] else "")
+            where = f"{path}: object {row + 1}" + (
+                f" (id {objects.annotation_ids[row]})" if objects.annotation_ids[row] else ""
+            )
             reason = f"{len(inside) - sum(inside)} of {len(inside)} parts lie outside the picture of {width} x {height} pixels"
             objects.problems.append(Problem(OUTLINE, where, reason))
             objects.polygons[row] = [part for part, right in zip(polygon, inside, strict=True) if right]

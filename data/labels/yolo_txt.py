@@ -43,7 +43,9 @@ def read_label_file(path: Path, num_classes: int, image_hw: tuple[int, int]) -> 
             objects.problems.append(Problem(ROW, where, str(error)))
             continue
         if values[0] >= num_classes:
-            raise DataError(f"{where}: class {int(values[0])}: expected 0 to {num_classes - 1}, since the data yaml has {num_classes} names")
+            raise DataError(
+                f"{where}: class {int(values[0])}: expected 0 to {num_classes - 1}, since the data yaml has {num_classes} names"
+            )
         if values in seen:
             objects.problems.append(Problem(DUPLICATE, where, "same as an earlier row"))
             continue
@@ -56,7 +58,9 @@ def _numbers(words: list[str]) -> tuple[float, ...]:
     """Return the row as numbers, the class first, the others moved into [0, 1] where rounding left them just outside."""
     columns = len(words)
     if columns < BOX_COLUMNS or (columns > BOX_COLUMNS and (columns % 2 == 0 or columns < 7)):
-        raise ValueError(f"{columns} columns: expected 5 (class cx cy w h) or an odd number from 7 (class x1 y1 x2 y2 x3 y3 …)")
+        raise ValueError(
+            f"{columns} columns: expected 5 (class cx cy w h) or an odd number from 7 (class x1 y1 x2 y2 x3 y3 …)"
+        )
     values = [_number(word) for word in words]
     if values[0] < 0 or not values[0].is_integer():
         raise ValueError(f"class {words[0]}: expected a whole number from 0")

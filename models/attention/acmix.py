@@ -94,7 +94,9 @@ class ACmix(nn.Module):
                 f"residual: {in_channels} channels in, {out_channels} out at stride {stride}: it needs the same width and stride 1"
             )
         if start == "identity" and not residual:
-            raise ModelConfigError("start is 'identity', but there is no residual connection to pass the input on: add residual: true")
+            raise ModelConfigError(
+                "start is 'identity', but there is no residual connection to pass the input on: add residual: true"
+            )
         self.heads, self.depth = heads, out_channels // heads
         self.kernel_att, self.kernel_conv, self.stride, self.dilation = kernel_att, kernel_conv, stride, dilation
         self.residual = residual
@@ -106,7 +108,13 @@ class ACmix(nn.Module):
         self.conv_p.weight.requires_grad_(kernel_att > 1)
         self.fc = nn.Conv2d(3 * heads, kernel_conv * kernel_conv, 1, bias=False)
         self.dep_conv = nn.Conv2d(
-            kernel_conv * kernel_conv * self.depth, out_channels, kernel_conv, stride, kernel_conv // 2, groups=self.depth, bias=False
+            kernel_conv * kernel_conv * self.depth,
+            out_channels,
+            kernel_conv,
+            stride,
+            kernel_conv // 2,
+            groups=self.depth,
+            bias=False,
         )
         self.dep_conv.weight = nn.Parameter(shift_kernels(out_channels, kernel_conv))
         rate = 0.0 if start == "identity" else 0.5
@@ -173,7 +181,11 @@ class ACmix(nn.Module):
         """Return the weight (out_channels, 3 * heads, kernel_conv, kernel_conv) of fc, dep_conv and rate2 in one."""
         taps = self.kernel_conv**2
         shifted = self.dep_conv.weight.flatten(2).transpose(1, 2)  # (O, taps, maps)
-        return (shifted @ (self.fc.weight.view(taps, -1) * self.rate2)).transpose(1, 2).reshape(-1, 3 * self.heads, *[self.kernel_conv] * 2)
+        return (
+            (shifted @ (self.fc.weight.view(taps, -1) * self.rate2))
+            .transpose(1, 2)
+            .reshape(-1, 3 * self.heads, *[self.kernel_conv] * 2)
+        )
 
     def fold(self) -> None:
         """Make one convolution of the three projections, and where it is cheaper one of the convolution's branch, for inference."""
@@ -185,7 +197,16 @@ class ACmix(nn.Module):
         if self.composes:
             like = self.dep_conv
             channels = 3 * self.heads * self.depth
-            mixed = nn.Conv2d(channels, like.out_channels, like.kernel_size, like.stride, like.padding, groups=like.groups, bias=False, device="meta")
+            mixed = nn.Conv2d(
+                channels,
+                like.out_channels,
+                like.kernel_size,
+                like.stride,
+                like.padding,
+                groups=like.groups,
+                bias=False,
+                device="meta",
+            )
             self.mixed = with_weight(mixed, self.composed())
             del self.fc, self.dep_conv, self.rate2
 
@@ -205,13 +226,17 @@ def check(out_channels: int, kernel_att: int, heads: int, kernel_conv: int, stri
     """
     for name, kernel in (("kernel_att", kernel_att), ("kernel_conv", kernel_conv)):
         if kernel < 1 or kernel % 2 == 0:
-            raise ModelConfigError(f"{name} is {kernel}: expected an odd, positive number; try {max(kernel, 0) // 2 * 2 + 1}")
+            raise ModelConfigError(
+                f"{name} is {kernel}: expected an odd, positive number; try {max(kernel, 0) // 2 * 2 + 1}"
+            )
     for name, value in (("heads", heads), ("stride", stride), ("dilation", dilation)):
         if value < 1:
             raise ModelConfigError(f"{name} is {value}: expected a positive number")
     if out_channels % heads:
         fitting = [number for number in range(1, min(out_channels, 16) + 1) if out_channels % number == 0]
-        raise ModelConfigError(f"heads is {heads}: does not divide {out_channels} channels; try one of {', '.join(map(str, fitting))}")
+        raise ModelConfigError(
+            f"heads is {heads}: does not divide {out_channels} channels; try one of {', '.join(map(str, fitting))}"
+        )
 
 
 def with_weight(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:

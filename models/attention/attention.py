@@ -93,7 +93,9 @@ class FocalModulation(nn.Module):
     ) -> None:
         super().__init__()
         if start == "identity" and not residual:
-            raise ModelConfigError("start is 'identity', but there is no residual connection to pass the input on: add residual: true")
+            raise ModelConfigError(
+                "start is 'identity', but there is no residual connection to pass the input on: add residual: true"
+            )
         kernels = [focal_window + focal_factor * level for level in range(focal_level)]
         if focal_level < 0 or any(kernel % 2 == 0 or kernel < 1 for kernel in kernels):
             raise ModelConfigError(
@@ -102,7 +104,9 @@ class FocalModulation(nn.Module):
             )
         self.sections = [channels, channels, focal_level + 1]
         self.f = nn.Conv2d(channels, sum(self.sections), 1, bias=bias)
-        self.focal_layers = nn.ModuleList(nn.Sequential(DepthwiseConv2d(channels, kernel), nn.GELU()) for kernel in kernels)
+        self.focal_layers = nn.ModuleList(
+            nn.Sequential(DepthwiseConv2d(channels, kernel), nn.GELU()) for kernel in kernels
+        )
         self.h = nn.Conv2d(channels, channels, 1, bias=bias)
         self.ln = LayerNorm2d(channels) if use_postln_in_modulation else nn.Identity()
         self.proj = nn.Conv2d(channels, channels, 1)
@@ -176,7 +180,9 @@ def same_as_asked(inputs: list[Channels], arguments: dict, scale: Scale) -> Chan
     arguments["in_channels"] = only(inputs)
     asked = arguments.get("out_channels")
     if asked is not None and arguments["in_channels"] not in (asked, scale.channels(asked)):
-        raise ModelConfigError(f"out_channels {asked} after {arguments['in_channels']} channels: a residual block keeps its width; leave it out")
+        raise ModelConfigError(
+            f"out_channels {asked} after {arguments['in_channels']} channels: a residual block keeps its width; leave it out"
+        )
     arguments["out_channels"] = arguments["in_channels"]
     return arguments["in_channels"]
 

@@ -67,7 +67,14 @@ class ECA(GatedLayer):
         ModelConfigError: an even kernel, or a gamma that is not positive.
     """
 
-    def __init__(self, channels: int, kernel_size: int | None = None, gamma: float = 2, offset: float = 1, start: Start = "random") -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int | None = None,
+        gamma: float = 2,
+        offset: float = 1,
+        start: Start = "random",
+    ) -> None:
         super().__init__(start)
         self.conv = channel_conv(channels, kernel_size, gamma, offset, start)
 
@@ -116,7 +123,9 @@ class MLCA(GatedLayer):
         super().__init__(start)
         require_positive("cells", cells)
         if not 0 <= local_weight <= 1:
-            raise ModelConfigError(f"local_weight is {local_weight}: expected a share from 0 (the whole map alone) to 1 (cells alone)")
+            raise ModelConfigError(
+                f"local_weight is {local_weight}: expected a share from 0 (the whole map alone) to 1 (cells alone)"
+            )
         self.cells, self.local_weight = cells, local_weight
         self.conv_local = channel_conv(channels, kernel_size, gamma, offset, start)
         self.conv_global = channel_conv(channels, kernel_size, gamma, offset, start)
@@ -125,7 +134,12 @@ class MLCA(GatedLayer):
         down, across = windows(self.cells, x.shape[2], x), windows(self.cells, x.shape[3], x).transpose(0, 1)
         means = (down @ x) / down.sum(1, keepdim=True) @ across / across.sum(0)  # (B, C, cells, cells)
         sequence = means.flatten(2).transpose(1, 2)  # (B, cells * cells, C): a cell's channels lie together
-        local = self.opened(self.conv_local(sequence.flatten(1)[:, None])).reshape(sequence.shape).transpose(1, 2).reshape(means.shape)
+        local = (
+            self.opened(self.conv_local(sequence.flatten(1)[:, None]))
+            .reshape(sequence.shape)
+            .transpose(1, 2)
+            .reshape(means.shape)
+        )
         everywhere = self.opened(self.conv_global(sequence.mean(1, keepdim=True))).transpose(1, 2)[..., None]
         blend = everywhere + self.local_weight * (local - everywhere)
         return spread(blend, x)
@@ -133,5 +147,8 @@ class MLCA(GatedLayer):
 
 def spread(cells: Tensor, x: Tensor) -> Tensor:
     """Return a map of cells (B, C, n, n) at the size of `x`: a pixel takes its cell's value, or the mean of those that it lies across."""
-    down, across = windows(x.shape[2], cells.shape[2], cells), windows(x.shape[3], cells.shape[3], cells).transpose(0, 1)
+    down, across = (
+        windows(x.shape[2], cells.shape[2], cells),
+        windows(x.shape[3], cells.shape[3], cells).transpose(0, 1),
+    )
     return (down / down.sum(1, keepdim=True)) @ cells @ (across / across.sum(0))

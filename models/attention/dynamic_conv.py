@@ -57,14 +57,21 @@ class ExpertConv2d(nn.Module):
     ) -> None:
         super().__init__()
         check(in_channels, out_channels, groups, experts)
-        self.in_channels, self.out_channels, self.kernel_size, self.experts = in_channels, out_channels, kernel_size, experts
+        self.in_channels, self.out_channels, self.kernel_size, self.experts = (
+            in_channels,
+            out_channels,
+            kernel_size,
+            experts,
+        )
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.same = padding == "same"
         symmetric = (stride - 1 + dilation * (kernel_size - 1)) // 2
         self.padding = 0 if self.same else symmetric if padding is None else int(padding)
         fan_in = in_channels // groups * kernel_size**2
         self.weight = nn.Parameter(torch.empty(experts, out_channels * fan_in).uniform_(-(fan_in**-0.5), fan_in**-0.5))
-        self.bias = nn.Parameter(torch.empty(experts, out_channels).uniform_(-(fan_in**-0.5), fan_in**-0.5)) if bias else None
+        self.bias = (
+            nn.Parameter(torch.empty(experts, out_channels).uniform_(-(fan_in**-0.5), fan_in**-0.5)) if bias else None
+        )
         self.register_parameter("shift", None)
         self.form: Form | None = None
 
@@ -76,7 +83,11 @@ class ExpertConv2d(nn.Module):
             return "grouped"
         if (self.kernel_size, self.stride, self.groups, self.padding) == (1, 1, 1, 0):
             return "pointwise"
-        return "separate" if x.device.type == "cpu" and is_channels_last(x) and not torch.compiler.is_compiling() else "grouped"
+        return (
+            "separate"
+            if x.device.type == "cpu" and is_channels_last(x) and not torch.compiler.is_compiling()
+            else "grouped"
+        )
 
     def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
         """Convolve (B, C, H, W) with kernels mixed by `routing_weights` (B, experts)."""
@@ -112,10 +123,14 @@ class ExpertConv2d(nn.Module):
 
     def separate(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve picture by picture."""
-        kernels = kernels.view(-1, self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
+        kernels = kernels.view(
+            -1, self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size
+        )
         biases = [None] * len(kernels) if bias is None else bias.unbind()
         settings = (self.stride, self.padding, self.dilation, self.groups)
-        return torch.cat([functional.conv2d(*each, *settings) for each in zip(x.split(1), kernels.unbind(), biases, strict=True)])
+        return torch.cat(
+            [functional.conv2d(*each, *settings) for each in zip(x.split(1), kernels.unbind(), biases, strict=True)]
+        )
 
     def pointwise(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve with 1 x 1 kernels, in the memory layout of the input."""
@@ -199,10 +214,16 @@ class DynamicConv2d(nn.Module):
         if not 0 < temperature < math.inf:
             raise ModelConfigError(f"temperature is {temperature}: expected a positive number")
         if router_channels is not None and (router_channels < 1 or route == "sigmoid"):
-            raise ModelConfigError(f"router_channels is {router_channels}: expected a positive number, and route mlp_softmax or mlp_sigmoid")
-        self.cond_conv = ExpertConv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, experts)
+            raise ModelConfigError(
+                f"router_channels is {router_channels}: expected a positive number, and route mlp_softmax or mlp_sigmoid"
+            )
+        self.cond_conv = ExpertConv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, experts
+        )
         hidden = router_channels or in_channels
-        self.routing = nn.Linear(in_channels, experts) if route == "sigmoid" else RouterMLP(in_channels, hidden, experts)
+        self.routing = (
+            nn.Linear(in_channels, experts) if route == "sigmoid" else RouterMLP(in_channels, hidden, experts)
+        )
         self.softmax, self.temperature = route == "mlp_softmax", temperature
 
     def route(self, x: Tensor) -> Tensor:
@@ -254,7 +275,18 @@ class DynamicConv(Conv):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups, dilation, activate)
         padding = self.conv.padding[0]
         self.conv: nn.Module = DynamicConv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, experts, route, router_channels, temperature
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            False,
+            experts,
+            route,
+            router_channels,
+            temperature,
         )
         self.bn = BatchNorm2d(out_channels, eps=1e-3, momentum=0.03)
 

@@ -13,7 +13,9 @@ from models.registry import layer, same
 from utils.errors import ModelConfigError
 
 
-def position_table(size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def position_table(
+    size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Return the sine and cosine of every pixel's column, then of its row, at falling frequencies: (H * W, channels), row by row."""
     height, width = size_hw
     quarter = channels // 4
@@ -30,7 +32,9 @@ def position_table(size_hw: tuple[int, int], channels: int, temperature: float, 
 
 
 @lru_cache(maxsize=32)
-def kept_position_table(size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def kept_position_table(
+    size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Return `position_table`, made once for a size; usable in training even if inference asked first."""
     with torch.inference_mode(False), torch.no_grad():
         return position_table(size_hw, channels, temperature, dtype, device)
@@ -71,7 +75,9 @@ class AIFI(nn.Module):
         super().__init__()
         check(channels, ffn_channels, heads, temperature)
         if start == "identity" and not pre_norm:
-            raise ModelConfigError("start is 'identity', but the last step is a normalisation, which changes any map: add pre_norm: true")
+            raise ModelConfigError(
+                "start is 'identity', but the last step is a normalisation, which changes any map: add pre_norm: true"
+            )
         self.heads, self.temperature, self.pre_norm = heads, temperature, pre_norm
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels, bias=False)
@@ -100,7 +106,9 @@ class AIFI(nn.Module):
     def position(self, x: Tensor) -> Tensor:
         """Return the positions of `x`'s pixels, (H * W, C): kept ones for plain tensors, recorded ones in a graph, where the size may be open."""
         plain = not (torch.compiler.is_compiling() or graph_leaves_torch()) and type(x) in (Tensor, nn.Parameter)
-        return (kept_position_table if plain else position_table)(tuple(x.shape[2:]), x.shape[1], self.temperature, x.dtype, x.device)
+        return (kept_position_table if plain else position_table)(
+            tuple(x.shape[2:]), x.shape[1], self.temperature, x.dtype, x.device
+        )
 
     def attend(self, pixels: Tensor, position: Tensor) -> Tensor:
         """Return what every pixel gathers from all, (B, H * W, C)."""

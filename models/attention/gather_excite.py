@@ -72,7 +72,9 @@ class GatherExcite(nn.Module):
         self.post_relu = variant == "theta-plus"
         self.gather: nn.Module | None = None
         if learned:
-            self.gather = global_gather(channels, size_hw, pad_global) if size_hw else strided_gather(channels, self.extent)
+            self.gather = (
+                global_gather(channels, size_hw, pad_global) if size_hw else strided_gather(channels, self.extent)
+            )
         hidden = hidden_channels or max(1, int(channels * mlp_ratio + 0.5))
         self.mlp = Excite(channels, hidden) if mlp or self.post_relu else None
         self.gain = nn.Parameter(torch.zeros(channels)) if start == "identity" else None
@@ -131,7 +133,14 @@ class GatherExcite(nn.Module):
         return {"gate": self.gate(x)}
 
 
-def check(extent: int, learned: bool, size_hw: tuple[int, int] | None, maxpool: bool, pad_global: bool, hidden_channels: int | None) -> None:
+def check(
+    extent: int,
+    learned: bool,
+    size_hw: tuple[int, int] | None,
+    maxpool: bool,
+    pad_global: bool,
+    hidden_channels: int | None,
+) -> None:
     """Refuse settings that no GatherExcite can have.
 
     Raises:
@@ -145,11 +154,15 @@ def check(extent: int, learned: bool, size_hw: tuple[int, int] | None, maxpool: 
             "or an extent of 2, 4 or 8, which takes maps of any size"
         )
     if size_hw is not None and (extent or not learned):
-        raise ModelConfigError(f"size_hw is {list(size_hw)}: only theta and theta-plus with extent 'global' depend on it: leave it out")
+        raise ModelConfigError(
+            f"size_hw is {list(size_hw)}: only theta and theta-plus with extent 'global' depend on it: leave it out"
+        )
     if size_hw is not None and min(size_hw) < 1:
         raise ModelConfigError(f"size_hw is {list(size_hw)}: expected positive numbers")
     if learned and maxpool:
-        raise ModelConfigError("maxpool: theta and theta-plus gather by convolutions: leave it out, or use variant 'theta-minus'")
+        raise ModelConfigError(
+            "maxpool: theta and theta-plus gather by convolutions: leave it out, or use variant 'theta-minus'"
+        )
     if pad_global and size_hw is None:
         raise ModelConfigError("pad_global: there is no global convolution to pad: leave it out")
     if hidden_channels is not None and hidden_channels < 1:

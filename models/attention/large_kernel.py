@@ -60,7 +60,9 @@ def depthwise(channels: int, kernel_hw: tuple[int, int], dilation: int = 1) -> n
 
 def strips(channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
     """Return a depthwise convolution along rows and then one along columns."""
-    return nn.Sequential(depthwise(channels, (1, kernel_size), dilation), depthwise(channels, (kernel_size, 1), dilation))
+    return nn.Sequential(
+        depthwise(channels, (1, kernel_size), dilation), depthwise(channels, (kernel_size, 1), dilation)
+    )
 
 
 @layer(same, "attention", example=())
@@ -79,7 +81,9 @@ class MSCA(LargeKernelLayer):
         ModelConfigError: an even length, or none.
     """
 
-    def __init__(self, channels: int, kernel_sizes: tuple[int, ...] = (7, 11, 21), block: bool = False, start: Start = "random") -> None:
+    def __init__(
+        self, channels: int, kernel_sizes: tuple[int, ...] = (7, 11, 21), block: bool = False, start: Start = "random"
+    ) -> None:
         super().__init__(channels, channels, block, start)
         if not kernel_sizes:
             raise ModelConfigError("kernel_sizes is []: expected at least one odd length, such as [7, 11, 21]")
@@ -161,7 +165,9 @@ class LSKA(LargeKernelLayer):
         dilation = 2 if kernel_size <= 11 else 3
         if kernel_size < 7 or (kernel_size + 1) % (2 * dilation):
             nearest = 7 if kernel_size < 9 else max(round((kernel_size + 1) / 6), 2) * 6 - 1
-            raise ModelConfigError(f"kernel_size is {kernel_size}: expected 7, 11, 17, 23, 29, 35, 41, … (6 apart); try {nearest}")
+            raise ModelConfigError(
+                f"kernel_size is {kernel_size}: expected 7, 11, 17, 23, 29, 35, 41, … (6 apart); try {nearest}"
+            )
         self.near = strips(channels, 2 * dilation - 1)
         self.far = strips(channels, kernel_size // dilation, dilation)
 

@@ -40,7 +40,9 @@ class EMAttention(GatedLayer):
         """Return the weight of every pixel of every group, (B, groups, H, W)."""
         batch, _, height, width = x.shape
         part = x.reshape(batch * self.groups, self.conv1.in_channels, height, width)
-        means = torch.cat((part.mean(3, keepdim=True), part.mean(2, keepdim=True).transpose(2, 3)), 2)  # (B * groups, C / groups, H + W, 1)
+        means = torch.cat(
+            (part.mean(3, keepdim=True), part.mean(2, keepdim=True).transpose(2, 3)), 2
+        )  # (B * groups, C / groups, H + W, 1)
         mixed = self.conv1(means).sigmoid()
         strips = self.norm(part * mixed[:, :, :height] * mixed[:, :, height:].transpose(2, 3))
         squares = self.conv3(part)

@@ -45,7 +45,9 @@ class SCSA(GatedLayer):
         self.norm_rows = GroupNorm(len(kernel_sizes), channels)
         self.norm_columns = GroupNorm(len(kernel_sizes), channels)
         self.norm = GroupNorm(1, channels)
-        self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1, groups=channels, bias=False) for _ in range(3))
+        self.query, self.key, self.value = (
+            nn.Conv2d(channels, channels, 1, groups=channels, bias=False) for _ in range(3)
+        )
         if start == "identity":
             for last in (self.norm_rows, self.norm_columns, self.value):
                 zero_(last)
@@ -60,17 +62,24 @@ class SCSA(GatedLayer):
 
     def spatial_gate(self, x: Tensor) -> Tensor:
         """Return the weight of every value by its row and its column, (B, C, H, W)."""
-        rows, columns = self.opened(self.norm_rows(self.reach(x.mean(3)))), self.opened(self.norm_columns(self.reach(x.mean(2))))
+        rows, columns = (
+            self.opened(self.norm_rows(self.reach(x.mean(3)))),
+            self.opened(self.norm_columns(self.reach(x.mean(2)))),
+        )
         return rows[..., None] * columns[:, :, None]
 
     def reach(self, means: Tensor) -> Tensor:
         """Return means along rows or columns (B, C, length), each part convolved with its own kernel."""
-        return torch.cat([conv(part) for conv, part in zip(self.convs, means.chunk(len(self.convs), 1), strict=True)], 1)
+        return torch.cat(
+            [conv(part) for conv, part in zip(self.convs, means.chunk(len(self.convs), 1), strict=True)], 1
+        )
 
     def channel_gate(self, x: Tensor) -> Tensor:
         """Return the weight of every channel of a map whose rows and columns are weighed, (B, C, 1, 1)."""
         pooled = self.norm(pool(x, self.window))
-        query, key, value = (self.by_head(project(pooled)) for project in (self.query, self.key, self.value))  # (B, heads, C / heads, cells)
+        query, key, value = (
+            self.by_head(project(pooled)) for project in (self.query, self.key, self.value)
+        )  # (B, heads, C / heads, cells)
         with full_precision(x):
             scores = query.to(wide(x)) @ key.to(wide(x)).transpose(2, 3) * (x.shape[1] // self.heads) ** -0.5
             logits = scores.softmax(3) @ value.to(wide(x)).mean(3, keepdim=True)
@@ -84,7 +93,9 @@ class SCSA(GatedLayer):
 def pool(x: Tensor, window: int) -> Tensor:
     """Return the means of windows side by side, those at the border over the cells in the map: (B, C, ceil(H / window), ceil(W / window))."""
     margins = 0, window - 1, 0, window - 1
-    share = functional.avg_pool2d(functional.pad(torch.ones_like(x[:1, :1]), margins), window)  # of the window that lies in the map
+    share = functional.avg_pool2d(
+        functional.pad(torch.ones_like(x[:1, :1]), margins), window
+    )  # of the window that lies in the map
     return functional.avg_pool2d(functional.pad(x, margins), window) / share
 
 

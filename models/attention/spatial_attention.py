@@ -27,7 +27,9 @@ class CBAM(GatedLayer):
         ModelConfigError: an even kernel, or a reduction that is not positive.
     """
 
-    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, norm: bool = True, start: Start = "random") -> None:
+    def __init__(
+        self, channels: int, reduction: int = 16, kernel_size: int = 7, norm: bool = True, start: Start = "random"
+    ) -> None:
         super().__init__(start)
         require_odd("kernel_size", kernel_size)
         self.mlp = Excite(channels, squeezed(channels, reduction))

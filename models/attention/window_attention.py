@@ -191,7 +191,9 @@ def empty_output(query: Tensor, tiling: Tiling) -> Tensor:
 
 
 @torch.library.custom_op("yolo_loom::window_attention", mutates_args=())
-def window_attention(query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int, dilation: int, keep: bool) -> tuple[Tensor, Tensor]:
+def window_attention(
+    query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int, dilation: int, keep: bool
+) -> tuple[Tensor, Tensor]:
     """Return what every `stride`-th query gathers from its window, and the weights as backward wants them.
 
     Args:
@@ -209,7 +211,9 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, kernel: int, str
         rows, every = gathered.view(-1, *gathered.shape[2:]), queries.view(-1, *queries.shape[2:])
         weights = queries.new_zeros(len(rows) if keep else 0, tiling.tile, kernel * kernel)
         pieces = list(tiling.pieces(len(queries), query.device))
-        scores = queries.new_empty(max(end - first for first, end in pieces), tiling.tile, tiling.extent * tiling.tile_keys)
+        scores = queries.new_empty(
+            max(end - first for first, end in pieces), tiling.tile, tiling.extent * tiling.tile_keys
+        )
         banded = torch.zeros_like(scores)
         for first, end in pieces:
             count = end - first
@@ -225,7 +229,14 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, kernel: int, str
 
 @torch.library.custom_op("yolo_loom::window_attention_backward", mutates_args=())
 def window_attention_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, kernel: int, stride: int, dilation: int
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weights: Tensor,
+    kernel: int,
+    stride: int,
+    dilation: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value, from that of the output and the weights that forward kept."""
     tiling = Tiling((key.shape[3], key.shape[4]), kernel, stride, dilation)
@@ -233,10 +244,16 @@ def window_attention_backward(
     with full_precision(query):
         queries = tiling.query_tiles(query[..., ::stride, ::stride]).mul_(scale)
         keys, values, upstream = tiling.key_tiles(key), tiling.key_tiles(value), tiling.query_tiles(gradient)
-        key_gradient, value_gradient, query_gradient = torch.zeros_like(keys), torch.zeros_like(values), torch.zeros_like(queries)
+        key_gradient, value_gradient, query_gradient = (
+            torch.zeros_like(keys),
+            torch.zeros_like(values),
+            torch.zeros_like(queries),
+        )
         every, above, to_query = (each.view(-1, *each.shape[2:]) for each in (queries, upstream, query_gradient))
         pieces = list(tiling.pieces(len(queries), query.device))
-        scores = queries.new_empty(max(end - first for first, end in pieces), tiling.tile, tiling.extent * tiling.tile_keys)
+        scores = queries.new_empty(
+            max(end - first for first, end in pieces), tiling.tile, tiling.extent * tiling.tile_keys
+        )
         banded = torch.zeros_like(scores)
         strips = scores.new_empty(len(scores), scores.shape[2], queries.shape[-1])
         for first, end in pieces:
@@ -258,7 +275,9 @@ def window_attention_backward(
 
 
 @window_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int, dilation: int, keep: bool) -> tuple[Tensor, Tensor]:
+def _(
+    query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int, dilation: int, keep: bool
+) -> tuple[Tensor, Tensor]:
     tiling = Tiling((key.shape[3], key.shape[4]), kernel, stride, dilation)
     rows = query.shape[0] * query.shape[1] * tiling.tiles * tiling.query_rows if keep else 0
     return empty_output(query, tiling), query.new_empty(rows, tiling.tile, kernel * kernel, dtype=wide(query))
@@ -266,7 +285,14 @@ def _(query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int, dilat
 
 @window_attention_backward.register_fake
 def _(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, kernel: int, stride: int, dilation: int
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weights: Tensor,
+    kernel: int,
+    stride: int,
+    dilation: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
@@ -277,7 +303,9 @@ def _keep_for_backward(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, 
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: torch.autograd.function.FunctionCtx, gradient: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if gradient is None:
         return (None,) * 7
     return (*window_attention_backward(gradient, *ctx.saved_tensors, *ctx.settings), None, None, None, None)
@@ -287,7 +315,9 @@ window_attention.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 @register_flop_formula(torch.ops.yolo_loom.window_attention)
-def count_operations(query: tuple[int, ...], key: object, value: object, kernel: int, *_: object, out_shape: tuple, **__: object) -> int:
+def count_operations(
+    query: tuple[int, ...], key: object, value: object, kernel: int, *_: object, out_shape: tuple, **__: object
+) -> int:
     """Return the operations of the two products, two per multiply-accumulate of a tap."""
     batch, heads, depth, height, width = out_shape[0]
     return 2 * 2 * kernel * kernel * batch * heads * depth * height * width
@@ -300,7 +330,9 @@ def mirrored_positions(size: int, padding: int, like: Tensor) -> Tensor:
     return torch.minimum(position, period - position)
 
 
-def window_attention_by_taps(query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[Tensor, Tensor]:
+def window_attention_by_taps(
+    query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int = 1, dilation: int = 1
+) -> tuple[Tensor, Tensor]:
     """Return what `window_attention` does, and the weights as (B, heads, kernel * kernel, out height, out width), tap by tap."""
     height, width = key.shape[3], key.shape[4]
     padding = dilation * (kernel // 2)
@@ -311,7 +343,11 @@ def window_attention_by_taps(query: Tensor, key: Tensor, value: Tensor, kernel: 
     def taps(x: Tensor) -> Iterator[Tensor]:
         for row in range(0, dilation * kernel, dilation):
             for column in range(0, dilation * kernel, dilation):
-                yield x[..., row : row + stride * (out_height - 1) + 1 : stride, column : column + stride * (out_width - 1) + 1 : stride]
+                yield x[
+                    ...,
+                    row : row + stride * (out_height - 1) + 1 : stride,
+                    column : column + stride * (out_width - 1) + 1 : stride,
+                ]
 
     query = query[..., ::stride, ::stride] * query.shape[2] ** -0.5
     scores = torch.stack([(query * tap).sum(2) for tap in taps(key)], 2)

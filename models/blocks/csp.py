@@ -26,9 +26,19 @@ class DWConv(Conv):
     Differs: the groups are the greatest common divisor of both widths; no 1 x 1 convolution follows.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, dilation: int = 1, activate: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        activate: bool = True,
+    ) -> None:
         groups = math.gcd(in_channels, out_channels)
-        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, dilation=dilation, activate=activate)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, groups=groups, dilation=dilation, activate=activate
+        )
 
 
 @layer(to, example=(16,))
@@ -73,7 +83,9 @@ class StageConcat(nn.Module):
         unit: builds one unit of the chain for a number of channels, which it must keep.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, repeats: int, expansion: float, unit: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, repeats: int, expansion: float, unit: Callable[[int], nn.Module]
+    ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
         self.cv1 = Conv(in_channels, 2 * hidden)
@@ -146,7 +158,10 @@ class CrossStage(nn.Module):
             check_inner(unit, attention, groups=groups if groups != 1 else None)
             units = [build_inner(unit, hidden, "unit") for _ in range(repeats)]
         else:
-            units = [Bottleneck(hidden, hidden, shortcut, groups, kernel_sizes, expansion=1.0, attention=attention) for _ in range(repeats)]
+            units = [
+                Bottleneck(hidden, hidden, shortcut, groups, kernel_sizes, expansion=1.0, attention=attention)
+                for _ in range(repeats)
+            ]
         self.m = nn.Sequential(*units)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,7 +214,16 @@ class C3k(CrossStage):
         kernel_size: int = 3,
         attention: InnerLayer | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (kernel_size, kernel_size), attention=attention)
+        super().__init__(
+            in_channels,
+            out_channels,
+            repeats,
+            shortcut,
+            groups,
+            expansion,
+            (kernel_size, kernel_size),
+            attention=attention,
+        )
 
 
 SCALE_LETTERS = "nsmlx"
@@ -214,7 +238,9 @@ def to_with_c3k(inputs: list[Channels], arguments: dict[str, Any], scale: Scale)
         if scale.letter is None:
             raise ModelConfigError(f"c3k '{letters}' names scales, and this network has none: write True or False")
         if not set(letters) <= set(SCALE_LETTERS):
-            raise ModelConfigError(f"c3k is '{letters}': expected true, false, or some of the letters {SCALE_LETTERS}, such as mlx")
+            raise ModelConfigError(
+                f"c3k is '{letters}': expected true, false, or some of the letters {SCALE_LETTERS}, such as mlx"
+            )
         arguments["c3k"] = scale.letter in letters
     return to.apply(inputs, arguments, scale)
 
@@ -271,7 +297,9 @@ class SPPF(nn.Module):
         ModelConfigError: no such activation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5, activation: str | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 5, activation: str | None = None
+    ) -> None:
         super().__init__()
         hidden = in_channels // 2
         self.cv1 = Conv(in_channels, hidden)
@@ -314,7 +342,9 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int, key_ratio: float = 0.5) -> None:
         super().__init__()
         if channels % heads:
-            raise ModelConfigError(f"{channels} channels do not split into {heads} attention heads: choose a width that is a multiple of {heads}")
+            raise ModelConfigError(
+                f"{channels} channels do not split into {heads} attention heads: choose a width that is a multiple of {heads}"
+            )
         self.heads, self.value_channels = heads, channels // heads
         self.key_channels = int(self.value_channels * key_ratio)
         self.qkv = Conv(channels, channels + 2 * heads * self.key_channels, activate=False)
@@ -325,7 +355,9 @@ class Attention(nn.Module):
         batch, channels, height, width = x.shape
         parts = (self.key_channels, self.key_channels, self.value_channels)
         queries, keys, values = self.qkv(x).view(batch, self.heads, sum(parts), height * width).split(parts, 2)
-        weights = ((queries * self.key_channels**-0.5).transpose(2, 3) @ keys).softmax(3)  # (B, heads, N queries, N keys)
+        weights = ((queries * self.key_channels**-0.5).transpose(2, 3) @ keys).softmax(
+            3
+        )  # (B, heads, N queries, N keys)
         mixed = (values @ weights.transpose(2, 3)).reshape(batch, channels, height, width)
         return self.proj(mixed + self.pe(values.reshape(batch, channels, height, width)))
 
@@ -348,7 +380,9 @@ def to_same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> 
     """As `to`, for a block whose output has its input's width."""
     asked = arguments["out_channels"]
     if to.apply(inputs, arguments, scale) != arguments["in_channels"]:
-        raise ModelConfigError(f"out_channels {asked} after {arguments['in_channels']} channels: this block keeps its width; write that of its input")
+        raise ModelConfigError(
+            f"out_channels {asked} after {arguments['in_channels']} channels: this block keeps its width; write that of its input"
+        )
     return arguments["out_channels"]
 
 

@@ -21,7 +21,9 @@ def check_even(channels: int, where: str) -> None:
         ModelConfigError: it is odd.
     """
     if channels % 2:
-        raise ModelConfigError(f"{where} is {channels}: this block halves it: expected an even number; try {channels + 1}")
+        raise ModelConfigError(
+            f"{where} is {channels}: this block halves it: expected an even number; try {channels + 1}"
+        )
 
 
 @layer(to, "convolution", example=(16, 3))
@@ -40,7 +42,9 @@ class GSConv(nn.Module):
         ModelConfigError: an odd `out_channels` or even kernel.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, activate: bool = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, activate: bool = True
+    ) -> None:
         super().__init__()
         check_even(out_channels, "out_channels")
         require_odd("kernel_size", kernel_size)
@@ -75,7 +79,9 @@ class GSBottleneck(nn.Module):
         check_even(hidden, f"the inner width, {expansion} of out_channels {out_channels},")
         self.narrow = GSConv(in_channels, hidden, 1)
         self.widen = GSConv(hidden, out_channels, 3, activate=False)
-        self.shortcut = nn.Identity() if in_channels == out_channels else Conv(in_channels, out_channels, activate=False)
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else Conv(in_channels, out_channels, activate=False)
+        )
         allow_single_values(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,5 +150,7 @@ def cropped(x: Tensor, size_hw: tuple[int, int] | torch.Size) -> Tensor:
     """Return the upper left part of a map, of a size that it is known to have at least."""
     if not torch.compiler.is_compiling():
         return x[:, :, : size_hw[0], : size_hw[1]]
-    rows, columns = (torch.arange(size, device=x.device) for size in size_hw)  # a slice would ask whether it reaches beyond open sizes
+    rows, columns = (
+        torch.arange(size, device=x.device) for size in size_hw
+    )  # a slice would ask whether it reaches beyond open sizes
     return x.index_select(2, rows).index_select(3, columns)

@@ -49,7 +49,9 @@ def check_start(start: str, passes_on: bool, why: str) -> None:
         ModelConfigError: says so.
     """
     if start == "identity" and not passes_on:
-        raise ModelConfigError(f"start is 'identity', but there is no residual connection to pass the input on: {why}: leave it out")
+        raise ModelConfigError(
+            f"start is 'identity', but there is no residual connection to pass the input on: {why}: leave it out"
+        )
 
 
 @layer(to_or_same, example=(16,))
@@ -180,7 +182,9 @@ class IRMB(nn.Module):
         height, width = values.shape[2:]
         beyond = up_to_multiple((height, width), self.window)
         queries, keys = (self.windows(functional.pad(part, beyond), self.heads) for part in query_key.chunk(2, 1))
-        hidden_keys = self.windows(functional.pad(values.new_zeros(1, 1, height, width), beyond, value=float("-inf")), 1)
+        hidden_keys = self.windows(
+            functional.pad(values.new_zeros(1, 1, height, width), beyond, value=float("-inf")), 1
+        )
         scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2) + hidden_keys.transpose(-1, -2)
         gathered = scores.softmax(-1).to(values.dtype) @ self.windows(functional.pad(values, beyond), self.heads)
         return cropped(self.whole(gathered), (height, width))
@@ -197,7 +201,9 @@ class IRMB(nn.Module):
     def fold(self) -> None:
         """Merge the normalisation into the convolutions behind it, for inference."""
         if isinstance(self.norm, nn.BatchNorm2d):
-            self.query_key, self.value = (fold_batchnorm_ahead(self.norm, conv) for conv in (self.query_key, self.value))
+            self.query_key, self.value = (
+                fold_batchnorm_ahead(self.norm, conv) for conv in (self.query_key, self.value)
+            )
             self.norm = nn.Identity()
 
 

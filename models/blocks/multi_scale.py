@@ -64,7 +64,9 @@ class MSBlock(nn.Module):
         inner = max(1, int(width * expansion))
         self.widen = Conv(in_channels, hidden)
         self.branches = nn.ModuleList(
-            nn.Sequential(*(inverted_bottleneck(width, inner, kernel_size) for _ in range(depth))) if kernel_size > 1 else nn.Identity()
+            nn.Sequential(*(inverted_bottleneck(width, inner, kernel_size) for _ in range(depth)))
+            if kernel_size > 1
+            else nn.Identity()
             for kernel_size in kernel_sizes
         )
         self.fuse = Conv(hidden, out_channels)
@@ -117,7 +119,9 @@ class DWR(nn.Module):
         half = in_channels // 2
         self.narrow = Conv(in_channels, half, 3)
         self.around = nn.ModuleList(
-            nn.Conv2d(half, times * half, 3, padding=dilation, dilation=dilation, groups=half if depthwise else 1, bias=False)
+            nn.Conv2d(
+                half, times * half, 3, padding=dilation, dilation=dilation, groups=half if depthwise else 1, bias=False
+            )
             for dilation, times in DILATIONS.items()
         )
         self.norm: nn.Module = block_norm(2 * in_channels)
@@ -162,12 +166,18 @@ class PatchAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.norm(self.fc1(space_to_depth(x.mean(1, keepdim=True), self.patch_size)))
-        tokens = self.fc2(hidden.contiguous())  # in one layout whatever the input's: an export with open sizes depends on it
+        tokens = self.fc2(
+            hidden.contiguous()
+        )  # in one layout whatever the input's: an export with open sizes depends on it
         tokens = tokens * tokens.softmax(1)
         exact = tokens.to(wide(tokens))
-        alike = functional.normalize(exact, dim=1) * functional.normalize(self.prompt.to(exact.dtype), dim=0)[:, None, None]
+        alike = (
+            functional.normalize(exact, dim=1) * functional.normalize(self.prompt.to(exact.dtype), dim=0)[:, None, None]
+        )
         tokens = tokens * alike.sum(1, keepdim=True).clamp(0, 1).to(tokens.dtype)
-        spread = functional.interpolate(self.proj(self.transform(tokens)), scale_factor=self.patch_size, mode="bilinear")
+        spread = functional.interpolate(
+            self.proj(self.transform(tokens)), scale_factor=self.patch_size, mode="bilinear"
+        )
         return cropped(spread, x.shape[2:])
 
     def fold(self) -> None:
@@ -217,7 +227,9 @@ class PPA(nn.Module):
         for patch_size in patch_sizes:
             require_positive("patch_sizes", patch_size)
         self.skip = Conv(in_channels, out_channels, activate=False)
-        self.chain = nn.ModuleList(Conv(out_channels if number else in_channels, out_channels, 3) for number in range(3))
+        self.chain = nn.ModuleList(
+            Conv(out_channels if number else in_channels, out_channels, 3) for number in range(3)
+        )
         self.patches = nn.ModuleList(PatchAttention(out_channels, patch_size) for patch_size in patch_sizes)
         self.gate = nn.Sequential(ECA(out_channels), SpatialGate())
         self.drop = nn.Dropout2d(drop)

@@ -44,7 +44,9 @@ class CSPStage(nn.Module):
         self.past = Conv(in_channels, past)
         self.into = Conv(in_channels, width)
         self.m = nn.ModuleList(
-            RepBottleneck(width, width, expansion=expansion, attention=attention) if unit is None else build_inner(unit, width, "unit")
+            RepBottleneck(width, width, expansion=expansion, attention=attention)
+            if unit is None
+            else build_inner(unit, width, "unit")
             for _ in range(repeats)
         )
         self.fuse = Conv(past + repeats * width, out_channels)

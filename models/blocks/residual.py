@@ -21,7 +21,9 @@ def plan(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Scale) -> t
     """
     name, *arguments = wrapped if isinstance(wrapped, list) and wrapped else [wrapped]
     if not isinstance(name, str):
-        raise ModelConfigError(f"layer is {wrapped!r}: expected a layer's name, or a list of its name and arguments, such as [C2f, 256]")
+        raise ModelConfigError(
+            f"layer is {wrapped!r}: expected a layer's name, or a list of its name and arguments, such as [C2f, 256]"
+        )
     try:
         entry, width, copies = find_layer(name), in_channels, []
         for _ in range(1 if entry.repeats else repeats):
@@ -48,7 +50,9 @@ def around_layer(inputs: list[Channels], arguments: dict[str, Any], scale: Scale
     arguments |= {"in_channels": only(inputs), "scale": scale}
     width = plan(arguments["layer"], arguments["in_channels"], arguments.get("repeats", 1), scale)[1]
     if width != arguments["in_channels"]:
-        raise ModelConfigError(f"the wrapped layer gives {width} channels for {arguments['in_channels']}: expected one that keeps its width")
+        raise ModelConfigError(
+            f"the wrapped layer gives {width} channels for {arguments['in_channels']}: expected one that keeps its width"
+        )
     return width
 
 

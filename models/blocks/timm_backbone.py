@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from models.registry import Channels, Scale, layer, only, rule
 from utils.errors import ModelConfigError, did_you_mean
 
-OWN = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only", "out_indices", "in_chans")
+OWN = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+    "in_chans",
+)
 """Settings of timm that a row says otherwise, or that would read a file."""
 
 
@@ -32,7 +41,11 @@ def import_timm() -> ModuleType:
 
 
 def create(
-    name: str, in_channels: int, out_indices: list[int] | None = None, pretrained: bool = False, options: dict[str, Any] | None = None
+    name: str,
+    in_channels: int,
+    out_indices: list[int] | None = None,
+    pretrained: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Return a network of timm that gives its feature maps; see TimmBackbone for the arguments.
 
@@ -41,9 +54,13 @@ def create(
     """
     timm = import_timm()
     if not timm.is_model(name) or any(mark in name for mark in ":/"):
-        raise ModelConfigError(f"timm {timm.__version__} has no network '{name}'.{did_you_mean(name, timm.list_models())}")
+        raise ModelConfigError(
+            f"timm {timm.__version__} has no network '{name}'.{did_you_mean(name, timm.list_models())}"
+        )
     if taken := [key for key in OWN if key in (options or {})]:
-        raise ModelConfigError(f"options give {', '.join(taken)}: not a setting of the network: arguments of the row say these, or nothing does")
+        raise ModelConfigError(
+            f"options give {', '.join(taken)}: not a setting of the network: arguments of the row say these, or nothing does"
+        )
     if out_indices is not None and not out_indices:
         raise ModelConfigError("out_indices is []: expected numbers of feature maps, such as [2, 3, 4]")
     settings = (options or {}) | ({} if out_indices is None else {"out_indices": tuple(out_indices)})
@@ -65,11 +82,18 @@ def as_timm_says(inputs: list[Channels], arguments: dict[str, Any], scale: Scale
     """One input, a list of maps out, as wide as the network of that name has them; no width multiple reaches it."""
     arguments["in_channels"] = only(inputs)
     with torch.device("meta"):
-        built = create(arguments["name"], arguments["in_channels"], arguments.get("out_indices"), options=arguments.get("options"))
+        built = create(
+            arguments["name"], arguments["in_channels"], arguments.get("out_indices"), options=arguments.get("options")
+        )
     return list(built.feature_info.channels())
 
 
-@layer(as_timm_says, "block", example=("test_resnet", {"out_indices": [0, 1, 2], "options": {"zero_init_last": False}}), example_inputs=(3,))
+@layer(
+    as_timm_says,
+    "block",
+    example=("test_resnet", {"out_indices": [0, 1, 2], "options": {"zero_init_last": False}}),
+    example_inputs=(3,),
+)
 class TimmBackbone(nn.Module):
     """A backbone of timm by name; gives the list of its feature maps, the finest first.
 
@@ -123,5 +147,7 @@ class TimmBackbone(nn.Module):
         try:
             maps_ = self.body(x)
         except AssertionError as error:  # how networks of one picture size refuse another
-            raise ModelConfigError(f"timm's network does not take a map of {x.shape[2]} x {x.shape[3]}: {error}") from error
+            raise ModelConfigError(
+                f"timm's network does not take a map of {x.shape[2]} x {x.shape[3]}: {error}"
+            ) from error
         return [y.permute(0, 3, 1, 2) for y in maps_] if self.channels_last else list(maps_)

@@ -88,13 +88,18 @@ def make(check: Check[Subject], subject: Subject) -> Result:
     except CheckFailedError as problem:
         return Result(check.name, check.promise, FAIL, str(problem), check.remedy)
     except ERRORS as error:
-        if isinstance(error, UserError) and isinstance(error.__cause__, ImportError):  # a layer that needs a package which is not here
+        if isinstance(error, UserError) and isinstance(
+            error.__cause__, ImportError
+        ):  # a layer that needs a package which is not here
             return Result(check.name, check.promise, SKIPPED, str(error))
         return Result(check.name, check.promise, FAIL, f"{type(error).__name__}: {first_line(error)}", check.remedy)
 
 
 def make_all(
-    checks: Iterable[Check[Subject]], subject: Subject, quick: bool = False, narrow: Mapping[str, Callable[[Subject], Subject]] | None = None
+    checks: Iterable[Check[Subject]],
+    subject: Subject,
+    quick: bool = False,
+    narrow: Mapping[str, Callable[[Subject], Subject]] | None = None,
 ) -> Iterator[Result]:
     """Make checks in their order; one whose ground is missing is skipped, so that one mistake is one failure.
 
@@ -106,7 +111,9 @@ def make_all(
     for check in checks:
         missing = [name for name in check.needs if name in unkept]
         if missing:
-            result = Result(check.name, check.promise, SKIPPED, f"tells nothing while '{missing[0]}' {unkept[missing[0]]}")
+            result = Result(
+                check.name, check.promise, SKIPPED, f"tells nothing while '{missing[0]}' {unkept[missing[0]]}"
+            )
         elif quick and check.slow:
             result = Result(check.name, check.promise, SKIPPED, "--quick leaves it out")
         else:
@@ -149,21 +156,33 @@ def shapes_of(tensors: list[Tensor]) -> list[tuple[int, ...]]:
 
 def demand_close(found: list[Tensor], expected: list[Tensor], rtol: float, atol: float, what: str) -> None:
     """Fail unless tensors are near others, to |difference| <= atol + rtol * |expected|."""
-    demand(shapes_of(found) == shapes_of(expected), f"{what}: shapes {shapes_of(found)}, expected {shapes_of(expected)}")
+    demand(
+        shapes_of(found) == shapes_of(expected), f"{what}: shapes {shapes_of(found)}, expected {shapes_of(expected)}"
+    )
     for ours, theirs in zip(found, expected, strict=True):
         ours, theirs = ours.detach().to(torch.float64), theirs.detach().to(torch.float64)
-        demand(torch.allclose(ours, theirs, rtol=rtol, atol=atol), f"{what}: differs by up to {(ours - theirs).abs().max():.1e}")
+        demand(
+            torch.allclose(ours, theirs, rtol=rtol, atol=atol),
+            f"{what}: differs by up to {(ours - theirs).abs().max():.1e}",
+        )
 
 
 def demand_equal(found: list[Tensor], expected: list[Tensor], what: str) -> None:
     """Fail unless tensors are bit for bit others."""
-    demand(shapes_of(found) == shapes_of(expected), f"{what}: shapes {shapes_of(found)}, expected {shapes_of(expected)}")
+    demand(
+        shapes_of(found) == shapes_of(expected), f"{what}: shapes {shapes_of(found)}, expected {shapes_of(expected)}"
+    )
     for ours, theirs in zip(found, expected, strict=True):
-        demand(torch.equal(ours, theirs), f"{what}: differs by up to {(ours.double() - theirs.double()).abs().max():.1e}")
+        demand(
+            torch.equal(ours, theirs), f"{what}: differs by up to {(ours.double() - theirs.double()).abs().max():.1e}"
+        )
 
 
 def demand_finite(tensors: list[Tensor], what: str) -> None:
     """Fail on a tensor without values, or with one that is no number."""
     for tensor in tensors:
         demand(tensor.numel() > 0, f"{what}: an output of shape {tuple(tensor.shape)} holds nothing")
-        demand(bool(tensor.isfinite().all()), f"{what}: {int((~tensor.isfinite()).sum())} of {tensor.numel()} values are inf or nan")
+        demand(
+            bool(tensor.isfinite().all()),
+            f"{what}: {int((~tensor.isfinite()).sum())} of {tensor.numel()} values are inf or nan",
+        )

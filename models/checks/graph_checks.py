@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.checks.checking import CheckFailedError, CheckSkippedError, Suite, demand_close, first_line, run
-from models.checks.layer_case import ERRORS, REPEATABLE, RUNS, FlatForm, LayerCase, apply_to, randomise, size_text, tensors_of
+from models.checks.layer_case import (
+    ERRORS,
+    REPEATABLE,
+    RUNS,
+    FlatForm,
+    LayerCase,
+    apply_to,
+    randomise,
+    size_text,
+    tensors_of,
+)
 from utils.quiet import quiet
 
 GRAPH_CHECKS: Suite[LayerCase] = Suite()
@@ -36,7 +46,10 @@ def recording_sizes(case: LayerCase) -> list[tuple[tuple[int, int], int, str]]:
         return [(case.fixed_hw, OTHER_BATCH, f"any batch, at {size_text(case.fixed_hw)}, the row's one size")]
     recorded = case.plain_hw if case.size_hw == case.plain_hw else RECORDED_HW
     other = (16, 8) if recorded == case.plain_hw else OTHER_HW
-    return [(other, OTHER_BATCH, "any batch and size"), (recorded, OTHER_BATCH, f"any batch, at {size_text(recorded)} only")]
+    return [
+        (other, OTHER_BATCH, "any batch and size"),
+        (recorded, OTHER_BATCH, f"any batch, at {size_text(recorded)} only"),
+    ]
 
 
 def recorded_size(case: LayerCase) -> tuple[int, int]:
@@ -136,7 +149,8 @@ def onnx_by_tracing(module: nn.Module, given: Any, expected: list[Tensor]) -> by
     outputs = [f"output{number}" for number in range(len(expected))]
     axes = {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names}
     axes |= {
-        name: {number: f"{name}_{number}" for number in range(tensor.ndim) if number != 1} for name, tensor in zip(outputs, expected, strict=True)
+        name: {number: f"{name}_{number}" for number in range(tensor.ndim) if number != 1}
+        for name, tensor in zip(outputs, expected, strict=True)
     }
     buffer = io.BytesIO()
     with quiet(), torch.no_grad():
@@ -162,7 +176,14 @@ def onnx_runner(written: bytes) -> Callable[..., list[Tensor]]:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-    refusals = (states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented, states.RuntimeException)
+    refusals = (
+        states.Fail,
+        states.InvalidArgument,
+        states.InvalidGraph,
+        states.InvalidProtobuf,
+        states.NotImplemented,
+        states.RuntimeException,
+    )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL_ONLY
     options.intra_op_num_threads = torch.get_num_threads()
@@ -254,7 +275,12 @@ def median_ms(function: Callable[[], None]) -> float:
     return statistics.median(times) * 1000
 
 
-@GRAPH_CHECKS.add("cost", "The figures need a layer that runs without values and trains: mend what fails above.", needs=(RUNS,), slow=True)
+@GRAPH_CHECKS.add(
+    "cost",
+    "The figures need a layer that runs without values and trains: mend what fails above.",
+    needs=(RUNS,),
+    slow=True,
+)
 def check_cost(case: LayerCase) -> str:
     """Its cost can be measured."""
     return measure(case).describe()

@@ -65,10 +65,16 @@ class LayerCase:
     fixed_hw: tuple[int, int] | None = None
 
     @classmethod
-    def of_example(cls, entry: Layer, arguments: tuple[Any, ...] | None = None, inputs: tuple[Channels, ...] | None = None) -> "LayerCase":
+    def of_example(
+        cls, entry: Layer, arguments: tuple[Any, ...] | None = None, inputs: tuple[Channels, ...] | None = None
+    ) -> "LayerCase":
         """Return the layer as its example row has it, or with other arguments or inputs (all of one size)."""
         if inputs is not None:
-            strides = tuple(2 ** (number % len(LEVEL_CHANNELS)) for number in range(len(inputs))) if is_head(entry) else (1,) * len(inputs)
+            strides = (
+                tuple(2 ** (number % len(LEVEL_CHANNELS)) for number in range(len(inputs)))
+                if is_head(entry)
+                else (1,) * len(inputs)
+            )
         elif is_head(entry) and len(entry.example_inputs) == 1:
             filled: dict[str, Any] = {}
             entry.rule.apply([16], filled, Scale())
@@ -155,7 +161,14 @@ class LayerCase:
             set_activation(module, self.activation)
         return module
 
-    def given(self, size_hw: tuple[int, int], batch: int = 1, dtype: torch.dtype = torch.float32, seed: int = 1, device: str = "cpu") -> Any:
+    def given(
+        self,
+        size_hw: tuple[int, int],
+        batch: int = 1,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 1,
+        device: str = "cpu",
+    ) -> Any:
         """Return seeded input as the network would hand it over: a map, a list of maps, or lists in it.
 
         Args:
@@ -187,7 +200,11 @@ def show(value: Any) -> str:
         return f"[{', '.join(map(show, value))}]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
-    return {True: "true", False: "false", None: "None"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+    return (
+        {True: "true", False: "false", None: "None"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )
 
 
 def is_head(entry: Layer) -> bool:

@@ -22,7 +22,17 @@ from models.checks.checking import (
     run,
     shapes_of,
 )
-from models.checks.layer_case import REPEATABLE, RUNS, SIZES, SIZES_HW, LayerCase, apply_to, randomise, size_text, tensors_of
+from models.checks.layer_case import (
+    REPEATABLE,
+    RUNS,
+    SIZES,
+    SIZES_HW,
+    LayerCase,
+    apply_to,
+    randomise,
+    size_text,
+    tensors_of,
+)
 from models.deploy import fold_modules
 from models.heads.detect import NUM_BINS
 
@@ -61,11 +71,18 @@ def check_sizes(case: LayerCase) -> str:
             output = run(module, case.given(size_hw))
             demand_finite(output, "values")
             height, width = tensors_of(output)[0].shape[2:]
-            demand(not keeps_size or (height, width) == size_hw, f"gives {size_text((height, width))}, and keeps the size of 8 x 8")
+            demand(
+                not keeps_size or (height, width) == size_hw,
+                f"gives {size_text((height, width))}, and keeps the size of 8 x 8",
+            )
         except (CheckFailedError, *ERRORS) as error:
             problems[size_hw] = first_line(error)
-    demand(not problems, "; ".join(f"{size_text(size_hw)}: {problem}" for size_hw, problem in list(problems.items())[:2]))
-    return f"{len(tried)} sizes, {size_text(max(tried, key=max))} to {size_text(min(tried, key=lambda hw: hw[0] * hw[1]))}"
+    demand(
+        not problems, "; ".join(f"{size_text(size_hw)}: {problem}" for size_hw, problem in list(problems.items())[:2])
+    )
+    return (
+        f"{len(tried)} sizes, {size_text(max(tried, key=max))} to {size_text(min(tried, key=lambda hw: hw[0] * hw[1]))}"
+    )
 
 
 @FORM_CHECKS.add(
@@ -84,13 +101,22 @@ def check_channels(case: LayerCase) -> str:
             masks = [module.num_masks] * 2 * (module.task == "segment")
             levels = [4 * NUM_BINS + case.num_classes] * module.levels
             demand(declared == [], f"a head's rule declares {declared}: expected [], nothing for later rows")
-            demand(found == (levels + masks) * module.branches, f"gives maps of {found} channels: expected {(levels + masks) * module.branches}")
+            demand(
+                found == (levels + masks) * module.branches,
+                f"gives maps of {found} channels: expected {(levels + masks) * module.branches}",
+            )
         else:
             expected = declared if isinstance(declared, list) else [declared]
             nested = isinstance(output, list | tuple)
-            demand(nested == isinstance(declared, list), f"gives {'a list of maps' if nested else 'one map'}, its rule declares {declared}")
+            demand(
+                nested == isinstance(declared, list),
+                f"gives {'a list of maps' if nested else 'one map'}, its rule declares {declared}",
+            )
             demand(found == expected, f"gives {found} channels at {size_text(size_hw)}, its rule declares {expected}")
-            demand(all(tensor.ndim == 4 and len(tensor) == 1 for tensor in tensors_of(output)), f"gives {shapes_of(tensors_of(output))}, not maps")
+            demand(
+                all(tensor.ndim == 4 and len(tensor) == 1 for tensor in tensors_of(output)),
+                f"gives {shapes_of(tensors_of(output))}, not maps",
+            )
     return f"{list(case.inputs)} -> {found}"
 
 
@@ -103,7 +129,9 @@ def check_shapes(case: LayerCase) -> str:
     """Shapes follow from shapes: the layer runs without values, as a network does to find its strides."""
     module = case.build().eval()
     tensors = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    found = shapes_of(tensors_of(torch.func.functional_call(module, tensors, (case.given(case.size_hw, device="meta"),))))
+    found = shapes_of(
+        tensors_of(torch.func.functional_call(module, tensors, (case.given(case.size_hw, device="meta"),)))
+    )
     expected = shapes_of(run(module, case.given(case.size_hw)))
     demand(found == expected, f"{found} without values, {expected} with them")
     return "on the meta device"
@@ -136,8 +164,15 @@ def check_modes(case: LayerCase) -> str:
     demand_finite(trained, "values in training")
     before = {name: value.clone() for name, value in module.state_dict().items()}
     evaluated = run(module.eval(), case.given(case.size_hw, 2))
-    demand(shapes_of(trained) == shapes_of(evaluated), f"{shapes_of(trained)} in training, {shapes_of(evaluated)} in evaluation")
-    changed = [name for name, value in module.state_dict().items() if name not in before or not torch.equal(value, before[name])]
+    demand(
+        shapes_of(trained) == shapes_of(evaluated),
+        f"{shapes_of(trained)} in training, {shapes_of(evaluated)} in evaluation",
+    )
+    changed = [
+        name
+        for name, value in module.state_dict().items()
+        if name not in before or not torch.equal(value, before[name])
+    ]
     demand(not changed, f"evaluation changes {', '.join(changed)}")
     return "same shapes; evaluation leaves all buffers alone"
 
@@ -152,7 +187,11 @@ def check_state(case: LayerCase) -> str:
     first, second = case.build(), case.build(seed=5)
     state = randomise(first).state_dict()
     second.load_state_dict(state)
-    demand_equal(run(second.eval(), case.given(case.size_hw)), run(first.eval(), case.given(case.size_hw)), "another instance with the same state")
+    demand_equal(
+        run(second.eval(), case.given(case.size_hw)),
+        run(first.eval(), case.given(case.size_hw)),
+        "another instance with the same state",
+    )
     return f"{len(state)} tensors"
 
 
@@ -168,7 +207,9 @@ def check_copies(case: LayerCase) -> str:
     twin = copy.deepcopy(module)
     shared = {id(parameter) for parameter in twin.parameters()} & {id(parameter) for parameter in module.parameters()}
     demand(not shared, f"{len(shared)} parameters of the copy are the original's own")
-    demand_equal(run(twin.eval(), case.given(case.size_hw, 2)), run(module.eval(), case.given(case.size_hw, 2)), "the copy")
+    demand_equal(
+        run(twin.eval(), case.given(case.size_hw, 2)), run(module.eval(), case.given(case.size_hw, 2)), "the copy"
+    )
     return "after a training pass"
 
 
@@ -199,7 +240,10 @@ def check_input_kept(case: LayerCase) -> str:
         before = [tensor.clone() for tensor in tensors_of(given)]
         run(case.build().train(mode), given)
         for old, new in zip(before, tensors_of(given), strict=True):
-            demand(torch.equal(old, new), f"changed in {'training' if mode else 'evaluation'}, by up to {(old - new).abs().max():.1e}")
+            demand(
+                torch.equal(old, new),
+                f"changed in {'training' if mode else 'evaluation'}, by up to {(old - new).abs().max():.1e}",
+            )
     return "in both modes"
 
 
@@ -227,7 +271,9 @@ def check_channels_last(case: LayerCase) -> str:
     """Maps whose channels lie last in memory give the same values."""
     module = randomise(case.build()).double().eval()
     expected = run(module, case.given(case.size_hw, 2, torch.float64))
-    turned = apply_to(case.given(case.size_hw, 2, torch.float64), lambda tensor: tensor.to(memory_format=torch.channels_last))
+    turned = apply_to(
+        case.given(case.size_hw, 2, torch.float64), lambda tensor: tensor.to(memory_format=torch.channels_last)
+    )
     demand_close(run(module.to(memory_format=torch.channels_last), turned), expected, 1e-9, 1e-10, "channels last")
     return "in float64"
 

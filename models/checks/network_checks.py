@@ -26,7 +26,9 @@ def picture_size(model: Model) -> int:
 def pictures(model: Model, batch: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
     """Return seeded pictures."""
     size = picture_size(model)
-    return torch.rand(batch, model.channels, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.rand(
+        batch, model.channels, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def by_row(model: Model, names: Iterable[str], most: int = 6) -> str:
@@ -35,7 +37,10 @@ def by_row(model: Model, names: Iterable[str], most: int = 6) -> str:
     for name in names:
         _, index, rest = name.split(".", 2)
         rows[int(index)].append(rest)
-    shown = [f"layer {index} ({model.rows[index].name}): {', '.join(parts[:3])}{', …' * (len(parts) > 3)}" for index, parts in rows.items()]
+    shown = [
+        f"layer {index} ({model.rows[index].name}): {', '.join(parts[:3])}{', …' * (len(parts) > 3)}"
+        for index, parts in rows.items()
+    ]
     return "; ".join(shown[:most]) + f"; and {len(shown) - most} layers more" * (len(shown) > most)
 
 
@@ -45,7 +50,9 @@ def check_runs(model: Model) -> str:
     model.trace(TRACED_SIZE)
     images = pictures(model, 1)
     demand_finite(run(model.eval(), images), "predictions")
-    return f"{len(model.rows)} layers, task {model.task}, {model.nc} classes, strides {', '.join(map(str, model.stride))}"
+    return (
+        f"{len(model.rows)} layers, task {model.task}, {model.nc} classes, strides {', '.join(map(str, model.stride))}"
+    )
 
 
 @NETWORK_CHECKS.add(
@@ -92,7 +99,11 @@ def check_gradients(model: Model) -> str:
         generator = torch.Generator().manual_seed(step + 1)
         optimizer.zero_grad()
         sum((tensor * torch.randn(tensor.shape, generator=generator)).mean() for tensor in outputs).backward()
-        broken = [name for name, parameter in trainable.items() if parameter.grad is not None and not parameter.grad.isfinite().all()]
+        broken = [
+            name
+            for name, parameter in trainable.items()
+            if parameter.grad is not None and not parameter.grad.isfinite().all()
+        ]
         demand(not broken, f"inf or nan in the gradients of {by_row(model, broken)}")
         for name, parameter in trainable.items():
             if name not in reached and parameter.grad is not None and parameter.grad.abs().sum() > 0:
@@ -103,7 +114,9 @@ def check_gradients(model: Model) -> str:
     missing = [name for name in trainable if name not in reached]
     demand(not missing, f"{len(missing)} of {len(trainable)} parameters get none: {by_row(model, missing)}")
     late = [name for name, step in reached.items() if step > 1]
-    return f"{len(trainable)} of {len(trainable)} parameters, " + (f"those of {by_row(model, late)} from a later step on" if late else "at once")
+    return f"{len(trainable)} of {len(trainable)} parameters, " + (
+        f"those of {by_row(model, late)} from a later step on" if late else "at once"
+    )
 
 
 @NETWORK_CHECKS.add(
@@ -134,7 +147,12 @@ def check_deploy(model: Model) -> str:
     return f"{len(whole.rows)} layers become {len(deployed.rows)}"
 
 
-@NETWORK_CHECKS.add("cost", "The figures need a network that runs without values: see the layers below.", needs=(RUNS, COPIES), slow=True)
+@NETWORK_CHECKS.add(
+    "cost",
+    "The figures need a network that runs without values: see the layers below.",
+    needs=(RUNS, COPIES),
+    slow=True,
+)
 def check_cost(model: Model) -> str:
     """Its cost can be measured."""
     from models.summary import count_gflops, count_parameters

@@ -72,17 +72,29 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
 def results_markdown(report: Report) -> list[str]:
     """Return the lines of a table of results, and of the remedies."""
     rows = [
-        [result.check, f"**{result.outcome}**" if result.outcome == FAIL else result.outcome, result.seen, result.promise]
+        [
+            result.check,
+            f"**{result.outcome}**" if result.outcome == FAIL else result.outcome,
+            result.seen,
+            result.promise,
+        ]
         for result in report.results
     ]
     lines = markdown_table(["check", "result", "what was seen", "promise"], rows)
-    wrong = [f"- **{result.check}**: {result.seen}. {result.remedy}" for result in report.results if result.outcome == FAIL]
+    wrong = [
+        f"- **{result.check}**: {result.seen}. {result.remedy}" for result in report.results if result.outcome == FAIL
+    ]
     return [*lines, "", report.count(), *(["", "What to do:", "", *wrong] if wrong else [])]
 
 
 def markdown(report: Report) -> str:
     """Return a module card."""
-    lines = [f"# Module card: {report.name}", "", *markdown_table(["fact", ""], [[key, value] for key, value in report.facts.items()]), ""]
+    lines = [
+        f"# Module card: {report.name}",
+        "",
+        *markdown_table(["fact", ""], [[key, value] for key, value in report.facts.items()]),
+        "",
+    ]
     lines += ["## Checks", "", *results_markdown(report), ""]
     if report.parts:
         lines += ["## Layers", "", report.verdict(), ""]

@@ -78,15 +78,23 @@ def check_gradients(case: LayerCase) -> str:
         if not trainable:
             raise NotApplicableError("nothing to train")
         for name, parameter in trainable.items():
-            demand(parameter.grad is None or bool(parameter.grad.isfinite().all()), f"{name}: its gradient has inf or nan in step {step}")
+            demand(
+                parameter.grad is None or bool(parameter.grad.isfinite().all()),
+                f"{name}: its gradient has inf or nan in step {step}",
+            )
             if name not in reached and parameter.grad is not None and parameter.grad.abs().sum() > 0:
                 reached[name] = step
         if len(reached) == len(trainable):
             break
     missing = [name for name in trainable if name not in reached]
-    demand(not missing, f"{len(missing)} of {len(trainable)} parameters get none: {', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}")
+    demand(
+        not missing,
+        f"{len(missing)} of {len(trainable)} parameters get none: {', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}",
+    )
     late = [name for name, step in reached.items() if step > 1]
-    return f"{len(trainable)} of {len(trainable)} parameters, " + (f"{len(late)} of them from step {max(reached.values())} on" if late else "at once")
+    return f"{len(trainable)} of {len(trainable)} parameters, " + (
+        f"{len(late)} of them from step {max(reached.values())} on" if late else "at once"
+    )
 
 
 @TRAINING_CHECKS.add(
@@ -101,7 +109,10 @@ def check_input_gradients(case: LayerCase) -> str:
         inputs = leaves if isinstance(leaves, list) else [leaves]
         for number, value in enumerate(inputs):
             gradients = [tensor.grad for tensor in tensors_of(value) if tensor.grad is not None]
-            demand(all(bool(gradient.isfinite().all()) for gradient in gradients), f"input {number}: its gradient has inf or nan")
+            demand(
+                all(bool(gradient.isfinite().all()) for gradient in gradients),
+                f"input {number}: its gradient has inf or nan",
+            )
             if any(gradient.abs().sum() > 0 for gradient in gradients):
                 reached.add(number)
         if len(reached) == len(inputs):
@@ -145,9 +156,16 @@ def grouped_exactly_once(module: nn.Module, outputs: list[Tensor]) -> str:
     groups = parameter_groups(module)
     grouped = [id(parameter) for group in groups for parameter in group]
     trainable = [id(parameter) for parameter in module.parameters() if parameter.requires_grad]
-    demand(sorted(grouped) == sorted(trainable), f"{len(trainable)} trainable parameters, {len(grouped)} places in the groups")
+    demand(
+        sorted(grouped) == sorted(trainable),
+        f"{len(trainable)} trainable parameters, {len(grouped)} places in the groups",
+    )
     hidden = trained_leaves(outputs) - set(grouped)
-    what = "1 tensor that learns is no registered parameter" if len(hidden) == 1 else f"{len(hidden)} tensors that learn are no registered parameters"
+    what = (
+        "1 tensor that learns is no registered parameter"
+        if len(hidden) == 1
+        else f"{len(hidden)} tensors that learn are no registered parameters"
+    )
     demand(not hidden, f"{what}: no optimizer, no checkpoint and no .to(device) reaches them")
     biases, decayed, others = map(len, groups)
     return f"{decayed} decayed, {others} vectors, {biases} biases" if grouped else "nothing to train"
@@ -198,5 +216,7 @@ def with_identity_start(case: LayerCase) -> LayerCase:
             return case
         except ModelConfigError as error:
             problem = error
-            case = case.with_settings(**dict.fromkeys(set(ASKED_FOR.findall(str(error))) & set(case.entry.parameters()), True))
+            case = case.with_settings(
+                **dict.fromkeys(set(ASKED_FOR.findall(str(error))) & set(case.entry.parameters()), True)
+            )
     raise NotApplicableError(f"not with this row: {first_line(problem)}")

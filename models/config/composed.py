@@ -30,7 +30,9 @@ def on_base(config: dict[str, Any], places: Places, read: Read) -> tuple[dict[st
     """
     for section in ("backbone", "head"):
         if section in config:
-            raise ModelConfigError(f"{places}: '{section}' beside 'base': expected edits of the base's rows, or rows without a base")
+            raise ModelConfigError(
+                f"{places}: '{section}' beside 'base': expected edits of the base's rows, or rows without a base"
+            )
     base, edits = config["base"], config.get("edits") or []
     if not isinstance(base, str):
         raise ModelConfigError(f"{places}: base is {base!r}: expected the name or path of a network yaml")
@@ -38,7 +40,9 @@ def on_base(config: dict[str, Any], places: Places, read: Read) -> tuple[dict[st
         raise ModelConfigError(f"{places}: edits is {edits!r}: expected a list, such as '- insert SE after p5'")
     found, base_places = read(base)
     own = {key: value for key, value in config.items() if key not in ("base", "edits")}
-    read_edits = [read_edit(edit, f"{places.of('edits', number)}: edits[{number}]") for number, edit in enumerate(edits)]
+    read_edits = [
+        read_edit(edit, f"{places.of('edits', number)}: edits[{number}]") for number, edit in enumerate(edits)
+    ]
     content, sections, notes = edited(found | own, base_places, read_edits)
     return content, Places(places.name, sections, base_places.keys | places.keys), notes
 
@@ -50,7 +54,9 @@ def patched(config: dict[str, Any], places: Places, patches: Sequence[str]) -> t
     return content, Places(places.name, sections, places.keys), notes
 
 
-def edited(config: dict[str, Any], places: Places, edits: Sequence[Edit]) -> tuple[dict[str, Any], dict[str, list[str]], list[str]]:
+def edited(
+    config: dict[str, Any], places: Places, edits: Sequence[Edit]
+) -> tuple[dict[str, Any], dict[str, list[str]], list[str]]:
     """Return a configuration with its rows edited, the place of each row, and what there is to say."""
     if not edits:
         return config, places.rows(config), []
@@ -63,7 +69,11 @@ def edited(config: dict[str, Any], places: Places, edits: Sequence[Edit]) -> tup
 
 def show_rows(config: dict[str, Any]) -> list[str]:
     """Return a configuration's rows as lines of its yaml."""
-    return [line for section in ("backbone", "head") for line in (f"{section}:", *(f"  - {show_row(row)}" for row in config[section]))]
+    return [
+        line
+        for section in ("backbone", "head")
+        for line in (f"{section}:", *(f"  - {show_row(row)}" for row in config[section]))
+    ]
 
 
 def config_text(config: dict[str, Any]) -> str:

@@ -54,15 +54,23 @@ def rows_of(config: dict[str, Any]) -> list[list[Any]]:
     """Return the rows that have the form of one, in order; the others are left to the parser's message."""
     sections = [config.get(section) for section in ("backbone", "head")]
     rows = [row for section in sections if isinstance(section, list) for row in section]
-    return [row for row in rows if isinstance(row, list) and len(row) in (4, 5) and isinstance(row[2], str) and isinstance(row[3], list)]
+    return [
+        row
+        for row in rows
+        if isinstance(row, list) and len(row) in (4, 5) and isinstance(row[2], str) and isinstance(row[3], list)
+    ]
 
 
 def translate_keys(config: dict[str, Any], where: str, notes: list[str]) -> None:
     """Rename and drop keys, in place."""
     if config.get("reg_max", 16) != 16:
-        raise ModelConfigError(f"{where}: reg_max is {config['reg_max']}: heads of 16 bins a side are built here, and no others")
+        raise ModelConfigError(
+            f"{where}: reg_max is {config['reg_max']}: heads of 16 bins a side are built here, and no others"
+        )
     if config.get("end2end"):
-        raise ModelConfigError(f"{where}: end2end is {config['end2end']}: heads without non-maximum suppression are not built here")
+        raise ModelConfigError(
+            f"{where}: end2end is {config['end2end']}: heads without non-maximum suppression are not built here"
+        )
     if "channels" in config:
         config.setdefault("ch", config.pop("channels"))
     scales = config.get("scales")

@@ -105,10 +105,14 @@ def read_edit(written: object, place: str) -> Edit:
 def _from_mapping(content: object, place: str) -> Edit:
     """Read the mapping form; every form ends here."""
     if not isinstance(content, dict):
-        raise ModelConfigError(f"expected a phrase such as 'insert SE after p5', or a mapping such as {{insert: SE, after: p5}}; got {content!r}")
+        raise ModelConfigError(
+            f"expected a phrase such as 'insert SE after p5', or a mapping such as {{insert: SE, after: p5}}; got {content!r}"
+        )
     action = next((key for key in ACTIONS if key in content), None)
     if action is None:
-        raise ModelConfigError(f"no such edit: expected one of {', '.join(ACTIONS)}.{did_you_mean(str(next(iter(content), '')), ACTIONS)}")
+        raise ModelConfigError(
+            f"no such edit: expected one of {', '.join(ACTIONS)}.{did_you_mean(str(next(iter(content), '')), ACTIONS)}"
+        )
     form, needed, allowed = ACTIONS[action]
     if several := [key for key in ACTIONS if key in content and key != action]:
         raise ModelConfigError(f"says both {action} and {several[0]}: expected {form}")
@@ -116,7 +120,9 @@ def _from_mapping(content: object, place: str) -> Edit:
         raise ModelConfigError(f"a number before the layer: expected {form}, which keeps the row's repeats")
     for key in content:
         if key not in (action, *needed, *allowed):
-            raise ModelConfigError(f"unknown word '{key}': expected {form}.{did_you_mean(str(key), (*needed, *allowed))}")
+            raise ModelConfigError(
+                f"unknown word '{key}': expected {form}.{did_you_mean(str(key), (*needed, *allowed))}"
+            )
     for key in needed:
         if key not in content:
             raise ModelConfigError(f"'{key}' is missing: expected {form}")
@@ -131,11 +137,16 @@ def _from_mapping(content: object, place: str) -> Edit:
         if len(ats) != 1:
             raise ModelConfigError(f"says {' and '.join(ats) or 'neither after nor before'}: expected {form}")
         optional: dict[str, Any] = {
-            name: _rows(content[key]) if key in content else None for name, key in (("consumers", "for"), ("sources", "from"))
+            name: _rows(content[key]) if key in content else None
+            for name, key in (("consumers", "for"), ("sources", "from"))
         }
         if ats == ["before"] and len(content.keys() & {"for", "from"}):
-            raise ModelConfigError("'for' and 'from' are for an insertion after a row: one before it takes that row's inputs")
-        return Edit(**common, rows=_rows(content[ats[0]]), layer=_layer(content["insert"], repeats), at=ats[0], **optional)
+            raise ModelConfigError(
+                "'for' and 'from' are for an insertion after a row: one before it takes that row's inputs"
+            )
+        return Edit(
+            **common, rows=_rows(content[ats[0]]), layer=_layer(content["insert"], repeats), at=ats[0], **optional
+        )
     if action == "set":
         if not isinstance(content["to"], dict) or not content["to"]:
             raise ModelConfigError(f"'to' is {content['to']!r}: expected a mapping of arguments to values")
@@ -148,7 +159,9 @@ def _layer(written: object, repeats: int) -> LayerPhrase:
     """Read a layer: its name, or a list of its name and arguments."""
     name, *arguments = written if isinstance(written, list) and written else [written]
     if not isinstance(name, str):
-        raise ModelConfigError(f"layer is {written!r}: expected its name, or a list of its name and arguments, such as [GatherExcite, 8, theta]")
+        raise ModelConfigError(
+            f"layer is {written!r}: expected its name, or a list of its name and arguments, such as [GatherExcite, 8, theta]"
+        )
     return LayerPhrase(name, arguments, repeats)
 
 
@@ -159,7 +172,9 @@ def _rows(written: object) -> list[RowPhrase]:
     if isinstance(written, int) and not isinstance(written, bool):
         return [written]
     if not isinstance(written, str) or not written.strip():
-        raise ModelConfigError(f"rows are {written!r}: expected a label, an index, a layer's name, head, or 'every NAME in neck'")
+        raise ModelConfigError(
+            f"rows are {written!r}: expected a label, an index, a layer's name, head, or 'every NAME in neck'"
+        )
     return [_row(part) for part in re.split(r"\s*,\s*|\s+and\s+", written.strip())]
 
 
@@ -167,11 +182,15 @@ def _row(part: str) -> RowPhrase:
     """Read one row phrase."""
     if found := re.fullmatch(r"(?:every|all)\s+([\w.*?]+)(?:\s+in\s+(?:the\s+)?(\w+))?", part):
         if found[2] not in (None, *SECTIONS):
-            raise ModelConfigError(f"there is no part '{found[2]}': expected {', '.join(SECTIONS)}.{did_you_mean(found[2], SECTIONS)}")
+            raise ModelConfigError(
+                f"there is no part '{found[2]}': expected {', '.join(SECTIONS)}.{did_you_mean(found[2], SECTIONS)}"
+            )
         return Every(found[1], found[2])
     word = re.fullmatch(r"(?:the\s+)?([\w.]+)", part)
     if not word:
-        raise ModelConfigError(f"rows are {part!r}: expected a label, an index, a layer's name, head, or 'every NAME in neck'")
+        raise ModelConfigError(
+            f"rows are {part!r}: expected a label, an index, a layer's name, head, or 'every NAME in neck'"
+        )
     return int(word[1]) if word[1].isdigit() else word[1]
 
 
@@ -179,7 +198,9 @@ def _from_phrase(text: str) -> dict[str, Any]:
     """Turn a phrase into the mapping that it stands for."""
     action, _, rest = text.strip().partition(" ")
     if action not in ACTIONS:
-        raise ModelConfigError(f"no such edit '{action}': expected one of {', '.join(ACTIONS)}.{did_you_mean(action, ACTIONS)}")
+        raise ModelConfigError(
+            f"no such edit '{action}': expected one of {', '.join(ACTIONS)}.{did_you_mean(action, ACTIONS)}"
+        )
     form = ACTIONS[action][0]
     if action == "set":
         found = re.fullmatch(r"(.+?)[\s.](\w+)\s*=\s*(.+)", rest.strip())
@@ -196,7 +217,12 @@ def _from_phrase(text: str) -> dict[str, Any]:
     joined = "|".join(words)
     keys = (action,) if action != "insert" else ()
     marks = [*re.finditer(rf"(?:^|(?<=\s))({'|'.join((*keys, joined))})\s+", _masked(rest))]
-    marks = [mark for mark in marks if mark[1] != "in" or (action == "wrap" and not re.match(r"(the\s+)?(backbone|neck|head)\b", rest[mark.end() :]))]
+    marks = [
+        mark
+        for mark in marks
+        if mark[1] != "in"
+        or (action == "wrap" and not re.match(r"(the\s+)?(backbone|neck|head)\b", rest[mark.end() :]))
+    ]
     if not marks or rest[: marks[0].start()].strip():
         raise ModelConfigError(f"expected {form}")
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
@@ -252,4 +278,6 @@ def _value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ModelConfigError(f"'{text}' is not valid yaml: expected a value such as 8, theta, [1, 2] or {{residual: true}}") from error
+        raise ModelConfigError(
+            f"'{text}' is not valid yaml: expected a value such as 8, theta, [1, 2] or {{residual: true}}"
+        ) from error

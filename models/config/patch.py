@@ -67,11 +67,25 @@ class Rows:
                     written = source if isinstance(source, list) else [source]
                     indices = [resolve_source(one, len(nodes), labels) for one in written]
                 except ModelConfigError as error:
-                    raise ModelConfigError(f"{place}: {section}[{number}] (layer {len(nodes)}): {show_row(raw)}: {error}") from error
+                    raise ModelConfigError(
+                        f"{place}: {section}[{number}] (layer {len(nodes)}): {show_row(raw)}: {error}"
+                    ) from error
                 if label is not None:
                     labels[label] = len(nodes)
                 sources = [None if index == IMAGE else nodes[index] for index in indices]
-                nodes.append(Node(sources, list(written), not isinstance(source, list), repeats, name, arguments, label, section, place))
+                nodes.append(
+                    Node(
+                        sources,
+                        list(written),
+                        not isinstance(source, list),
+                        repeats,
+                        name,
+                        arguments,
+                        label,
+                        section,
+                        place,
+                    )
+                )
         return cls(nodes)
 
     def written(self) -> tuple[dict[str, list[Any]], dict[str, list[str]]]:
@@ -104,7 +118,9 @@ class Rows:
         for number, node in enumerate(self.nodes):
             users = [later for later, user in enumerate(self.nodes) if node in user.sources]
             if node.fresh and node.label is None and users != [number + 1]:
-                node.label = self._free_label("_".join(filter(None, (self._origin(node), node.name.split(".")[-1].lower()))))
+                node.label = self._free_label(
+                    "_".join(filter(None, (self._origin(node), node.name.split(".")[-1].lower())))
+                )
 
     @staticmethod
     def _origin(node: Node) -> str | None:
@@ -152,7 +168,9 @@ class Rows:
         named = [node for node in self.nodes if node.name == phrase]
         if len(named) > 1:
             places = ", ".join(str(number) for number, node in enumerate(self.nodes) if node.name == phrase)
-            raise ModelConfigError(f"'{phrase}' is the layer of rows {places}: name one of them, or write 'every {phrase}'")
+            raise ModelConfigError(
+                f"'{phrase}' is the layer of rows {places}: name one of them, or write 'every {phrase}'"
+            )
         if not named:
             labels = [node.label for node in self.nodes if node.label]
             raise ModelConfigError(
@@ -170,8 +188,13 @@ class Rows:
         }
         found = [node for node in parts[phrase.section] if fnmatch.fnmatchcase(node.name, phrase.pattern)]
         if not found:
-            where, names = f" in the {phrase.section}" if phrase.section else "", sorted({node.name for node in parts[phrase.section]})
-            raise ModelConfigError(f"no row{where} is '{phrase.pattern}': its layers are {', '.join(names)}.{did_you_mean(phrase.pattern, names)}")
+            where, names = (
+                f" in the {phrase.section}" if phrase.section else "",
+                sorted({node.name for node in parts[phrase.section]}),
+            )
+            raise ModelConfigError(
+                f"no row{where} is '{phrase.pattern}': its layers are {', '.join(names)}.{did_you_mean(phrase.pattern, names)}"
+            )
         return found
 
     # edits
@@ -195,7 +218,9 @@ class Rows:
     def _insert(self, edit: Edit) -> None:
         targets = self.find(edit.rows)
         if edit.label is not None and len(targets) > 1:
-            raise ModelConfigError(f"'as {edit.label}' would label {len(targets)} rows: insert one at a time, or leave it out")
+            raise ModelConfigError(
+                f"'as {edit.label}' would label {len(targets)} rows: insert one at a time, or leave it out"
+            )
         for target in targets:
             if edit.at == "after":
                 self._insert_after(edit, target)
@@ -210,28 +235,57 @@ class Rows:
             users = self.find(edit.consumers)
             for user in users:
                 if target not in user.sources:
-                    raise ModelConfigError(f"'for' means {self._shown(user)}, which does not take the output of {self._shown(target)}")
-        sources = [target] if edit.sources is None else [node for phrase in edit.sources for node in self._matches(phrase)]
+                    raise ModelConfigError(
+                        f"'for' means {self._shown(user)}, which does not take the output of {self._shown(target)}"
+                    )
+        sources = (
+            [target] if edit.sources is None else [node for phrase in edit.sources for node in self._matches(phrase)]
+        )
         position = self.nodes.index(target) + 1
         for source in sources:
             if self.nodes.index(source) >= position:
-                raise ModelConfigError(f"'from' means {self._shown(source)}, which comes after {self._shown(target)}: insert after it instead")
+                raise ModelConfigError(
+                    f"'from' means {self._shown(source)}, which comes after {self._shown(target)}: insert after it instead"
+                )
         self._add(edit, position, sources, target.section, users, target)
 
     def _insert_before(self, edit: Edit, target: Node) -> None:
         if edit.label is not None and len(set(map(id, target.sources))) > 1:
-            raise ModelConfigError(f"'as {edit.label}' would label a row for each input of {self._shown(target)}: leave it out")
+            raise ModelConfigError(
+                f"'as {edit.label}' would label a row for each input of {self._shown(target)}: leave it out"
+            )
         for source in dict.fromkeys(target.sources):
             self._add(edit, self.nodes.index(target), [source], target.section, [target], source)
 
-    def _add(self, edit: Edit, position: int, sources: Iterable[Node | None], section: str, users: list[Node], replaced: Node | None) -> None:
+    def _add(
+        self,
+        edit: Edit,
+        position: int,
+        sources: Iterable[Node | None],
+        section: str,
+        users: list[Node],
+        replaced: Node | None,
+    ) -> None:
         """Put the edit's layer at a position and let `users` take its output in place of that of `replaced`."""
         layer, sources = self._layer(edit), list(sources)
         self._check_new_label(edit.label)
         written: list[Source] = [-1] * len(sources)
-        new = Node(sources, written, len(sources) == 1, layer.repeats, layer.name, list(layer.arguments), edit.label, section, edit.place, fresh=True)
+        new = Node(
+            sources,
+            written,
+            len(sources) == 1,
+            layer.repeats,
+            layer.name,
+            list(layer.arguments),
+            edit.label,
+            section,
+            edit.place,
+            fresh=True,
+        )
         if not users:
-            raise ModelConfigError("nothing takes the output of that row, and so nothing would take the new one's: say 'for' which rows")
+            raise ModelConfigError(
+                "nothing takes the output of that row, and so nothing would take the new one's: say 'for' which rows"
+            )
         for user in users:
             for number, source in enumerate(user.sources):
                 if source is replaced:
@@ -242,9 +296,16 @@ class Rows:
     def _replace(self, edit: Edit) -> None:
         layer, targets = self._layer(edit), self.find(edit.rows)
         if edit.label is not None and len(targets) > 1:
-            raise ModelConfigError(f"'as {edit.label}' would label {len(targets)} rows: replace one at a time, or leave it out")
+            raise ModelConfigError(
+                f"'as {edit.label}' would label {len(targets)} rows: replace one at a time, or leave it out"
+            )
         for target in targets:
-            target.name, target.arguments, target.repeats, target.place = layer.name, list(layer.arguments), layer.repeats, edit.place
+            target.name, target.arguments, target.repeats, target.place = (
+                layer.name,
+                list(layer.arguments),
+                layer.repeats,
+                edit.place,
+            )
             if edit.label is not None:
                 self._check_new_label(edit.label)
                 target.label = edit.label
@@ -295,7 +356,9 @@ class Rows:
         for phrase in phrases:
             source = before[-1] if phrase == -1 and before else self.one([phrase], "a row to take the output of")
             if source not in before:
-                raise ModelConfigError(f"from means {self._shown(source)}, which does not come before {self._shown(target)}")
+                raise ModelConfigError(
+                    f"from means {self._shown(source)}, which does not come before {self._shown(target)}"
+                )
             sources.append(source)
         written: list[Source] = [phrase if isinstance(phrase, str) else -1 for phrase in phrases]
         target.sources, target.written, target.one_source = sources, written, not isinstance(value, list)
@@ -314,8 +377,15 @@ class Rows:
                     f"{layer.name} has {new} branches and {head.name} {old}: where the others come from is not known: write the row"
                 )
             kept = kept_inputs(before, after, len(head.sources))
-            head.sources, head.written = [head.sources[place] for place in kept], [head.written[place] for place in kept]
-        bare = not layer.arguments or (len(layer.arguments) == 1 and isinstance(layer.arguments[0], dict) and "num_classes" not in layer.arguments[0])
+            head.sources, head.written = (
+                [head.sources[place] for place in kept],
+                [head.written[place] for place in kept],
+            )
+        bare = not layer.arguments or (
+            len(layer.arguments) == 1
+            and isinstance(layer.arguments[0], dict)
+            and "num_classes" not in layer.arguments[0]
+        )
         head.name, head.arguments, head.place = layer.name, ["nc"] * bare + list(layer.arguments), edit.place
 
     def _label(self, edit: Edit) -> None:
@@ -349,7 +419,10 @@ class Rows:
             dropped += idle
             self.nodes = [node for node in self.nodes if node not in idle]
         if dropped:
-            shown = (f"{number[id(node)]} ({node.label or node.name})" for node in sorted(dropped, key=lambda node: number[id(node)]))
+            shown = (
+                f"{number[id(node)]} ({node.label or node.name})"
+                for node in sorted(dropped, key=lambda node: number[id(node)])
+            )
             self.notes.append(f"{edit.place}: rows that lead nowhere now are removed: {', '.join(shown)}")
 
     def _shown(self, node: Node) -> str:
@@ -364,7 +437,9 @@ def with_argument(entry: Layer, arguments: list[Any], name: str, value: Any) -> 
     """
     known = list(entry.parameters())
     if name not in known:
-        raise ModelConfigError(f"unknown argument '{name}': the layer is {entry.signature()}.{did_you_mean(name, [*known, 'repeats', 'from'])}")
+        raise ModelConfigError(
+            f"unknown argument '{name}': the layer is {entry.signature()}.{did_you_mean(name, [*known, 'repeats', 'from'])}"
+        )
     positional, keywords = list(arguments), {}
     if positional and isinstance(positional[-1], dict):
         keywords = positional.pop()
@@ -389,8 +464,12 @@ def kept_inputs(before: Layer, after: Layer, count: int) -> list[int]:
     Raises:
         ModelConfigError: it takes maps for prototypes, which the one before had none of.
     """
-    (branches, extra), (kept, wanted) = ((branches_of(head) or 1, getattr(head.cls, "extra_inputs", 0)) for head in (before, after))
+    (branches, extra), (kept, wanted) = (
+        (branches_of(head) or 1, getattr(head.cls, "extra_inputs", 0)) for head in (before, after)
+    )
     if wanted > extra:
-        raise ModelConfigError(f"{after.name} takes a further map for prototypes, which {before.name} has not: write the row")
+        raise ModelConfigError(
+            f"{after.name} takes a further map for prototypes, which {before.name} has not: write the row"
+        )
     levels = count // branches - extra
     return [*range((branches - kept) * levels, branches * levels), *range(count - kept * wanted, count)]

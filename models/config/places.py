@@ -32,7 +32,10 @@ class Places:
 
     def rows(self, config: dict) -> dict[str, list[str]]:
         """Return the place of every row of a configuration, by section."""
-        return {section: [self.of(section, number) for number in range(len(config[section]))] for section in ("backbone", "head")}
+        return {
+            section: [self.of(section, number) for number in range(len(config[section]))]
+            for section in ("backbone", "head")
+        }
 
 
 def yaml_places(path: Path, name: str) -> Places:

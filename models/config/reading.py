@@ -38,10 +38,14 @@ def find_config(cfg: str | Path) -> tuple[Path, str | None]:
             if found := find_shipped(given.with_name(name), folder):
                 return found, letter
     shipped = [path.name for folder in CONFIG_FOLDERS for path in (REPOSITORY / folder).glob("*.yaml")]
-    raise ModelConfigError(f"{cfg}: no such network yaml: expected a path or the name of a shipped one.{did_you_mean(given.name, shipped)}")
+    raise ModelConfigError(
+        f"{cfg}: no such network yaml: expected a path or the name of a shipped one.{did_you_mean(given.name, shipped)}"
+    )
 
 
-def read_config(cfg: str | Path | dict[str, Any], scale: str | None = None, patches: Sequence[str] = ()) -> tuple[dict[str, Any], Places]:
+def read_config(
+    cfg: str | Path | dict[str, Any], scale: str | None = None, patches: Sequence[str] = ()
+) -> tuple[dict[str, Any], Places]:
     """Read a network yaml, or take a mapping, and check its keys; what is read otherwise than it stands is printed.
 
     Args:
@@ -54,7 +58,9 @@ def read_config(cfg: str | Path | dict[str, Any], scale: str | None = None, patc
     """
     config, where, letter = read_content(cfg, (), may_load=True)
     if letter is not None and scale not in (None, letter):
-        raise ModelConfigError(f"{where}: scale {scale!r}: the name chooses {letter!r} already: leave --scale out, or the letter in the name")
+        raise ModelConfigError(
+            f"{where}: scale {scale!r}: the name chooses {letter!r} already: leave --scale out, or the letter in the name"
+        )
     config |= {key: value for key, value in (("scale", scale or letter),) if value is not None}
     if not isinstance(config.get("folded", False), bool):
         raise ModelConfigError(f"{where}: folded is {config['folded']!r}: expected true or false")
@@ -71,7 +77,9 @@ def read_config(cfg: str | Path | dict[str, Any], scale: str | None = None, patc
     return config, where
 
 
-def read_content(cfg: str | Path | dict[str, Any], built_on: tuple[Path, ...], may_load: bool) -> tuple[dict[str, Any], Places, str | None]:
+def read_content(
+    cfg: str | Path | dict[str, Any], built_on: tuple[Path, ...], may_load: bool
+) -> tuple[dict[str, Any], Places, str | None]:
     """Read a network yaml and, where it has one, its base; load the plug-ins that they name.
 
     Args:
@@ -93,7 +101,9 @@ def read_content(cfg: str | Path | dict[str, Any], built_on: tuple[Path, ...], m
         return config, where, letter
     chain = (*built_on, *([path.resolve()] if path else []))
     if len(set(chain)) < len(chain):
-        raise ModelConfigError(f"{where}: is its own base, by way of {' and '.join(file.name for file in chain[:-1])}: expected another network")
+        raise ModelConfigError(
+            f"{where}: is its own base, by way of {' and '.join(file.name for file in chain[:-1])}: expected another network"
+        )
 
     def read_base(base: str) -> tuple[dict[str, Any], Places]:
         beside = path.parent / base if path else Path(base)
@@ -127,12 +137,18 @@ def check_keys(config: object, where: Places) -> None:
         raise ModelConfigError(f"{where}: holds {type(config).__name__}: expected the keys nc, backbone and head")
     for key in config:
         if key not in CONFIG_KEYS:
-            raise ModelConfigError(f"{where}: unknown key '{key}': expected one of {', '.join(CONFIG_KEYS)}.{did_you_mean(str(key), CONFIG_KEYS)}")
+            raise ModelConfigError(
+                f"{where}: unknown key '{key}': expected one of {', '.join(CONFIG_KEYS)}.{did_you_mean(str(key), CONFIG_KEYS)}"
+            )
     if "edits" in config and "base" not in config:
-        raise ModelConfigError(f"{where}: 'edits' without 'base': expected the network that they edit, such as base: yolov9-c.yaml")
+        raise ModelConfigError(
+            f"{where}: 'edits' without 'base': expected the network that they edit, such as base: yolov9-c.yaml"
+        )
     for section in ("backbone", "head") if "base" not in config else ():
         if not isinstance(config.get(section), list) or not config[section]:
-            raise ModelConfigError(f"{where}: '{section}' is {config.get(section)!r}: expected a list of rows [from, repeats, layer, arguments]")
+            raise ModelConfigError(
+                f"{where}: '{section}' is {config.get(section)!r}: expected a list of rows [from, repeats, layer, arguments]"
+            )
 
 
 @cache
@@ -148,19 +164,31 @@ def choose_scale(config: dict[str, Any], where: str | Places) -> Scale:
         ModelConfigError: scales without a choice, an unknown one, or a multiple that is no positive number.
     """
     if config.get("scale") is not None and not config.get("scales"):
-        raise ModelConfigError(f"{where}: scale {config['scale']!r}: this yaml has no 'scales' to choose from: leave --scale out")
+        raise ModelConfigError(
+            f"{where}: scale {config['scale']!r}: this yaml has no 'scales' to choose from: leave --scale out"
+        )
     multiples = (config.get("depth_multiple", 1.0), config.get("width_multiple", 1.0), config.get("max_channels"))
     if scales := config.get("scales"):
-        if not isinstance(scales, dict) or not all(isinstance(values, list) and len(values) in (2, 3) for values in scales.values()):
-            raise ModelConfigError(f"{where}: scales are {scales!r}: expected a mapping of letters to [depth, width, most channels]")
+        if not isinstance(scales, dict) or not all(
+            isinstance(values, list) and len(values) in (2, 3) for values in scales.values()
+        ):
+            raise ModelConfigError(
+                f"{where}: scales are {scales!r}: expected a mapping of letters to [depth, width, most channels]"
+            )
         if config.get("scale") not in scales:
-            raise ModelConfigError(f"{where}: scale {config.get('scale')!r}: choose one of {', '.join(map(str, scales))} with --scale")
+            raise ModelConfigError(
+                f"{where}: scale {config.get('scale')!r}: choose one of {', '.join(map(str, scales))} with --scale"
+            )
         multiples = (*scales[config["scale"]], None)[:3]
     *factors, most = multiples
-    if not all(isinstance(factor, int | float) and not isinstance(factor, bool) and 0 < factor < math.inf for factor in factors):
+    if not all(
+        isinstance(factor, int | float) and not isinstance(factor, bool) and 0 < factor < math.inf for factor in factors
+    ):
         raise ModelConfigError(f"{where}: depth and width multiple are {factors}: expected positive numbers")
     if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise ModelConfigError(f"{where}: max_channels is {most!r}: expected a positive integer")
     if config.get("scaling") not in (None, *SCALINGS):
-        raise ModelConfigError(f"{where}: scaling is {config['scaling']!r}: expected {' or '.join(SCALINGS)}, or no such key")
+        raise ModelConfigError(
+            f"{where}: scaling is {config['scaling']!r}: expected {' or '.join(SCALINGS)}, or no such key"
+        )
     return Scale(*multiples, letter=config.get("scale"), full=config.get("scaling") == "full")

@@ -18,7 +18,15 @@ IMAGE = -1
 """Index that stands for the picture itself among the sources of a row."""
 
 LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED_LABELS = ("backbone", "neck", "head", "image", "nc", "None", *"all every after before for from with in as and to the".split())
+RESERVED_LABELS = (
+    "backbone",
+    "neck",
+    "head",
+    "image",
+    "nc",
+    "None",
+    *"all every after before for from with in as and to the".split(),
+)
 """Words that mean something else where a row is referred to."""
 
 Source = int | str
@@ -48,7 +56,11 @@ class Row:
 
 def show_row(raw: object) -> str:
     """Return a row as a yaml author would write it."""
-    return yaml.safe_dump(raw, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False).strip().removesuffix("\n...")
+    return (
+        yaml.safe_dump(raw, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False)
+        .strip()
+        .removesuffix("\n...")
+    )
 
 
 def checked_row(raw: object) -> tuple[Source | list[Source], int, str, list[Any], str | None]:
@@ -61,7 +73,8 @@ def checked_row(raw: object) -> tuple[Source | list[Source], int, str, list[Any]
         raise ModelConfigError("expected [from, repeats, layer, arguments] or [from, repeats, layer, arguments, label]")
     source, repeats, name, arguments, label = (*raw, None)[:5]
     if not all(
-        isinstance(index, int | str) and not isinstance(index, bool) for index in (source if isinstance(source, list) and source else [source])
+        isinstance(index, int | str) and not isinstance(index, bool)
+        for index in (source if isinstance(source, list) and source else [source])
     ):
         raise ModelConfigError(f"'from' is {source!r}: expected a layer's index or label, or a list of them")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
@@ -84,7 +97,9 @@ def check_label(label: object) -> None:
     if not isinstance(label, str) or not LABEL.fullmatch(label):
         raise ModelConfigError(f"label is {label!r}: expected a word of letters, digits and _, such as p4")
     if label in RESERVED_LABELS:
-        raise ModelConfigError(f"label is {label!r}: this word means something else: choose another, such as {label}_row")
+        raise ModelConfigError(
+            f"label is {label!r}: this word means something else: choose another, such as {label}_row"
+        )
 
 
 def resolve_source(source: Source, current: int, labels: Mapping[str, int]) -> int:
@@ -97,11 +112,19 @@ def resolve_source(source: Source, current: int, labels: Mapping[str, int]) -> i
     """
     if isinstance(source, str):
         if source not in labels:
-            known = f"the labels of the rows before it are {', '.join(labels)}" if labels else "no row before it has a label"
+            known = (
+                f"the labels of the rows before it are {', '.join(labels)}"
+                if labels
+                else "no row before it has a label"
+            )
             raise ModelConfigError(f"'from' asks for '{source}': {known}.{did_you_mean(source, labels)}")
         return labels[source]
     absolute = source if source >= 0 else current + source
     if absolute >= current or absolute < IMAGE:
-        existing = f"only layers 0..{current - 1} exist yet" if current else "this is the first layer: its input is the picture, -1"
+        existing = (
+            f"only layers 0..{current - 1} exist yet"
+            if current
+            else "this is the first layer: its input is the picture, -1"
+        )
         raise ModelConfigError(f"'from' asks for layer {absolute if source >= 0 else source}, but {existing}")
     return absolute

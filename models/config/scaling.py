@@ -40,7 +40,9 @@ def with_multiples(config: dict[str, Any], width: float | None, depth: float | N
         config = config | {"depth_multiple": multiples["depth"], "width_multiple": multiples["width"]}
         if config.get("scaling") != "full":
             config["scaling"] = "full"
-            say_once(f"{where}: {said}: scaling: full is turned on, which scales hidden widths, inner repeats and CBLinear's lists too")
+            say_once(
+                f"{where}: {said}: scaling: full is turned on, which scales hidden widths, inner repeats and CBLinear's lists too"
+            )
     new = choose_scale(config, where)
     if depth is not None and new.depth != 1 and not deepens(config, new):
         say_once(f"{where}: depth {depth:g} changes nothing: no layer of this network is repeated that often")

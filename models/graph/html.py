@@ -196,8 +196,16 @@ def draw_html(graph: Graph) -> str:
         f"  svg .{role} rect {{ fill: color-mix(in srgb, {stroke} 26%, #0f172a); stroke: color-mix(in srgb, {stroke} 60%, #ffffff); }}\n"
         for role, (_, stroke) in ROLE_COLORS.items()
     )
-    network = json.dumps(described(graph), ensure_ascii=False).replace("<", "\\u003c")  # nothing in it can end its element
-    return PAGE.format(title=escape(graph.title), style=STYLE.replace("DARK", dark), svg=draw_svg(graph), network=network, script=SCRIPT)
+    network = json.dumps(described(graph), ensure_ascii=False).replace(
+        "<", "\\u003c"
+    )  # nothing in it can end its element
+    return PAGE.format(
+        title=escape(graph.title),
+        style=STYLE.replace("DARK", dark),
+        svg=draw_svg(graph),
+        network=network,
+        script=SCRIPT,
+    )
 
 
 def described(graph: Graph) -> dict[str, Any]:

@@ -138,8 +138,20 @@ def boxes(model: Model, summary: dict[str, Any]) -> list[Node]:
     backbone, last = len(model.config["backbone"]), len(model.rows) - 1
     last_lead = max((index for index in lead if index < last), default=last)
     for row, layer in zip(model.rows, summary["layers"], strict=True):
-        section = "head" if row.index == last else "backbone" if row.index < backbone else "neck" if row.index <= last_lead else "auxiliary"
-        own = [strides[row.index]] if row.index < last else sorted({strides[source] for source in row.sources if source != IMAGE})
+        section = (
+            "head"
+            if row.index == last
+            else "backbone"
+            if row.index < backbone
+            else "neck"
+            if row.index <= last_lead
+            else "auxiliary"
+        )
+        own = (
+            [strides[row.index]]
+            if row.index < last
+            else sorted({strides[source] for source in row.sources if source != IMAGE})
+        )
         shape = format_shape(layer["output_shape"])
         node = Node(
             row.index, row.name, row.label, layer["role"], section, show_arguments(row.arguments), shape, own,
@@ -163,7 +175,9 @@ def facts_of(model: Model, row: Row) -> dict[str, Any]:
     return {
         "yaml": show_row(written_row(row)),
         "repeats": row.repeats,
-        "arguments": {name: show_row(value if not isinstance(value, tuple) else list(value)) for name, value in bound.items()},
+        "arguments": {
+            name: show_row(value if not isinstance(value, tuple) else list(value)) for name, value in bound.items()
+        },
         "does": own.split("\n")[0],
         "sources": citations(own) or citations(of_file),
         "signature": entry.signature(),
@@ -210,7 +224,9 @@ def choose_lanes(nodes: list[Node], edges: list[Edge], columns: int) -> Lanes:
         start, end = box[edge.source].columns[0], box[edge.target].columns
         wide = end[0] != end[1] or box[edge.target].section == "head"
 
-        def cost(gutter: int, edge: Edge = edge, start: int = start, end: tuple[int, int] = end, wide: bool = wide) -> tuple[float, int]:
+        def cost(
+            gutter: int, edge: Edge = edge, start: int = start, end: tuple[int, int] = end, wide: bool = wide
+        ) -> tuple[float, int]:
             away = 0 if wide else min(abs(gutter - end[0]), abs(gutter - end[0] - 1))
             passed = min(abs(gutter - start), abs(gutter - start - 1)) + away
             crossed = sum(low < gutter <= high for low, high in steps[edge.source + 1 : edge.target + 1])
@@ -245,9 +261,14 @@ def numbered_lanes(taken: dict[int, tuple[int, bool]]) -> dict[int, tuple[int, i
     return {source: (count - 1 - number if at_right else number, count) for source, (at_right, number) in place.items()}
 
 
-def place_columns(nodes: list[Node], lanes: Lanes, strides: list[float]) -> tuple[list[tuple[float, float, float]], list[float], float]:
+def place_columns(
+    nodes: list[Node], lanes: Lanes, strides: list[float]
+) -> tuple[list[tuple[float, float, float]], list[float], float]:
     """Give every box its x; return the columns (stride, left, right), the left of each gutter, and the width of all."""
-    count = [max((of for (gutter, _), (_, of) in lanes.items() if gutter == number), default=0) for number in range(len(strides) + 1)]
+    count = [
+        max((of for (gutter, _), (_, of) in lanes.items() if gutter == number), default=0)
+        for number in range(len(strides) + 1)
+    ]
     left, x, columns = [], float(LEFT), []
     for number, lanes_here in enumerate(count):
         left.append(x)

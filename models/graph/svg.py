@@ -59,7 +59,10 @@ def draw_svg(graph: Graph, size: str = "") -> str:
             f'height="{graph.nodes[-1].y - columns_top - 8:g}"/>'
             for _, left, right in graph.columns
         ),
-        *(draw_text("stride", (left + right) / 2, columns_top - 6, stride_name(stride)) for stride, left, right in graph.columns),
+        *(
+            draw_text("stride", (left + right) / 2, columns_top - 6, stride_name(stride))
+            for stride, left, right in graph.columns
+        ),
         *draw_heading(graph),
         *(draw_edge(edge) for edge in graph.edges),
         *(draw_node(node) for node in graph.nodes),
@@ -93,16 +96,23 @@ def draw_sections(graph: Graph) -> list[str]:
 def draw_heading(graph: Graph) -> list[str]:
     """Return title, totals and the legend."""
     parts = [draw_text("title", LEFT, 32, graph.title)]
-    parts += [draw_text("note", LEFT, 52 + 15 * number, line) for number, line in enumerate(totals_of(graph.totals, len(graph.nodes) - 1))]
+    parts += [
+        draw_text("note", LEFT, 52 + 15 * number, line)
+        for number, line in enumerate(totals_of(graph.totals, len(graph.nodes) - 1))
+    ]
     roles = {node.role for node in graph.nodes[1:]}
-    shown = [role for role in ROLE_COLORS if role in roles] + ["only training needs it"] * any(node.auxiliary for node in graph.nodes)
+    shown = [role for role in ROLE_COLORS if role in roles] + ["only training needs it"] * any(
+        node.auxiliary for node in graph.nodes
+    )
     x, y = float(LEFT), 94.0
     for role in shown:
         wide = 34 + CHARACTER * 10.5 * len(role)
         if x + wide > graph.width:
             x, y = float(LEFT), y + 20
         style = role if role in ROLE_COLORS else "other auxiliary"
-        parts.append(f'<g class="{style}"><rect x="{x:g}" y="{y:g}" width="18" height="12" rx="3"/>{draw_text("note", x + 23, y + 10, role)}</g>')
+        parts.append(
+            f'<g class="{style}"><rect x="{x:g}" y="{y:g}" width="18" height="12" rx="3"/>{draw_text("note", x + 23, y + 10, role)}</g>'
+        )
         x += wide
     return parts
 
@@ -133,10 +143,16 @@ def draw_node(node: Node) -> str:
     letters = int((node.width - 16) / (CHARACTER * 12)) - (len(index) + 1 if index else 0)
     label = shorten(node.label or "", max(letters - len(node.name) - 1, 5))
     name = shorten(node.name, letters - (len(label) + 1 if label else 0))
-    cost = " ".join(part for part in (amount(node.parameters) if node.parameters else "", f"{node.gflops:.3g}G" if node.gflops else "") if part)
+    cost = " ".join(
+        part
+        for part in (amount(node.parameters) if node.parameters else "", f"{node.gflops:.3g}G" if node.gflops else "")
+        if part
+    )
     shape = shorten(joined_maps(node.shape), inside - len(cost) - 1)
     style = f"box {node.role}{' auxiliary' if node.auxiliary else ''}"
-    told = " · ".join(part for part in (f"{index} {node.name}".strip(), node.label or "", node.arguments, node.shape) if part)
+    told = " · ".join(
+        part for part in (f"{index} {node.name}".strip(), node.label or "", node.arguments, node.shape) if part
+    )
     return "".join(
         [
             f'<g class="{style}" id="box-{node.index}" data-layer="{node.index}"><title>{escape(told)}</title>',
@@ -161,7 +177,11 @@ def joined_maps(shape: str) -> str:
     """Return the shapes of several maps of one size as one: 256x40x40 + 512x40x40 as 256+512 x40x40; else as it is."""
     parts = [part.partition("x") for part in shape.split(" + ")]
     sizes = {size for _, _, size in parts}
-    return shape if len(parts) == 1 or len(sizes) > 1 else "+".join(channels for channels, _, _ in parts) + " x" + sizes.pop()
+    return (
+        shape
+        if len(parts) == 1 or len(sizes) > 1
+        else "+".join(channels for channels, _, _ in parts) + " x" + sizes.pop()
+    )
 
 
 def draw_edge(edge: Edge) -> str:
@@ -171,7 +191,11 @@ def draw_edge(edge: Edge) -> str:
     stroke, fill = (f' style="stroke: {color}"', f' style="fill: {color}"') if color else ("", "")
     (x, y), (before_x, before_y) = edge.points[-1], edge.points[-2]
     step_x, step_y = sign(x - before_x), sign(y - before_y) if x == before_x else 0
-    tip = [(x, y), (x - 7 * step_x - 3.5 * step_y, y - 7 * step_y - 3.5 * step_x), (x - 7 * step_x + 3.5 * step_y, y - 7 * step_y + 3.5 * step_x)]
+    tip = [
+        (x, y),
+        (x - 7 * step_x - 3.5 * step_y, y - 7 * step_y - 3.5 * step_x),
+        (x - 7 * step_x + 3.5 * step_y, y - 7 * step_y + 3.5 * step_x),
+    ]
     corners = " ".join(f"{a:g},{b:g}" for a, b in tip)
     return (
         f'<g class="{style}" data-from={quoteattr(str(edge.source))} data-to={quoteattr(str(edge.target))}>'

@@ -113,7 +113,11 @@ class TowerStyle:
     def tower(self, name: Tower, channels: int, width: int, outputs: int, groups: int = 1) -> nn.Sequential:
         """Return two 3 x 3 units and a 1 x 1 convolution; `groups` are those of the last two."""
         first = Conv(channels, width, 3)
-        second = self.inner_unit(name, width) if name in self.unit else self.second.get(name, Conv)(width, width, 3, groups=groups)
+        second = (
+            self.inner_unit(name, width)
+            if name in self.unit
+            else self.second.get(name, Conv)(width, width, 3, groups=groups)
+        )
         return nn.Sequential(first, second, OutputConv(width, outputs, 1, groups=groups))
 
     def inner_unit(self, name: Tower, width: int) -> nn.Module:
@@ -144,9 +148,13 @@ class TowerStyle:
         towers: list[Tower] = ["box", "cls", *["mask"] * masks]
         named = unit if isinstance(unit, dict) else {} if unit is None else dict.fromkeys(towers, unit)
         if unknown := [name for name in named if name not in towers]:
-            raise ModelConfigError(f"unit names the towers {', '.join(map(str, unknown))}: expected some of {', '.join(towers)}")
+            raise ModelConfigError(
+                f"unit names the towers {', '.join(map(str, unknown))}: expected some of {', '.join(towers)}"
+            )
         if taken := [name for name in named if name in self.second]:
-            raise ModelConfigError(f"unit and dynamic both name the second unit of the towers {', '.join(taken)}: leave one of them out")
+            raise ModelConfigError(
+                f"unit and dynamic both name the second unit of the towers {', '.join(taken)}: leave one of them out"
+            )
         return replace(self, unit=named)
 
     def class_tower(self, channels: int, width: int, num_classes: int) -> nn.Sequential:
@@ -176,7 +184,9 @@ class Branch(nn.Module):
         super().__init__()
         box_width = style.box_tower_width(in_channels[0])
         class_width = style.class_tower_width(in_channels[0], num_classes)
-        self.box = nn.ModuleList(style.tower("box", channels, box_width, 4 * NUM_BINS, style.box_groups) for channels in in_channels)
+        self.box = nn.ModuleList(
+            style.tower("box", channels, box_width, 4 * NUM_BINS, style.box_groups) for channels in in_channels
+        )
         self.cls = nn.ModuleList(style.class_tower(channels, class_width, num_classes) for channels in in_channels)
         self.dfl = DFL()
 
@@ -237,7 +247,11 @@ class DetectionHead(nn.Module):
         unit: TowerUnit | None = None,
     ) -> None:
         super().__init__()
-        style = self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=False).with_unit(unit, masks=False)
+        style = (
+            self.with_settings(box_groups, cls, class_width)
+            .with_dynamic(dynamic, experts, route, masks=False)
+            .with_unit(unit, masks=False)
+        )
         self._build(num_classes, in_channels, branches, partial(Branch, style=style))
 
     @classmethod
@@ -251,13 +265,19 @@ class DetectionHead(nn.Module):
             if value is not None and value < 1:
                 raise ModelConfigError(f"{key} is {value}: expected a positive number")
         depthwise = cls.style.depthwise if class_units is None else class_units == "depthwise"
-        return replace(cls.style, class_width=class_width, depthwise=depthwise, box_groups=box_groups or cls.style.box_groups)
+        return replace(
+            cls.style, class_width=class_width, depthwise=depthwise, box_groups=box_groups or cls.style.box_groups
+        )
 
-    def _build(self, num_classes: int, in_channels: list[int], branches: int, make_branch: Callable[..., Branch]) -> None:
+    def _build(
+        self, num_classes: int, in_channels: list[int], branches: int, make_branch: Callable[..., Branch]
+    ) -> None:
         each = len(in_channels) // branches
         if len(in_channels) % branches or each <= self.extra_inputs:
             further = f", the last {branches * self.extra_inputs} of them for prototypes" * bool(self.extra_inputs)
-            raise ModelConfigError(f"'from' names {len(in_channels)} layers: a head of {branches} branches takes a multiple of {branches}{further}")
+            raise ModelConfigError(
+                f"'from' names {len(in_channels)} layers: a head of {branches} branches takes a multiple of {branches}{further}"
+            )
         self.num_classes = num_classes
         self.levels = each - self.extra_inputs
         self.stride: list[int] = []

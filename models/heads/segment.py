@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from models.attention.dynamic_conv import Route
 from models.common import Conv
-from models.heads.detect import YOLOV8, YOLOV9_UNGROUPED, Branch, DetectionHead, Tower, TowerStyle, TowerUnit, head, widened
+from models.heads.detect import (
+    YOLOV8,
+    YOLOV9_UNGROUPED,
+    Branch,
+    DetectionHead,
+    Tower,
+    TowerStyle,
+    TowerUnit,
+    head,
+    widened,
+)
 from models.registry import Channels, Rule, Scale, layer
 from utils.errors import ModelConfigError
 
@@ -37,11 +47,17 @@ class Prototypes(nn.Module):
         upsampling: a learned transposed convolution (YOLOv8, YOLO11), or the nearest cell (YOLOv9).
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int, num_masks: int, upsampling: Literal["transposed", "nearest"]) -> None:
+    def __init__(
+        self, in_channels: int, hidden_channels: int, num_masks: int, upsampling: Literal["transposed", "nearest"]
+    ) -> None:
         super().__init__()
         self.cv1 = Conv(in_channels, hidden_channels, 3)
         transposed = upsampling == "transposed"
-        self.upsample = nn.ConvTranspose2d(hidden_channels, hidden_channels, 2, 2) if transposed else nn.Upsample(scale_factor=2, mode="nearest")
+        self.upsample = (
+            nn.ConvTranspose2d(hidden_channels, hidden_channels, 2, 2)
+            if transposed
+            else nn.Upsample(scale_factor=2, mode="nearest")
+        )
         self.cv2 = Conv(hidden_channels, hidden_channels, 3)
         self.cv3 = OutputUnit(hidden_channels, num_masks)
 
@@ -57,7 +73,9 @@ class SegmentBranch(Branch):
         prototypes: builds the prototypes' part for a number of input channels.
     """
 
-    def __init__(self, num_classes: int, in_channels: list[int], style: TowerStyle, num_masks: int, extra: int, prototypes: Any) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: list[int], style: TowerStyle, num_masks: int, extra: int, prototypes: Any
+    ) -> None:
         levels = in_channels[: len(in_channels) - extra]
         super().__init__(num_classes, levels, style)
         width = max(levels[0] // 4, num_masks)

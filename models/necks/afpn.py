@@ -35,7 +35,9 @@ class LevelFusion(nn.Module):
         super().__init__()
         self.level = level
         channels = widths[level]
-        self.resize = nn.ModuleList(self.resizer(width, channels, level - number) for number, width in enumerate(widths))
+        self.resize = nn.ModuleList(
+            self.resizer(width, channels, level - number) for number, width in enumerate(widths)
+        )
         self.fuse = AdaptiveSum(len(widths), channels, weight_channels)
         self.conv = Conv(channels, channels, 3)
 
@@ -49,7 +51,9 @@ class LevelFusion(nn.Module):
     def forward(self, inputs: list[Tensor]) -> Tensor:
         levels = [resize(x) for resize, x in zip(self.resize, inputs, strict=True)]
         size = inputs[self.level].shape[2:]
-        coarser = [functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in levels[self.level + 1 :]]
+        coarser = [
+            functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in levels[self.level + 1 :]
+        ]
         return self.conv(self.fuse(levels[: self.level + 1] + coarser))
 
 
@@ -58,10 +62,14 @@ def to_levels(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels
     """Several inputs, one per level; the list of as many maps comes out, `out_channels` (width-scaled) or the inputs' widths wide."""
     widths, wanted = maps(inputs), arguments.get("out_channels")
     if len(widths) < 2:
-        raise ModelConfigError(f"'from' names {len(widths)} layer: expected a list of several levels, the finest first, such as [4, 6, 9]")
+        raise ModelConfigError(
+            f"'from' names {len(widths)} layer: expected a list of several levels, the finest first, such as [4, 6, 9]"
+        )
     given = widths if wanted is None else [wanted] * len(widths) if isinstance(wanted, int) else wanted
     if len(given) != len(widths) or min(given) < 1:
-        raise ModelConfigError(f"out_channels is {wanted}: expected a positive number, or as many as the {len(widths)} levels in 'from'")
+        raise ModelConfigError(
+            f"out_channels is {wanted}: expected a positive number, or as many as the {len(widths)} levels in 'from'"
+        )
     arguments["in_channels"] = widths
     arguments["out_channels"] = widths if wanted is None else [scale.channels(count) for count in given]
     return arguments["out_channels"]
@@ -98,16 +106,23 @@ class AFPN(nn.Module):
     ) -> None:
         super().__init__()
         if reduction < 1 or min(in_channels) < reduction:
-            raise ModelConfigError(f"reduction is {reduction}: expected 1 to {min(in_channels)}, the channels of the narrowest level")
+            raise ModelConfigError(
+                f"reduction is {reduction}: expected 1 to {min(in_channels)}, the channels of the narrowest level"
+            )
         if repeats < 0:
             raise ModelConfigError(f"repeats is {repeats}: expected 0 or more")
         count = len(in_channels)
-        wanted = out_channels if isinstance(out_channels, list) else [out_channels] * count if out_channels else in_channels
+        wanted = (
+            out_channels if isinstance(out_channels, list) else [out_channels] * count if out_channels else in_channels
+        )
         widths = [width // reduction for width in in_channels]
         self.reduce = nn.ModuleList(Conv(width, inner) for width, inner in zip(in_channels, widths, strict=True))
         self.steps = nn.ModuleList(
             nn.ModuleList(
-                nn.Sequential(LevelFusion(widths[:fused], level, weight_channels), *(make_unit(widths[level], unit) for _ in range(repeats)))
+                nn.Sequential(
+                    LevelFusion(widths[:fused], level, weight_channels),
+                    *(make_unit(widths[level], unit) for _ in range(repeats)),
+                )
                 for level in range(fused)
             )
             for fused in range(2, count + 1)

@@ -58,9 +58,13 @@ def to_level(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     """Several inputs, one per level; the output is as wide as that of `level`, or `out_channels`, width-scaled."""
     widths, level, wanted = maps(inputs), arguments["level"], arguments.get("out_channels")
     if len(widths) < 2:
-        raise ModelConfigError(f"'from' names {len(widths)} layer: expected a list of several levels, the finest first, such as [15, 18, 21]")
+        raise ModelConfigError(
+            f"'from' names {len(widths)} layer: expected a list of several levels, the finest first, such as [15, 18, 21]"
+        )
     if not 0 <= level < len(widths):
-        raise ModelConfigError(f"level is {level}: expected one of the {len(widths)} inputs, 0 (the finest) to {len(widths) - 1}")
+        raise ModelConfigError(
+            f"level is {level}: expected one of the {len(widths)} inputs, 0 (the finest) to {len(widths) - 1}"
+        )
     if wanted is not None and wanted < 1:
         raise ModelConfigError(f"out_channels is {wanted}: expected a positive number")
     arguments["in_channels"] = widths
@@ -85,11 +89,15 @@ class ASFF(nn.Module):
         ModelConfigError: no such level, or a number is not positive.
     """
 
-    def __init__(self, level: int, in_channels: list[int], out_channels: int | None = None, weight_channels: int = 16) -> None:
+    def __init__(
+        self, level: int, in_channels: list[int], out_channels: int | None = None, weight_channels: int = 16
+    ) -> None:
         super().__init__()
         self.level = level
         channels = in_channels[level]
-        self.resize = nn.ModuleList(self.resizer(width, channels, level - number) for number, width in enumerate(in_channels))
+        self.resize = nn.ModuleList(
+            self.resizer(width, channels, level - number) for number, width in enumerate(in_channels)
+        )
         self.fuse = AdaptiveSum(len(in_channels), channels, weight_channels)
         self.expand = Conv(channels, out_channels or channels, 3)
 

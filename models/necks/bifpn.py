@@ -15,7 +15,9 @@ def alike(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     if len(widths) < 2:
         raise ModelConfigError(f"'from' names {len(widths)} layer: expected a list of several, such as [-1, 6]")
     if len(set(widths)) > 1:
-        raise ModelConfigError(f"the inputs have {', '.join(map(str, widths))} channels: expected one width; put a Conv row before those that differ")
+        raise ModelConfigError(
+            f"the inputs have {', '.join(map(str, widths))} channels: expected one width; put a Conv row before those that differ"
+        )
     arguments["num_inputs"] = len(widths)
     return widths[0]
 

@@ -76,10 +76,14 @@ def last(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     """Several lists of maps, of which one each is picked, and a last map that says the width."""
     width, index = only(inputs[-1:]), arguments["index"]
     if len(index) != len(inputs) - 1:
-        raise ModelConfigError(f"index {index} picks from {len(index)} inputs, but 'from' names {len(inputs) - 1} before the last")
+        raise ModelConfigError(
+            f"index {index} picks from {len(index)} inputs, but 'from' names {len(inputs) - 1} before the last"
+        )
     for number, (channels, pick) in enumerate(zip(inputs, index, strict=False)):
         if not isinstance(channels, list) or not 0 <= pick < len(channels):
-            raise ModelConfigError(f"input {number} of 'from' has channels {channels}: no element {pick} to pick (a CBLinear was expected)")
+            raise ModelConfigError(
+                f"input {number} of 'from' has channels {channels}: no element {pick} to pick (a CBLinear was expected)"
+            )
         if channels[pick] != width:
             raise ModelConfigError(
                 f"channels differ: element {pick} of input {number} of 'from' has {channels[pick]} of {channels}, the last input has {width}"
@@ -110,9 +114,13 @@ def picked(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     """One list of maps, of which the one at `index` comes out."""
     index = arguments["index"]
     if len(inputs) != 1 or not isinstance(inputs[0], list):
-        raise ModelConfigError("'from' names no list of maps: Pick takes one map of the list that CBLinear, AFPN or TimmBackbone gives")
+        raise ModelConfigError(
+            "'from' names no list of maps: Pick takes one map of the list that CBLinear, AFPN or TimmBackbone gives"
+        )
     if not 0 <= index < len(inputs[0]):
-        raise ModelConfigError(f"index is {index}: the list has {len(inputs[0])} maps, 0 to {len(inputs[0]) - 1}, with {inputs[0]} channels")
+        raise ModelConfigError(
+            f"index is {index}: the list has {len(inputs[0])} maps, 0 to {len(inputs[0]) - 1}, with {inputs[0]} channels"
+        )
     return inputs[0][index]
 
 

@@ -36,7 +36,9 @@ class CARAFE(nn.Module):
         ModelConfigError: a number is not positive, or a kernel size is even.
     """
 
-    def __init__(self, channels: int, scale: int = 2, kernel_up: int = 5, kernel_encoder: int = 3, mid_channels: int = 64) -> None:
+    def __init__(
+        self, channels: int, scale: int = 2, kernel_up: int = 5, kernel_encoder: int = 3, mid_channels: int = 64
+    ) -> None:
         super().__init__()
         check_scale(scale)
         for key, size in (("kernel_up", kernel_up), ("kernel_encoder", kernel_encoder)):
@@ -85,14 +87,18 @@ class DySample(nn.Module):
         ModelConfigError: the channels do not split into the groups, or (pl) into scale^2 parts.
     """
 
-    def __init__(self, channels: int, scale: int = 2, style: Literal["lp", "pl"] = "lp", groups: int = 4, dyscope: bool = False) -> None:
+    def __init__(
+        self, channels: int, scale: int = 2, style: Literal["lp", "pl"] = "lp", groups: int = 4, dyscope: bool = False
+    ) -> None:
         super().__init__()
         check_scale(scale)
         if groups < 1 or channels % groups:
             divisors = ", ".join(str(count) for count in (1, 2, 4, 8) if channels % count == 0)
             raise ModelConfigError(f"groups is {groups}: does not divide {channels} channels; try one of {divisors}")
         if style == "pl" and channels % scale**2:
-            raise ModelConfigError(f"style 'pl' splits {channels} channels into {scale**2} parts, which they do not divide into: use style 'lp'")
+            raise ModelConfigError(
+                f"style 'pl' splits {channels} channels into {scale**2} parts, which they do not divide into: use style 'lp'"
+            )
         self.scale, self.style, self.groups = scale, style, groups
         inputs, outputs = (channels, 2 * groups * scale**2) if style == "lp" else (channels // scale**2, 2 * groups)
         self.offset = nn.Conv2d(inputs, outputs, 1)
@@ -115,9 +121,14 @@ class DySample(nn.Module):
         exact = torch.promote_types(x.dtype, torch.float32)
         moves = self.moves(x).to(exact)
         height, width = x.shape[2:]
-        columns, rows = ((torch.arange(self.scale * side, dtype=exact, device=x.device) + 0.5) / self.scale for side in (width, height))
+        columns, rows = (
+            (torch.arange(self.scale * side, dtype=exact, device=x.device) + 0.5) / self.scale
+            for side in (width, height)
+        )
         across, down = moves.unflatten(1, (2, self.groups)).unbind(1)  # (B, groups, scale * H, scale * W) each
-        return torch.stack((2 * (columns + across) / width - 1, 2 * (rows[:, None] + down) / height - 1), -1).flatten(0, 1)
+        return torch.stack((2 * (columns + across) / width - 1, 2 * (rows[:, None] + down) / height - 1), -1).flatten(
+            0, 1
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         points = self.points(x)

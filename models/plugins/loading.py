@@ -123,9 +123,14 @@ def load_config_plugins(config: dict[str, Any], path: Path | None, where: str) -
     if named is None:
         return
     if not isinstance(named, list) or not all(isinstance(name, str) and name for name in named):
-        raise ModelConfigError(f"{where}: plugins is {named!r}: expected a list of Python files, such as [my_layers.py]")
+        raise ModelConfigError(
+            f"{where}: plugins is {named!r}: expected a list of Python files, such as [my_layers.py]"
+        )
     if path is None:
-        print(f"{where}: plugins {', '.join(named)}: not loaded: only a command or the yaml that it names chooses what is run", file=sys.stderr)
+        print(
+            f"{where}: plugins {', '.join(named)}: not loaded: only a command or the yaml that it names chooses what is run",
+            file=sys.stderr,
+        )
         return
     for name in named:
         beside = path.parent / name
@@ -146,7 +151,9 @@ def read_source(path: str | Path) -> tuple[Path, bytes]:
         raise PluginError(f"{path}: is a folder: expected a Python file, such as my_layers.py")
     if not given.is_file():
         nearby = [file.name for file in given.parent.glob("*.py")] if given.parent.is_dir() else []
-        raise PluginError(f"{path}: no such file: expected a Python file with layers, such as my_layers.py.{did_you_mean(given.name, nearby)}")
+        raise PluginError(
+            f"{path}: no such file: expected a Python file with layers, such as my_layers.py.{did_you_mean(given.name, nearby)}"
+        )
     if given.suffix != ".py":
         raise PluginError(f"{path}: its name ends in '{given.suffix}': expected a Python file, such as my_layers.py")
     try:
@@ -176,7 +183,10 @@ def install_source(path: Path, source: bytes) -> Plugin:
         replace_entries(before)
         raise
     if known and known.sha256 != digest:
-        print(f"{path}: changed since it was loaded (sha256 {known.sha256[:12]} then, {digest[:12]} now): loaded again", file=sys.stderr)
+        print(
+            f"{path}: changed since it was loaded (sha256 {known.sha256[:12]} then, {digest[:12]} now): loaded again",
+            file=sys.stderr,
+        )
     _LOADED[path] = _MODULES[plugin.module] = plugin
     return plugin
 
@@ -216,7 +226,10 @@ def run_source(path: Path, source: bytes, digest: str) -> Plugin:
     earlier = sys.modules.get(name)
     sys.modules[name] = module  # from the start: dataclasses and pickles look their module up
     try:
-        with explained(path, source, module), torch.device("cpu"):  # whatever the device is on which a network is being built
+        with (
+            explained(path, source, module),
+            torch.device("cpu"),
+        ):  # whatever the device is on which a network is being built
             spec.loader.exec_module(module)
         layers, others = added_entries(path, before)
         if not layers and not others:
@@ -253,7 +266,12 @@ def replace_entries(entries: dict[str, dict[str, Any]]) -> None:
 def remove_entries(plugin: Plugin) -> None:
     """Take what a plug-in registered out of the registries."""
     gone = plugin.entries()
-    replace_entries({kind: {name: entry for name, entry in held.items() if (kind, name) not in gone} for kind, held in read_registries().items()})
+    replace_entries(
+        {
+            kind: {name: entry for name, entry in held.items() if (kind, name) not in gone}
+            for kind, held in read_registries().items()
+        }
+    )
 
 
 def is_registered(plugin: Plugin) -> bool:
@@ -275,7 +293,9 @@ def added_entries(path: Path, before: dict[str, dict[str, Any]]) -> tuple[tuple[
         if changed := [name for name in earlier if entries.get(name) is not earlier[name]]:
             raise PluginError(f"{path}: replaces the {kind} '{changed[0]}': expected names of its own")
         added += [(kind, name) for name in entries if name not in earlier and (kind, name) not in nested]
-    return tuple(name for kind, name in added if kind == "layer"), tuple(entry for entry in added if entry[0] != "layer")
+    return tuple(name for kind, name in added if kind == "layer"), tuple(
+        entry for entry in added if entry[0] != "layer"
+    )
 
 
 def plugin_of(name: str) -> Plugin | None:
@@ -293,7 +313,9 @@ def used_plugins(model: nn.Module) -> list[tuple[Plugin, list[str]]]:
     kinds = {type(module) for module in model.modules()}
     used: dict[str, tuple[Plugin, set[str]]] = {}
     for name, entry in registered_layers().items():
-        own = entry.cls.__module__ in _MODULES  # else the file registers what another package defines, which may be anywhere in a network
+        own = (
+            entry.cls.__module__ in _MODULES
+        )  # else the file registers what another package defines, which may be anywhere in a network
         if entry.cls in kinds and (own or name in rows) and (plugin := plugin_of(name)):
             used.setdefault(plugin.module, (plugin, set()))[1].add(name)
     for cls in kinds:
@@ -355,12 +377,18 @@ def place_of(cls: type) -> str:
         path, line = Path(inspect.getfile(cls)), inspect.getsourcelines(cls)[1]
     except (OSError, TypeError):  # its source is not at hand
         return cls.__module__
-    return f"{path.relative_to(REPOSITORY).as_posix()} line {line}" if path.is_relative_to(REPOSITORY / "models") else cls.__module__
+    return (
+        f"{path.relative_to(REPOSITORY).as_posix()} line {line}"
+        if path.is_relative_to(REPOSITORY / "models")
+        else cls.__module__
+    )
 
 
 def what_is_missing(module: ModuleType) -> str:
     """Say why a file has registered nothing."""
-    own = [name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+    own = [
+        name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
+    ]
     bare = [name for name, value in vars(module).items() if getattr(value, "__qualname__", "") == BARE_DECORATOR]
     if bare:
         return f"registers nothing: @layer above {', '.join(bare)} has no channel rule: expected one in parentheses, such as @layer(same)"

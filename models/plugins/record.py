@@ -34,7 +34,9 @@ class RecordedPlugin:
 
 def plugins_entry(model: nn.Module) -> list[dict[str, Any]]:
     """Return the plug-ins that a network needs, as plain data for its checkpoint."""
-    return [{"path": str(plugin.path), "sha256": plugin.sha256, "layers": names} for plugin, names in used_plugins(model)]
+    return [
+        {"path": str(plugin.path), "sha256": plugin.sha256, "layers": names} for plugin, names in used_plugins(model)
+    ]
 
 
 def read_plugins_entry(entry: object) -> list[RecordedPlugin]:
@@ -43,7 +45,9 @@ def read_plugins_entry(entry: object) -> list[RecordedPlugin]:
     return [
         RecordedPlugin(shown(row["path"]), shown(row["sha256"]), tuple(map(shown, row["layers"])))
         for row in rows
-        if isinstance(row.get("path"), str) and isinstance(row.get("sha256"), str) and isinstance(row.get("layers"), list)
+        if isinstance(row.get("path"), str)
+        and isinstance(row.get("sha256"), str)
+        and isinstance(row.get("layers"), list)
     ]
 
 

@@ -67,11 +67,15 @@ class CommandLine:
         argv = [script if script == "-m" else str(REPOSITORY / script), *map(str, arguments)]
         if not hasattr(os, "fork"):
             command = [sys.executable, *argv]
-            done = subprocess.run(command, cwd=cwd or self.folder, env=environment(), capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, cwd=cwd or self.folder, env=environment(), capture_output=True, text=True, check=False
+            )
             return Finished(done.returncode, done.stdout, done.stderr)
         if self.server is None:
             command = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
-            self.server = subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.server = subprocess.Popen(
+                command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
         request = {"argv": argv, "cwd": str(cwd or self.folder), "env": environment(), "output": str(self.folder)}
         print(json.dumps(request), file=self.server.stdin, flush=True)
         status = int(self.server.stdout.readline())

@@ -18,7 +18,22 @@ from utils.weights.own_file import read_checkpoint
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="made for fork and /proc")
 
 EPOCHS, BATCHES, KILLED = 3, 4, -9
-RUN = ("--epochs", EPOCHS, "--batch", 2, "--img", 64, "--close-mosaic", 1, "--save-steps", 2, "--multi-scale", "--device", "cpu", "--noplots")
+RUN = (
+    "--epochs",
+    EPOCHS,
+    "--batch",
+    2,
+    "--img",
+    64,
+    "--close-mosaic",
+    1,
+    "--save-steps",
+    2,
+    "--multi-scale",
+    "--device",
+    "cpu",
+    "--noplots",
+)
 """Mosaics end within the run, and two batches make a step (hyp.yaml), so that some batches leave a gradient pending."""
 
 KILLER = """
@@ -86,7 +101,9 @@ def random_moment(seed: str, kind: str) -> tuple[str, float]:
     rng = random.Random(seed)
     if kind == "a while later":
         return kind, rng.uniform(1, EPOCHS * BATCHES - 2)
-    return kind, rng.randint(1, EPOCHS * BATCHES if kind == "batch" else 2 * EPOCHS)  # two checkpoints an epoch, at least
+    return kind, rng.randint(
+        1, EPOCHS * BATCHES if kind == "batch" else 2 * EPOCHS
+    )  # two checkpoints an epoch, at least
 
 
 def differences(first: Any, second: Any, where: str = "") -> Iterator[str]:
@@ -115,7 +132,11 @@ def outcome(run: Path) -> dict[str, Any]:
     header, rows = read_table(run / "results.csv")
     table = [[value for name, value in zip(header, row, strict=True) if not name.startswith("time/")] for row in rows]
     last["rows"] = [row[:-2] for row in last["rows"]]
-    return {"last": {key: last[key] for key in last.keys() - {"options", "network"}}, "best": best["model"], "table": table}
+    return {
+        "last": {key: last[key] for key in last.keys() - {"options", "network"}},
+        "best": best["model"],
+        "table": table,
+    }
 
 
 class Runs:
@@ -125,7 +146,12 @@ class Runs:
         self.cli, self.folder, self.script = cli, folder, folder / "killer.py"
         self.script.write_text(KILLER)
         config = tiny_config(branches=2)
-        config["backbone"][4] = [-1, 1, "FocalModulationBlock", [{"focal_window": 3, "drop": 0.2}]]  # draws random numbers while training
+        config["backbone"][4] = [
+            -1,
+            1,
+            "FocalModulationBlock",
+            [{"focal_window": 3, "drop": 0.2}],
+        ]  # draws random numbers while training
         config["backbone"].append([-1, 1, "Conv", [8, 3, 2]])
         config["head"][0][0] = [2, 3, 5] * 2
         (folder / "net.yaml").write_text(yaml.safe_dump(config))
@@ -135,7 +161,16 @@ class Runs:
 
     def start(self, name: str, flags: tuple, *killer: object) -> Finished:
         """Train into `name`, which may hold the rest of a run without a checkpoint; `killer` is the moment to die at."""
-        files = ("--cfg", self.folder / "net.yaml", "--data", self.data, "--hyp", self.folder / "hyp.yaml", "--project", self.folder)
+        files = (
+            "--cfg",
+            self.folder / "net.yaml",
+            "--data",
+            self.data,
+            "--hyp",
+            self.folder / "hyp.yaml",
+            "--project",
+            self.folder,
+        )
         command = (self.script, *killer, REPOSITORY / "train.py") if killer else ("train.py",)
         return self.cli(*command, *files, *RUN, *flags, "--name", name, "--exist-ok")
 

@@ -27,7 +27,9 @@ def best(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["static", "dynamic"])
-def exported(request: pytest.FixtureRequest, cli: CommandLine, best: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(
+    request: pytest.FixtureRequest, cli: CommandLine, best: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder with what export.py makes of a run's best.pt, for 64 x 64 or for any size; not to be changed."""
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package)
@@ -46,12 +48,16 @@ def exported(request: pytest.FixtureRequest, cli: CommandLine, best: Path, tmp_p
 def read_rows(folder: Path) -> dict[str, np.ndarray]:
     """Return (n, 6) rows by picture: class, centre, size, confidence, pixels of a 64 x 64 picture."""
     scale = np.array((1, 64, 64, 64, 64, 1))
-    return {path.stem: np.loadtxt(path, ndmin=2).reshape(-1, 6) * scale for path in sorted((folder / "labels").iterdir())}
+    return {
+        path.stem: np.loadtxt(path, ndmin=2).reshape(-1, 6) * scale for path in sorted((folder / "labels").iterdir())
+    }
 
 
 def assert_same_boxes(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert found.keys() == expected.keys()
-    assert all(len(rows) and rows[:, 5].max() > 0.1 for rows in expected.values()), "a network that sees nothing shows nothing"
+    assert all(len(rows) and rows[:, 5].max() > 0.1 for rows in expected.values()), (
+        "a network that sees nothing shows nothing"
+    )
     for name, rows in expected.items():
         assert len(found[name]) == len(rows), name
         for row in rows:
@@ -69,12 +75,26 @@ def test_val_and_detect_give_the_same(cli: CommandLine, data: Path, best: Path, 
         places = ("--weights", weights, *SHARED, *rect, "--project", tmp_path, "--exist-ok")
         out = cli("val.py", *places, "--data", data, "--workers", 0, "--noplots", "--name", f"val {name}").done()
         figures[name] = json.loads((tmp_path / f"val {name}" / "metrics.json").read_text())
-        found = cli("detect.py", *places, "--source", pictures, "--nosave", "--save-txt", "--save-conf", "--conf-thres", 0.05, "--name", name).done()
+        found = cli(
+            "detect.py",
+            *places,
+            "--source",
+            pictures,
+            "--nosave",
+            "--save-txt",
+            "--save-conf",
+            "--conf-thres",
+            0.05,
+            "--name",
+            name,
+        ).done()
         rows[name] = read_rows(tmp_path / name)
         for said in (out, found):
             if weights.suffix != ".pt":
                 assert ("static: 3 at a time, filled up to exactly 64 x 64" if static else ", any size") in said
-            assert ("picture size 64, at which the network was trained" in said) == (weights.suffix == ".pt" or not static)
+            assert ("picture size 64, at which the network was trained" in said) == (
+                weights.suffix == ".pt" or not static
+            )
     for name in list(rows)[1:]:
         assert_same_boxes(rows[name], rows["best.pt"])
         for figure in FIGURES:
@@ -85,7 +105,9 @@ def test_val_and_detect_give_the_same(cli: CommandLine, data: Path, best: Path, 
 def test_flags_without_meaning_are_said(cli: CommandLine, data: Path, exported: Path, tmp_path: Path) -> None:
     weights = exported / "best.torchscript"
     places = ("--weights", weights, "--device", "cpu", "--amp", "bf16", "--project", tmp_path)
-    out = cli("detect.py", *places, "--source", data.parent / "images" / "val", "--visualize", "--explain", "--nosave").done()
+    out = cli(
+        "detect.py", *places, "--source", data.parent / "images" / "val", "--visualize", "--explain", "--nosave"
+    ).done()
     assert f"--amp bf16: does not apply to {weights}, which computes in float32" in out
     for flag in ("--visualize", "--explain"):
         assert f"{flag}: does not apply to {weights}: an exported file shows no layers" in out
@@ -105,11 +127,29 @@ def test_oblong_static_file(cli: CommandLine, data: Path, best: Path, tmp_path: 
 
 def test_trained_on(cli: CommandLine, data: Path, exported: Path, tmp_path: Path) -> None:
     """What --include weights writes can be fine-tuned, by its yaml and by its checkpoint."""
-    flags = ("--data", data, "--img", 64, "--batch", 4, "--epochs", 1, "--workers", 0, *SHARED, "--noplots", "--project", tmp_path)
+    flags = (
+        "--data",
+        data,
+        "--img",
+        64,
+        "--batch",
+        4,
+        "--epochs",
+        1,
+        "--workers",
+        0,
+        *SHARED,
+        "--noplots",
+        "--project",
+        tmp_path,
+    )
     cli("train.py", "--cfg", exported / "best-deploy.yaml", "--weights", exported / "best-deploy.pt", *flags).done()
     model = load_model(tmp_path / "exp" / "weights" / "best.pt")
     assert model.names == list(NAMES)
-    assert not torch.equal(model.state_dict()["model.0.conv.weight"], load_model(exported / "best-deploy.pt").state_dict()["model.0.conv.weight"])
+    assert not torch.equal(
+        model.state_dict()["model.0.conv.weight"],
+        load_model(exported / "best-deploy.pt").state_dict()["model.0.conv.weight"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,8 +176,12 @@ def test_mistakes(cli: CommandLine, best: Path, tmp_path: Path, flags: list[str]
 
 
 @pytest.mark.parametrize("script", ["val.py", "detect.py"])
-@pytest.mark.parametrize(("name", "content"), [("a.onnx", b"<html>"), ("a.torchscript", b"PK\x03\x04"), ("none.onnx", None)])
-def test_files_that_are_none(cli: CommandLine, data: Path, tmp_path: Path, script: str, name: str, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.onnx", b"<html>"), ("a.torchscript", b"PK\x03\x04"), ("none.onnx", None)]
+)
+def test_files_that_are_none(
+    cli: CommandLine, data: Path, tmp_path: Path, script: str, name: str, content: bytes | None
+) -> None:
     if name.endswith(".onnx"):
         pytest.importorskip("onnxruntime")
     if content is not None:

@@ -67,7 +67,10 @@ def test_train_needs_a_network(cli: CommandLine, data: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ([-1, 1, "Convv", [8, 3, 2]], "backbone[4] (layer 4): [-1, 1, Convv, [8, 3, 2]]: unknown layer 'Convv'. Did you mean 'Conv'?"),
+        (
+            [-1, 1, "Convv", [8, 3, 2]],
+            "backbone[4] (layer 4): [-1, 1, Convv, [8, 3, 2]]: unknown layer 'Convv'. Did you mean 'Conv'?",
+        ),
         ([-1, 1, "Conv", [8, 3, 2, 1, 1, 1, True, 9]], "too many positional arguments: the layer is Conv(out_channels"),
         ([-1, 1, "Conv", []], "missing argument 'out_channels': the layer is Conv(out_channels"),
         ([-1, 1, "Conv", [8, 3, "tow"]], "'tow'"),
@@ -145,7 +148,9 @@ def test_data_sets(train: Train, tmp_path: Path, damage: Callable[[Path], None],
 def test_weights_of_another_network(train: Train, trained: Path, tmp_path: Path) -> None:
     other = write_network(tmp_path, width=40)
     weights = trained / "weights" / "best.pt"
-    message = train("--cfg", other, "--weights", weights).refused("expected at least 50% of the network's parameters", "--allow-partial goes on")
+    message = train("--cfg", other, "--weights", weights).refused(
+        "expected at least 50% of the network's parameters", "--allow-partial goes on"
+    )
     assert f"{weights}: 54 of 115 tensors loaded, 12.8% of the network's parameters" in message
     assert "different shape: 5 in layer 0 (outputs 40 here, 8 in the file)" in message
     assert not (tmp_path / "exp").exists()
@@ -159,7 +164,9 @@ def test_files_that_are_no_weights(cli: CommandLine, data: Path, trained: Path, 
     torch.save({"weight": torch.zeros(1)}, foreign)
     torch.save(torch.nn.Conv2d(1, 1, 1), module)
     flags = ("--source", data.parent / "images" / "val") if script == "detect.py" else ("--data", data)
-    cli(script, "--weights", part, *flags).refused(f"{part}: truncated: the end of the zip archive is missing: expected a whole checkpoint")
+    cli(script, "--weights", part, *flags).refused(
+        f"{part}: truncated: the end of the zip archive is missing: expected a whole checkpoint"
+    )
     cli(script, "--weights", foreign, *flags).refused(f"{foreign}: a state dict says nothing of its network")
     cli(script, "--weights", module, *flags).refused(f"{module}: ")
     cli(script, "--weights", data, *flags).refused(f"{data}: ", "expected")
@@ -180,12 +187,16 @@ def test_files_that_are_no_weights(cli: CommandLine, data: Path, trained: Path, 
     ],
 )
 def test_flags_of_val(cli: CommandLine, data: Path, trained: Path, flags: list[str], expected: list[str]) -> None:
-    cli("val.py", "--weights", trained / "weights" / "best.pt", "--data", data, "--device", "cpu", *flags).refused(*expected)
+    cli("val.py", "--weights", trained / "weights" / "best.pt", "--data", data, "--device", "cpu", *flags).refused(
+        *expected
+    )
 
 
 def test_val_with_other_classes(cli: CommandLine, trained: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", names=("red", "green", "blue", "black"))
-    cli("val.py", "--weights", trained / "weights" / "best.pt", "--data", data).refused("4 classes", "knows 3 (red, green, blue)", "--single-cls")
+    cli("val.py", "--weights", trained / "weights" / "best.pt", "--data", data).refused(
+        "4 classes", "knows 3 (red, green, blue)", "--single-cls"
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,16 +219,38 @@ def test_val_with_other_classes(cli: CommandLine, trained: Path, tmp_path: Path)
         (["--visualize", "99"], ["--visualize 99: no such layer"]),
     ],
 )
-def test_flags_of_detect(cli: CommandLine, data: Path, trained: Path, tmp_path: Path, flags: list[str], expected: list[str]) -> None:
+def test_flags_of_detect(
+    cli: CommandLine, data: Path, trained: Path, tmp_path: Path, flags: list[str], expected: list[str]
+) -> None:
     pictures = data.parent / "images" / "val"
-    command = ("detect.py", "--weights", trained / "weights" / "best.pt", "--source", pictures, "--device", "cpu", "--project", tmp_path / "runs")
+    command = (
+        "detect.py",
+        "--weights",
+        trained / "weights" / "best.pt",
+        "--source",
+        pictures,
+        "--device",
+        "cpu",
+        "--project",
+        tmp_path / "runs",
+    )
     cli(*command, *flags, cwd=tmp_path).refused(*expected)
 
 
 def test_detect_names_the_files_that_cannot_be_read(cli: CommandLine, trained: Path, tmp_path: Path) -> None:
     for name in ("a.jpg", "b.png", "c.mp4"):
         (tmp_path / name).write_bytes(b"no picture")
-    command = ("detect.py", "--weights", trained / "weights" / "best.pt", "--source", tmp_path, "--device", "cpu", "--project", tmp_path / "runs")
+    command = (
+        "detect.py",
+        "--weights",
+        trained / "weights" / "best.pt",
+        "--source",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--project",
+        tmp_path / "runs",
+    )
     finished = cli(*command)
     finished.refused("none of the 3 files there could be read")
     assert f"3 skipped:\n  {tmp_path / 'a.jpg'}: " in finished.out

@@ -28,7 +28,9 @@ def test_the_network_of_a_run(tmp_path: Path) -> None:
 def test_the_network_of_weights_is_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = Model(tiny_config(2))
     save_checkpoint(tmp_path / "old.pt", {"network": network_entry(old), "model": old.state_dict()})
-    options = TrainOptions(weights=str(tmp_path / "old.pt"), patch=["insert FocalModulation [{residual: true, start: identity}] after 2"])
+    options = TrainOptions(
+        weights=str(tmp_path / "old.pt"), patch=["insert FocalModulation [{residual: true, start: identity}] after 2"]
+    )
     model, report = starting_network(options, ["a", "b", "c"], None)
     assert report is not None
     assert (report.used, list(report.new_layers.values())) == (1.0, ["FocalModulation"])
@@ -43,7 +45,12 @@ def test_a_patch_that_does_not_fit(tmp_path: Path) -> None:
         starting_network(TrainOptions(cfg=str(tmp_path / "tiny.yaml"), patch=["remove p9"]), ["a", "b"], None)
 
 
-DIFFERENCE = ["@@ -14,2 +14,3 @@", "   - [-1, 1, RepNCSPELAN4, [128, 128, 64, 3], p5]", "+  - [-1, 1, GatherExcite, []]", " head:"]
+DIFFERENCE = [
+    "@@ -14,2 +14,3 @@",
+    "   - [-1, 1, RepNCSPELAN4, [128, 128, 64, 3], p5]",
+    "+  - [-1, 1, GatherExcite, []]",
+    " head:",
+]
 
 
 @pytest.mark.parametrize(
@@ -57,11 +64,17 @@ DIFFERENCE = ["@@ -14,2 +14,3 @@", "   - [-1, 1, RepNCSPELAN4, [128, 128, 64, 3]
 def test_difference(arguments: list[str], names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.yaml").write_text("base: gelan-t.yaml\nedits: [insert GatherExcite after p5]\n")
     assert main([argument.format(folder=tmp_path) for argument in arguments]) == 0
-    assert capsys.readouterr().out.rstrip("\n").split("\n") == [name.format(folder=tmp_path) for name in names] + DIFFERENCE
+    assert (
+        capsys.readouterr().out.rstrip("\n").split("\n")
+        == [name.format(folder=tmp_path) for name in names] + DIFFERENCE
+    )
 
 
 def test_no_difference_and_no_base(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gelan-t", "--diff", "gelan-t.yaml"]) == 0
     assert capsys.readouterr().out == "gelan-t: no difference from gelan-t.yaml\n"
     assert main(["gelan-t", "--diff"]) == 2
-    assert capsys.readouterr().err == "error: gelan-t: has no base: expected --diff OTHER.yaml, a yaml with a base, or a --patch\n"
+    assert (
+        capsys.readouterr().err
+        == "error: gelan-t: has no base: expected --diff OTHER.yaml, a yaml with a base, or a --patch\n"
+    )

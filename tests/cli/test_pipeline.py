@@ -31,7 +31,10 @@ def check_pictures(folder: Path, names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("branches", [1, 2, 3])
 def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp_path: Path, branches: int) -> None:
-    network, plots = write_network(tmp_path, branches), [] if branches == 1 else ["--noplots"]  # drawing takes longer than training here
+    network, plots = (
+        write_network(tmp_path, branches),
+        [] if branches == 1 else ["--noplots"],
+    )  # drawing takes longer than training here
     run, best, last = (tmp_path / "runs" / "exp" / name for name in ("", "weights/best.pt", "weights/last.pt"))
 
     out = cli("train.py", "--cfg", network, "--data", data, *SHORT, *plots, "--project", tmp_path / "runs").done()
@@ -42,10 +45,17 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp
     assert len(rows) == 1
     assert all(math.isfinite(float(value)) for value in rows[0])
     arguments = yaml.safe_load((run / "args.yaml").read_text())
-    assert (arguments["cfg"], arguments["data"], arguments["epochs"], arguments["img"]) == (str(network), str(data), 1, 64)
+    assert (arguments["cfg"], arguments["data"], arguments["epochs"], arguments["img"]) == (
+        str(network),
+        str(data),
+        1,
+        64,
+    )
     assert load_hyperparameters(run / "hyp.yaml") == Hyperparameters(loss=DEFAULTS)
     model = load_model(best)
-    assert [name for name, _ in Model(run / "model.yaml").named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert [name for name, _ in Model(run / "model.yaml").named_parameters()] == [
+        name for name, _ in model.named_parameters()
+    ]
     assert model.names == ["red", "green", "blue"]
     assert model.head.branches == branches
 
@@ -55,7 +65,9 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp
     assert not (tmp_path / "runs" / "exp2").exists()
 
     shared = ("--weights", best, "--img", 64, "--device", "cpu", "--amp", "off")
-    out = cli("val.py", *shared, "--data", data, "--workers", 0, "--save-json", *plots, "--project", tmp_path / "val").done()
+    out = cli(
+        "val.py", *shared, "--data", data, "--workers", 0, "--save-json", *plots, "--project", tmp_path / "val"
+    ).done()
     metrics = json.loads((tmp_path / "val" / "exp" / "metrics.json").read_text())
     assert metrics["images"] == 4
     assert metrics["instances"] == 12
@@ -68,7 +80,18 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp
         check_pictures(tmp_path / "val" / "exp", VAL_PLOTS)
 
     pictures = data.parent / "images" / "val"
-    cli("detect.py", *shared, "--source", pictures, "--conf-thres", 0.001, "--save-txt", "--save-conf", "--project", tmp_path / "found").done()
+    cli(
+        "detect.py",
+        *shared,
+        "--source",
+        pictures,
+        "--conf-thres",
+        0.001,
+        "--save-txt",
+        "--save-conf",
+        "--project",
+        tmp_path / "found",
+    ).done()
     predict = load(best, image_size=64, conf_thres=0.001, max_det=1000, precision=choose_precision("cpu", "off"))
     for picture in sorted(pictures.iterdir()):
         assert cv2.imread(str(tmp_path / "found" / "exp" / picture.name)).shape == (64, 64, 3)
@@ -79,32 +102,65 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp
         assert result.plot().shape == (64, 64, 3)
 
 
-def test_image_size_is_rounded_to_the_stride_and_said(cli: CommandLine, data: Path, trained: Path, train, tmp_path: Path) -> None:
+def test_image_size_is_rounded_to_the_stride_and_said(
+    cli: CommandLine, data: Path, trained: Path, train, tmp_path: Path
+) -> None:
     said = "--img 70: no multiple of the stride 32: 96 x 96 (height x width) is used"
     assert said in train("--img", 70).done()
     assert yaml.safe_load((tmp_path / "exp" / "args.yaml").read_text())["img"] == 96
-    shared = ("--weights", trained / "weights" / "best.pt", "--img", 70, "--device", "cpu", "--project", tmp_path / "runs")
+    shared = (
+        "--weights",
+        trained / "weights" / "best.pt",
+        "--img",
+        70,
+        "--device",
+        "cpu",
+        "--project",
+        tmp_path / "runs",
+    )
     assert said in cli("val.py", *shared, "--data", data, "--workers", 0, "--noplots").done()
     assert said in cli("detect.py", *shared, "--source", data.parent / "images" / "val").done()
 
 
 def test_layer_table(cli: CommandLine, network: Path) -> None:
-    table, summary = cli("-m", "models.yolo", network).done(), json.loads(cli("-m", "models.yolo", network, "--json").done())
+    table, summary = (
+        cli("-m", "models.yolo", network).done(),
+        json.loads(cli("-m", "models.yolo", network, "--json").done()),
+    )
     assert "as deployed" in table
     assert set(summary) == {"parameters", "gflops", "stride", "task", "nc", "layers", "deployed"}
-    assert set(summary["layers"][0]) == {*("index", "name", "label", "role", "from", "module", "args", "output_shape", "parameters", "gflops")}
+    assert set(summary["layers"][0]) == {
+        *("index", "name", "label", "role", "from", "module", "args", "output_shape", "parameters", "gflops")
+    }
     assert sum(layer["parameters"] for layer in summary["layers"]) == summary["parameters"]
     assert set(summary["deployed"]) == {"parameters", "gflops"}
 
 
-@pytest.mark.parametrize("branches", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
-def test_a_small_set_is_learned_and_its_objects_are_found(cli: CommandLine, data: Path, tmp_path: Path, branches: int) -> None:
+@pytest.mark.parametrize(
+    "branches", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_a_small_set_is_learned_and_its_objects_are_found(
+    cli: CommandLine, data: Path, tmp_path: Path, branches: int
+) -> None:
     pictures = data.parent / "images" / "train"
     same = tmp_path / "same.yaml"
     same.write_text(f"train: {pictures}\nval: {pictures}\nnames: [red, green, blue]\n")
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("{lr0: 0.005, mosaic: 0, mixup: 0, scale: 0, translate: 0, hsv_h: 0, fliplr: 0}\n")
-    flags = (*SHORT, "--epochs", 100, "--noval", "--noplots", "--optimizer", "AdamW", "--cos-lr", "--hyp", hyp, "--project", tmp_path)
+    flags = (
+        *SHORT,
+        "--epochs",
+        100,
+        "--noval",
+        "--noplots",
+        "--optimizer",
+        "AdamW",
+        "--cos-lr",
+        "--hyp",
+        hyp,
+        "--project",
+        tmp_path,
+    )
     cli("train.py", "--cfg", write_network(tmp_path, branches), "--data", same, *flags).done()
     header, rows = read_table(tmp_path / "exp" / "results.csv")
     trained = dict(zip(header, map(float, rows[-1]), strict=True))
@@ -112,14 +168,31 @@ def test_a_small_set_is_learned_and_its_objects_are_found(cli: CommandLine, data
 
     best = tmp_path / "exp" / "weights" / "best.pt"
     shared = ("--weights", best, "--img", 64, "--device", "cpu", "--amp", "off")
-    cli("val.py", *shared, "--data", same, "--no-deploy", "--batch", 8, "--workers", 0, "--noplots", "--project", tmp_path / "val").done()
+    cli(
+        "val.py",
+        *shared,
+        "--data",
+        same,
+        "--no-deploy",
+        "--batch",
+        8,
+        "--workers",
+        0,
+        "--noplots",
+        "--project",
+        tmp_path / "val",
+    ).done()
     measured = json.loads((tmp_path / "val" / "exp" / "metrics.json").read_text())
     for name in CONTRACT[4:11]:
         assert measured[name] == pytest.approx(trained[name], abs=2e-3), name
 
     out = cli("detect.py", *shared, "--source", pictures, "--save-txt", "--project", tmp_path / "found").done()
     assert "8 pictures, " in out
-    labels = [(folder / f"train{number}.txt").read_text() for folder in (tmp_path / "found" / "exp" / "labels",) for number in range(8)]
+    labels = [
+        (folder / f"train{number}.txt").read_text()
+        for folder in (tmp_path / "found" / "exp" / "labels",)
+        for number in range(8)
+    ]
     assert 12 <= sum(text.count("\n") for text in labels) <= 36  # 24 objects
 
 

@@ -57,12 +57,26 @@ def test_every_command_takes_a_plugin(cli: CommandLine, data: Path, gated: Path,
     assert (recorded["path"], recorded["layers"]) == (str(plugin), ["CommandGate"])
 
     needed = ("CommandGate comes from the plug-in", f"--plugin {plugin} runs that file")
-    cli("train.py", "--resume", last, "--epochs", 2, "--noplots").refused("last.pt: its network cannot be built here", *needed)
+    cli("train.py", "--resume", last, "--epochs", 2, "--noplots").refused(
+        "last.pt: its network cannot be built here", *needed
+    )
     out = cli("train.py", "--resume", last, "--epochs", 2, "--noplots", *flags).done()
     assert "results may differ" not in out
 
     weights = ("--weights", best, "--img", 64, "--device", "cpu")
-    valued = ("val.py", *weights, "--amp", "off", "--data", data, "--workers", 1, "--noplots", "--project", tmp_path / "val")
+    valued = (
+        "val.py",
+        *weights,
+        "--amp",
+        "off",
+        "--data",
+        data,
+        "--workers",
+        1,
+        "--noplots",
+        "--project",
+        tmp_path / "val",
+    )
     cli(*valued).refused("best.pt: its network cannot be built here", *needed)
     assert f"plug-in {plugin} (sha256 " in cli(*valued, *flags).done()
     picture = data.parent / "images" / "val" / "val0.jpg"
@@ -75,9 +89,20 @@ def test_every_command_takes_a_plugin(cli: CommandLine, data: Path, gated: Path,
 
     deployed = run / "weights" / "best-deploy.yaml"
     assert yaml.safe_load(deployed.read_text())["plugins"] == [str(plugin)]
-    assert "CommandGate" in cli("-m", "models.yolo", deployed).done(), "the yaml that this command names says which file to run"
+    assert "CommandGate" in cli("-m", "models.yolo", deployed).done(), (
+        "the yaml that this command names says which file to run"
+    )
     assert "CommandGate" in cli("-m", "models.yolo", gated, *flags).done()
-    out = cli("detect.py", "--weights", run / "weights" / "best.torchscript", "--source", picture, "--project", tmp_path / "found", *flags).done()
+    out = cli(
+        "detect.py",
+        "--weights",
+        run / "weights" / "best.torchscript",
+        "--source",
+        picture,
+        "--project",
+        tmp_path / "found",
+        *flags,
+    ).done()
     assert "loaded, but this network has none of its layers" in out
 
 
@@ -94,7 +119,9 @@ def test_export_to_onnx(cli: CommandLine, data: Path, gated: Path, plugin: Path,
     assert (best.parent / "best.onnx").is_file(), out
 
 
-def test_a_changed_plugin_is_another_run(cli: CommandLine, data: Path, gated: Path, plugin: Path, tmp_path: Path) -> None:
+def test_a_changed_plugin_is_another_run(
+    cli: CommandLine, data: Path, gated: Path, plugin: Path, tmp_path: Path
+) -> None:
     shared = ("--data", data, *SHORT, "--noplots", "--project", tmp_path / "runs", "--plugin", plugin)
     cli("train.py", "--cfg", gated, *shared).done()
     plugin.write_text(GATE + "\n# another formula\n")
@@ -103,7 +130,11 @@ def test_a_changed_plugin_is_another_run(cli: CommandLine, data: Path, gated: Pa
     done = cli(*resumed)
     assert "CommandGate comes from the plug-in" in done.out
     (kept,) = (tmp_path / "runs" / "exp" / "plugins").iterdir()
-    done.refused("changed since the run began", f"plug-in {plugin} (layer CommandGate; the run's plugins/{kept.name} is as it was)", "--force")
+    done.refused(
+        "changed since the run began",
+        f"plug-in {plugin} (layer CommandGate; the run's plugins/{kept.name} is as it was)",
+        "--force",
+    )
     cli("train.py", "--resume", last, "--epochs", 2, "--noplots", "--plugin", kept).done()
 
 
@@ -117,4 +148,6 @@ def test_mistakes(cli: CommandLine, data: Path, gated: Path, plugin: Path, train
         ("detect.py", "--weights", trained / "weights" / "best.pt", "--source", data.parent / "images" / "val"),
         ("export.py", "--weights", trained / "weights" / "best.pt"),
     ):
-        cli(*command, "--plugin", plugin).refused(f"{plugin}: line 2 (`from models.registry import lair`): ImportError: cannot import name 'lair'")
+        cli(*command, "--plugin", plugin).refused(
+            f"{plugin}: line 2 (`from models.registry import lair`): ImportError: cannot import name 'lair'"
+        )

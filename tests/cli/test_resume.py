@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.command_line import REPOSITORY, SHORT, CommandLine, Finished, environment, read_table, write_data, write_network
+from tests.cli.command_line import (
+    REPOSITORY,
+    SHORT,
+    CommandLine,
+    Finished,
+    environment,
+    read_table,
+    write_data,
+    write_network,
+)
 from utils.weights.own_file import read_checkpoint
 
 Train = Callable[..., Finished]
@@ -62,7 +71,20 @@ def test_full_disk_keeps_the_checkpoint_and_the_resumed_run_is_as_if_nothing_had
     cli: CommandLine, train: Train, data: Path, network: Path, tmp_path: Path
 ) -> None:
     script = write_script(tmp_path / "full_disk.py", FULL_DISK)
-    flags = ("--cfg", network, "--data", data, *SHORT, "--epochs", 3, "--noplots", "--project", tmp_path, "--name", "full")
+    flags = (
+        "--cfg",
+        network,
+        "--data",
+        data,
+        *SHORT,
+        "--epochs",
+        3,
+        "--noplots",
+        "--project",
+        tmp_path,
+        "--name",
+        "full",
+    )
     last = tmp_path / "full" / "weights" / "last.pt"
     cli(script, REPOSITORY / "train.py", *flags).refused(f"disk full: {last}", status=1)
     assert read_checkpoint(last)["epoch"] == 1
@@ -79,7 +101,22 @@ def test_full_disk_keeps_the_checkpoint_and_the_resumed_run_is_as_if_nothing_had
 @linux
 def test_out_of_memory_says_what_to_lower(cli: CommandLine, data: Path, network: Path, tmp_path: Path) -> None:
     script = write_script(tmp_path / "little_memory.py", LITTLE_MEMORY)
-    flags = ("--cfg", network, "--data", data, *SHORT, "--img", 2048, "--batch", 64, "--cache", "off", "--noplots", "--project", tmp_path)
+    flags = (
+        "--cfg",
+        network,
+        "--data",
+        data,
+        *SHORT,
+        "--img",
+        2048,
+        "--batch",
+        64,
+        "--cache",
+        "off",
+        "--noplots",
+        "--project",
+        tmp_path,
+    )
     message = cli(script, 300, REPOSITORY / "train.py", *flags).refused("out of memory", status=1)
     assert "lower --batch, --img or --workers; the last checkpoint is kept" in message
 
@@ -87,7 +124,9 @@ def test_out_of_memory_says_what_to_lower(cli: CommandLine, data: Path, network:
 @pytest.mark.parametrize("hyp", ["lr0: 1.0e+9\n", "lr0: 1.0e+38\nwarmup_epochs: 0\n"])
 def test_a_lost_loss_stops_the_run_and_leaves_no_ruined_checkpoint(train: Train, tmp_path: Path, hyp: str) -> None:
     (tmp_path / "hyp.yaml").write_text(hyp)
-    train("--epochs", 20, "--hyp", tmp_path / "hyp.yaml").refused("loss is", "lower lr0", "no epoch was saved", status=1)
+    train("--epochs", 20, "--hyp", tmp_path / "hyp.yaml").refused(
+        "loss is", "lower lr0", "no epoch was saved", status=1
+    )
     assert not list(tmp_path.glob("exp/weights/*"))
 
 
@@ -97,7 +136,9 @@ def test_a_lost_loss_keeps_the_last_good_weights(cli: CommandLine, train: Train,
     checkpoint = read_checkpoint(last)
     torch.save(checkpoint | {"hyp": checkpoint["hyp"] | {"lr0": 1e12}}, last)
     before = last.read_bytes()
-    cli("train.py", "--resume", last, "--epochs", 9).refused("loss is", f"epoch 2 is saved: python train.py --resume {last} goes on", status=1)
+    cli("train.py", "--resume", last, "--epochs", 9).refused(
+        "loss is", f"epoch 2 is saved: python train.py --resume {last} goes on", status=1
+    )
     assert last.read_bytes() == before
 
 
@@ -107,7 +148,13 @@ def test_ctrl_c_is_resumable(cli: CommandLine, data: Path, network: Path, tmp_pa
     flags = [*SHORT, "--epochs", "500", "--noplots", "--project", str(tmp_path), "--workers", str(workers)]
     command = [sys.executable, str(REPOSITORY / "train.py"), "--cfg", str(network), "--data", str(data), *flags]
     process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
     )
     next(line for line in process.stdout if line.lstrip().startswith("1/500"))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
@@ -122,7 +169,9 @@ def test_ctrl_c_is_resumable(cli: CommandLine, data: Path, network: Path, tmp_pa
     assert len(numbers(tmp_path / "exp")) == epoch + 1
 
 
-def test_resume_alone_takes_the_newest_run_below_the_working_folder(cli: CommandLine, train: Train, tmp_path: Path) -> None:
+def test_resume_alone_takes_the_newest_run_below_the_working_folder(
+    cli: CommandLine, train: Train, tmp_path: Path
+) -> None:
     assert "no runs/**/weights/last.pt here" in cli("train.py", "--resume", cwd=tmp_path).refused()
     project = tmp_path / "runs" / "train"
     for _ in range(2):
@@ -132,7 +181,9 @@ def test_resume_alone_takes_the_newest_run_below_the_working_folder(cli: Command
     assert [len(numbers(project / name)) for name in ("exp", "exp2")] == [1, 2]
 
 
-def test_resuming_refuses_what_it_cannot_go_on_from(cli: CommandLine, trained: Path, data: Path, tmp_path: Path) -> None:
+def test_resuming_refuses_what_it_cannot_go_on_from(
+    cli: CommandLine, trained: Path, data: Path, tmp_path: Path
+) -> None:
     weights = trained / "weights"
     cli("train.py", "--resume", weights / "last.pt").refused("has finished its 1 epochs", "--epochs N goes on to N")
     cli("train.py", "--resume", weights / "best.pt", "--epochs", 2).refused("holds no optimizer state", "--weights")
@@ -190,8 +241,14 @@ def test_resuming_without_the_yaml_files_it_was_started_with(cli: CommandLine, t
     assert read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")["hyp"]["lr0"] == 0.02
 
 
-def test_a_run_killed_before_its_first_checkpoint_says_what_is_there(cli: CommandLine, trained: Path, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_says_what_is_there(
+    cli: CommandLine, trained: Path, tmp_path: Path
+) -> None:
     for name in ("args.yaml", "hyp.yaml"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
-    message = cli("train.py", "--resume", tmp_path).refused(f"{tmp_path}/weights/last.pt: no such file: {tmp_path} holds args.yaml, hyp.yaml")
-    assert message.endswith("a run that ended before its first checkpoint is started again, its options are in args.yaml")
+    message = cli("train.py", "--resume", tmp_path).refused(
+        f"{tmp_path}/weights/last.pt: no such file: {tmp_path} holds args.yaml, hyp.yaml"
+    )
+    assert message.endswith(
+        "a run that ended before its first checkpoint is started again, its options are in args.yaml"
+    )

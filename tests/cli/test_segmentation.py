@@ -15,7 +15,13 @@ from utils.geometry.rle import decode_region
 from utils.precision import choose_precision
 
 MASK_COLUMNS = [
-    *("train/mask_loss", "metrics/precision(mask)", "metrics/recall(mask)", "metrics/mAP_0.5(mask)", "metrics/mAP_0.5:0.95(mask)"),
+    *(
+        "train/mask_loss",
+        "metrics/precision(mask)",
+        "metrics/recall(mask)",
+        "metrics/mAP_0.5(mask)",
+        "metrics/mAP_0.5:0.95(mask)",
+    ),
     "val/mask_loss",
 ]
 
@@ -46,7 +52,11 @@ def write_segmenter(folder: Path, branches: int = 1) -> Path:
 
 @pytest.mark.parametrize("branches", [1, 2])
 def test_train_resume_validate_detect_and_load(cli: CommandLine, outlined: Path, tmp_path: Path, branches: int) -> None:
-    network, run, plots = write_segmenter(tmp_path, branches), tmp_path / "runs" / "exp", [] if branches == 1 else ["--noplots"]
+    network, run, plots = (
+        write_segmenter(tmp_path, branches),
+        tmp_path / "runs" / "exp",
+        [] if branches == 1 else ["--noplots"],
+    )
     best = run / "weights" / "best.pt"
     out = cli("train.py", "--cfg", network, "--data", outlined, *SHORT, *plots, "--project", tmp_path / "runs").done()
     assert "train: 1 of 24 objects have a box but no outline, in 1 files (" in out
@@ -61,21 +71,44 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, outlined: Path,
     assert min(float(rows[0][header.index(name)]) for name in ("train/mask_loss", "val/mask_loss")) > 0
 
     shared = ("--weights", best, "--img", 64, "--device", "cpu", "--amp", "off")
-    out = cli("val.py", *shared, "--data", outlined, "--workers", 0, "--save-json", "--save-txt", *plots, "--project", tmp_path / "val").done()
+    out = cli(
+        "val.py",
+        *shared,
+        "--data",
+        outlined,
+        "--workers",
+        0,
+        "--save-json",
+        "--save-txt",
+        *plots,
+        "--project",
+        tmp_path / "val",
+    ).done()
     folder = tmp_path / "val" / "exp"
     metrics, numbers = (json.loads((folder / name).read_text()) for name in ("metrics.json", "coco_eval.json"))
     assert (metrics["instances"], [row["instances"] for row in metrics["classes(mask)"]]) == (12, [3, 4, 4])
     assert "pycocotools, masks" in out
     assert set(metrics) >= {*MASK_COLUMNS[1:5], "val/mask_loss"}
     assert metrics["fitness"] == pytest.approx(
-        sum(0.1 * metrics[f"metrics/mAP_0.5{kind}"] + 0.9 * metrics[f"metrics/mAP_0.5:0.95{kind}"] for kind in ("", "(mask)"))
+        sum(
+            0.1 * metrics[f"metrics/mAP_0.5{kind}"] + 0.9 * metrics[f"metrics/mAP_0.5:0.95{kind}"]
+            for kind in ("", "(mask)")
+        )
     )
     assert max(abs(gap) for gap in numbers["masks"]["max_det_300"]["gap"].values()) < 1e-6
     assert (folder / "classes_mask.csv").is_file()
-    with_mask = sum(decode_region(entry["segmentation"]).area > 0 for entry in json.loads((folder / "predictions.json").read_text()))
-    assert sum(len(row.split()) > 5 for file in (folder / "labels").iterdir() for row in file.read_text().splitlines()) == with_mask
+    with_mask = sum(
+        decode_region(entry["segmentation"]).area > 0 for entry in json.loads((folder / "predictions.json").read_text())
+    )
+    assert (
+        sum(len(row.split()) > 5 for file in (folder / "labels").iterdir() for row in file.read_text().splitlines())
+        == with_mask
+    )
     if not plots:
-        for path in (*(run / f"{name}.png" for name in ("results", "train_batch0", "mask_PR_curve")), folder / "val_batch0_pred.png"):
+        for path in (
+            *(run / f"{name}.png" for name in ("results", "train_batch0", "mask_PR_curve")),
+            folder / "val_batch0_pred.png",
+        ):
             assert cv2.imread(str(path)) is not None, path
 
     check_detections(cli, shared, outlined.parent / "images" / "val", tmp_path / "found")
@@ -89,7 +122,9 @@ def check_detections(cli: CommandLine, shared: tuple, pictures: Path, project: P
         folder = project / ("exp2" if number else "exp")
         entries = json.loads((folder / "predictions.json").read_text())
         precision = choose_precision("cpu", "off")
-        predict = load(shared[1], image_size=64, conf_thres=0.0001, max_det=1000, precision=precision, retina_masks=bool(number))
+        predict = load(
+            shared[1], image_size=64, conf_thres=0.0001, max_det=1000, precision=precision, retina_masks=bool(number)
+        )
         for picture in sorted(pictures.iterdir()):
             (result,) = predict(picture)
             assert result.masks.shape == (len(result), 64, 64)
@@ -106,19 +141,43 @@ def test_an_exported_segmenter_gives_the_same(cli: CommandLine, outlined: Path, 
     source = outlined.parent / "images" / "val"
     found = {}
     for path in (weights, weights.with_suffix(".torchscript")):
-        flags = ("--img", 64, "--device", "cpu", "--amp", "off", "--no-rect", "--conf-thres", 0.0001, "--save-json", "--nosave")
+        flags = (
+            "--img",
+            64,
+            "--device",
+            "cpu",
+            "--amp",
+            "off",
+            "--no-rect",
+            "--conf-thres",
+            0.0001,
+            "--save-json",
+            "--nosave",
+        )
         cli("detect.py", "--weights", path, "--source", source, *flags, "--project", tmp_path / path.suffix[1:]).done()
         found[path.suffix] = json.loads((tmp_path / path.suffix[1:] / "exp" / "predictions.json").read_text())
     assert len(found[".pt"]) == len(found[".torchscript"]) > 0
     differing = 0
-    order = [sorted(entries, key=lambda entry: (entry["file_name"], *map(round, entry["bbox"]))) for entries in found.values()]
+    order = [
+        sorted(entries, key=lambda entry: (entry["file_name"], *map(round, entry["bbox"])))
+        for entries in found.values()
+    ]
     for ours, exported in zip(*order, strict=True):
         areas = [decode_region(entry["segmentation"]).area for entry in (ours, exported)]
         differing += abs(areas[0] - areas[1])
         assert ours["bbox"] == pytest.approx(exported["bbox"], abs=0.05)
     assert differing <= len(found[".pt"])
     out = cli(
-        "val.py", "--weights", weights.with_suffix(".torchscript"), "--data", outlined, "--workers", 0, "--noplots", "--project", tmp_path
+        "val.py",
+        "--weights",
+        weights.with_suffix(".torchscript"),
+        "--data",
+        outlined,
+        "--workers",
+        0,
+        "--noplots",
+        "--project",
+        tmp_path,
     ).done()
     assert "masks" in out
 
@@ -126,14 +185,29 @@ def test_an_exported_segmenter_gives_the_same(cli: CommandLine, outlined: Path, 
 def test_boxes_alone_do_not_train_masks(cli: CommandLine, data: Path, tmp_path: Path) -> None:
     network = write_segmenter(tmp_path)
     run = cli("train.py", "--cfg", network, "--data", data, *SHORT, "--project", tmp_path)
-    run.refused("data.yaml: train: boxes only: none of the 24 objects in 8 files has an outline", "labels/train/train0.txt", "yolo11n.yaml")
+    run.refused(
+        "data.yaml: train: boxes only: none of the 24 objects in 8 files has an outline",
+        "labels/train/train0.txt",
+        "yolo11n.yaml",
+    )
     assert not (tmp_path / "exp").exists()
 
 
 def test_masks_are_not_measured_on_boxes(cli: CommandLine, outlined: Path, data: Path, tmp_path: Path) -> None:
-    cli("train.py", "--cfg", write_segmenter(tmp_path), "--data", outlined, *SHORT, "--noplots", "--project", tmp_path).done()
+    cli(
+        "train.py", "--cfg", write_segmenter(tmp_path), "--data", outlined, *SHORT, "--noplots", "--project", tmp_path
+    ).done()
     out = cli(
-        "val.py", "--weights", tmp_path / "exp/weights/best.pt", "--data", data, "--workers", 0, "--noplots", "--project", tmp_path / "v"
+        "val.py",
+        "--weights",
+        tmp_path / "exp/weights/best.pt",
+        "--data",
+        data,
+        "--workers",
+        0,
+        "--noplots",
+        "--project",
+        tmp_path / "v",
     ).done()
     assert "masks are not measured: no object of this split has an outline" in out
     assert "metrics/mAP_0.5(mask)" not in json.loads((tmp_path / "v/exp/metrics.json").read_text())
@@ -141,5 +215,17 @@ def test_masks_are_not_measured_on_boxes(cli: CommandLine, outlined: Path, data:
 
 def test_retina_masks_of_a_detection_network(cli: CommandLine, trained: Path, data: Path, tmp_path: Path) -> None:
     weights, source = trained / "weights" / "best.pt", data.parent / "images" / "val" / "val0.jpg"
-    out = cli("detect.py", "--weights", weights, "--source", source, "--retina-masks", "--nosave", "--device", "cpu", "--project", tmp_path).done()
+    out = cli(
+        "detect.py",
+        "--weights",
+        weights,
+        "--source",
+        source,
+        "--retina-masks",
+        "--nosave",
+        "--device",
+        "cpu",
+        "--project",
+        tmp_path,
+    ).done()
     assert "--retina-masks: does not apply" in out

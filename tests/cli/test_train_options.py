@@ -25,14 +25,22 @@ def frozen_layers(checkpoint: Path, network: Path) -> set[int]:
 
 @pytest.mark.parametrize(
     ("what", "expected"),
-    [(["2"], {0, 1}), (["1", "3"], {1, 3}), (["backbone"], {0, 1, 2, 3, 4}), (["0"], set()), (["model.4.*", "model.0.*"], {0, 4})],
+    [
+        (["2"], {0, 1}),
+        (["1", "3"], {1, 3}),
+        (["backbone"], {0, 1, 2, 3, 4}),
+        (["0"], set()),
+        (["model.4.*", "model.0.*"], {0, 4}),
+    ],
 )
 def test_freeze(train: Train, network: Path, tmp_path: Path, what: list[str], expected: set[int]) -> None:
     train("--freeze", *what).done()
     assert frozen_layers(tmp_path / "exp" / "weights" / "last.pt", network) == expected
 
 
-def test_fine_tuning_with_other_classes_says_how_much_was_loaded(cli: CommandLine, train: Train, trained: Path, tmp_path: Path) -> None:
+def test_fine_tuning_with_other_classes_says_how_much_was_loaded(
+    cli: CommandLine, train: Train, trained: Path, tmp_path: Path
+) -> None:
     data = write_data(tmp_path / "data", names=("red", "green", "blue", "black", "white"))
     out = train("--data", data, "--weights", trained / "weights" / "best.pt").done()
     assert "best.pt: 109 of 115 tensors loaded, " in out
@@ -92,7 +100,12 @@ def test_noval_validates_the_last_epoch_only(train: Train, tmp_path: Path) -> No
     header, rows = read_table(tmp_path / "exp" / "results.csv")
     column = header.index("metrics/mAP_0.5")
     assert [row[column] == "nan" for row in rows] == [True, False]
-    assert {path.name for path in (tmp_path / "exp" / "weights").iterdir()} == {"best.pt", "last.pt", "epoch1.pt", "epoch2.pt"}
+    assert {path.name for path in (tmp_path / "exp" / "weights").iterdir()} == {
+        "best.pt",
+        "last.pt",
+        "epoch1.pt",
+        "epoch2.pt",
+    }
 
 
 def test_nosave_writes_the_last_epoch_only(train: Train, tmp_path: Path) -> None:

@@ -28,11 +28,16 @@ def annotate(tmp_path: Path) -> Callable[[int, tuple[int, int]], Annotation]:
         cv2.imwrite(str(path), rng.integers(0, 255, (*size_hw, 3), np.uint8))
         low = rng.uniform(0, 15, (number, 2))
         boxes = np.concatenate((low, low + 12), 1)
-        polygons = [[box[[0, 1, 2, 1, 2, 3]].reshape(3, 2).astype(np.float32)] if row % 2 else [] for row, box in enumerate(boxes)]
+        polygons = [
+            [box[[0, 1, 2, 1, 2, 3]].reshape(3, 2).astype(np.float32)] if row % 2 else []
+            for row, box in enumerate(boxes)
+        ]
         boxes, polygons = np.concatenate((boxes, [[0, 0, 20, 20]])).astype(np.float32), [*polygons, []]
         crowd = np.arange(number + 1) == number
         classes = np.arange(number + 1, dtype=np.int64) % 3
-        return Annotation(path, size_hw, number, classes, boxes, polygons, crowd, np.full(number + 1, 144.0), np.arange(1, number + 2))
+        return Annotation(
+            path, size_hw, number, classes, boxes, polygons, crowd, np.full(number + 1, 144.0), np.arange(1, number + 2)
+        )
 
     return write
 

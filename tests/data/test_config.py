@@ -19,9 +19,14 @@ def write_yaml(folder: Path, text: str) -> Path:
 
 def test_paths_are_relative_to_the_yaml_and_names_may_be_a_mapping(tmp_path: Path) -> None:
     (tmp_path / "set" / "images").mkdir(parents=True)
-    config = load_data_config(write_yaml(tmp_path, "path: set\ntrain: images\nval: [images, more.txt]\nnames: {1: cat, 0: 犬}\n"))
+    config = load_data_config(
+        write_yaml(tmp_path, "path: set\ntrain: images\nval: [images, more.txt]\nnames: {1: cat, 0: 犬}\n")
+    )
     assert config.root == tmp_path / "set"
-    assert config.splits == {"train": (tmp_path / "set/images",), "val": (tmp_path / "set/images", tmp_path / "set/more.txt")}
+    assert config.splits == {
+        "train": (tmp_path / "set/images",),
+        "val": (tmp_path / "set/images", tmp_path / "set/more.txt"),
+    }
     assert config.names == ["犬", "cat"]
     assert config.kind == "yolo"
 
@@ -79,7 +84,9 @@ def test_missing_split_and_missing_folder(tmp_path: Path) -> None:
     config = load_data_config(write_yaml(tmp_path, "path: nowhere\ntrain: images\nnames: [x]\n"))
     with pytest.raises(DataError, match="no 'val' split: expected one of train"):
         config.sources("val")
-    with pytest.raises(DataError, match=r"train: .*nowhere/images does not exist.*the root .*nowhere does not exist either; set 'path'"):
+    with pytest.raises(
+        DataError, match=r"train: .*nowhere/images does not exist.*the root .*nowhere does not exist either; set 'path'"
+    ):
         config.sources("train")
 
 

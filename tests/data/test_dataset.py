@@ -25,7 +25,9 @@ def test_letterboxed_items_lead_back_to_the_annotation(annotations: list[Annotat
             for position, index in enumerate(batch["indices"]):
                 targets = batch["targets"][batch["targets"][:, 0] == position]
                 boxes = cxcywh_to_xyxy(targets[:, 2:] * torch.tensor([width, height, width, height]))
-                back = unletterbox(boxes, batch["ratio_wh"][position], batch["pad_wh"][position], batch["original_hw"][position])
+                back = unletterbox(
+                    boxes, batch["ratio_wh"][position], batch["pad_wh"][position], batch["original_hw"][position]
+                )
                 assert batch["original_hw"][position] == annotations[index].image_hw
                 assert np.allclose(back, annotations[index].boxes_xyxy[:-1], atol=1e-3)  # the crowd region is left out
                 assert targets[:, 1].tolist() == annotations[index].classes[:-1].tolist()
@@ -48,7 +50,9 @@ def test_pictures_are_rgb_and_channels_last(annotate: Annotate, build: Build) ->
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("written", "expected"), [(np.full((8, 8), 9, np.uint8), 9), (np.full((8, 8, 4), 9, np.uint8), 9)])
+@pytest.mark.parametrize(
+    ("written", "expected"), [(np.full((8, 8), 9, np.uint8), 9), (np.full((8, 8, 4), 9, np.uint8), 9)]
+)
 def test_grey_and_four_channel_pictures_become_rgb(annotate: Annotate, written: np.ndarray, expected: int) -> None:
     one = annotate(0, (8, 8))
     cv2.imwrite(str(one.path), written)
@@ -57,7 +61,10 @@ def test_grey_and_four_channel_pictures_become_rgb(annotate: Annotate, written: 
 
 
 def test_augmented_items_depend_on_seed_epoch_and_index_only(annotations: list[Annotation], build: Build) -> None:
-    dataset, again = build(annotations, augment=True, masks=True), build(annotations, augment=True, masks=True, cache="off")
+    dataset, again = (
+        build(annotations, augment=True, masks=True),
+        build(annotations, augment=True, masks=True, cache="off"),
+    )
     other = build(annotations, augment=True, seed=1)
     for index in range(7):
         first, second = dataset[ItemKey(index, 3)], again[ItemKey(index, 3)]
@@ -75,7 +82,9 @@ def test_augmented_items_depend_on_seed_epoch_and_index_only(annotations: list[A
 def test_without_mosaic_each_item_shows_its_own_picture(annotations: list[Annotation], build: Build) -> None:
     dataset = build(annotations, augment=True)
     assert len(dataset[ItemKey(0, 0, mosaic=False)].targets) == 0
-    assert all(len(dataset[ItemKey(index, epoch, mosaic=False)].targets) <= index for index in range(7) for epoch in range(5))
+    assert all(
+        len(dataset[ItemKey(index, epoch, mosaic=False)].targets) <= index for index in range(7) for epoch in range(5)
+    )
     assert any(len(dataset[ItemKey(0, epoch)].targets) > 0 for epoch in range(5))
 
 
@@ -117,7 +126,17 @@ def test_with_masks_objects_go_from_the_largest_to_the_smallest(tmp_path: Path, 
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
     boxes = np.array([[8, 8, 24, 24], [0, 0, 64, 64], [40, 40, 60, 60]], np.float32)
     polygons = [[box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)] for box in boxes[:2]] + [[]]
-    one = Annotation(tmp_path / "a.png", (64, 64), 1, np.array([0, 1, 2]), boxes, polygons, np.zeros(3, bool), np.ones(3), np.arange(1, 4))
+    one = Annotation(
+        tmp_path / "a.png",
+        (64, 64),
+        1,
+        np.array([0, 1, 2]),
+        boxes,
+        polygons,
+        np.zeros(3, bool),
+        np.ones(3),
+        np.arange(1, 4),
+    )
     item = build([one], masks=True)[ItemKey(0)]
     assert item.targets[:, 0].tolist() == [1, 2, 0]
     assert item.outlined.tolist() == [True, False, True]

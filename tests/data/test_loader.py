@@ -13,12 +13,15 @@ Build = Callable[..., DetectionDataset]
 
 def equal(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(
-        torch.equal(first[key], second[key]) if isinstance(first[key], torch.Tensor) else first[key] == second[key] for key in first
+        torch.equal(first[key], second[key]) if isinstance(first[key], torch.Tensor) else first[key] == second[key]
+        for key in first
     )
 
 
 @pytest.mark.parametrize("rect", [False, True])
-def test_batches_are_the_same_with_any_number_of_workers(annotations: list[Annotation], rect: bool, build: Build) -> None:
+def test_batches_are_the_same_with_any_number_of_workers(
+    annotations: list[Annotation], rect: bool, build: Build
+) -> None:
     dataset = build(annotations, augment=True, masks=True, rect=rect, batch_size=2, pad=0.0)
     here, there = (build_loader(dataset, 2, workers, shuffle=True, seed=5) for workers in (0, 2))
     for epoch, mosaic in ((0, True), (1, True), (2, False)):  # the workers live on when mosaics end

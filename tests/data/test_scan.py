@@ -103,11 +103,15 @@ def test_read_only_labels_are_said_once(folder: Path) -> None:
 def test_list_file_and_several_sources(folder: Path, write_picture: Callable[..., Path]) -> None:
     write_picture(folder / "images" / "more" / "x.png", (20, 30))
     (folder / "lists").mkdir()
-    (folder / "lists" / "train.txt").write_text(f"# two\n../images/train/a.jpg\n\n{folder}/images/train/b.jpg\n./images/train/missing.jpg\n")
+    (folder / "lists" / "train.txt").write_text(
+        f"# two\n../images/train/a.jpg\n\n{folder}/images/train/b.jpg\n./images/train/missing.jpg\n"
+    )
     annotations, report = load_annotations(config(folder, "lists/train.txt", "images/more"), "train", progress=False)
     assert [annotation.path.name for annotation in annotations] == ["a.jpg", "b.jpg", "x.png"]
     assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1, 2], [3], []]
-    assert ("missing.jpg", "cannot be read: No such file or directory") in [(Path(p.where).name, p.reason) for p in report.problems]
+    assert ("missing.jpg", "cannot be read: No such file or directory") in [
+        (Path(p.where).name, p.reason) for p in report.problems
+    ]
 
 
 def test_line_that_is_no_picture_stops(folder: Path) -> None:
@@ -168,7 +172,10 @@ def write_coco(root: Path, name: str, images: list[dict], annotations: list[dict
 def test_coco_file(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
     write_picture(tmp_path / "a.jpg")
     write_picture(tmp_path / "b.jpg")
-    images = [{"id": 30, "file_name": "a.jpg", "height": 40, "width": 60}, {"id": 20, "file_name": "b.jpg", "height": 60, "width": 40}]
+    images = [
+        {"id": 30, "file_name": "a.jpg", "height": 40, "width": 60},
+        {"id": 20, "file_name": "b.jpg", "height": 60, "width": 40},
+    ]
     images.append({"id": 10, "file_name": "missing.jpg"})
     objects = [
         {"id": 8, "image_id": 30, "category_id": 9, "bbox": [1, 2, 3, 4], "area": 5},
@@ -186,11 +193,15 @@ def test_coco_file(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
         ]
 
 
-def test_ids_that_are_not_unique_over_two_coco_files_are_counted_anew(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+def test_ids_that_are_not_unique_over_two_coco_files_are_counted_anew(
+    tmp_path: Path, write_picture: Callable[..., Path]
+) -> None:
     for name in ("a", "b"):
         write_picture(tmp_path / f"{name}.jpg")
         image = {"id": 1, "file_name": f"{name}.jpg"}
-        write_coco(tmp_path, f"{name}.json", [image], [{"id": 1, "image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}])
+        write_coco(
+            tmp_path, f"{name}.json", [image], [{"id": 1, "image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}]
+        )
     annotations, report = load_annotations(config(tmp_path, "a.json", "b.json"), "train", progress=False)
     assert [annotation.image_id for annotation in annotations] == [1, 2]
     assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1], [2]]
@@ -214,7 +225,9 @@ def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bccd(shared: Path) -> None:
     root = shared / "datasets" / "bccd"
-    annotations, report = load_annotations(config_of(root, "images/val", ["RBC", "WBC", "Platelets"]), "val", progress=False)
+    annotations, report = load_annotations(
+        config_of(root, "images/val", ["RBC", "WBC", "Platelets"]), "val", progress=False
+    )
     assert (report.pictures, report.objects, report.problems) == (87, 1137, [])
     assert annotations[0].image_hw == (480, 640)
 
@@ -242,7 +255,9 @@ def check(folder: Path) -> str | None:
 
 def test_objects_without_an_outline_are_counted(folder: Path) -> None:
     note = check(folder)
-    assert note.startswith(f"train: 2 of 3 objects have a box but no outline, in 2 files ({folder / 'labels/train/a.txt'}, ")
+    assert note.startswith(
+        f"train: 2 of 3 objects have a box but no outline, in 2 files ({folder / 'labels/train/a.txt'}, "
+    )
     (folder / "labels/train/b.txt").write_text("")
     (folder / "labels/train/a.txt").write_text("1 0.1 0.1 0.5 0.1 0.5 0.5\n")
     assert check(folder) is None
@@ -251,7 +266,8 @@ def test_objects_without_an_outline_are_counted(folder: Path) -> None:
 def test_boxes_alone_are_refused_for_masks(folder: Path) -> None:
     (folder / "labels/train/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     with pytest.raises(
-        DataError, match=r"set.yaml: train: boxes only: none of the 2 objects in 2 files has an outline \(.*a.txt, .*b.txt\): "
+        DataError,
+        match=r"set.yaml: train: boxes only: none of the 2 objects in 2 files has an outline \(.*a.txt, .*b.txt\): ",
     ) as error:
         check(folder)
     assert "\n" not in str(error.value)

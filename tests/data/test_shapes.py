@@ -49,9 +49,9 @@ def test_drawn_once_and_again_when_the_settings_change(tmp_path: Path) -> None:
 def test_a_longer_set_begins_with_the_shorter_one(tmp_path: Path) -> None:
     draw_if_needed(tmp_path / "a", SETTINGS, NAMES, YAML)
     draw_if_needed(tmp_path / "b", {**SETTINGS, "train": 7}, NAMES, YAML)
-    assert {key: value for key, value in digest(tmp_path / "b").items() if "0006" not in key and key != "shapes.json"}.items() <= digest(
-        tmp_path / "a"
-    ).items()
+    assert {
+        key: value for key, value in digest(tmp_path / "b").items() if "0006" not in key and key != "shapes.json"
+    }.items() <= digest(tmp_path / "a").items()
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
@@ -85,7 +85,9 @@ def test_unknown_figure(tmp_path: Path) -> None:
 
 def test_read_back_through_a_yaml(tmp_path: Path) -> None:
     path = tmp_path / "set.yaml"
-    path.write_text(f"path: drawn\ntrain: images/train\nval: images/val\nnames: {NAMES}\nshapes: {json.dumps({**SETTINGS, 'train': 20})}\n")
+    path.write_text(
+        f"path: drawn\ntrain: images/train\nval: images/val\nnames: {NAMES}\nshapes: {json.dumps({**SETTINGS, 'train': 20})}\n"
+    )
     config = load_data_config(path)
     annotations, report = load_annotations(config, "train", progress=False)
     assert (report.pictures, report.problems, report.unlabelled) == (20, [], 0)
@@ -113,7 +115,10 @@ def test_labels_are_the_boxes_and_outlines_of_what_is_visible() -> None:
             centre, extent = box[1:3] * (width, height), box[3:] * (width, height)
             assert box[0] == 3
             assert np.abs(np.concatenate((centre - extent / 2, centre + extent / 2)) - drawn_xyxy).max() < 1.6
-            outline = np.array(label_row(line, 3, False, (height, width)).split()[1:], np.float64).reshape(-1, 2) * (width, height)
+            outline = np.array(label_row(line, 3, False, (height, width)).split()[1:], np.float64).reshape(-1, 2) * (
+                width,
+                height,
+            )
             assert outline_area(outline) == pytest.approx(visible.sum(), rel=0.06, abs=8)
     assert num_hidden > 3
 
@@ -130,7 +135,10 @@ def test_nothing_is_hidden_beyond_the_limit_and_something_is_hidden() -> None:
     assert max(shares) > 0.1
 
 
-@pytest.mark.parametrize(("name", "area"), [("square", 2.0), ("circle", 3.13), ("ring", 2.19), ("triangle", 1.3), ("star", 1.23), ("cross", 1.87)])
+@pytest.mark.parametrize(
+    ("name", "area"),
+    [("square", 2.0), ("circle", 3.13), ("ring", 2.19), ("triangle", 1.3), ("star", 1.23), ("cross", 1.87)],
+)
 def test_outlines_have_the_area_of_their_figure(name: str, area: float) -> None:
     assert outline_area(FIGURES[name]()) == pytest.approx(area, abs=0.01)
 

@@ -190,7 +190,10 @@ BROKEN: dict[str, tuple[type[nn.Module], str]] = {
     "identity start": (StartsSomehow, "the input: differs by up to "),
     "compile": (OtherWhenCompiled, "compiled: differs by up to "),
     "export": (BranchesOnValues, "GuardOnDataDependentSymNode: "),
-    "onnx": (NoOnnxOperation, "UnsupportedOperatorError: Exporting the operator 'aten::sinc' to ONNX opset version 18 is not supported"),
+    "onnx": (
+        NoOnnxOperation,
+        "UnsupportedOperatorError: Exporting the operator 'aten::sinc' to ONNX opset version 18 is not supported",
+    ),
     "cost": (FailsAtOneSize, "RuntimeError: 64 rows are too many"),
 }
 """By check: the layer that it is for, and how what it sees begins."""

@@ -52,7 +52,11 @@ def assert_half_precision_is_near(layer: nn.Module, dtype: torch.dtype) -> None:
 
 def assert_exports(layer: nn.Module, smallest: int) -> torch.export.ExportedProgram:
     """torch.export takes any batch, and any size from `smallest` on: below it a step or window might give one cell, which it fixes."""
-    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
+    dims = {
+        0: torch.export.Dim("batch"),
+        2: torch.export.Dim("height", min=smallest),
+        3: torch.export.Dim("width", min=smallest),
+    }
     program = torch.export.export(layer, (maps(2, 8, 9, 10),), dynamic_shapes=(dims,))
     for shape in ((2, 8, 9, 10), (3, 8, 20, 17), (5, 8, max(smallest, 2), max(smallest, 3))):
         torch.testing.assert_close(program.module()(maps(*shape)), layer(maps(*shape)), rtol=1e-4, atol=1e-5)
@@ -63,7 +67,13 @@ def assert_onnx_agrees(layer: nn.Module) -> None:
     """The traced ONNX graph takes any batch and size."""
     onnxruntime = pytest.importorskip("onnxruntime")
     file, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
-    settings = {"dynamo": False, "opset_version": 17, "input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": axes, "y": axes}}
+    settings = {
+        "dynamo": False,
+        "opset_version": 17,
+        "input_names": ["x"],
+        "output_names": ["y"],
+        "dynamic_axes": {"x": axes, "y": axes},
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(layer.eval(), (maps(1, 8, 9, 10),), file, **settings)

@@ -43,7 +43,9 @@ def test_width_is_not_scaled_again_nor_rounded() -> None:
 def test_inner_width_of_a_scaled_network() -> None:
     config = tiny_config(width=48) | {"width_multiple": 0.5}
     config["backbone"].append([-1, 1, "C2f", [48, {"attention": ["ACmix", {"heads": 3}]}]])
-    assert Model(config).model[5].m[0].attention.depth == 4, "48 channels, halved, of which C2f's chain has half: 12 in 3 heads"
+    assert Model(config).model[5].m[0].attention.depth == 4, (
+        "48 channels, halved, of which C2f's chain has half: 12 in 3 heads"
+    )
 
 
 def test_nested_blocks() -> None:
@@ -55,20 +57,32 @@ def test_nested_blocks() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("C2f", [32, {"unit": "GatherExcit"}], "unit GatherExcit at 16 channels: unknown layer 'GatherExcit'. Did you mean 'GatherExcite'?"),
+        (
+            "C2f",
+            [32, {"unit": "GatherExcit"}],
+            "unit GatherExcit at 16 channels: unknown layer 'GatherExcit'. Did you mean 'GatherExcite'?",
+        ),
         (
             "C2f",
             [32, {"attention": ["ACmix", {"heads": 5}]}],
             "attention ACmix at 16 channels: heads is 5: does not divide 16 channels; try one of 1, 2, 4, 8, 16",
         ),
-        ("C3k2", [32, {"attention": ["ACmix", {"head": 5}]}], "attention ACmix at 16 channels: unknown argument 'head': the layer is ACmix("),
+        (
+            "C3k2",
+            [32, {"attention": ["ACmix", {"head": 5}]}],
+            "attention ACmix at 16 channels: unknown argument 'head': the layer is ACmix(",
+        ),
         (
             "C2f",
             [32, {"attention": [[]]}],
             "attention is [[]]: expected a layer's name, or a list of its name and arguments, such as [ACmix, {heads: 8}]",
         ),
         ("C2f", [32, {"attention": []}], "attention is []: expected a layer's name"),
-        ("C2f", [32, {"attention": {"ACmix": 1}}], "argument 'attention' is {'ACmix': 1}, expected str | list | None: the layer is C2f("),
+        (
+            "C2f",
+            [32, {"attention": {"ACmix": 1}}],
+            "argument 'attention' is {'ACmix': 1}, expected str | list | None: the layer is C2f(",
+        ),
         (
             "C3",
             [32, {"unit": ["ACmix", {"out_channels": 8}]}],
@@ -79,14 +93,26 @@ def test_nested_blocks() -> None:
             [32, {"unit": ["RepNCSPELAN4", 8]}],
             "unit RepNCSPELAN4 at 16 channels: missing argument 'branch_channels': the layer is RepNCSPELAN4(",
         ),
-        ("C2f", [32, {"unit": "ADown"}], "unit ADown at 16 channels: changes the size of a map: expected a layer that keeps it"),
-        ("C2f", [32, {"unit": ["Conv", 3, 2]}], "unit Conv at 16 channels: changes the size of a map: expected a layer that keeps it"),
+        (
+            "C2f",
+            [32, {"unit": "ADown"}],
+            "unit ADown at 16 channels: changes the size of a map: expected a layer that keeps it",
+        ),
+        (
+            "C2f",
+            [32, {"unit": ["Conv", 3, 2]}],
+            "unit Conv at 16 channels: changes the size of a map: expected a layer that keeps it",
+        ),
         (
             "C2f",
             [32, {"attention": ["nn.MaxPool2d", 2]}],
             "attention nn.MaxPool2d at 16 channels: changes the size of a map: expected a layer that keeps it",
         ),
-        ("C2f", [32, {"unit": ["Detect", 3]}], "unit Detect at 16 channels: gives [] channels: expected a layer that keeps its width"),
+        (
+            "C2f",
+            [32, {"unit": ["Detect", 3]}],
+            "unit Detect at 16 channels: gives [] channels: expected a layer that keeps its width",
+        ),
         (
             "C2f",
             [32, True, {"unit": "ACmix"}],
@@ -94,11 +120,31 @@ def test_nested_blocks() -> None:
         ),
         ("C2f", [32, False, 2, {"unit": "ACmix"}], "unit 'ACmix' together with groups 2: "),
         ("C3k2", [32, True, {"unit": "ACmix"}], "unit 'ACmix' together with c3k True: "),
-        ("C3", [32, {"unit": "ACmix", "attention": "GatherExcite"}], "unit 'ACmix' together with attention 'GatherExcite': "),
-        ("RepNCSP", [32, {"unit": "ACmix", "attention": "GatherExcite"}], "unit 'ACmix' together with attention 'GatherExcite': "),
-        ("ELAN1", [32, 16, 8, {"unit": "ACmix", "attention": "GatherExcite"}], "unit 'ACmix' together with attention 'GatherExcite': "),
-        ("RepNCSPELAN4", [32, 16, 8, {"attention": "GatherExcit"}], "attention GatherExcit at 4 channels: unknown layer 'GatherExcit'. Did you mean"),
-        ("ELAN1", [32, 16, 8, {"unit": "GatherExcit"}], "unit GatherExcit at 8 channels: unknown layer 'GatherExcit'. Did you mean"),
+        (
+            "C3",
+            [32, {"unit": "ACmix", "attention": "GatherExcite"}],
+            "unit 'ACmix' together with attention 'GatherExcite': ",
+        ),
+        (
+            "RepNCSP",
+            [32, {"unit": "ACmix", "attention": "GatherExcite"}],
+            "unit 'ACmix' together with attention 'GatherExcite': ",
+        ),
+        (
+            "ELAN1",
+            [32, 16, 8, {"unit": "ACmix", "attention": "GatherExcite"}],
+            "unit 'ACmix' together with attention 'GatherExcite': ",
+        ),
+        (
+            "RepNCSPELAN4",
+            [32, 16, 8, {"attention": "GatherExcit"}],
+            "attention GatherExcit at 4 channels: unknown layer 'GatherExcit'. Did you mean",
+        ),
+        (
+            "ELAN1",
+            [32, 16, 8, {"unit": "GatherExcit"}],
+            "unit GatherExcit at 8 channels: unknown layer 'GatherExcit'. Did you mean",
+        ),
     ],
 )
 def test_refused(name: str, arguments: list[Any], message: str) -> None:
@@ -113,7 +159,8 @@ def test_unit_takes_the_bottlenecks_place(shell: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shell", "first"), [(C2f, "m.0"), (C3, "m.0"), (C3k, "m.0"), (C3k2, "m.0"), (lambda *a, **k: C3k2(*a, c3k=True, **k), "m.0.m.1")]
+    ("shell", "first"),
+    [(C2f, "m.0"), (C3, "m.0"), (C3k, "m.0"), (C3k2, "m.0"), (lambda *a, **k: C3k2(*a, c3k=True, **k), "m.0.m.1")],
 )
 def test_attention_ends_every_bottleneck(shell: Any, first: str) -> None:
     block = shell(16, 32, attention=["ACmix", {"heads": 2}])
@@ -173,17 +220,25 @@ def test_units_of_elan() -> None:
     assert [type(stage) for stage in (block.cv2, block.cv3)] == [GatherExcite, GatherExcite]
     wider = ELAN1(8, 16, 8, 6, unit=["ACmix", {"heads": 2}])
     conv, unit = wider.cv2
-    assert (conv.conv.in_channels, conv.conv.out_channels, conv.conv.kernel_size) == (4, 6, (1, 1)), "the unit keeps its width"
+    assert (conv.conv.in_channels, conv.conv.out_channels, conv.conv.kernel_size) == (4, 6, (1, 1)), (
+        "the unit keeps its width"
+    )
     assert isinstance(unit, ACmix)
     assert isinstance(wider.cv3, ACmix)
 
 
 @pytest.mark.parametrize(
-    ("block", "arguments"), [(ELAN1, (8, 16, 8, 4)), (RepNCSPELAN4, (8, 16, 8, 4, 1)), (RepCSP, (8, 16)), (RepBottleneck, (8, 8))]
+    ("block", "arguments"),
+    [(ELAN1, (8, 16, 8, 4)), (RepNCSPELAN4, (8, 16, 8, 4, 1)), (RepCSP, (8, 16)), (RepBottleneck, (8, 8))],
 )
-def test_names_of_weights_are_the_published_ones_without_inner_layers(block: type[nn.Module], arguments: tuple[int, ...]) -> None:
+def test_names_of_weights_are_the_published_ones_without_inner_layers(
+    block: type[nn.Module], arguments: tuple[int, ...]
+) -> None:
     names = {key.rpartition(".conv.")[0] for key in block(*arguments).state_dict() if key.endswith(".conv.weight")}
     bottleneck = {"cv1.conv1", "cv1.conv2", "cv2"}
     csp = {"cv1", "cv2", "cv3"} | {f"m.0.{name}" for name in bottleneck}
     elan = {"cv1", "cv2.1", "cv3.1", "cv4"} | {f"{stage}.0.{name}" for stage in ("cv2", "cv3") for name in csp}
-    assert names == {ELAN1: {"cv1", "cv2", "cv3", "cv4"}, RepNCSPELAN4: elan, RepCSP: csp, RepBottleneck: bottleneck}[block]
+    assert (
+        names
+        == {ELAN1: {"cv1", "cv2", "cv3", "cv4"}, RepNCSPELAN4: elan, RepCSP: csp, RepBottleneck: bottleneck}[block]
+    )

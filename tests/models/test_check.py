@@ -16,7 +16,15 @@ from models.checks.network_checks import NETWORK_CHECKS
 from models.plugins.loading import loaded_plugins, unload_plugin
 from models.registry import Layer, Rule, layer, registered_layers, replace_layers, same
 from models.yolo import Model
-from tests.models.broken_layers import BROKEN, BranchesOnValues, FoldsWrongly, KeepsItsOutput, ParameterInAList, RoundsOddSizesUp, Sound
+from tests.models.broken_layers import (
+    BROKEN,
+    BranchesOnValues,
+    FoldsWrongly,
+    KeepsItsOutput,
+    ParameterInAList,
+    RoundsOddSizesUp,
+    Sound,
+)
 from tests.networks import tiny_config
 
 SLOW = {check.name for check in layer_checks() if check.slow}
@@ -32,7 +40,16 @@ def registry() -> Iterator[None]:
 
 
 def case_of(cls: type[nn.Module], rule: Rule = same) -> LayerCase:
-    entry = Layer(name=cls.__name__, cls=cls, rule=rule, role="other", repeats=None, example=(), example_inputs=(8,), example_strides=(1,))
+    entry = Layer(
+        name=cls.__name__,
+        cls=cls,
+        rule=rule,
+        role="other",
+        repeats=None,
+        example=(),
+        example_inputs=(8,),
+        example_strides=(1,),
+    )
     return LayerCase.of_example(entry)
 
 
@@ -63,7 +80,9 @@ def test_a_sound_layer_fails_none() -> None:
     report = check_layer(case_of(Sound), quick=True)
     outcomes = {result.check: result.outcome for result in report.results}
     assert not report.failed
-    assert outcomes == dict.fromkeys(outcomes, PASS) | dict.fromkeys(("folding", "identity start"), NOT_APPLICABLE) | dict.fromkeys(SLOW, SKIPPED)
+    assert outcomes == dict.fromkeys(outcomes, PASS) | dict.fromkeys(
+        ("folding", "identity start"), NOT_APPLICABLE
+    ) | dict.fromkeys(SLOW, SKIPPED)
 
 
 @pytest.mark.slow
@@ -90,7 +109,10 @@ def test_what_stands_on_a_failed_check_is_skipped() -> None:
 def test_packages_of_onnx_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_checks, "EXPORT_PACKAGES", ("onnx_of_another_world",))
     result = make(graph_checks.GRAPH_CHECKS.checks["onnx"], case_of(Sound))
-    assert (result.outcome, result.seen) == (SKIPPED, "needs onnx_of_another_world: pip install -r requirements-export.txt")
+    assert (result.outcome, result.seen) == (
+        SKIPPED,
+        "needs onnx_of_another_world: pip install -r requirements-export.txt",
+    )
 
 
 def test_a_layer_of_one_size_is_checked_at_it() -> None:
@@ -108,11 +130,21 @@ def test_a_layer_of_one_size_is_checked_at_it() -> None:
 def network(*rows: list[Any]) -> Model:
     """The tiny network with further rows of its own width before the head."""
     config = tiny_config()
-    return Model(config | {"backbone": [*config["backbone"][:3], *rows, *config["backbone"][3:]], "head": [[[2, -2, -1], 1, "DDetect", ["nc"]]]})
+    return Model(
+        config
+        | {
+            "backbone": [*config["backbone"][:3], *rows, *config["backbone"][3:]],
+            "head": [[[2, -2, -1], 1, "DDetect", ["nc"]]],
+        }
+    )
 
 
 def failures(model: Model) -> dict[str, str]:
-    return {result.check: result.seen for result in make_all(NETWORK_CHECKS.checks.values(), model, quick=True) if result.outcome == FAIL}
+    return {
+        result.check: result.seen
+        for result in make_all(NETWORK_CHECKS.checks.values(), model, quick=True)
+        if result.outcome == FAIL
+    }
 
 
 def test_a_sound_network() -> None:
@@ -221,7 +253,10 @@ def test_plugin_with_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_layer_with_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["GatherExcite", "--quick", "--arguments", "[{extent: 4}]", "--inputs", "32", "--card", str(tmp_path)]) == 0
+    assert (
+        main(["GatherExcite", "--quick", "--arguments", "[{extent: 4}]", "--inputs", "32", "--card", str(tmp_path)])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "GatherExcite [{extent: 4}] on 32 channels: 1x32x8x8" in out
     assert "GatherExcite: 23 checks: 18 passed, 4 skipped, 1 not applicable\n" in out
@@ -250,7 +285,10 @@ def test_network_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["none.yaml"], "none.yaml: no such network yaml"),
         (["none.py"], "none.py: no such file"),
         (["Conv", "nonesuch"], "nonesuch: no such layer or network"),
-        (["Conv", "--arguments", "16"], "--arguments '16': expected a list as in a yaml row, such as '[16, 3, {groups: 2}]'"),
+        (
+            ["Conv", "--arguments", "16"],
+            "--arguments '16': expected a list as in a yaml row, such as '[16, 3, {groups: 2}]'",
+        ),
         (["Conv", "--nc", "3"], "--nc, --scale, --patch: Conv is no network: leave them out"),
         (["yolov9-t.yaml", "--inputs", "3"], "--arguments, --inputs: yolov9-t.yaml is a network, whose rows say them"),
         (["yolov8.yaml"], "scale None: choose one of n, s, m, l, x with --scale"),
@@ -267,4 +305,7 @@ def test_mistakes(arguments: list[str], message: str, tmp_path: Path, capsys: py
 
 def test_arguments_that_the_layer_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["GatherExcite", "--arguments", "[{extent: 3}]", "--no-card"]) == 1
-    assert "runs              FAIL            ModelConfigError: extent is 3: expected a power of two" in capsys.readouterr().out
+    assert (
+        "runs              FAIL            ModelConfigError: extent is 3: expected a power of two"
+        in capsys.readouterr().out
+    )

@@ -31,7 +31,16 @@ def count(module: nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("arguments", "size"),
-    [((3,), 10), ((3, 2), 5), ((5,), 10), ((1,), 10), ((6, 2, 2), 5), ((3, 1, 0), 8), ((3, 1, None, 1, 2), 10), ((3, 1, None, 1, 3), 10)],
+    [
+        ((3,), 10),
+        ((3, 2), 5),
+        ((5,), 10),
+        ((1,), 10),
+        ((6, 2, 2), 5),
+        ((3, 1, 0), 8),
+        ((3, 1, None, 1, 2), 10),
+        ((3, 1, None, 1, 3), 10),
+    ],
 )
 def test_conv_size(arguments: tuple, size: int) -> None:
     assert Conv(4, 8, *arguments)(torch.zeros(2, 4, 10, 10)).shape == (2, 8, size, size)
@@ -61,7 +70,14 @@ def test_fold_batchnorm_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", [Conv(4, 6, 3, 2, groups=2), Conv(4, 6, 3, dilation=2), RepConv(4, 6), RepConv(4, 6, stride=2), RepCSP(4, 8, repeats=2)]
+    "unit",
+    [
+        Conv(4, 6, 3, 2, groups=2),
+        Conv(4, 6, 3, dilation=2),
+        RepConv(4, 6),
+        RepConv(4, 6, stride=2),
+        RepCSP(4, 8, repeats=2),
+    ],
 )
 def test_folding_keeps_the_function(unit: nn.Module) -> None:
     randomise(unit).double().eval()
@@ -184,7 +200,9 @@ def test_every_activation_by_name(name: str) -> None:
     assert type(unit.act) is type(ACTIVATIONS[name]())
 
 
-@pytest.mark.parametrize(("name", "kind"), [("nn.ReLU()", nn.ReLU), ("nn.LeakyReLU(0.1)", nn.LeakyReLU), ("nn.SiLU", nn.SiLU)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("nn.ReLU()", nn.ReLU), ("nn.LeakyReLU(0.1)", nn.LeakyReLU), ("nn.SiLU", nn.SiLU)]
+)
 def test_activation_as_older_files_write_it(name: str, kind: type[nn.Module]) -> None:
     unit = Conv(2, 2)
     set_activation(unit, name)
@@ -192,7 +210,10 @@ def test_activation_as_older_files_write_it(name: str, kind: type[nn.Module]) ->
 
 
 def test_unknown_activation() -> None:
-    with pytest.raises(ModelConfigError, match=r"activation 'Swish': expected one of SiLU, ReLU, ReLU6, LeakyReLU, Hardswish, Mish, GELU, Identity"):
+    with pytest.raises(
+        ModelConfigError,
+        match=r"activation 'Swish': expected one of SiLU, ReLU, ReLU6, LeakyReLU, Hardswish, Mish, GELU, Identity",
+    ):
         set_activation(Conv(2, 2), "Swish")
 
 

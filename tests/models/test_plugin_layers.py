@@ -41,14 +41,23 @@ CASES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "gather-excite": (GatherExcite, {"channels": 8}),
     "gather-excite, extent 4, both pools": (GatherExcite, {"channels": 8, "extent": 4, "maxpool": True}),
     "gather-excite, theta": (GatherExcite, {"channels": 8, "extent": 8, "variant": "theta"}),
-    "gather-excite, theta-plus": (GatherExcite, {"channels": 8, "extent": 2, "variant": "theta-plus", "mlp_ratio": 0.5}),
+    "gather-excite, theta-plus": (
+        GatherExcite,
+        {"channels": 8, "extent": 2, "variant": "theta-plus", "mlp_ratio": 0.5},
+    ),
     "gather-excite, mlp": (GatherExcite, {"channels": 8, "mlp": True, "mlp_ratio": 0.5}),
     "acmix": (ACmix, {"in_channels": 8}),
     "acmix, residual, 2 heads": (ACmix, {"in_channels": 8, "kernel_att": 3, "heads": 2, "residual": True}),
     "acmix, two linear steps, dilated": (ACmix, {"in_channels": 8, "kernel_att": 3, "kernel_conv": 1, "dilation": 2}),
     "dynamic conv": (DynamicConv, {"in_channels": 8, "out_channels": 8}),
-    "dynamic conv, 3 x 3 in groups": (DynamicConv, {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "groups": 2, "experts": 3}),
-    "dynamic conv, softmax": (DynamicConv, {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "route": "mlp_softmax", "temperature": 4.0}),
+    "dynamic conv, 3 x 3 in groups": (
+        DynamicConv,
+        {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "groups": 2, "experts": 3},
+    ),
+    "dynamic conv, softmax": (
+        DynamicConv,
+        {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "route": "mlp_softmax", "temperature": 4.0},
+    ),
     "se": (SE, {"channels": 8, "reduction": 2}),
     "eca": (ECA, {"channels": 8}),
     "mlca": (MLCA, {"channels": 8}),
@@ -117,7 +126,11 @@ def test_mixed_precision_trains(layer: nn.Module) -> None:
         y = layer(x)
     torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.1)
     y.float().square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.requires_grad)
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in layer.parameters()
+        if parameter.requires_grad
+    )
 
 
 def test_a_copy_after_training_has_the_same_state(layer: nn.Module) -> None:

@@ -7,7 +7,20 @@ import pytest
 from torch import nn
 
 from models import registry
-from models.registry import Scale, bind, find_layer, keep, layer, maps, only, registered_layers, rule, same, to, to_unscaled
+from models.registry import (
+    Scale,
+    bind,
+    find_layer,
+    keep,
+    layer,
+    maps,
+    only,
+    registered_layers,
+    rule,
+    same,
+    to,
+    to_unscaled,
+)
 from models.yolo import Model  # noqa: F401 registers every layer
 from utils.errors import ModelConfigError
 
@@ -37,7 +50,8 @@ def test_scaled_channels(scale: Scale, count: int, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "count", "expected"), [(1.0, 3, 3), (0.33, 3, 1), (0.33, 6, 2), (0.67, 3, 2), (0.1, 3, 1), (2.0, 1, 1), (0.5, 3, 2)]
+    ("depth", "count", "expected"),
+    [(1.0, 3, 3), (0.33, 3, 1), (0.33, 6, 2), (0.67, 3, 2), (0.1, 3, 1), (2.0, 1, 1), (0.5, 3, 2)],
 )
 def test_scaled_repeats(depth: float, count: int, expected: int) -> None:
     assert Scale(depth=depth).repeats(count) == expected
@@ -62,7 +76,10 @@ def test_rules_say_the_output_channels() -> None:
 def test_rules_refuse_what_they_cannot_take() -> None:
     with pytest.raises(ModelConfigError, match=r"'from' names 2 layers: this layer takes one input"):
         only([8, 8])
-    with pytest.raises(ModelConfigError, match=r"a list of 2 maps: this layer takes one: pick one by a row \[-1, 1, Pick, \[0\]\] before it"):
+    with pytest.raises(
+        ModelConfigError,
+        match=r"a list of 2 maps: this layer takes one: pick one by a row \[-1, 1, Pick, \[0\]\] before it",
+    ):
         maps([8, [8, 4]])
     with pytest.raises(ModelConfigError, match=r"width_multiple 0\.5: .*set width_multiple to 1\.0"):
         to_unscaled.apply([16], {"out_channels": 16}, Scale(width=0.5))
@@ -83,7 +100,9 @@ def test_a_row_cannot_give_what_the_rule_fills(scratch: dict[str, registry.Layer
             super().__init__()
 
     assert scratch["Gate"].signature() == "Gate(reduction: int = 16)"
-    with pytest.raises(ModelConfigError, match=r"unknown argument 'channels': the layer is Gate\(reduction: int = 16\)"):
+    with pytest.raises(
+        ModelConfigError, match=r"unknown argument 'channels': the layer is Gate\(reduction: int = 16\)"
+    ):
         bind(scratch["Gate"], [{"channels": 8}], 3)
 
 
@@ -98,7 +117,9 @@ def test_the_repeats_argument_is_not_in_the_signature(scratch: dict[str, registr
 
 
 def test_find_layer_suggests_the_nearest_name() -> None:
-    with pytest.raises(ModelConfigError, match=r"unknown layer 'FocalModulatonBlock'\. Did you mean 'FocalModulationBlock'\?"):
+    with pytest.raises(
+        ModelConfigError, match=r"unknown layer 'FocalModulatonBlock'\. Did you mean 'FocalModulationBlock'\?"
+    ):
         find_layer("FocalModulatonBlock")
     with pytest.raises(ModelConfigError, match=r"unknown layer 'zzzz'\.$"):
         find_layer("zzzz")
@@ -149,7 +170,9 @@ def test_an_argument_without_annotation_takes_anything_but_text(scratch: dict[st
 
     assert bind(scratch["Plain"], [4, [1, 2]], 3) == {"reduction": 4, "other": [1, 2]}
     for arguments in (["tow"], [4, "tow"]):
-        with pytest.raises(ModelConfigError, match=r"is 'tow', expected Any: the layer is Plain\(reduction=16, other: Any = None\)"):
+        with pytest.raises(
+            ModelConfigError, match=r"is 'tow', expected Any: the layer is Plain\(reduction=16, other: Any = None\)"
+        ):
             bind(scratch["Plain"], arguments, 3)
 
 
@@ -185,6 +208,7 @@ def test_strings_are_never_evaluated() -> None:
     conv = find_layer("Conv")
     for text in ("tow", "sum", "2", "1+1", "__import__('os')"):
         with pytest.raises(
-            ModelConfigError, match=r"argument 'stride' is .*, expected int: the layer is Conv\(out_channels: int, kernel_size: int = 1"
+            ModelConfigError,
+            match=r"argument 'stride' is .*, expected int: the layer is Conv\(out_channels: int, kernel_size: int = 1",
         ):
             bind(conv, [64, 3, text], 80)

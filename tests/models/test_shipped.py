@@ -61,7 +61,9 @@ def test_header_says_how_to_train(name: str) -> None:
     assert yaml.safe_load(text)["nc"] == 80
 
 
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (start not in ("", "n "))) for name, (_, start) in NETWORKS.items()]
+EVERY = [
+    pytest.param(name, marks=[pytest.mark.slow] * (start not in ("", "n "))) for name, (_, start) in NETWORKS.items()
+]
 """Every shipped network; of families with scales the others than n by default only where their counts are published."""
 
 
@@ -71,7 +73,9 @@ def test_header_is_true(network: str) -> None:
     assert header(network)["deployed_parameters"] == f"{count_parameters(meta_deployed(network)):,}"
 
 
-@pytest.mark.parametrize("network", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS])
+@pytest.mark.parametrize(
+    "network", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+)
 @pytest.mark.parametrize("form", ["gflops", "deployed_gflops"])
 def test_header_operations_are_true(network: str, form: str) -> None:
     printed = header(network)[form]
@@ -131,7 +135,10 @@ PUBLISHED = {
 def test_published_names_and_shapes(network: str, expected: tuple[int, int, str]) -> None:
     model = meta_model(network)
     table, head_index = foreign_head_names(model.head), len(model.model) - 1
-    lines = sorted(f"{foreign_name(key, head_index, table)} {'x'.join(map(str, value.shape))}" for key, value in model.state_dict().items())
+    lines = sorted(
+        f"{foreign_name(key, head_index, table)} {'x'.join(map(str, value.shape))}"
+        for key, value in model.state_dict().items()
+    )
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
     assert (count_parameters(model), len(lines), digest) == expected
 
@@ -148,11 +155,17 @@ def test_pruning_a_segmentation_network_drops_nothing_of_its_single_form() -> No
     trained, pruned, published = meta_model("yolov9-c-dseg"), meta_pruned("yolov9-c-dseg"), meta_model("gelan-c-dseg")
     assert [row.name for row in pruned.rows] == [row.name for row in published.rows]
     assert [row.sources for row in pruned.rows] == [row.sources for row in published.rows]
-    assert [number for number, (ours, theirs) in enumerate(zip(pruned.rows, published.rows, strict=True)) if ours.arguments != theirs.arguments] == [
-        22
-    ]
+    assert [
+        number
+        for number, (ours, theirs) in enumerate(zip(pruned.rows, published.rows, strict=True))
+        if ours.arguments != theirs.arguments
+    ] == [22]
     assert (pruned.rows[22].arguments, published.rows[22].arguments) == ([256, 256, 128, 2], [256, 256, 128, 1])
-    assert count_parameters(pruned.model[22]) == count_parameters(trained.model[41]) > count_parameters(published.model[22])
+    assert (
+        count_parameters(pruned.model[22])
+        == count_parameters(trained.model[41])
+        > count_parameters(published.model[22])
+    )
     assert count_parameters(pruned.head) == count_parameters(trained.head.lead) == count_parameters(published.head)
 
 
@@ -167,7 +180,9 @@ def test_focal_network_of_the_article() -> None:
 
 def test_cf_feeds_its_lead_branch_last() -> None:
     deployed, gelan_c = meta_deployed("yolov9-cf"), meta_deployed("gelan-c")
-    assert {key: value.shape for key, value in deployed.state_dict().items()} == {key: value.shape for key, value in gelan_c.state_dict().items()}
+    assert {key: value.shape for key, value in deployed.state_dict().items()} == {
+        key: value.shape for key, value in gelan_c.state_dict().items()
+    }
 
 
 # parameters that the modules of the articles add, by the formulas of their papers
@@ -218,7 +233,9 @@ def rows_without(network: str, module: str | None) -> list[tuple[str, list, list
             (source,) = rows[source].sources
         return kept.index(source) if source >= 0 else source
 
-    return [(row.name, row.arguments, [through(source) for source in row.sources]) for row in rows if row.name != module]
+    return [
+        (row.name, row.arguments, [through(source) for source in row.sources]) for row in rows if row.name != module
+    ]
 
 
 INSERTED = {
@@ -271,7 +288,10 @@ def test_every_level_of_the_lead_head_takes_a_mixed_map(network: str) -> None:
         (
             "yolov8n-C2f-GatherExcite",
             "yolov8n",
-            {index: ("C2f", [width, True, {"attention": "GatherExcite"}]) for index, width in ((2, 128), (4, 256), (6, 512), (8, 1024))},
+            {
+                index: ("C2f", [width, True, {"attention": "GatherExcite"}])
+                for index, width in ((2, 128), (4, 256), (6, 512), (8, 1024))
+            },
         ),
         (
             "yolov8n-C2f-ACmix",
@@ -283,14 +303,29 @@ def test_every_level_of_the_lead_head_takes_a_mixed_map(network: str) -> None:
 def test_replaced_rows(network: str, base: str, changed: dict[int, tuple[str, list]]) -> None:
     rows, plain = rows_without(network, None), rows_without(base, None)
     assert [row[2] for row in rows] == [row[2] for row in plain]
-    assert {index: row[:2] for index, (row, other) in enumerate(zip(rows, plain, strict=True)) if row != other} == changed
+    assert {
+        index: row[:2] for index, (row, other) in enumerate(zip(rows, plain, strict=True)) if row != other
+    } == changed
 
 
 @pytest.mark.parametrize(
     "network",
     [
-        *("yolo11n-FocalModulation", "yolo11n-SPPF-FocalModulation", "yolo11n-DynamicConv", "yolov8n-GatherExcite", "yolov8n-GatherExcite-theta"),
-        *("yolov8n-C2f-GatherExcite", "yolov8n-ACmix", "yolov8n-C2f-ACmix", "gelan-t-ACmix", "yolov9-t-ACmix", "yolov9-t-FocalModulationBlock"),
+        *(
+            "yolo11n-FocalModulation",
+            "yolo11n-SPPF-FocalModulation",
+            "yolo11n-DynamicConv",
+            "yolov8n-GatherExcite",
+            "yolov8n-GatherExcite-theta",
+        ),
+        *(
+            "yolov8n-C2f-GatherExcite",
+            "yolov8n-ACmix",
+            "yolov8n-C2f-ACmix",
+            "gelan-t-ACmix",
+            "yolov9-t-ACmix",
+            "yolov9-t-FocalModulationBlock",
+        ),
     ],
 )
 def test_small_forms_of_the_articles_train_on_tiny_pictures(network: str) -> None:

@@ -12,7 +12,13 @@ from tests.networks import tiny_config
 
 def test_hand_counted_network() -> None:
     with torch.device("meta"):
-        model = Model({"nc": 1, "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 2, "Conv", [16, 3, 2]]], "head": [[[1], 1, "DDetect", ["nc"]]]})
+        model = Model(
+            {
+                "nc": 1,
+                "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 2, "Conv", [16, 3, 2]]],
+                "head": [[[1], 1, "DDetect", ["nc"]]],
+            }
+        )
     described = summary.summarize(model)
     # weights + normalisation: 3*8*9 + 16;  8*16*9 + 32 and 16*16*9 + 32
     assert [layer["parameters"] for layer in described["layers"][:2]] == [232, 3_520]
@@ -62,7 +68,11 @@ def test_segmentation_network(capsys: pytest.CaptureFixture[str]) -> None:
     described = json.loads(capsys.readouterr().out)
     assert described["task"] == "segment"
     assert described["layers"][-1]["output_shape"] == {
-        "main": {"maps": [[1, 67, 80, 80], [1, 67, 40, 40], [1, 67, 20, 20]], "coefficients": [1, 32, 8400], "prototypes": [1, 32, 160, 160]},
+        "main": {
+            "maps": [[1, 67, 80, 80], [1, 67, 40, 40], [1, 67, 20, 20]],
+            "coefficients": [1, 32, 8400],
+            "prototypes": [1, 32, 160, 160],
+        },
         "aux": [],
     }
     assert described["layers"][2]["args"] == [256, "mlx", 0.25]
@@ -79,4 +89,6 @@ def test_unknown_network_is_the_users_mistake(capsys: pytest.CaptureFixture[str]
     assert summary.main(["gelan-tt"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == ("error: gelan-tt: no such network yaml: expected a path or the name of a shipped one. Did you mean 'gelan-t.yaml'?\n")
+    assert captured.err == (
+        "error: gelan-tt: no such network yaml: expected a path or the name of a shipped one. Did you mean 'gelan-t.yaml'?\n"
+    )

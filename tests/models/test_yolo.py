@@ -17,7 +17,16 @@ from models.config.reading import find_config, read_config
 from models.deploy import needed_rows, numbered_source
 from models.registry import layer, same
 from models.yolo import Model, load
-from tests.networks import HEADS, meta_deployed, meta_model, meta_pruned, randomise, seeded_images, tiny_config, tiny_model
+from tests.networks import (
+    HEADS,
+    meta_deployed,
+    meta_model,
+    meta_pruned,
+    randomise,
+    seeded_images,
+    tiny_config,
+    tiny_model,
+)
 from utils.errors import ModelConfigError
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -35,7 +44,9 @@ def test_find_config(tmp_path: Path) -> None:
     assert find_config("gelan-t") == (shipped, None)
     assert find_config("gelan-t.yaml") == (shipped, None)
     assert find_config("models/detect/gelan-t.yaml")[0].samefile(shipped)
-    with pytest.raises(ModelConfigError, match=r"elsewhere/gelan-t\.yaml: no such network yaml.* Did you mean 'gelan-t\.yaml'\?"):
+    with pytest.raises(
+        ModelConfigError, match=r"elsewhere/gelan-t\.yaml: no such network yaml.* Did you mean 'gelan-t\.yaml'\?"
+    ):
         find_config("elsewhere/gelan-t.yaml")
     (tmp_path / "yolov8-mine.yaml").write_text("nc: 1")
     assert find_config(tmp_path / "yolov8m-mine.yaml") == (tmp_path / "yolov8-mine.yaml", "m")
@@ -64,10 +75,16 @@ def test_find_config_of_a_family(given: str, file: str, letter: str | None) -> N
 
 def test_scale_of_a_family() -> None:
     with torch.device("meta"):
-        assert shapes(Model("yolov8.yaml", scale="n")) == shapes(Model("yolov8n.yaml")) == shapes(Model("yolov8n.yaml", scale="n"))
+        assert (
+            shapes(Model("yolov8.yaml", scale="n"))
+            == shapes(Model("yolov8n.yaml"))
+            == shapes(Model("yolov8n.yaml", scale="n"))
+        )
     with pytest.raises(ModelConfigError, match=r"yolov8\.yaml: scale None: choose one of n, s, m, l, x with --scale"):
         Model("yolov8.yaml")
-    with pytest.raises(ModelConfigError, match=r"yolov8n\.yaml: scale 's': the name chooses 'n' already: leave --scale out"):
+    with pytest.raises(
+        ModelConfigError, match=r"yolov8n\.yaml: scale 's': the name chooses 'n' already: leave --scale out"
+    ):
         Model("yolov8n.yaml", scale="s")
 
 
@@ -94,7 +111,13 @@ def test_a_mapping_is_copied() -> None:
 
 def test_attributes() -> None:
     model = tiny_model()
-    assert (model.stride, model.nc, model.names, model.task, model.channels) == ([8, 16, 32], 3, ["0", "1", "2"], "detect", 3)
+    assert (model.stride, model.nc, model.names, model.task, model.channels) == (
+        [8, 16, 32],
+        3,
+        ["0", "1", "2"],
+        "detect",
+        3,
+    )
     assert all(key.startswith("model.") and key.split(".")[1].isdigit() for key in model.state_dict())
     assert Model(tiny_config(), nc=7).names == [str(number) for number in range(7)]
     assert Model(tiny_config() | {"names": {0: "a", 1: "b", 2: "c"}}).names == ["a", "b", "c"]
@@ -236,12 +259,16 @@ def test_activation_belongs_to_one_network() -> None:
     first = tiny_model()
     second = Model(tiny_config() | {"activation": "ReLU"})
     third = tiny_model()
-    kinds = [{type(module.act) for module in model.modules() if isinstance(module, Conv)} for model in (first, second, third)]
+    kinds = [
+        {type(module.act) for module in model.modules() if isinstance(module, Conv)} for model in (first, second, third)
+    ]
     assert kinds == [{nn.SiLU}, {nn.ReLU}, {nn.SiLU}]
 
 
 def test_activation_leaves_unactivated_units_alone() -> None:
-    model = Model(tiny_config() | {"backbone": [*tiny_config()["backbone"], [-1, 1, "RepNCSP", [8]]], "activation": "Mish"})
+    model = Model(
+        tiny_config() | {"backbone": [*tiny_config()["backbone"], [-1, 1, "RepNCSP", [8]]], "activation": "Mish"}
+    )
     unit = model.model[5].m[0].cv1
     assert isinstance(unit.act, nn.Mish)
     assert isinstance(unit.conv1.act, nn.Identity)
@@ -325,7 +352,9 @@ def test_deployed_config_of_a_scaled_network() -> None:
     config["backbone"].append([-1, 4, "Conv", [64, 3]])
     deployed = Model(config).deploy(fold=False)
     assert shapes(Model(deployed.config)) == shapes(deployed)
-    assert (deployed.config["scales"], deployed.config["scale"]) == ({"n": [1.0, 0.25, 32]}, "n"), "repeats are written out"
+    assert (deployed.config["scales"], deployed.config["scale"]) == ({"n": [1.0, 0.25, 32]}, "n"), (
+        "repeats are written out"
+    )
     plain = Model(tiny_config() | {"depth_multiple": 0.5, "width_multiple": 2.0}).deploy(fold=False)
     assert (plain.config["depth_multiple"], plain.config["width_multiple"]) == (1.0, 2.0)
 
@@ -372,7 +401,11 @@ def test_rows_of_the_lead_branch() -> None:
 
 def test_rows_forget_what_nobody_needs() -> None:
     model = tiny_model().eval()
-    alive = [row.index for row, given, output in model.run_rows(seeded_images(1, 3, 32, 32)) if isinstance(output, torch.Tensor)]
+    alive = [
+        row.index
+        for row, given, output in model.run_rows(seeded_images(1, 3, 32, 32))
+        if isinstance(output, torch.Tensor)
+    ]
     assert alive == [0, 1, 2, 3, 4]
     assert model._last_use[0] == 1
     assert model._last_use[2] == 5
@@ -399,7 +432,9 @@ def test_a_registered_layer_is_usable_in_a_row(monkeypatch: pytest.MonkeyPatch) 
         def __init__(self, channels: int, reduction: int = 4) -> None:
             super().__init__()
             self.weigh = nn.Sequential(
-                nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // reduction, 1), nn.Conv2d(channels // reduction, channels, 1)
+                nn.AdaptiveAvgPool2d(1),
+                nn.Conv2d(channels, channels // reduction, 1),
+                nn.Conv2d(channels // reduction, channels, 1),
             )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -443,7 +478,9 @@ def test_a_file_dropped_into_attention_is_a_layer_and_building_needs_only_torch_
     rows = "".join(f"  - [-1, 1, {row}]\n" for row in [*["Conv, [8, 3, 2]"] * 5, "DroppedIn, [0.5]"])
     (tmp_path / "mine.yaml").write_text(f"nc: 2\nbackbone:\n{rows}head:\n  - [[2, 3, 5], 1, DDetect, [nc]]\n")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", CHECK], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
 

@@ -38,13 +38,23 @@ def test_the_users_mistakes(capsys: pytest.CaptureFixture[str], kind: type[Excep
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: disk full: "),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "best.pt"), 1, "error: disk full: best.pt"),
         (MemoryError(), 1, "error: out of memory: "),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "error: out of memory: CUDA out of memory"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"), 1, "error: out of memory: "),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            1,
+            "error: out of memory: CUDA out of memory",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
+            1,
+            "error: out of memory: ",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 2, "error: runs/x: Permission denied"),
         (OSError(errno.EROFS, "Read-only file system", "runs/x"), 2, "error: runs/x: Read-only file system"),
     ],
 )
-def test_known_causes_take_one_line(capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str) -> None:
+def test_known_causes_take_one_line(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
+) -> None:
     assert cli.run(raising(error)) == status
     said = capsys.readouterr().err
     assert said.startswith(message)
@@ -59,7 +69,14 @@ def test_out_of_memory_says_what_to_lower(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("mine"), RuntimeError("mine"), KeyError("mine"), ValueError("mine"), FileNotFoundError(2, "mine")]
+    "error",
+    [
+        ZeroDivisionError("mine"),
+        RuntimeError("mine"),
+        KeyError("mine"),
+        ValueError("mine"),
+        FileNotFoundError(2, "mine"),
+    ],
 )
 def test_anything_else_is_shown_whole(capsys: pytest.CaptureFixture[str], error: Exception) -> None:
     assert cli.run(raising(error)) == 1
@@ -93,7 +110,10 @@ def test_parser_reads_its_flags() -> None:
     ("arguments", "message"),
     [
         (["--epoch", "3"], "error: unrecognized arguments: --epoch 3: train.py --help lists what there is"),
-        (["--epochs", "many"], "error: argument --epochs: invalid int value: 'many': train.py --help lists what there is"),
+        (
+            ["--epochs", "many"],
+            "error: argument --epochs: invalid int value: 'many': train.py --help lists what there is",
+        ),
         (["--epochs"], "error: argument --epochs: expected one argument: train.py --help lists what there is"),
         (["--quad"], "error: --quad: does not exist here: not supported"),
         (["--evolve", "300"], "error: --evolve: does not exist here: pass --hyp FILE"),

@@ -17,17 +17,34 @@ def network(**attributes: object) -> SimpleNamespace:
     [
         (320, {"trained_size": 192}, (320, 320), ""),
         ([256, 320], {}, (256, 320), ""),
-        (None, {"trained_size": 192}, (192, 192), "picture size 192, at which the network was trained (--img chooses another)\n"),
-        (None, {"trained_size": None}, (640, 640), "picture size 640, since the weights do not say at which size they were trained"),
+        (
+            None,
+            {"trained_size": 192},
+            (192, 192),
+            "picture size 192, at which the network was trained (--img chooses another)\n",
+        ),
+        (
+            None,
+            {"trained_size": None},
+            (640, 640),
+            "picture size 640, since the weights do not say at which size they were trained",
+        ),
         (None, {}, (640, 640), "picture size 640, since"),
         (100, {}, (128, 128), "--img 100: no multiple of the stride 32: 128 x 128"),
         (None, {"image_hw": (256, 320), "trained_size": 320}, (256, 320), ""),
         ([256, 320], {"image_hw": (256, 320)}, (256, 320), ""),
-        (320, {"image_hw": (256, 320)}, (256, 320), "--img 320: does not apply to a static file: exactly 256 x 320 (height x width) is used\n"),
+        (
+            320,
+            {"image_hw": (256, 320)},
+            (256, 320),
+            "--img 320: does not apply to a static file: exactly 256 x 320 (height x width) is used\n",
+        ),
         ([320, 256], {"image_hw": (256, 320)}, (256, 320), "--img 320 256: does not apply"),
     ],
 )
-def test_size(asked: object, attributes: dict, size_hw: tuple[int, int], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_size(
+    asked: object, attributes: dict, size_hw: tuple[int, int], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert choose_image_size(asked, network(**attributes)) == size_hw
     printed = capsys.readouterr().out
     assert printed.startswith(said)

@@ -35,7 +35,10 @@ def test_explicit_choices() -> None:
         choose_precision("cpu", "fp8")
 
 
-@pytest.mark.parametrize(("flags", "expected"), [("fpu sse amx_bf16", True), ("avx512_bf16", True), ("avx2 avx512f amx_int8", False), ("", False)])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu sse amx_bf16", True), ("avx512_bf16", True), ("avx2 avx512f amx_int8", False), ("", False)],
+)
 def test_cpu_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     monkeypatch.setattr(precision, "Path", lambda _: tmp_path / "cpuinfo")
@@ -111,7 +114,9 @@ def test_placing() -> None:
     assert {parameter.dtype for name, parameter in model.named_parameters() if name not in last} == {torch.bfloat16}
     assert len(last) == 12  # box and class towers of three levels, weight and bias
     for name in last:
-        assert torch.equal(model.get_parameter(name), before.get_parameter(name)), "the towers' last layers keep every digit"
+        assert torch.equal(model.get_parameter(name), before.get_parameter(name)), (
+            "the towers' last layers keep every digit"
+        )
     with torch.inference_mode():
         assert model(fast.images(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.bfloat16)).dtype is torch.float32
     slow = Precision(CPU, None, channels_last=False)

@@ -75,7 +75,11 @@ def pair_likeness(before: Node, after: Node) -> float:
     A layer of another name can be the same only if all its tensors are found in the new one (a block that got a part added).
     """
     if not before.shapes or not after.shapes:
-        return 0.5 if before.name is not None and before.name == after.name and not before.shapes and not after.shapes else 0.0
+        return (
+            0.5
+            if before.name is not None and before.name == after.name and not before.shapes and not after.shapes
+            else 0.0
+        )
     agreeing = sum(after.shapes.get(name) == shape for name, shape in before.shapes.items())
     share = agreeing / max(len(before.shapes), len(after.shapes))
     if before.name is None or after.name is None:
@@ -105,7 +109,10 @@ def spread(own: NDArray[np.float64], old: list[Node], new: list[Node]) -> NDArra
 def upstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
     """Return how alike what feeds two nodes is, 0 … 1: place by place, counted from the end of the row."""
     ours, theirs = before.sources or [], after.sources or []
-    alike = [float(b == a) if PICTURE in (b, a) else known[b, a] for b, a in zip(reversed(ours), reversed(theirs), strict=False)]
+    alike = [
+        float(b == a) if PICTURE in (b, a) else known[b, a]
+        for b, a in zip(reversed(ours), reversed(theirs), strict=False)
+    ]
     return sum(alike) / max(len(ours), len(theirs), 1)
 
 
@@ -113,7 +120,12 @@ def downstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
     """Return how alike what two nodes feed is, 0 … 1: every consumer with the other node's most similar one."""
     if not before.consumers or not after.consumers:
         return 0.0
-    alike = np.array([[known[b, a] if b_input == a_input else 0.0 for a, a_input in after.consumers] for b, b_input in before.consumers])
+    alike = np.array(
+        [
+            [known[b, a] if b_input == a_input else 0.0 for a, a_input in after.consumers]
+            for b, b_input in before.consumers
+        ]
+    )
     return float(alike.max(0).sum() + alike.max(1).sum()) / sum(alike.shape)
 
 

@@ -29,12 +29,20 @@ class ImportReport:
 
     def describe(self) -> str:
         """One line: how much was loaded, and what was not."""
-        rest = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for what, names in self._others() if names]
+        rest = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+            for what, names in self._others()
+            if names
+        ]
         total = len(self.loaded) + len(self.missing) + len(self.mismatched)
         return "; ".join([f"{len(self.loaded)} of {total} tensors, {self.coverage:.1%} of the parameters", *rest])
 
     def _others(self) -> list[tuple[str, list[str]]]:
-        return [("missing", self.missing), ("differing in shape", self.mismatched), ("not in this network", self.unexpected)]
+        return [
+            ("missing", self.missing),
+            ("differing in shape", self.mismatched),
+            ("not in this network", self.unexpected),
+        ]
 
 
 def own_names(tensors: Mapping[str, Tensor], model: Model | None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -102,7 +110,9 @@ def check_constant(file_name: str, name: str, tensor: Tensor, target: Tensor) ->
     """
     if ".dfl." in name and not torch.equal(tensor.double().cpu(), target.double().cpu()):
         held = tensor.flatten().tolist()
-        raise CheckpointError(f"{file_name}: holds {held}: expected 0 to {tensor.numel() - 1}: not a network of this family")
+        raise CheckpointError(
+            f"{file_name}: holds {held}: expected 0 to {tensor.numel() - 1}: not a network of this family"
+        )
 
 
 def load_model(path: str | Path, plugins: Iterable[str | Path] = ()) -> Model:
@@ -124,14 +134,20 @@ def model_of(weights: Weights) -> Model:
     print_notes(weights)
     model = skeleton_of(weights)
     tensors, _ = own_names(weights.tensors, model)
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items() if not is_leftover(name)}
+    tensors = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if not is_leftover(name)
+    }
     for name, expected in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
             tensors[name] = tensors.get(name, torch.zeros(())).to(expected.dtype)
     check_fit(weights, tensors, model.state_dict())
     model.load_state_dict(tensors, assign=True)
     for name, parameter in model.named_parameters():
-        check_constant(f"{weights.path}: {name}", name, parameter, torch.arange(parameter.numel()).view(parameter.shape))
+        check_constant(
+            f"{weights.path}: {name}", name, parameter, torch.arange(parameter.numel()).view(parameter.shape)
+        )
     model.names = list(weights.names or model.names)
     freeze_constants(model)
     return model.eval()
@@ -163,7 +179,9 @@ def check_fit(weights: Weights, tensors: Mapping[str, Tensor], expected: Mapping
         if names
     ]
     if parts:
-        raise CheckpointError(f"{weights.path}: its weights do not fit its own network: {'; '.join(parts)}; train.py --cfg takes what fits")
+        raise CheckpointError(
+            f"{weights.path}: its weights do not fit its own network: {'; '.join(parts)}; train.py --cfg takes what fits"
+        )
 
 
 def skeleton_of(weights: Weights) -> Model:
@@ -194,7 +212,9 @@ def build_network(weights: Weights, nc: int | None = None) -> Model:
         known = {*registered_layers(), *(name for plugin in weights.plugins for name in plugin.layers)}
         came_from = [f"{name} came from {place}" for name, place in weights.layer_files.items() if name not in known]
         hints += [f"{', '.join(came_from)}: put that file back"] if came_from else []
-        raise CheckpointError("; ".join([f"{weights.path}: its network cannot be built here: {error}", *hints])) from error
+        raise CheckpointError(
+            "; ".join([f"{weights.path}: its network cannot be built here: {error}", *hints])
+        ) from error
     say_differences(str(weights.path), weights.plugins)
     return model
 

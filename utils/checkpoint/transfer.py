@@ -67,8 +67,12 @@ class TransferReport:
             line += "; new: " + shorten([f"layer {index} {name}" for index, name in self.new_layers.items()])
         reasons = Counter((layer_of(record.name), record.reason) for record in ours if record.status == DIFFERENT)
         if reasons:
-            line += "; different shape: " + shorten([f"{count} in layer {index} ({why})" for (index, why), count in reasons.items()])
-        if missing := [record for record in ours if record.status == NEW and layer_of(record.name) not in self.new_layers]:
+            line += "; different shape: " + shorten(
+                [f"{count} in layer {index} ({why})" for (index, why), count in reasons.items()]
+            )
+        if missing := [
+            record for record in ours if record.status == NEW and layer_of(record.name) not in self.new_layers
+        ]:
             counts = Counter(layer_of(record.name) for record in missing)
             line += "; not in the file: " + shorten([f"{count} in layer {index}" for index, count in counts.items()])
         return line + (f"; {unused} tensors of the file have no place here" if unused else "")
@@ -76,7 +80,10 @@ class TransferReport:
     def write(self, folder: Path) -> None:
         """Write transfer.csv, a line a tensor, and transfer.txt, the summary and which layers moved."""
         header = ("tensor", "tensor in the file", "status", "shape", "shape in the file", "reason")
-        rows = [(r.name, r.source, r.status, " x ".join(map(str, r.shape)), " x ".join(map(str, r.source_shape)), r.reason) for r in self.records]
+        rows = [
+            (r.name, r.source, r.status, " x ".join(map(str, r.shape)), " x ".join(map(str, r.source_shape)), r.reason)
+            for r in self.records
+        ]
         write_csv(folder / "transfer.csv", header, rows)
         moved = "".join(f"layer {here} takes the weights of layer {there}\n" for here, there in self.moved.items())
         write_text(folder / "transfer.txt", f"{self.describe()}\n{moved}every tensor: transfer.csv\n")
@@ -134,7 +141,9 @@ def transfer(model: Model, weights: Weights) -> TransferReport:
         nodes, indices = tensor_nodes(tensors)
     if not nodes:
         held = ", ".join(list(weights.tensors)[:SHOWN])
-        raise CheckpointError(f"{weights.path}: holds no weights of a network of layers (it has {held}): expected names such as model.0.conv.weight")
+        raise CheckpointError(
+            f"{weights.path}: holds no weights of a network of layers (it has {held}): expected names such as model.0.conv.weight"
+        )
     pairs: dict[int, int] = {here: indices[there] for here, there in align(nodes, network_nodes(model)).items()}
     check_unfolded(model, weights, tensors, pairs)
     return copy_tensors(model, weights, tensors, file_names, pairs)
@@ -158,7 +167,11 @@ def check_unfolded(model: Model, weights: Weights, tensors: Mapping[str, Tensor]
 
 
 def copy_tensors(
-    model: Model, weights: Weights, tensors: Mapping[str, Tensor], file_names: Mapping[str, str], pairs: Mapping[int, int]
+    model: Model,
+    weights: Weights,
+    tensors: Mapping[str, Tensor],
+    file_names: Mapping[str, str],
+    pairs: Mapping[int, int],
 ) -> TransferReport:
     """Copy what fits, layer by layer, and report.
 
@@ -186,7 +199,9 @@ def copy_tensors(
             target.copy_(tensor)
             copied += parameters[name].numel() if name in parameters else 0
     unused = {name: tensor for name, tensor in tensors.items() if name not in used}
-    report.records += [TensorRecord("", file_names[name], UNUSED, (), tuple(tensor.shape)) for name, tensor in unused.items()]
+    report.records += [
+        TensorRecord("", file_names[name], UNUSED, (), tuple(tensor.shape)) for name, tensor in unused.items()
+    ]
     report.coverage = copied / sum(parameter.numel() for parameter in parameters.values())
     held = sum(tensor.numel() for name, tensor in tensors.items() if not is_statistic(name))
     report.used = copied / max(held, 1)
@@ -208,10 +223,17 @@ def difference(name: str, model: Model, weights: Weights, record: TensorRecord) 
     if len(here) != len(there):
         return f"{len(here)} dimensions here, {len(there)} in the file"
     classes = weights.nc or (len(weights.names) if weights.names else None)
-    if is_head(name, model) and here[:1] == (model.nc,) and there[:1] != here[:1] and (classes is None or there[:1] == (classes,)):
+    if (
+        is_head(name, model)
+        and here[:1] == (model.nc,)
+        and there[:1] != here[:1]
+        and (classes is None or there[:1] == (classes,))
+    ):
         return f"{model.nc} classes here, {there[0]} in the file"
     sides = zip(("outputs", "inputs", "kernel", "kernel"), here, there, strict=False)
-    return ", ".join(dict.fromkeys(f"{what} {ours} here, {theirs} in the file" for what, ours, theirs in sides if ours != theirs))
+    return ", ".join(
+        dict.fromkeys(f"{what} {ours} here, {theirs} in the file" for what, ours, theirs in sides if ours != theirs)
+    )
 
 
 def is_head(name: str, model: Model) -> bool:
@@ -223,7 +245,9 @@ def class_towers(tensors: Mapping[str, Tensor]) -> tuple[set[int], set[int]]:
     """Return the hidden widths and the class counts of the class towers among a file's tensors under our names."""
     last: dict[str, tuple[tuple[int, ...], Tensor]] = {}
     for name, tensor in tensors.items():
-        if (found := re.fullmatch(r"model\.\d+\.((?:lead|aux\.\d+)\.cls\.\d+)\.([\d.]+)\.weight", name)) and tensor.ndim == 4:
+        if (
+            found := re.fullmatch(r"model\.\d+\.((?:lead|aux\.\d+)\.cls\.\d+)\.([\d.]+)\.weight", name)
+        ) and tensor.ndim == 4:
             place = tuple(map(int, found[2].split(".")))
             if place >= last.get(found[1], ((), tensor))[0]:
                 last[found[1]] = (place, tensor)
@@ -249,10 +273,15 @@ def keep_hidden_width(model: Model, weights: Weights) -> tuple[Model, str]:
     if len(widths) != 1 or len(counts) != 1 or ours == widths or counts == {model.nc}:
         return model, ""
     with torch.device("meta"):
-        alike = Model(model.config, nc=next(iter(counts)), ch=model.channels)  # the same network with the classes of the weights
+        alike = Model(
+            model.config, nc=next(iter(counts)), ch=model.channels
+        )  # the same network with the classes of the weights
     if class_towers(alike.state_dict())[0] != widths:
         return model, ""
     width, before = next(iter(widths)), ", ".join(map(str, sorted(ours)))
     kept = Model(with_class_width(model.config, width), nc=model.nc, ch=model.channels)
     kept.names = model.names
-    return kept, f"head_hidden keep: the class towers stay {width} wide as in {weights.path} ({before} would follow from {model.nc} classes)"
+    return (
+        kept,
+        f"head_hidden keep: the class towers stay {width} wide as in {weights.path} ({before} would follow from {model.nc} classes)",
+    )

@@ -64,7 +64,11 @@ def _drawable(names: tuple[str, ...]) -> tuple[str, ...]:
     good = [bool(text.strip()) and all(_can_draw(character) for character in text) for text in texts]
     numbered = [f"{number} ({names[number]})" for number, drawn in enumerate(good) if not drawn]
     if numbered:
-        reason = "the font has no such letters" if HAS_FONT_FACE else f"OpenCV {cv2.__version__} draws ASCII only; opencv-python >= 5 more"
+        reason = (
+            "the font has no such letters"
+            if HAS_FONT_FACE
+            else f"OpenCV {cv2.__version__} draws ASCII only; opencv-python >= 5 more"
+        )
         print(f"class names drawn as their number ({reason}): {', '.join(numbered)}", file=sys.stderr)
     return tuple(text if drawn else str(number) for number, (text, drawn) in enumerate(zip(texts, good, strict=True)))
 
@@ -112,11 +116,15 @@ def _draw_regions(image: np.ndarray, regions: Sequence[Region], colours: Sequenc
         blended = pixels[region.mask] * (1 - MASK_OPACITY) + np.asarray(colour) * MASK_OPACITY
         pixels[region.mask] = blended.round().astype(np.uint8)
         around = np.pad(region.mask, 1).astype(np.uint8)
-        contours, _ = cv2.findContours(around, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(region.left - 1, region.top - 1))
+        contours, _ = cv2.findContours(
+            around, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(region.left - 1, region.top - 1)
+        )
         cv2.drawContours(image, contours, -1, colour, max(1, line_width // 2))
 
 
-def _label_corner(box: np.ndarray, size_wh: tuple[int, int], limit_wh: tuple[int, int], placed: np.ndarray) -> tuple[int, int]:
+def _label_corner(
+    box: np.ndarray, size_wh: tuple[int, int], limit_wh: tuple[int, int], placed: np.ndarray
+) -> tuple[int, int]:
     """Choose the top left corner of a label: above the box, inside at its top, below it; the first that covers no other label."""
     width, height = size_wh
     x1, y1, _, y2 = (int(value) for value in box)
@@ -130,7 +138,9 @@ def _label_corner(box: np.ndarray, size_wh: tuple[int, int], limit_wh: tuple[int
     return left, tops[0] if tops else max(0, min(y1, limit_wh[1] - height))
 
 
-def _draw_labels(image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colours: Sequence[Colour], size: int) -> None:
+def _draw_labels(
+    image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colours: Sequence[Colour], size: int
+) -> None:
     limit_wh = (image.shape[1], image.shape[0])
     placed = np.zeros((len(texts), 4), np.int64)
     margin = max(2, size // 5)
@@ -142,7 +152,9 @@ def _draw_labels(image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], col
         put_text(image, text, left + margin, top, size, text_colour(colour))
 
 
-def label_texts(classes: np.ndarray, scores: np.ndarray | None, names: Sequence[str], hide_conf: bool = False) -> list[str]:
+def label_texts(
+    classes: np.ndarray, scores: np.ndarray | None, names: Sequence[str], hide_conf: bool = False
+) -> list[str]:
     """Return one label for each object: the class name as it can be drawn and, unless hidden, the confidence with two decimals."""
     shown = drawable_names(names)
     texts = [shown[number] if 0 <= number < len(shown) else str(number) for number in classes.tolist()]

@@ -34,7 +34,11 @@ def _scale_table(scale: Scale) -> Picture:
         table = cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO if scale == "heat" else cv2.COLORMAP_VIRIDIS)
         return cv2.cvtColor(table, cv2.COLOR_BGR2RGB)[:, 0]
     ends = np.array([(15, 82, 186), (247, 247, 247), (190, 20, 40)], np.float64)
-    return np.stack([np.interp(np.arange(256), (0, 127.5, 255), ends[:, channel]) for channel in range(3)], 1).round().astype(np.uint8)
+    return (
+        np.stack([np.interp(np.arange(256), (0, 127.5, 255), ends[:, channel]) for channel in range(3)], 1)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 TABLES: dict[Scale, Picture] = {scale: _scale_table(scale) for scale in ("heat", "level", "signed")}
@@ -65,7 +69,9 @@ def resized(image: Picture, size_hw: tuple[int, int]) -> Picture:
     return cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
-def laid_over(values: NDArray[np.float32], placement: Placement, input_hw: tuple[int, int], size_hw: tuple[int, int]) -> NDArray[np.float32]:
+def laid_over(
+    values: NDArray[np.float32], placement: Placement, input_hw: tuple[int, int], size_hw: tuple[int, int]
+) -> NDArray[np.float32]:
     """Return a map of the network's input at every pixel of the original picture shown at another size, interpolated linearly.
 
     Args:
@@ -81,7 +87,9 @@ def laid_over(values: NDArray[np.float32], placement: Placement, input_hw: tuple
         at = ((centres * ratio + pad) * cells / side - 0.5).clip(0, cells - 1)
         low = np.floor(at).astype(np.int64)
         share = np.expand_dims(at - low, 1 - axis)
-        values = np.take(values, low, axis) * (1 - share) + np.take(values, np.minimum(low + 1, cells - 1), axis) * share
+        values = (
+            np.take(values, low, axis) * (1 - share) + np.take(values, np.minimum(low + 1, cells - 1), axis) * share
+        )
     return values.astype(np.float32)
 
 
@@ -118,7 +126,9 @@ def text_block(paragraphs: Sequence[str], width: int = PANEL_WIDTH, colour: Colo
 def stacked(*parts: Picture) -> Picture:
     """Put pictures below each other, on white as wide as the widest."""
     width = max(part.shape[1] for part in parts)
-    return np.concatenate([cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=(255, 255, 255)) for p in parts])
+    return np.concatenate(
+        [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=(255, 255, 255)) for p in parts]
+    )
 
 
 @dataclass
@@ -259,7 +269,10 @@ class BarPanel:
             end = PROFILE_HEIGHT - 1 - round((PROFILE_HEIGHT - 1) * (value - low) / (high - low))
             canvas[min(zero, end) : max(zero, end) + 1, column] = BLUE
         numbers = f"lowest {number(float(ordered[0]))}, mean {number(float(ordered.mean()))}, highest {number(float(ordered[-1]))}"
-        return stacked(canvas, text_block([numbers, f"axis: {number(low)} to {number(high)}, lowest channel at the left"], colour=GREY))
+        return stacked(
+            canvas,
+            text_block([numbers, f"axis: {number(low)} to {number(high)}, lowest channel at the left"], colour=GREY),
+        )
 
 
 def contact_sheet(heading: Sequence[str], groups: Sequence[Sequence[Panel]]) -> Picture:
@@ -291,7 +304,9 @@ def _row(panels: Sequence[Panel]) -> Picture:
     """Lay panels out beside each other on white, captions and pictures aligned."""
     captions, bodies = [text_block(panel.caption) for panel in panels], [panel.draw() for panel in panels]
     first = max(len(caption) for caption in captions)
-    canvas = np.full((first + max(len(body) for body in bodies), len(panels) * (PANEL_WIDTH + GAP) - GAP, 3), 255, np.uint8)
+    canvas = np.full(
+        (first + max(len(body) for body in bodies), len(panels) * (PANEL_WIDTH + GAP) - GAP, 3), 255, np.uint8
+    )
     for index, (caption, body) in enumerate(zip(captions, bodies, strict=True)):
         left = index * (PANEL_WIDTH + GAP)
         canvas[first - len(caption) : first, left : left + PANEL_WIDTH] = caption

@@ -22,14 +22,24 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from data.labels.annotation import Annotation
-from utils.drawing.draw import class_colour, draw_boxes, drawable_names, put_text, text_height, text_width, write_picture
+from utils.drawing.draw import (
+    class_colour,
+    draw_boxes,
+    drawable_names,
+    put_text,
+    text_height,
+    text_width,
+    write_picture,
+)
 from utils.errors import DataError
 from utils.files import write_bytes
 from utils.geometry.region import Region
 from utils.geometry.rle import cropped
 from utils.metrics.detection import DetectionResult
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it announces its cache in the middle of a run's lines
+logging.getLogger("matplotlib.font_manager").setLevel(
+    logging.ERROR
+)  # it announces its cache in the middle of a run's lines
 
 MAX_NAMED_CLASSES = 30
 MAX_LEGEND_CLASSES = 20
@@ -76,7 +86,17 @@ def _name_ticks(axes: Axes, names: Sequence[str], axis: str) -> None:
         transform = axes.get_xaxis_transform() if axis == "x" else axes.get_yaxis_transform()
         offset = (0, -5) if axis == "x" else (-5, 0)
         axes.add_artist(
-            AnnotationBbox(image, place, offset, transform, "offset points", box_alignment=alignment, frameon=False, pad=0, annotation_clip=False)
+            AnnotationBbox(
+                image,
+                place,
+                offset,
+                transform,
+                "offset points",
+                box_alignment=alignment,
+                frameon=False,
+                pad=0,
+                annotation_clip=False,
+            )
         )
         longest = max(longest, image.get_data().shape[0 if axis == "x" else 1] * FONT_POINTS / LETTERS)
     ticks.labelpad = longest + 4
@@ -110,7 +130,9 @@ def _read_results(csv_path: str | Path) -> dict[str, NDArray[np.float64]]:
         rows = list(csv.reader(file, skipinitialspace=True))
     header = [name.strip() for name in rows[0]] if rows else []
     if "epoch" not in header or len(rows) < 2:
-        raise DataError(f"{csv_path}: {max(len(rows) - 1, 0)} rows of columns {header}: expected 'epoch' and at least one row")
+        raise DataError(
+            f"{csv_path}: {max(len(rows) - 1, 0)} rows of columns {header}: expected 'epoch' and at least one row"
+        )
     values = np.full((len(rows) - 1, len(header)), np.nan)
     for index, row in enumerate(rows[1:]):
         for column, cell in enumerate(row[: len(header)]):
@@ -129,19 +151,34 @@ def plot_results(csv_path: str | Path, png_path: str | Path) -> Path:
     """
     columns = _read_results(csv_path)
     epochs = columns.pop("epoch")
-    losses = sorted({name.partition("/")[2] for name in columns if name.startswith(("train/", "val/"))}, key=list(_tails(columns)).index)
-    panels = [(loss.replace("_", " "), [(name, label, colour) for name, label, colour in _pair(loss) if name in columns]) for loss in losses]
+    losses = sorted(
+        {name.partition("/")[2] for name in columns if name.startswith(("train/", "val/"))},
+        key=list(_tails(columns)).index,
+    )
+    panels = [
+        (loss.replace("_", " "), [(name, label, colour) for name, label, colour in _pair(loss) if name in columns])
+        for loss in losses
+    ]
     panels += [(name.partition("/")[2], [(name, "val", VAL_COLOUR)]) for name in columns if name.startswith("metrics/")]
     rates = [name for name in columns if name.startswith("x/")]
     if rates:
-        panels.append(("learning rate", [(name, name.partition("/")[2], f"C{index}") for index, name in enumerate(rates)]))
+        panels.append(
+            ("learning rate", [(name, name.partition("/")[2], f"C{index}") for index, name in enumerate(rates)])
+        )
     across = min(4, max(1, len(panels)))
     down = math.ceil(len(panels) / across)
     figure = _figure(3.4 * across, 2.7 * down)
     for index, (title, series) in enumerate(panels):
         axes = figure.add_subplot(down, across, index + 1)
         for name, label, colour in series:
-            axes.plot(epochs, columns[name], marker="." if len(epochs) <= 50 else None, color=colour, label=label, linewidth=1.6)
+            axes.plot(
+                epochs,
+                columns[name],
+                marker="." if len(epochs) <= 50 else None,
+                color=colour,
+                label=label,
+                linewidth=1.6,
+            )
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch", fontsize=FONT_POINTS)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
@@ -174,7 +211,10 @@ def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: s
     kept = [~annotation.crowd for annotation in annotations]
     classes = np.concatenate([a.classes[k] for a, k in zip(annotations, kept, strict=True)] or [np.zeros(0, np.int64)])
     boxes_norm = np.concatenate(
-        [a.boxes_xyxy[k].reshape(-1, 4) / np.array(a.image_hw[::-1] * 2, np.float64) for a, k in zip(annotations, kept, strict=True)]
+        [
+            a.boxes_xyxy[k].reshape(-1, 4) / np.array(a.image_hw[::-1] * 2, np.float64)
+            for a, k in zip(annotations, kept, strict=True)
+        ]
         or [np.zeros((0, 4))]
     )
     figure = _figure(11, 8.5)
@@ -189,17 +229,31 @@ def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: s
     colours = np.array([_unit_colour(number) for number in classes[chosen].tolist()]).reshape(-1, 3)
     bottom_left.scatter(sizes[chosen, 0], sizes[chosen, 1], s=5, c=colours, alpha=0.4, linewidths=0)
     shown = f", {MAX_POINTS} of {len(classes)}" if len(classes) > MAX_POINTS else ""
-    bottom_left.set(title=f"box sizes{shown}", xlabel="width / picture width", ylabel="height / picture height", xlim=(0, 1), ylim=(0, 1))
+    bottom_left.set(
+        title=f"box sizes{shown}",
+        xlabel="width / picture width",
+        ylabel="height / picture height",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
     bottom_left.grid(alpha=0.3)
     counts = [int(k.sum()) for k in kept]
-    bottom_right.hist(counts, bins=np.arange(max(counts, default=0) + 2) - 0.5 if max(counts, default=0) < 60 else 60, color=TRAIN_COLOUR)
-    bottom_right.set(title=f"{len(annotations)} pictures, {len(classes)} objects", xlabel="objects of a picture", ylabel="pictures")
+    bottom_right.hist(
+        counts,
+        bins=np.arange(max(counts, default=0) + 2) - 0.5 if max(counts, default=0) < 60 else 60,
+        color=TRAIN_COLOUR,
+    )
+    bottom_right.set(
+        title=f"{len(annotations)} pictures, {len(classes)} objects", xlabel="objects of a picture", ylabel="pictures"
+    )
     bottom_right.grid(alpha=0.3)
     return _save(figure, path)
 
 
 def _class_bars(axes: Axes, counts: NDArray[np.int64], names: Sequence[str]) -> None:
-    bars = axes.bar(range(len(names)), counts[: len(names)], color=[_unit_colour(number) for number in range(len(names))])
+    bars = axes.bar(
+        range(len(names)), counts[: len(names)], color=[_unit_colour(number) for number in range(len(names))]
+    )
     if len(names) <= MAX_LEGEND_CLASSES:
         axes.bar_label(bars, fontsize=8)
     axes.set(title="objects of each class", ylabel="objects", xlabel="class", xlim=(-0.6, len(names) - 0.4))
@@ -240,7 +294,12 @@ def plot_batch(
     for index, picture in enumerate(pictures):
         small = cv2.resize(np.ascontiguousarray(picture), (cell_w, cell_h), interpolation=cv2.INTER_AREA)
         mine = table[table[:, 0] == index]
-        boxes = np.concatenate((mine[:, 2:4] - mine[:, 4:6] / 2, mine[:, 2:4] + mine[:, 4:6] / 2), 1) * (cell_w, cell_h, cell_w, cell_h)
+        boxes = np.concatenate((mine[:, 2:4] - mine[:, 4:6] / 2, mine[:, 2:4] + mine[:, 4:6] / 2), 1) * (
+            cell_w,
+            cell_h,
+            cell_w,
+            cell_h,
+        )
         regions = None if maps is None else _regions_of(maps[index], len(mine), (cell_h, cell_w))
         drawn = draw_boxes(small, boxes, mine[:, 1], names, mine[:, 6] if mine.shape[1] > 6 else None, regions)
         drawn[[0, -1]], drawn[:, [0, -1]] = 255, 255
@@ -265,14 +324,36 @@ def plot_curves(result: DetectionResult, names: Sequence[str], folder: str | Pat
     area = [f"AP {value:.3f}" for value in result.class_ap[:, 0].tolist()]
     best = f"F1 {result.f1:.2f} at {result.confidence:.2f}"
     mean = f"mAP {result.map50:.3f}"
-    files = [_plot_curve(result.recall_points, result.pr_curve, result, names, folder / f"{prefix}PR_curve.png", ("recall", "precision"), area, mean)]
+    files = [
+        _plot_curve(
+            result.recall_points,
+            result.pr_curve,
+            result,
+            names,
+            folder / f"{prefix}PR_curve.png",
+            ("recall", "precision"),
+            area,
+            mean,
+        )
+    ]
     for curves, label, file in (
         (result.f1_curve, "F1", "F1_curve.png"),
         (result.precision_curve, "precision", "P_curve.png"),
         (result.recall_curve, "recall", "R_curve.png"),
     ):
         note = best if label == "F1" else ""
-        files.append(_plot_curve(result.confidence_points, curves, result, names, folder / f"{prefix}{file}", ("confidence", label), [], note))
+        files.append(
+            _plot_curve(
+                result.confidence_points,
+                curves,
+                result,
+                names,
+                folder / f"{prefix}{file}",
+                ("confidence", label),
+                [],
+                note,
+            )
+        )
     return files
 
 
@@ -300,7 +381,9 @@ def _plot_curve(
         axes.plot(points, curves.mean(0), linewidth=2.4, color=MEAN_COLOUR)
     else:
         axes.text(0.5, 0.5, "no labelled object", ha="center")
-    axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, 1), ylim=(0, 1.02), title=f"{labels[1]} over {labels[0]}, IoU 0.5")
+    axes.set(
+        xlabel=labels[0], ylabel=labels[1], xlim=(0, 1), ylim=(0, 1.02), title=f"{labels[1]} over {labels[0]}, IoU 0.5"
+    )
     axes.grid(alpha=0.3)
     _name_legend(axes, entries, "lower left")
     return _save(figure, path)
@@ -325,7 +408,11 @@ def plot_confusion(matrix: ArrayLike, names: Sequence[str], path: str | Path) ->
     if len(labels) <= MAX_NAMED_CLASSES:
         for row, column in np.argwhere(counts > 0).tolist():
             colour = "white" if shares[row, column] > 0.5 else "black"
-            text = f"{shares[row, column]:.2f}\n{counts[row, column]:.0f}" if len(labels) <= 12 else f"{shares[row, column]:.2f}"
+            text = (
+                f"{shares[row, column]:.2f}\n{counts[row, column]:.0f}"
+                if len(labels) <= 12
+                else f"{shares[row, column]:.2f}"
+            )
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if len(labels) <= 12 else 6)
     axes.set(xlabel="true", ylabel="predicted", title="confusion matrix: share (and count) of each true class")
     _name_ticks(axes, labels, "x")

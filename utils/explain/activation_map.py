@@ -35,14 +35,22 @@ class Score:
 
 
 def kept_detections(
-    prediction: Tensor, nc: int, conf_thres: float, iou_thres: float, max_det: int, classes: Sequence[int] | None, agnostic: bool
+    prediction: Tensor,
+    nc: int,
+    conf_thres: float,
+    iou_thres: float,
+    max_det: int,
+    classes: Sequence[int] | None,
+    agnostic: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return what non-maximum suppression keeps of one picture, (n, 6), and the anchor point of each, (n,) int64.
 
     Args:
         prediction: (1, 4 + nc (+ nm), A), see `non_max_suppression`.
     """
-    places = torch.arange(prediction.shape[2], device=prediction.device, dtype=torch.float32)[None, None]  # exact below 2 ** 24
+    places = torch.arange(prediction.shape[2], device=prediction.device, dtype=torch.float32)[
+        None, None
+    ]  # exact below 2 ** 24
     numbered = torch.cat((prediction[:, : 4 + nc].float(), places), 1)
     rows = non_max_suppression(numbered, nc, conf_thres, iou_thres, max_det, classes, agnostic)[0]
     return rows[:, :6], rows[:, 6].long()

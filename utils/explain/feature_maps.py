@@ -42,7 +42,11 @@ def pick_layers(model: nn.Module, wanted: Sequence[str | int], flag: str = "--vi
     picked: dict[str, nn.Module] = {}
     for entry in map(str, wanted):
         key = entry.removeprefix("model.")
-        found = {key: modules[key]} if key in modules else {p: m for p, m in modules.items() if type(m).__name__.lower() == key.lower()}
+        found = (
+            {key: modules[key]}
+            if key in modules
+            else {p: m for p, m in modules.items() if type(m).__name__.lower() == key.lower()}
+        )
         if not found:
             kinds = {type(module).__name__ for module in modules.values()}
             count = len(list(model.model))
@@ -98,7 +102,9 @@ class LayerRecorder:
     def _record_output(self, label: str, layer: nn.Module) -> None:
         def hook(_module: nn.Module, _given: tuple[Any, ...], output: Any) -> Tensor | None:
             self.outputs[label] = output
-            return output.clone() if isinstance(output, Tensor) else None  # what follows may work in place: on its own copy
+            return (
+                output.clone() if isinstance(output, Tensor) else None
+            )  # what follows may work in place: on its own copy
 
         self._handles.append(layer.register_forward_hook(hook))
 
@@ -246,7 +252,9 @@ class Visualizer:
         return files
 
     def _skip(self, label: str, output: object) -> None:
-        what = "it did not run" if output is None else f"it gives a {type(output).__name__}, not one (B, C, H, W) tensor"
+        what = (
+            "it did not run" if output is None else f"it gives a {type(output).__name__}, not one (B, C, H, W) tensor"
+        )
         self._tell(label, f"{label} has no feature maps to draw: {what}")
 
     def _tell(self, label: str, what: str) -> None:

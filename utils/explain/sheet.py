@@ -20,7 +20,19 @@ from models.config.rows import IMAGE
 from models.heads.detect import NUM_BINS
 from models.yolo import Model
 from utils.drawing.draw import class_colour, draw_boxes, drawable_names, write_picture
-from utils.drawing.panels import MOST_BARS, BarPanel, MapPanel, Panel, PicturePanel, Scale, contact_sheet, laid_over, number, resized, shown_size
+from utils.drawing.panels import (
+    MOST_BARS,
+    BarPanel,
+    MapPanel,
+    Panel,
+    PicturePanel,
+    Scale,
+    contact_sheet,
+    laid_over,
+    number,
+    resized,
+    shown_size,
+)
 from utils.explain.activation_map import Score, activation_maps, class_score, kept_detections
 from utils.explain.feature_maps import LayerRecorder, explaining_modules, layer_label, pick_layers
 from utils.geometry.boxes import unletterbox
@@ -101,7 +113,10 @@ class Explainer:
         self.model = model.eval().float().to(predictor.precision.device)
         self.mapped = pick_layers(model, wanted, "--explain") if wanted else head_inputs(model)
         self.layers = (
-            self.mapped if wanted else self.mapped | {layer_label(path, module): module for path, module in explaining_modules(model.model).items()}
+            self.mapped
+            if wanted
+            else self.mapped
+            | {layer_label(path, module): module for path, module in explaining_modules(model.model).items()}
         )
         self.paths = {module: path for path, module in model.model.named_modules() if path}
         self.written = 0
@@ -127,18 +142,29 @@ class Explainer:
         letterboxed, ratio_wh, pad_wh = self.predictor.prepare(image)
         placement = Placement(image.shape[:2], ratio_wh, pad_wh)
         view = View(resized(image, shown_size(image.shape[:2])), placement, letterboxed.shape[:2])
-        batch = torch.from_numpy(np.ascontiguousarray(letterboxed.transpose(2, 0, 1)))[None].to(self.predictor.precision.device)
+        batch = torch.from_numpy(np.ascontiguousarray(letterboxed.transpose(2, 0, 1)))[None].to(
+            self.predictor.precision.device
+        )
         with torch.inference_mode(False), torch.enable_grad(), LayerRecorder(self.layers) as recorder:
             score = self._score(batch.float().div_(255).requires_grad_())
-        maps = activation_maps(score.value, {label: x for label in self.mapped if self._has_map(label, x := recorder.outputs.get(label))})
+        maps = activation_maps(
+            score.value, {label: x for label in self.mapped if self._has_map(label, x := recorder.outputs.get(label))}
+        )
         for label, values in maps.items():
             if values is None:
                 self._tell(label, "the class scores do not depend on it")
         silent = [label for label, values in maps.items() if values is not None and not values.any()]
         shown = {label: values for label, values in maps.items() if values is not None and label not in silent}
-        groups = [[self._picture_panel(view, score), *(self._map_panel(label, values, view) for label, values in shown.items())]]
+        groups = [
+            [
+                self._picture_panel(view, score),
+                *(self._map_panel(label, values, view) for label, values in shown.items()),
+            ]
+        ]
         with torch.inference_mode():
-            groups += [module_panels(module, given, self._name(module), view) for module, given in recorder.inputs.values()]
+            groups += [
+                module_panels(module, given, self._name(module), view) for module, given in recorder.inputs.values()
+            ]
         self.written += 1
         return write_picture(path, contact_sheet(self._heading(view, score, silent), groups))
 
@@ -181,7 +207,11 @@ class Explainer:
         names = drawable_names(self.predictor.names)
         drawn = draw_boxes(view.image, boxes.numpy(), rows[:, 5].numpy(), names, line_width=1, hide_labels=True)
         counts = sorted(Counter(rows[:, 5].int().tolist()).items())
-        return PicturePanel([f"picture, {count_of(len(rows))}"], drawn, [(f"{count} {names[kind]}", class_colour(kind)) for kind, count in counts])
+        return PicturePanel(
+            [f"picture, {count_of(len(rows))}"],
+            drawn,
+            [(f"{count} {names[kind]}", class_colour(kind)) for kind, count in counts],
+        )
 
     def _heading(self, view: View, score: Score, silent: Sequence[str]) -> list[str]:
         kinds, counts = drawable_names(self.predictor.names), Counter(score.detections[:, 5].int().tolist())
@@ -192,7 +222,9 @@ class Explainer:
             kind, probability = score.strongest
             what = f"class {kinds[kind]} (no detection; its highest probability is {probability:.2g}): what each cell adds to its probabilities"
         (height, width), (rows, columns) = view.placement.original_hw, view.input_hw
-        lines = [f"Picture of {width} x {height} pixels, for the network {columns} x {rows}. Class-activation maps (HiResCAM) explain {what}."]
+        lines = [
+            f"Picture of {width} x {height} pixels, for the network {columns} x {rows}. Class-activation maps (HiResCAM) explain {what}."
+        ]
         if silent:
             names = ", ".join(self._name(self.mapped[label]) for label in silent)
             lines.append(f"Zero everywhere, and so not shown: {names} (nothing there speaks for these scores).")
@@ -208,7 +240,11 @@ def head_inputs(model: Model) -> dict[str, nn.Module]:
     """Return the layers that the levels of the head's lead branch come from, by label."""
     head, sources = model.head, model.rows[-1].sources
     levels = [sources[position] for position in head.lead_inputs()[: head.levels]]
-    return {layer_label(str(index), model.model[index]): model.model[index] for index in dict.fromkeys(levels) if index != IMAGE}
+    return {
+        layer_label(str(index), model.model[index]): model.model[index]
+        for index in dict.fromkeys(levels)
+        if index != IMAGE
+    }
 
 
 def module_panels(module: nn.Module, given: Tensor, name: str, view: View) -> list[Panel]:
@@ -217,7 +253,9 @@ def module_panels(module: nn.Module, given: Tensor, name: str, view: View) -> li
     for key, values in module.explain(given).items():
         reading = READINGS.get(key, Reading(key.replace("_", " ")))
         spread = values.ndim == 4 and values.shape[2:].numel() > 1
-        panels += map_panels(values[0], reading, name, view) if spread else [number_panel(values[0].flatten(), reading, name)]
+        panels += (
+            map_panels(values[0], reading, name, view) if spread else [number_panel(values[0].flatten(), reading, name)]
+        )
         if key == "gate" and not spread and values.ndim == 4 and values.shape[1] == given.shape[1]:
             panels.append(effect_panel(given, values, name, view))
     return panels
@@ -246,7 +284,10 @@ def map_panels(maps: Tensor, reading: Reading, name: str, view: View) -> list[Pa
     laid = {title: view.over(map_) for title, map_ in shown.items()}
     low, high = min(float(x.min()) for x in laid.values()), max(float(x.max()) for x in laid.values())
     scale, limits = "signed" if low < 0 else "level", (low, high) if reading.alike else None
-    return [MapPanel([f"layer {name}", title + own_range(x, scale, limits)], view.image, x, scale, limits, reading.unit) for title, x in laid.items()]
+    return [
+        MapPanel([f"layer {name}", title + own_range(x, scale, limits)], view.image, x, scale, limits, reading.unit)
+        for title, x in laid.items()
+    ]
 
 
 def own_range(values: NDArray[np.float32], scale: Scale, limits: tuple[float, float] | None) -> str:

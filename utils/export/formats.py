@@ -20,7 +20,16 @@ from utils.quiet import quiet
 
 MOST_BATCH, MOST_CELLS = 4096, 4096
 """Bounds that torch.export is told for a dynamic batch, and for height and width in cells of the largest stride."""
-FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError, ImportError)
+FAILURES = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+)
 """What exporters raise on a network that they cannot take; `RuntimeError` holds torch's own kinds."""
 
 Writer = Callable[[nn.Module, Tensor, ExportMetadata, int], bytes]
@@ -47,7 +56,9 @@ def torchscript_by_tracing(network: nn.Module, images: Tensor, metadata: ExportM
     buffer = io.BytesIO()
     with quiet(), torch.no_grad():
         traced = torch.jit.trace(InferenceForm(network), (images,), check_trace=False)
-        torch.jit.save(traced, buffer, _extra_files={METADATA_FILE: json.dumps(asdict(metadata), ensure_ascii=False).encode()})
+        torch.jit.save(
+            traced, buffer, _extra_files={METADATA_FILE: json.dumps(asdict(metadata), ensure_ascii=False).encode()}
+        )
     return buffer.getvalue()
 
 
@@ -61,7 +72,14 @@ def onnx_by_tracing(network: nn.Module, images: Tensor, metadata: ExportMetadata
     axes = {"dynamic_axes": free} if metadata.dynamic else {}
     with quiet(), torch.no_grad():
         torch.onnx.export(
-            InferenceForm(network), (images,), buffer, dynamo=False, opset_version=opset, input_names=[INPUT_NAME], output_names=list(names), **axes
+            InferenceForm(network),
+            (images,),
+            buffer,
+            dynamo=False,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=list(names),
+            **axes,
         )
     return with_metadata(onnx.load_model_from_string(buffer.getvalue()), metadata, opset)
 
@@ -101,14 +119,23 @@ def with_metadata(model: object, metadata: ExportMetadata, opset: int) -> bytes:
     if written != opset:
         raise ExportError(f"the exporter writes opset {written}, {opset} was asked for")
     onnx.helper.set_model_props(model, metadata.entries())
-    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
+    for part in (
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.initializer,
+        *model.graph.input,
+        *model.graph.output,
+    ):
         part.doc_string = ""
         part.ClearField("metadata_props")
     model.graph.ClearField("metadata_props")
     return model.SerializeToString()
 
 
-WRITERS: dict[str, tuple[Writer, ...]] = {"onnx": (onnx_by_tracing, onnx_by_dynamo), "torchscript": (torchscript_by_tracing,)}
+WRITERS: dict[str, tuple[Writer, ...]] = {
+    "onnx": (onnx_by_tracing, onnx_by_dynamo),
+    "torchscript": (torchscript_by_tracing,),
+}
 """What can write each format, in the order in which they are tried."""
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "torchscript": ()}
 """What each format needs beside torch: to write a file, and to run it for the comparison."""
@@ -123,4 +150,6 @@ def check_packages(formats: tuple[str, ...]) -> None:
     for name in formats:
         missing = [package for package in PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
         if missing:
-            raise ExportError(f"--include {name}: needs {' and '.join(missing)}, not installed here: pip install -r requirements-export.txt")
+            raise ExportError(
+                f"--include {name}: needs {' and '.join(missing)}, not installed here: pip install -r requirements-export.txt"
+            )

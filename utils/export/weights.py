@@ -38,7 +38,10 @@ def export_weights(model: Model, source: Path, paths: tuple[Path, Path], fold: b
         ExportError: the files compute something else; they are removed.
     """
     deployed = model.deploy(fold=fold).eval()
-    content = {"network": network_entry(deployed), "model": rounded(deployed.state_dict(), torch.float16 if half else None)}
+    content = {
+        "network": network_entry(deployed),
+        "model": rounded(deployed.state_dict(), torch.float16 if half else None),
+    }
     partial = [path.with_name(f".{path.stem}.partial{path.suffix}") for path in paths]
     try:
         save_checkpoint(partial[0], content | carried(model, source))
@@ -64,13 +67,23 @@ def carried(model: Model, source: Path) -> dict[str, Any]:
 
 def rounded(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
     """Return a state dict with its floating-point tensors in a number format; as they are for None."""
-    return {name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return {
+        name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
 
 
 def yaml_text(network: Model, source: str) -> str:
     """Return a network's configuration as its yaml: one row a line."""
-    config = dict(network.config) | plugins_key(network) | {"nc": network.nc, "ch": network.channels, "names": list(network.names)}
-    what = "lead branch only, folded: for inference" if config.get("folded") else "lead branch only, not folded: can be trained"
+    config = (
+        dict(network.config)
+        | plugins_key(network)
+        | {"nc": network.nc, "ch": network.channels, "names": list(network.names)}
+    )
+    what = (
+        "lead branch only, folded: for inference"
+        if config.get("folded")
+        else "lead branch only, not folded: can be trained"
+    )
     comments = f"# Made by export.py from {' '.join(source.split())}: {what}.\n"
     return comments + config_text(config)
 
@@ -83,10 +96,14 @@ def check(model: Model, deployed: Model, files: list[Path], half: bool) -> str:
     """
     step = max(model.stride)
     device = next(model.parameters()).device
-    pictures = trial_pictures([(1, model.channels, 8 * step, 8 * step), (2, model.channels, 4 * step, 6 * step)], device)
+    pictures = trial_pictures(
+        [(1, model.channels, 8 * step, 8 * step), (2, model.channels, 4 * step, 6 * step)], device
+    )
     with torch.device("meta"):
         built = Model(files[1])
-    if {name: tensor.shape for name, tensor in built.state_dict().items()} != {n: tensor.shape for n, tensor in deployed.state_dict().items()}:
+    if {name: tensor.shape for name, tensor in built.state_dict().items()} != {
+        n: tensor.shape for n, tensor in deployed.state_dict().items()
+    }:
         raise ExportError("the yaml builds another network than the one that was written: please report this")
     reloaded = load_model(files[0]).to(device)
     if not half:
@@ -107,4 +124,6 @@ def limit(relative: float) -> None:
         ExportError: it is above MOST_RELATIVE.
     """
     if not relative <= MOST_RELATIVE:
-        raise ExportError(f"outputs differ by {relative:.1e} of the largest value: expected at most {MOST_RELATIVE:.0e}")
+        raise ExportError(
+            f"outputs differ by {relative:.1e} of the largest value: expected at most {MOST_RELATIVE:.0e}"
+        )

@@ -65,7 +65,9 @@ def complete_iou(first_xyxy: Tensor, second_xyxy: Tensor, eps: float = 1e-7) -> 
     return iou - distance - weight * aspect
 
 
-def unletterbox(boxes_xyxy: Tensor, ratio_wh: tuple[float, float], pad_wh: tuple[float, float], original_hw: tuple[int, int]) -> Tensor:
+def unletterbox(
+    boxes_xyxy: Tensor, ratio_wh: tuple[float, float], pad_wh: tuple[float, float], original_hw: tuple[int, int]
+) -> Tensor:
     """Map (N, 4) corners from a letterboxed picture to the original one, clipped to it.
 
     Args:

@@ -36,7 +36,9 @@ def as_array(values: Tensor) -> Array:
     return np.ascontiguousarray(values.detach().to("cpu", torch.float32).numpy())
 
 
-def instance_region(coefficients: Array, prototypes: Array, box_xyxy: NDArray, placement: Placement, full: bool = True) -> Region:
+def instance_region(
+    coefficients: Array, prototypes: Array, box_xyxy: NDArray, placement: Placement, full: bool = True
+) -> Region:
     """Return the pixels of one object in the original picture.
 
     Args:
@@ -63,7 +65,9 @@ def instance_region(coefficients: Array, prototypes: Array, box_xyxy: NDArray, p
 
 def logits_at(coefficients: Array, prototypes: Array, y: NDArray[np.float64], x: NDArray[np.float64]) -> Array:
     """Return the combined prototypes at the points `y` times `x`, (len(y), len(x)), in pixels of the network's input, each rising."""
-    (top, below, share_y), (left, right, share_x) = (neighbours(centres, count) for centres, count in zip((y, x), prototypes.shape[1:], strict=True))
+    (top, below, share_y), (left, right, share_x) = (
+        neighbours(centres, count) for centres, count in zip((y, x), prototypes.shape[1:], strict=True)
+    )
     window = prototypes[:, top[0] : below[-1] + 1, left[0] : right[-1] + 1]
     logits = np.tensordot(coefficients, window, 1)
     logits = logits[top - top[0]] * (1 - share_y)[:, None] + logits[below - top[0]] * share_y[:, None]
@@ -77,13 +81,17 @@ def neighbours(centres: NDArray[np.float64], count: int) -> tuple[NDArray[np.int
     return before, np.minimum(before + 1, count - 1), (place - before).astype(np.float32)
 
 
-def instance_regions(coefficients: Array, prototypes: Array, boxes_xyxy: NDArray, placement: Placement, full: bool = True) -> list[Region]:
+def instance_regions(
+    coefficients: Array, prototypes: Array, boxes_xyxy: NDArray, placement: Placement, full: bool = True
+) -> list[Region]:
     """Return the pixels of every object, (n, M) and (n, 4); see `instance_region`."""
     pairs = zip(coefficients, boxes_xyxy, strict=True)
     return [instance_region(own, prototypes, box_xyxy, placement, full) for own, box_xyxy in pairs]
 
 
-def numbered_region(coefficients: Array, prototypes: Array, boxes_xyxy: NDArray, placement: Placement, row: int) -> Region:
+def numbered_region(
+    coefficients: Array, prototypes: Array, boxes_xyxy: NDArray, placement: Placement, row: int
+) -> Region:
     """Return the pixels of the object in one row of (n, M) and (n, 4), by the full rule."""
     return instance_region(coefficients[row], prototypes, boxes_xyxy[row], placement)
 

@@ -61,7 +61,9 @@ def _one_class_each(candidates: Tensor, nc: int, conf_thres: float, multi_label:
     boxes = cxcywh_to_xyxy(boxes)
     if multi_label and nc > 1:
         anchor, label = (scores > conf_thres).nonzero(as_tuple=True)
-        return torch.cat((boxes[anchor], scores[anchor, label, None], label[:, None].to(scores.dtype), coefficients[anchor]), 1)
+        return torch.cat(
+            (boxes[anchor], scores[anchor, label, None], label[:, None].to(scores.dtype), coefficients[anchor]), 1
+        )
     best, label = scores.max(1, keepdim=True)
     return torch.cat((boxes, best, label.to(scores.dtype), coefficients), 1)
 
@@ -85,7 +87,9 @@ def suppress(boxes_xyxy: Tensor, labels: Tensor | None, iou_thres: float, max_de
     fast = torchvision_nms(boxes_xyxy.device.type)
     if fast is None or (boxes_xyxy.device.type == "cpu" and len(boxes_xyxy) > MANY_ON_CPU):
         return greedy_nms(boxes_xyxy, iou_thres, max_det)
-    falling = torch.arange(len(boxes_xyxy), 0, -1, device=boxes_xyxy.device, dtype=boxes_xyxy.dtype)  # no ties left to torchvision
+    falling = torch.arange(
+        len(boxes_xyxy), 0, -1, device=boxes_xyxy.device, dtype=boxes_xyxy.dtype
+    )  # no ties left to torchvision
     return fast(boxes_xyxy, falling, iou_thres)[:max_det]
 
 

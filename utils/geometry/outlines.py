@@ -18,7 +18,9 @@ def trace(region: Region) -> list[list[Points]]:
     if not region.mask.any():
         return []
     height, width = region.mask.shape
-    lattice = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)  # pixels at odd places, their edges and corners at even ones
+    lattice = np.zeros(
+        (2 * height + 1, 2 * width + 1), np.uint8
+    )  # pixels at odd places, their edges and corners at even ones
     lattice[1::2, 1::2] = region.mask
     lattice = cv2.dilate(lattice, np.ones((3, 3), np.uint8))
     contours, tree = cv2.findContours(lattice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)

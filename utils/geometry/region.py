@@ -40,7 +40,9 @@ class Region:
         right = min(self.left + self.mask.shape[1], other.left + other.mask.shape[1])
         if bottom <= top or right <= left:
             return 0
-        parts = [one.mask[top - one.top : bottom - one.top, left - one.left : right - one.left] for one in (self, other)]
+        parts = [
+            one.mask[top - one.top : bottom - one.top, left - one.left : right - one.left] for one in (self, other)
+        ]
         return int(np.count_nonzero(parts[0] & parts[1]))
 
     def paint(self, canvas: NDArray, value: object) -> None:
@@ -63,7 +65,9 @@ def dense_masks(regions: Sequence[Region], size_hw: tuple[int, int]) -> NDArray[
 
 def box_region(box_xyxy: NDArray, size_hw: tuple[int, int]) -> Region:
     """Return the pixels of a picture of `size_hw` whose centres lie inside a box, x1 <= x < x2 and y1 <= y < y2."""
-    left, top, right, bottom = (int(edge) for edge in np.clip(np.ceil(np.asarray(box_xyxy, np.float64) - 0.5), 0, (size_hw[1], size_hw[0]) * 2))
+    left, top, right, bottom = (
+        int(edge) for edge in np.clip(np.ceil(np.asarray(box_xyxy, np.float64) - 0.5), 0, (size_hw[1], size_hw[0]) * 2)
+    )
     return Region(top, left, np.ones((max(bottom - top, 0), max(right - left, 0)), bool))
 
 
@@ -92,7 +96,10 @@ def fill_part(points: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[
     height, width = size_hw
     following = np.roll(points, -1, 0)
     rising = (points[:, 1] > following[:, 1])[:, None]
-    low, high = np.where(rising, following, points), np.where(rising, points, following)  # the same numbers for an edge walked back
+    low, high = (
+        np.where(rising, following, points),
+        np.where(rising, points, following),
+    )  # the same numbers for an edge walked back
     first, last = (np.clip(np.ceil(end[:, 1] - 0.5), 0, height).astype(np.int64) for end in (low, high))
     counts = last - first
     edge = np.repeat(np.arange(len(points)), counts)
@@ -100,5 +107,9 @@ def fill_part(points: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[
     rise = np.where(counts > 0, high[:, 1] - low[:, 1], 1.0)
     x = low[edge, 0] + (row + 0.5 - low[edge, 1]) * ((high[:, 0] - low[:, 0]) / rise)[edge]
     column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-    changes = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).astype(np.uint8).reshape(height, width + 1)
+    changes = (
+        np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
+        .astype(np.uint8)
+        .reshape(height, width + 1)
+    )
     return (np.add.accumulate(changes, axis=1, dtype=np.uint8)[:, :width] & 1).astype(bool)

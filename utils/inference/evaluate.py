@@ -139,14 +139,20 @@ def evaluate(
     metrics, confusion = DetectionMetrics(max_det), ConfusionMatrix(len(dataset.names))
     stopwatch, losses = Stopwatch(precision.device), LossMean(loss)
     result = EvalResult(DetectionResult(), {}, {}, confusion.matrix)
-    masks = MaskEvaluation(max_det, result.segmentations if keep_detections else None) if has_masks(model, dataset.annotations) else None
+    masks = (
+        MaskEvaluation(max_det, result.segmentations if keep_detections else None)
+        if has_masks(model, dataset.annotations)
+        else None
+    )
     bar = tqdm(loader, desc="validating", unit="batch", disable=not progress, dynamic_ncols=True)
     with evaluation_mode(model), torch.inference_mode():
         for number, batch in enumerate(bar):
             prediction, outputs = _predict(model, batch["images"], precision, stopwatch, raw=loss is not None)
             losses.update(outputs, batch)
             with stopwatch.stage("NMS"):
-                rows = non_max_suppression(prediction[0], model.nc, conf_thres, iou_thres, max_det, agnostic=single_cls, multi_label=True)
+                rows = non_max_suppression(
+                    prediction[0], model.nc, conf_thres, iou_thres, max_det, agnostic=single_cls, multi_label=True
+                )
                 rows = [picture.cpu() for picture in rows]
             if single_cls:
                 for picture in rows:
@@ -163,10 +169,14 @@ def evaluate(
                 with stopwatch.stage("masks"):
                     masks.update(dataset.annotations, batch, found, rows, prediction[1])
             if plots_dir is not None and number < NUM_PLOTTED_BATCHES:
-                _plot_batch(number, batch, rows, dataset.names, plots_dir, prediction[1] if len(prediction) > 1 else None)
+                _plot_batch(
+                    number, batch, rows, dataset.names, plots_dir, prediction[1] if len(prediction) > 1 else None
+                )
     result.metrics, result.losses = metrics.compute(), losses.compute()
     result.masks = masks.metrics.compute() if masks is not None else None
-    result.speed_ms = {stage: 1000 * seconds / max(result.metrics.num_images, 1) for stage, seconds in stopwatch.seconds.items()}
+    result.speed_ms = {
+        stage: 1000 * seconds / max(result.metrics.num_images, 1) for stage, seconds in stopwatch.seconds.items()
+    }
     if plots_dir is not None:
         plot_curves(result.metrics, dataset.names, plots_dir)
         if result.masks is not None:
@@ -191,7 +201,14 @@ class MaskEvaluation:
     def __init__(self, max_det: int, segmentations: dict[int, list[dict[str, object]]] | None) -> None:
         self.metrics, self.segmentations = DetectionMetrics(max_det), segmentations
 
-    def update(self, annotations: list[Annotation], batch: Batch, found: list[np.ndarray], rows: list[Tensor], prototypes: Tensor) -> None:
+    def update(
+        self,
+        annotations: list[Annotation],
+        batch: Batch,
+        found: list[np.ndarray],
+        rows: list[Tensor],
+        prototypes: Tensor,
+    ) -> None:
         """Add one batch.
 
         Args:
@@ -200,14 +217,18 @@ class MaskEvaluation:
             prototypes: (B, M, h, w).
         """
         places = zip(batch["original_hw"], batch["ratio_wh"], batch["pad_wh"], strict=True)
-        for index, detections, picture, own, place in zip(batch["indices"], found, rows, prototypes, places, strict=True):
+        for index, detections, picture, own, place in zip(
+            batch["indices"], found, rows, prototypes, places, strict=True
+        ):
             item, placement, own = annotations[int(index)], Placement(*map(tuple, place)), as_array(own)
             region_of = partial(numbered_region, as_array(picture[:, 6:]), own, detections[:, :4], placement)
             truths, forgiven = truth_masks(item)
             overlaps = mask_overlaps(detections, region_of, truths, item.classes, forgiven)
             self.metrics.update(detections, item.boxes_xyxy, item.classes, forgiven, item.image_id, overlaps)
             if self.segmentations is not None:
-                self.segmentations[int(index)] = [encode_region(region_of(row), item.image_hw) for row in range(len(detections))]
+                self.segmentations[int(index)] = [
+                    encode_region(region_of(row), item.image_hw) for row in range(len(detections))
+                ]
 
 
 @contextlib.contextmanager
@@ -222,9 +243,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _predict(model: nn.Module, pictures: Tensor, precision: Precision, stopwatch: Stopwatch, raw: bool) -> tuple[tuple[Tensor, ...], Any]:
+def _predict(
+    model: nn.Module, pictures: Tensor, precision: Precision, stopwatch: Stopwatch, raw: bool
+) -> tuple[tuple[Tensor, ...], Any]:
     """Return the decoded prediction (B, 4 + nc (+ nm), A) (and prototypes) and, with `raw`, the network's raw outputs."""
-    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)  # an exported network has none here
+    dtype = next(
+        (parameter.dtype for parameter in model.parameters()), torch.float32
+    )  # an exported network has none here
     with stopwatch.stage("preprocess"):
         images = precision.images(pictures, dtype)
     with stopwatch.stage("inference"), precision.autocast() if dtype is torch.float32 else contextlib.nullcontext():
@@ -240,16 +265,26 @@ def _in_original_pixels(rows: Iterable[Tensor], batch: Batch) -> Iterator[np.nda
         yield torch.cat((boxes_xyxy, picture[:, 4:6]), 1).numpy()
 
 
-def _plot_batch(number: int, batch: Batch, rows: list[Tensor], names: list[str], folder: Path, prototypes: Tensor | None = None) -> None:
+def _plot_batch(
+    number: int, batch: Batch, rows: list[Tensor], names: list[str], folder: Path, prototypes: Tensor | None = None
+) -> None:
     """Draw the batch twice: with its labels, and with the detections that one would act on."""
     height, width = batch["images"].shape[2:]
-    plot_batch(batch["images"], batch["targets"], names, folder / f"val_batch{number}_labels.png", masks=batch.get("masks"))
+    plot_batch(
+        batch["images"], batch["targets"], names, folder / f"val_batch{number}_labels.png", masks=batch.get("masks")
+    )
     found, masks = [], []
     for image, picture in enumerate(rows):
         confident = picture[picture[:, 4] > PLOT_CONF_THRES]
         boxes_norm = xyxy_to_cxcywh(confident[:, :4]) / confident.new_tensor((width, height, width, height))
-        found.append(torch.cat((torch.full((len(confident), 1), float(image)), confident[:, 5:6], boxes_norm, confident[:, 4:5]), 1))
+        found.append(
+            torch.cat(
+                (torch.full((len(confident), 1), float(image)), confident[:, 5:6], boxes_norm, confident[:, 4:5]), 1
+            )
+        )
         if prototypes is not None:
-            masks.append(prototype_map(as_array(confident[:, 6:]), as_array(prototypes[image]), confident[:, :4].numpy()))
+            masks.append(
+                prototype_map(as_array(confident[:, 6:]), as_array(prototypes[image]), confident[:, :4].numpy())
+            )
     shown = np.stack(masks) if masks else None
     plot_batch(batch["images"], torch.cat(found), names, folder / f"val_batch{number}_pred.png", masks=shown)

@@ -45,7 +45,9 @@ class OnnxRunner:
         try:
             import onnxruntime
         except ImportError as error:
-            raise CheckpointError(f"{path}: needs onnxruntime, which is not installed: pip install -r requirements-export.txt") from error
+            raise CheckpointError(
+                f"{path}: needs onnxruntime, which is not installed: pip install -r requirements-export.txt"
+            ) from error
         self._onnxruntime, self._path, self._on_cuda = onnxruntime, path, False
         self._session = self._open("CPUExecutionProvider")
         self.metadata = parse_metadata(self._session.get_modelmeta().custom_metadata_map, str(path))
@@ -58,13 +60,27 @@ class OnnxRunner:
         options = self._onnxruntime.SessionOptions()
         options.log_severity_level = 4  # its warnings are about the machine, not about the file
         options.intra_op_num_threads = torch.get_num_threads()
-        failures = tuple(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception))
+        failures = tuple(
+            kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)
+        )
         try:
             return self._onnxruntime.InferenceSession(str(self._path), options, providers=list(providers))
         except (*failures, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0].rpartition(" : ")[2].removeprefix(f"Load model from {self._path} failed:")
-            hint = " (it is a zip archive, such as a .pt or .torchscript file is)" if zipfile.is_zipfile(self._path) else ""
-            raise CheckpointError(f"{self._path}: no whole ONNX file{hint}: {reason}: expected one that export.py wrote") from error
+            reason = (
+                str(error)
+                .strip()
+                .partition("\n")[0]
+                .rpartition(" : ")[2]
+                .removeprefix(f"Load model from {self._path} failed:")
+            )
+            hint = (
+                " (it is a zip archive, such as a .pt or .torchscript file is)"
+                if zipfile.is_zipfile(self._path)
+                else ""
+            )
+            raise CheckpointError(
+                f"{self._path}: no whole ONNX file{hint}: {reason}: expected one that export.py wrote"
+            ) from error
 
     def _check_signature(self) -> None:
         inputs, outputs = self._session.get_inputs(), [output.name for output in self._session.get_outputs()]
@@ -72,8 +88,16 @@ class OnnxRunner:
         free = [None, self.metadata.ch, None, None]
         fixed = [self.metadata.batch, self.metadata.ch, *self.metadata.image_hw]
         expected = free if self.metadata.dynamic else fixed
-        if len(inputs) != 1 or inputs[0].name != INPUT_NAME or inputs[0].type != "tensor(float)" or shape != expected or outputs != self._outputs:
-            raise CheckpointError(f"{self._path}: its inputs and outputs are not those its metadata tell: export it again")
+        if (
+            len(inputs) != 1
+            or inputs[0].name != INPUT_NAME
+            or inputs[0].type != "tensor(float)"
+            or shape != expected
+            or outputs != self._outputs
+        ):
+            raise CheckpointError(
+                f"{self._path}: its inputs and outputs are not those its metadata tell: export it again"
+            )
 
     def to(self, device: torch.device) -> str:
         wanted = device.type == "cuda"
@@ -103,7 +127,9 @@ class TorchScriptRunner:
                 module = torch.jit.load(str(self._path), map_location=self._device).eval()
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(f"{self._path}: no whole TorchScript file: {reason}: expected one that export.py wrote") from error
+            raise CheckpointError(
+                f"{self._path}: no whole TorchScript file: {reason}: expected one that export.py wrote"
+            ) from error
         move_constants(module, self._device)
         return module
 
@@ -114,7 +140,9 @@ class TorchScriptRunner:
         return f"TorchScript ({device})"
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        with torch.jit.optimized_execution(False):  # else the second batch of every shape waits for a compiler, for nothing gained
+        with torch.jit.optimized_execution(
+            False
+        ):  # else the second batch of every shape waits for a compiler, for nothing gained
             outputs = self._module(images.contiguous())
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
@@ -142,9 +170,21 @@ def read_torchscript_metadata(path: Path) -> Mapping[str, str]:
         raise CheckpointError(f"{path}: no TorchScript file, or only a part of one: {expected}")
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [one for one in archive.infolist() if one.filename.endswith(f"/extra/{METADATA_FILE}") and one.file_size <= MOST_METADATA]
+            entries = [
+                one
+                for one in archive.infolist()
+                if one.filename.endswith(f"/extra/{METADATA_FILE}") and one.file_size <= MOST_METADATA
+            ]
             content = json.loads(archive.read(entries[0]).decode()) if entries else {}
-    except (zipfile.BadZipFile, zlib.error, ValueError, RecursionError, EOFError, NotImplementedError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        RecursionError,
+        EOFError,
+        NotImplementedError,
+        OSError,
+    ) as error:
         raise CheckpointError(f"{path}: metadata cannot be read: {error}: {expected}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: metadata are no JSON object: {expected}")
@@ -177,8 +217,16 @@ class ExportedNetwork(nn.Module):
             raise CheckpointError(f"{path}: no such file: expected what export.py wrote")
         self._runner: Runner = RUNNERS[self.path.suffix.lower()](self.path)
         metadata = self._runner.metadata
-        self.names, self.nc, self.stride, self.task, self.channels = metadata.names, metadata.nc, metadata.stride, metadata.task, metadata.ch
-        self.image_hw: tuple[int, int] | None = None if metadata.dynamic else (metadata.image_hw[0], metadata.image_hw[1])
+        self.names, self.nc, self.stride, self.task, self.channels = (
+            metadata.names,
+            metadata.nc,
+            metadata.stride,
+            metadata.task,
+            metadata.ch,
+        )
+        self.image_hw: tuple[int, int] | None = (
+            None if metadata.dynamic else (metadata.image_hw[0], metadata.image_hw[1])
+        )
         self.batch = None if metadata.dynamic else metadata.batch
         self.trained_size = max(metadata.image_hw)
         self.runtime = self._runner.to(torch.device("cpu"))
@@ -214,11 +262,15 @@ class ExportedNetwork(nn.Module):
         if channels != self.channels or height % step or width % step or self.image_hw not in (None, (height, width)):
             sides = f"multiples of {step}" if self.image_hw is None else "{} x {}".format(*self.image_hw)
             expected = f"{self.channels} channels, height x width {sides}"
-            raise SettingsError(f"{self.path}: pictures of {channels} channels, {height} x {width}: expected {expected}")
+            raise SettingsError(
+                f"{self.path}: pictures of {channels} channels, {height} x {width}: expected {expected}"
+            )
         images = images.float()
         outputs = self._runner(images) if self.batch in (None, len(images)) else self._in_batches(images)
         if outputs[0].ndim != 3 or outputs[0].shape[1] < 4 + self.nc:
-            raise CheckpointError(f"{self.path}: gives {tuple(outputs[0].shape)}: expected (batch, {4 + self.nc} or more, anchors); export it again")
+            raise CheckpointError(
+                f"{self.path}: gives {tuple(outputs[0].shape)}: expected (batch, {4 + self.nc} or more, anchors); export it again"
+            )
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def _in_batches(self, images: Tensor) -> list[Tensor]:

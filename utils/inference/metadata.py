@@ -59,15 +59,23 @@ def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
         try:
             values[key] = json.loads(entries[key])
         except KeyError as error:
-            raise CheckpointError(f"{where}: its metadata have no '{key}': expected a file that export.py wrote") from error
+            raise CheckpointError(
+                f"{where}: its metadata have no '{key}': expected a file that export.py wrote"
+            ) from error
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{where}: metadata '{key}' is {entries[key][:40]!r}: expected JSON, as export.py writes it") from error
+            raise CheckpointError(
+                f"{where}: metadata '{key}' is {entries[key][:40]!r}: expected JSON, as export.py writes it"
+            ) from error
     if not is_count(values["yolo_loom"]) or values["yolo_loom"] > FORMAT_VERSION:
-        raise CheckpointError(f"{where}: export version {values['yolo_loom']!r}: this framework reads up to {FORMAT_VERSION}; update it")
+        raise CheckpointError(
+            f"{where}: export version {values['yolo_loom']!r}: this framework reads up to {FORMAT_VERSION}; update it"
+        )
     for key, fits in checks(values).items():
         if not fits:
             shown = json.dumps(values[key], ensure_ascii=False)[:60]
-            raise CheckpointError(f"{where}: metadata '{key}' is {shown}: not what export.py writes there; export it again")
+            raise CheckpointError(
+                f"{where}: metadata '{key}' is {shown}: not what export.py writes there; export it again"
+            )
     return ExportMetadata(**values)
 
 
@@ -76,7 +84,9 @@ def checks(values: Mapping[str, Any]) -> dict[str, bool]:
     names, sides, strides = values["names"], values["image_hw"], values["stride"]
     return {
         "nc": is_count(values["nc"]),
-        "names": isinstance(names, list) and len(names) == values["nc"] and all(isinstance(name, str) for name in names),
+        "names": isinstance(names, list)
+        and len(names) == values["nc"]
+        and all(isinstance(name, str) for name in names),
         "ch": is_count(values["ch"]),
         "stride": isinstance(strides, list) and bool(strides) and all(map(is_count, strides)),
         "task": values["task"] in TASKS,

@@ -59,9 +59,21 @@ class Results:
         """(n, H, W) bool masks at the picture's size for a segmentation network, else None; made anew whenever it is asked for."""
         return None if self.regions is None else dense_masks(self.regions, self.image.shape[:2])
 
-    def plot(self, line_width: int | None = None, hide_labels: bool = False, hide_conf: bool = False) -> NDArray[np.uint8]:
+    def plot(
+        self, line_width: int | None = None, hide_labels: bool = False, hide_conf: bool = False
+    ) -> NDArray[np.uint8]:
         """Return the picture with its objects drawn, (H, W, 3) uint8 RGB."""
-        return draw_boxes(self.image, self.boxes_xyxy, self.classes, self.names, self.scores, self.regions, line_width, hide_labels, hide_conf)
+        return draw_boxes(
+            self.image,
+            self.boxes_xyxy,
+            self.classes,
+            self.names,
+            self.scores,
+            self.regions,
+            line_width,
+            hide_labels,
+            hide_conf,
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the annotated picture and return where (as .jpg if the suffix is one that cannot be written)."""
@@ -102,8 +114,14 @@ class Results:
         An object with a mask has it as `segmentation`, in COCO's run lengths.
         """
         size_hw = self.image.shape[:2]
-        masks = [{}] * len(self) if self.regions is None else [{"segmentation": encode_region(region, size_hw)} for region in self.regions]
-        corner_and_size = np.concatenate((self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]), 1).astype(float)
+        masks = (
+            [{}] * len(self)
+            if self.regions is None
+            else [{"segmentation": encode_region(region, size_hw)} for region in self.regions]
+        )
+        corner_and_size = np.concatenate(
+            (self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]), 1
+        ).astype(float)
         return [
             {
                 "image_id": image_id,
@@ -113,7 +131,9 @@ class Results:
                 "score": round(score, 5),
                 **mask,
             }
-            for number, box, score, mask in zip(self.classes.tolist(), corner_and_size.tolist(), self.scores.tolist(), masks, strict=True)
+            for number, box, score, mask in zip(
+                self.classes.tolist(), corner_and_size.tolist(), self.scores.tolist(), masks, strict=True
+            )
         ]
 
 
@@ -176,7 +196,9 @@ class Predictor:
         if max_det < 1:
             raise SettingsError(f"--max-det {max_det}: expected 1 or more")
         if getattr(model, "channels", 3) != 3:
-            raise SettingsError(f"the network takes {model.channels} channels: prediction from picture files expects 3 (RGB)")
+            raise SettingsError(
+                f"the network takes {model.channels} channels: prediction from picture files expects 3 (RGB)"
+            )
         self.names = list(model.names)
         self.nc = model.nc
         self.stride = max(model.stride)
@@ -231,14 +253,18 @@ class Predictor:
         output = self.net(batch)
         prediction, prototypes = (output, None) if isinstance(output, Tensor) else output
         times.append(self._now())
-        rows = non_max_suppression(prediction, self.nc, self.conf_thres, self.iou_thres, self.max_det, self.classes, self.agnostic)[0]
+        rows = non_max_suppression(
+            prediction, self.nc, self.conf_thres, self.iou_thres, self.max_det, self.classes, self.agnostic
+        )[0]
         rows = rows.float().cpu()
         boxes = unletterbox(rows[:, :4], ratio_wh, pad_wh, image.shape[:2])
         times.append(self._now())
         regions = None
         if prototypes is not None:
             placement = Placement(image.shape[:2], ratio_wh, pad_wh)
-            regions = instance_regions(as_array(rows[:, 6:]), as_array(prototypes[0]), boxes.numpy(), placement, self.retina_masks)
+            regions = instance_regions(
+                as_array(rows[:, 6:]), as_array(prototypes[0]), boxes.numpy(), placement, self.retina_masks
+            )
             times.append(self._now())
         speed = dict(zip(("preprocess", "inference", "nms", "masks"), (np.diff(times) * 1000).tolist(), strict=False))
         classes = rows[:, 5].long().numpy()

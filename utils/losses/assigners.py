@@ -53,12 +53,22 @@ def task_aligned(scene: Scene, overlap_of: Overlap | None, hyp: "Hyperparameters
 
 
 @part("assigner", topk=Range(1, 1000), anchor_scale=Range(0, 100, above=True))
-def atss(scene: Scene, overlap_of: Overlap | None, hyp: "Hyperparameters", topk: int = 9, anchor_scale: float = 5.0) -> Assignment:
+def atss(
+    scene: Scene, overlap_of: Overlap | None, hyp: "Hyperparameters", topk: int = 9, anchor_scale: float = 5.0
+) -> Assignment:
     """The anchor points near an object's centre whose squares of `anchor_scale` strides overlap it better than most.
 
     Source: Zhang et al. 2020, arxiv.org/abs/1912.02424, algorithm 1
     Differs: see utils/losses/atss.py: the score is the predicted box's overlap.
     """
     return assign_by_anchors(
-        scene.boxes_xyxy, scene.points, scene.strides, scene.level_sizes, scene.target_image, scene.target_xyxy, topk, anchor_scale, overlap_of
+        scene.boxes_xyxy,
+        scene.points,
+        scene.strides,
+        scene.level_sizes,
+        scene.target_image,
+        scene.target_xyxy,
+        topk,
+        anchor_scale,
+        overlap_of,
     )

@@ -37,7 +37,9 @@ def bce(logits: Tensor, positive_logits: Tensor, score: Tensor, pairs: Pairs) ->
 
 
 @part("cls", short=("vfl",), alpha=Range(0, 10, above=True), gamma=Range(1, 5))
-def varifocal(logits: Tensor, positive_logits: Tensor, score: Tensor, pairs: Pairs, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
+def varifocal(
+    logits: Tensor, positive_logits: Tensor, score: Tensor, pairs: Pairs, alpha: float = 0.75, gamma: float = 2.0
+) -> Tensor:
     """Cross-entropy times the target q where q > 0, and times alpha p^gamma elsewhere: good boxes count most, easy background little.
 
     Source: Zhang et al. 2021, arxiv.org/abs/2008.13367, eq. (2)

@@ -36,7 +36,11 @@ class DetectionLoss:
     def __init__(self, stride: list[int], hyp: Hyperparameters, loss: Mapping[str, Any] | None = None) -> None:
         self.stride, self.hyp = stride, hyp
         settings = build_settings(hyp.loss if loss is None else loss)
-        self.box_loss, self.class_loss, self.assigner = settings.box_loss(), settings.cls.build(), settings.assigner.build()
+        self.box_loss, self.class_loss, self.assigner = (
+            settings.box_loss(),
+            settings.cls.build(),
+            settings.assigner.build(),
+        )
         self.assigner_measure = settings.assigner_measure(self.box_loss)
 
     def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -63,7 +67,9 @@ class DetectionLoss:
         """Return the items of one branch, gains included."""
         return self.detection(self.maps_of(output), batch["targets"], image_hw, lead)[0]
 
-    def detection(self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int], lead: bool = False) -> tuple[Tensor, Assignment]:
+    def detection(
+        self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int], lead: bool = False
+    ) -> tuple[Tensor, Assignment]:
         """Return the items (3,) of one branch, box, cls and dfl, gains included, and which anchor points answer for which target.
 
         Args:
@@ -87,7 +93,9 @@ class DetectionLoss:
                 target_xyxy,
             )
             measure = self.assigner_measure
-            found = self.assigner(scene, None if measure.is_default else partial(measure.overlap, image_hw=image_hw), self.hyp)
+            found = self.assigner(
+                scene, None if measure.is_default else partial(measure.overlap, image_hw=image_hw), self.hyp
+            )
             normalizer = found.score.sum().clamp(min=1)
             positive_logits = class_logits[found.image, targets[found.target, 1].long(), found.anchor]
 

@@ -36,7 +36,13 @@ def fitted_maps(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def mask_loss(
-    coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, boxes_xyxy: Tensor, maps: Tensor, image_hw: tuple[int, int]
+    coefficients: Tensor,
+    prototypes: Tensor,
+    image: Tensor,
+    number: Tensor,
+    boxes_xyxy: Tensor,
+    maps: Tensor,
+    image_hw: tuple[int, int],
 ) -> Tensor:
     """Return the mean over positives of the cross-entropy inside the object's box, averaged over the map, over the box's share of it.
 
@@ -64,7 +70,14 @@ class _CroppedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, cells: Tensor, weight: Tensor, maps: Tensor
+        ctx: Any,
+        coefficients: Tensor,
+        prototypes: Tensor,
+        image: Tensor,
+        number: Tensor,
+        cells: Tensor,
+        weight: Tensor,
+        maps: Tensor,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad[:2])
         gradients = (torch.zeros_like(coefficients), torch.zeros_like(prototypes)) if wanted else None

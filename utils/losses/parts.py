@@ -75,7 +75,13 @@ _SHORT: dict[Kind, dict[str, str]] = {kind: {} for kind in TITLES}
 
 
 def part(
-    kind: Kind, *, name: str | None = None, short: tuple[str, ...] = (), order: tuple[str, ...] = (), hint: str = "", **ranges: Range
+    kind: Kind,
+    *,
+    name: str | None = None,
+    short: tuple[str, ...] = (),
+    order: tuple[str, ...] = (),
+    hint: str = "",
+    **ranges: Range,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function or class as a part of a loss.
 
@@ -166,12 +172,24 @@ def _split(kind: Kind, value: Any) -> tuple[str, list[float], dict[str, float]]:
     if isinstance(value, Mapping) and len(value) == 1:
         name, given = next(iter(value.items()))
         keywords = {str(key): _number(number) for key, number in given.items()} if isinstance(given, Mapping) else {}
-        listed = [] if given is None or keywords or isinstance(given, Mapping) else given if isinstance(given, list) else [given]
+        listed = (
+            []
+            if given is None or keywords or isinstance(given, Mapping)
+            else given
+            if isinstance(given, list)
+            else [given]
+        )
         return str(name), [_number(number) for number in listed], keywords
     if not isinstance(value, str) or not (found := CALL.fullmatch(value)):
         example = next(iter(_PARTS[kind].values())).signature()
-        quoted = " (within { } or [ ], a comma ends the text unless it is quoted)" if isinstance(value, str) and "(" in value else ""
-        raise SettingsError(f"expected the name of a {TITLES[kind]}, with numbers in brackets if any, such as {example}{quoted}")
+        quoted = (
+            " (within { } or [ ], a comma ends the text unless it is quoted)"
+            if isinstance(value, str) and "(" in value
+            else ""
+        )
+        raise SettingsError(
+            f"expected the name of a {TITLES[kind]}, with numbers in brackets if any, such as {example}{quoted}"
+        )
     positional, keywords = [], {}
     for item in filter(None, (piece.strip() for piece in (found[2] or "").split(","))):
         key, equals, number = item.rpartition("=")
@@ -205,7 +223,9 @@ def _bound(found: Part, positional: list[float], keywords: dict[str, float]) -> 
     given = dict(zip(defaults, positional, strict=False))
     for key, value in keywords.items():
         if key not in defaults:
-            raise SettingsError(f"unknown parameter '{key}': expected {found.signature()}.{did_you_mean(key, defaults)}")
+            raise SettingsError(
+                f"unknown parameter '{key}': expected {found.signature()}.{did_you_mean(key, defaults)}"
+            )
         if key in given:
             raise SettingsError(f"{key} is given twice: expected {found.signature()}")
         given[key] = value

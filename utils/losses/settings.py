@@ -57,12 +57,16 @@ def read_loss(value: Any, where: str, error: type[UserError] = SettingsError) ->
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise error(f"{where}: loss: {value!r}: expected a mapping such as {{box: ciou, cls: bce, assigner: task_aligned}}")
+        raise error(
+            f"{where}: loss: {value!r}: expected a mapping such as {{box: ciou, cls: bce, assigner: task_aligned}}"
+        )
     chosen: dict[str, Any] = {}
     for given, content in value.items():
         key, place = str(given).lower().replace("-", "_"), f"{where}: loss: {given}"
         if key not in DEFAULTS:
-            comma = ": a comma within { } ends a value unless it is quoted" if content is None and ")" in str(given) else ""
+            comma = (
+                ": a comma within { } ends a value unless it is quoted" if content is None and ")" in str(given) else ""
+            )
             raise error(f"{place}: unknown key: expected {', '.join(DEFAULTS)}{comma}.{did_you_mean(key, DEFAULTS)}")
         if key in chosen:
             raise error(f"{place}: is given twice: leave one out")
@@ -91,7 +95,12 @@ def _rejoined(items: list[Any]) -> list[Any]:
     """Put calls together again that yaml has cut at their commas: ``[focaler(0, 0.95)]`` is read as two texts."""
     joined: list[Any] = []
     for item in items:
-        if joined and isinstance(joined[-1], str) and joined[-1].count("(") > joined[-1].count(")") and not isinstance(item, list | dict):
+        if (
+            joined
+            and isinstance(joined[-1], str)
+            and joined[-1].count("(") > joined[-1].count(")")
+            and not isinstance(item, list | dict)
+        ):
             joined[-1] = f"{joined[-1]}, {item}"
         else:
             joined.append(item)
@@ -112,7 +121,9 @@ def conflicts(ours: Any, networks: Any, ours_where: str, networks_where: str) ->
     """Return a line for each key on which hyperparameters and network yaml differ; arguments as `choose_loss` has them."""
     first, second = read_loss(ours, ours_where), read_loss(networks, networks_where, ModelConfigError)
     differing = [key for key in first if key in second and first[key] != second[key]]
-    return [f"loss: {key}: {first[key]} of {ours_where} goes before {second[key]} of {networks_where}" for key in differing]
+    return [
+        f"loss: {key}: {first[key]} of {ours_where} goes before {second[key]} of {networks_where}" for key in differing
+    ]
 
 
 def build_settings(chosen: Mapping[str, Any]) -> LossSettings:

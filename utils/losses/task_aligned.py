@@ -83,7 +83,9 @@ def assign(
     if not len(target):
         return Assignment(image, anchor, target, metric)
 
-    chosen = best_of_each(target, metric, topk) & (metric > 0)  # one that overlaps nothing would count, with no weight, for masks
+    chosen = best_of_each(target, metric, topk) & (
+        metric > 0
+    )  # one that overlaps nothing would count, with no weight, for masks
     # an anchor point that several objects claim goes to the object with the highest overlap, claimant or not
     cell = image * num_anchors + anchor
     claims = torch.bincount(cell[chosen], minlength=len(boxes_xyxy) * num_anchors)
@@ -104,7 +106,9 @@ def assign(
     return Assignment(image, anchor, target, metric * best_overlap[target] / (best_metric[target] + EPS))
 
 
-def positive_overlap(overlap_of: Overlap, goals_xyxy: Tensor, predicted_xyxy: Tensor, target: Tensor, num_targets: int) -> Tensor:
+def positive_overlap(
+    overlap_of: Overlap, goals_xyxy: Tensor, predicted_xyxy: Tensor, target: Tensor, num_targets: int
+) -> Tensor:
     """Return overlaps (P,) kept within 0 and 1; those of an object for which none is above 0 are plain IoU.
 
     A network starts with boxes of 15 x 15 cells, and many measures are negative between those and a small object: without a first positive

@@ -21,7 +21,9 @@ AREA_RANGES = {"_small": 1, "_medium": 2, "_large": 3}
 PIXEL_DIGITS, SCORE_DIGITS = 4, 9  # nine significant digits give a float32 back exactly: no ties that were not there
 
 
-def coco_ground_truth(annotations: Sequence[Annotation], names: Sequence[str], categories: Sequence[int], masks: bool = False) -> dict[str, Any]:
+def coco_ground_truth(
+    annotations: Sequence[Annotation], names: Sequence[str], categories: Sequence[int], masks: bool = False
+) -> dict[str, Any]:
     """Return the annotations of a data set as the content of a COCO instances file.
 
     Args:
@@ -31,7 +33,13 @@ def coco_ground_truth(annotations: Sequence[Annotation], names: Sequence[str], c
         masks: with the objects' masks, polygons as they are; objects without one then stand as crowds, as `truth_masks` says.
     """
     images = [
-        {"id": item.image_id, "file_name": item.path.name, "height": int(item.image_hw[0]), "width": int(item.image_hw[1])} for item in annotations
+        {
+            "id": item.image_id,
+            "file_name": item.path.name,
+            "height": int(item.image_hw[0]),
+            "width": int(item.image_hw[1]),
+        }
+        for item in annotations
     ]
     objects: list[dict[str, Any]] = []
     for item in annotations:
@@ -60,7 +68,9 @@ def coco_ground_truth(annotations: Sequence[Annotation], names: Sequence[str], c
 
 
 def coco_results(
-    detections: Mapping[int, ArrayLike], categories: Sequence[int], segmentations: Mapping[int, Sequence[Mapping[str, object]]] | None = None
+    detections: Mapping[int, ArrayLike],
+    categories: Sequence[int],
+    segmentations: Mapping[int, Sequence[Mapping[str, object]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return detections as the content of a COCO results file.
 
@@ -76,9 +86,19 @@ def coco_results(
             continue
         boxes_xywh = _corners_to_xywh(rows).round(PIXEL_DIGITS).tolist()
         masks = [{"segmentation": mask} for mask in segmentations[image_id]] if segmentations else [{}] * len(rows)
-        for box_xywh, score, label, mask in zip(boxes_xywh, rows[:, 4].tolist(), rows[:, 5].astype(int).tolist(), masks, strict=True):
+        for box_xywh, score, label, mask in zip(
+            boxes_xywh, rows[:, 4].tolist(), rows[:, 5].astype(int).tolist(), masks, strict=True
+        ):
             score = float(f"{score:.{SCORE_DIGITS}g}")
-            results.append({"image_id": int(image_id), "category_id": int(categories[label]), "bbox": box_xywh, "score": score, **mask})
+            results.append(
+                {
+                    "image_id": int(image_id),
+                    "category_id": int(categories[label]),
+                    "bbox": box_xywh,
+                    "score": score,
+                    **mask,
+                }
+            )
     return results
 
 
@@ -88,7 +108,10 @@ def write_results(path: str | Path, results: list[dict[str, Any]]) -> None:
 
 
 def evaluate_coco(
-    ground_truth: Mapping[str, Any] | str | Path, results: list[dict[str, Any]], max_det: int = DEFAULT_MAX_DET, masks: bool = False
+    ground_truth: Mapping[str, Any] | str | Path,
+    results: list[dict[str, Any]],
+    max_det: int = DEFAULT_MAX_DET,
+    masks: bool = False,
 ) -> dict[str, float]:
     """Return COCO's twelve numbers for boxes, or masks, by pycocotools; -1 where there is no such truth.
 
@@ -109,14 +132,18 @@ def evaluate_coco(
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise SettingsError(f"COCO's twelve numbers: pycocotools cannot be imported ({error}): pip install pycocotools") from error
+        raise SettingsError(
+            f"COCO's twelve numbers: pycocotools cannot be imported ({error}): pip install pycocotools"
+        ) from error
     if not isinstance(ground_truth, Mapping):
         ground_truth = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
     with contextlib.redirect_stdout(io.StringIO()):  # it reports every step
         truth = _indexed(COCO, ground_truth)
         if results:
             left_out = "bbox" if masks else "segmentation"  # where both are given, the area would be that of the box
-            found = truth.loadRes([{key: value for key, value in result.items() if key != left_out} for result in results])  # it writes into them
+            found = truth.loadRes(
+                [{key: value for key, value in result.items() if key != left_out} for result in results]
+            )  # it writes into them
         else:
             found = _indexed(COCO, {**ground_truth, "annotations": []})
         evaluation = COCOeval(truth, found, "segm" if masks else "bbox")
@@ -140,7 +167,11 @@ def _twelve(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> dic
     def mean(values: np.ndarray) -> float:
         return float(values[values > -1].mean()) if (values > -1).any() else -1.0
 
-    numbers = {"AP": mean(precision[..., 0, -1]), "AP50": mean(precision[0, ..., 0, -1]), "AP75": mean(precision[5, ..., 0, -1])}
+    numbers = {
+        "AP": mean(precision[..., 0, -1]),
+        "AP50": mean(precision[0, ..., 0, -1]),
+        "AP75": mean(precision[5, ..., 0, -1]),
+    }
     numbers |= {f"AP{name}": mean(precision[..., area, -1]) for name, area in AREA_RANGES.items()}
     numbers |= {f"AR{limit}": mean(recall[..., 0, row]) for row, limit in enumerate(limits)}
     return numbers | {f"AR{name}": mean(recall[..., area, -1]) for name, area in AREA_RANGES.items()}

@@ -26,7 +26,9 @@ def box_iou_crowd(detections_xyxy: Array, truths_xyxy: Array, crowd: NDArray[np.
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
-def match_detections(overlaps: Array, crowd: NDArray[np.bool_], thresholds: Array = IOU_THRESHOLDS) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def match_detections(
+    overlaps: Array, crowd: NDArray[np.bool_], thresholds: Array = IOU_THRESHOLDS
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Match each detection, in row order, to its best truth still free, at every threshold at once.
 
     Args:
@@ -39,7 +41,10 @@ def match_detections(overlaps: Array, crowd: NDArray[np.bool_], thresholds: Arra
         as in pycocotools.
     """
     least = np.minimum(thresholds, 1 - 1e-10)
-    ordinary, crowds = overlaps[:, ~crowd][:, ::-1], overlaps[:, crowd]  # reversed: argmax then finds the last of equals
+    ordinary, crowds = (
+        overlaps[:, ~crowd][:, ::-1],
+        overlaps[:, crowd],
+    )  # reversed: argmax then finds the last of equals
     matched = np.zeros((len(least), len(overlaps)), dtype=bool)
     if ordinary.size:
         taken = np.zeros((len(least), ordinary.shape[1]), dtype=bool)
@@ -70,11 +75,17 @@ def average_precision(scores: Array, matched: NDArray[np.bool_], ignored: NDArra
     recall = true / num_truths
     precision = true / (true + false + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    envelope = np.concatenate((envelope, np.zeros((len(envelope), 1))), axis=1)  # a recall never reached has precision 0
-    return np.stack([row[np.searchsorted(reached, RECALL_POINTS)] for row, reached in zip(envelope, recall, strict=True)])
+    envelope = np.concatenate(
+        (envelope, np.zeros((len(envelope), 1))), axis=1
+    )  # a recall never reached has precision 0
+    return np.stack(
+        [row[np.searchsorted(reached, RECALL_POINTS)] for row, reached in zip(envelope, recall, strict=True)]
+    )
 
 
-def confidence_curves(scores: Array, matched: NDArray[np.bool_], ignored: NDArray[np.bool_], num_truths: int) -> tuple[Array, Array]:
+def confidence_curves(
+    scores: Array, matched: NDArray[np.bool_], ignored: NDArray[np.bool_], num_truths: int
+) -> tuple[Array, Array]:
     """Return precision and recall of one class against the confidence that a detection needs, at `CONFIDENCE_POINTS`.
 
     Args:
@@ -253,7 +264,9 @@ class DetectionMetrics:
             recall.append(curves[1])
         result.class_ap = np.stack(interpolated).mean(2)
         result.pr_curve = np.stack(interpolated)[:, 0]
-        result.map50, result.map75, result.map = (float(result.class_ap[:, part].mean()) for part in (0, 5, slice(None)))
+        result.map50, result.map75, result.map = (
+            float(result.class_ap[:, part].mean()) for part in (0, 5, slice(None))
+        )
         result.precision_curve, result.recall_curve = np.stack(precision), np.stack(recall)
         result.f1_curve = f1_score(result.precision_curve, result.recall_curve)
         best = int(smooth(result.f1_curve.mean(0)).argmax())
@@ -298,7 +311,9 @@ class ConfusionMatrix:
         self.nc, self.conf_thres, self.iou_thres = nc, conf_thres, iou_thres
         self.matrix = np.zeros((nc + 1, nc + 1), dtype=np.int64)
 
-    def update(self, detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None = None) -> None:
+    def update(
+        self, detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None = None
+    ) -> None:
         """Add one picture; arguments as in `DetectionMetrics.update`. Pairs are made whatever their classes, the best overlap first."""
         detections, boxes_xyxy, classes, crowd = _as_arrays(detections, boxes_xyxy, classes, crowd)
         detections = detections[detections[:, 4] > self.conf_thres]

@@ -63,7 +63,11 @@ def filled(polygon: Polygon, size_hw: tuple[int, int]) -> Region:
 
 
 def mask_overlaps(
-    detections: NDArray, region_of: Callable[[int], Region], truths: Sequence[Region], classes: NDArray[np.int64], crowd: NDArray[np.bool_]
+    detections: NDArray,
+    region_of: Callable[[int], Region],
+    truths: Sequence[Region],
+    classes: NDArray[np.int64],
+    crowd: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     """Return (D, G) intersection over union of masks, but over the detection's own area where the truth is a crowd.
 
@@ -80,12 +84,16 @@ def mask_overlaps(
     overlaps = np.zeros((len(detections), len(truths)))
     if not overlaps.size:
         return overlaps
-    windows = np.array([(one.left, one.top, one.left + one.mask.shape[1], one.top + one.mask.shape[0]) for one in truths], np.float64)
+    windows = np.array(
+        [(one.left, one.top, one.left + one.mask.shape[1], one.top + one.mask.shape[0]) for one in truths], np.float64
+    )
     areas = np.array([one.area for one in truths], np.float64)
     low = np.maximum(detections[:, None, :2], windows[None, :, :2])
     high = np.minimum(detections[:, None, 2:4], windows[None, :, 2:])
     most = (high - low + 1).clip(min=0).prod(-1)  # pixels in both boxes, whose edges may lie within a pixel
-    possible = (detections[:, 5].astype(np.int64)[:, None] == classes[None]) & np.where(crowd[None], most > 0, most >= LEAST * areas[None])
+    possible = (detections[:, 5].astype(np.int64)[:, None] == classes[None]) & np.where(
+        crowd[None], most > 0, most >= LEAST * areas[None]
+    )
     for row in np.flatnonzero(possible.any(1)):
         region = region_of(int(row))
         area = region.area

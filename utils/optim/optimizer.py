@@ -15,7 +15,9 @@ OPTIMIZERS = ("SGD", "AdamW")
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "linear": lambda share, lrf: (1 - share) * (1 - lrf) + lrf,
     "cosine": lambda share, lrf: (1 + math.cos(math.pi * share)) / 2 * (1 - lrf) + lrf,
-    "flat-cosine": lambda share, lrf: 1.0 if share < 0.5 else (1 + math.cos(math.pi * (2 * share - 1))) / 2 * (1 - lrf) + lrf,
+    "flat-cosine": lambda share, lrf: (
+        1.0 if share < 0.5 else (1 + math.cos(math.pi * (2 * share - 1))) / 2 * (1 - lrf) + lrf
+    ),
     "fixed": lambda share, lrf: 1.0,
 }
 """Factor on lr0 by the share of the run that is over, in [0, 1)."""

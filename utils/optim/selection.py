@@ -11,9 +11,7 @@ from models.yolo import Model
 from utils.errors import SettingsError, did_you_mean
 
 SECTIONS = ("backbone", "neck", "head")
-EXPECTED = (
-    "expected layer indices, a range such as 0-9, backbone, neck, head, a row's label, a layer's name such as ADown, or a glob such as 'model.4.*'"
-)
+EXPECTED = "expected layer indices, a range such as 0-9, backbone, neck, head, a row's label, a layer's name such as ADown, or a glob such as 'model.4.*'"
 
 
 def layers_of(model: Model, phrase: str) -> set[int] | None:
@@ -48,14 +46,19 @@ def select_parameters(model: Model, phrases: Sequence[str], flag: str) -> list[s
         if layers is None:
             found = fnmatch.filter(names, phrase)
             if not found:
-                hint = did_you_mean(phrase, (*SECTIONS, *(row.name for row in model.rows), *(row.label for row in model.rows if row.label)))
+                hint = did_you_mean(
+                    phrase,
+                    (*SECTIONS, *(row.name for row in model.rows), *(row.label for row in model.rows if row.label)),
+                )
                 raise SettingsError(f"{flag} {phrase}: matches no layer and no parameter: {EXPECTED}.{hint}")
             chosen |= set(found)
             continue
         if not layers:
             raise SettingsError(f"{flag} {phrase}: means no layer of this network: {EXPECTED}")
         if max(layers) >= len(model.model):
-            raise SettingsError(f"{flag} {phrase}: there is no layer {max(layers)}: the network has layers 0 to {len(model.model) - 1}")
+            raise SettingsError(
+                f"{flag} {phrase}: there is no layer {max(layers)}: the network has layers 0 to {len(model.model) - 1}"
+            )
         chosen |= {name for name in names if int(name.split(".")[1]) in layers}
     return [name for name in names if name in chosen]
 
@@ -71,7 +74,9 @@ def freeze(model: Model, phrases: Sequence[str]) -> list[nn.Module]:
     if len(phrases) == 1 and phrases[0].isdigit():
         count = int(phrases[0])
         if count > len(model.model):
-            raise SettingsError(f"--freeze {count}: the network has {len(model.model)} layers: expected at most as many")
+            raise SettingsError(
+                f"--freeze {count}: the network has {len(model.model)} layers: expected at most as many"
+            )
         phrases = [f"0-{count - 1}"] if count else []
     for name in select_parameters(model, phrases, "--freeze"):
         model.get_parameter(name).requires_grad_(False)
@@ -87,18 +92,26 @@ def check_frozen_were_loaded(model: Model, new: Sequence[str]) -> None:
     Raises:
         SettingsError: names their layers, and the frozen ones that can stay so.
     """
-    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad and ".dfl." not in name}
+    fixed = {
+        name for name, parameter in model.named_parameters() if not parameter.requires_grad and ".dfl." not in name
+    }
     layers = {int(name.split(".")[1]) for name in fixed}
     random = sorted({int(name.split(".")[1]) for name in fixed & set(new)})
     if random:
         shown = ", ".join(f"{index} ({model.rows[index].name})" for index in random)
         kept = spans(sorted(layers - set(random))).replace(", ", " ")
-        raise SettingsError(f"--freeze: layer {shown}: not all of it is in --weights, and frozen it would stay random: expected --freeze {kept}")
+        raise SettingsError(
+            f"--freeze: layer {shown}: not all of it is in --weights, and frozen it would stay random: expected --freeze {kept}"
+        )
 
 
 def describe_frozen(model: Model, frozen: Sequence[nn.Module]) -> str:
     """Return a line about how much of a network stays as it is (the constant DFL weights, never trained, are left out)."""
-    fixed = {name: parameter.numel() for name, parameter in model.named_parameters() if not parameter.requires_grad and ".dfl." not in name}
+    fixed = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad and ".dfl." not in name
+    }
     layers = sorted({int(name.split(".")[1]) for name in fixed})
     share = sum(fixed.values()) / sum(parameter.numel() for parameter in model.parameters())
     kept = f"{len(frozen)} normalisations keep their statistics"
@@ -136,7 +149,9 @@ def learning_rate_factors(model: Model, rules: Sequence[str], layer_decay: float
         except ValueError:
             factor = -1.0
         if not separator or not 0 < factor < 1000:
-            raise SettingsError(f"--lr-factor {rule}: expected PHRASE=FACTOR with a positive factor, such as backbone=0.1; --freeze stops training")
+            raise SettingsError(
+                f"--lr-factor {rule}: expected PHRASE=FACTOR with a positive factor, such as backbone=0.1; --freeze stops training"
+            )
         for name in select_parameters(model, [phrase], "--lr-factor"):
             factors[name] = factor
     return {name: factor for name, factor in factors.items() if factor != 1.0}

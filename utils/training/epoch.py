@@ -81,7 +81,11 @@ def resized(images: Tensor, epoch: int, number: int, seed: int, stride: int) -> 
     """Return a batch at a random size of 0.5 to 1.5 times its own, a multiple of the stride (multi-scale training)."""
     scale = random.Random(f"{seed}/{epoch}/{number}").uniform(0.5, 1.5)
     size = [max(stride, round(side * scale / stride) * stride) for side in images.shape[2:]]
-    return functional.interpolate(images, size=size, mode="bilinear", align_corners=False) if size != list(images.shape[2:]) else images
+    return (
+        functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        if size != list(images.shape[2:])
+        else images
+    )
 
 
 def train_one_epoch(
@@ -123,7 +127,9 @@ def train_one_epoch(
             total, items = training.loss(outputs, batch | {"images": images})
             lost = not math.isfinite(total.item())
             if lost and not training.scaler.is_enabled():
-                raise TrainingStoppedError(f"epoch {epoch + 1}, batch {number + 1}: the loss is {total.item()}: lower lr0, or try --amp off")
+                raise TrainingStoppedError(
+                    f"epoch {epoch + 1}, batch {number + 1}: the loss is {total.item()}: lower lr0, or try --amp off"
+                )
             if not lost:
                 training.scaler.scale(total).backward()
                 state.add(items)
@@ -167,7 +173,9 @@ def optimizer_step(training: Training, lost: bool = False) -> bool:
         return True
     training.bad_steps += 1
     if training.bad_steps >= MAX_BAD_STEPS:
-        raise TrainingStoppedError(f"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: lower lr0, or try --amp off")
+        raise TrainingStoppedError(
+            f"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: lower lr0, or try --amp off"
+        )
     return False
 
 

@@ -74,7 +74,12 @@ def describe_validation(epoch: int, found: EvalResult) -> dict[str, Any]:
     metrics = {name: float(getattr(found.metrics, name)) for name in METRICS}
     if found.masks is not None:
         metrics |= {f"mask_{name}": float(getattr(found.masks, name)) for name in METRICS}
-    return {"epoch": epoch, "fitness": float(found.fitness), **metrics, **{f"{item}_loss": float(value) for item, value in found.losses.items()}}
+    return {
+        "epoch": epoch,
+        "fitness": float(found.fitness),
+        **metrics,
+        **{f"{item}_loss": float(value) for item, value in found.losses.items()},
+    }
 
 
 def results_header(num_rates: int, task: str = "detect") -> list[str]:

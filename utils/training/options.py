@@ -107,10 +107,22 @@ class TrainOptions:
         if self.batch < 1 and self.batch != -1:
             raise SettingsError(f"--batch {self.batch}: expected a positive number, or -1 to fill the GPU's memory")
         if self.force and self.resume is None:
-            raise SettingsError("--force: goes with --resume only: it goes on although the data or settings of the run changed")
+            raise SettingsError(
+                "--force: goes with --resume only: it goes on although the data or settings of the run changed"
+            )
         if self.nosave and self.save_steps:
-            raise SettingsError(f"--nosave --save-steps {self.save_steps}: one saves the last epoch only, the other within epochs: leave one out")
-        choices = {"amp": AMP_CHOICES, "optimizer": OPTIMIZERS, "cache": CACHE_CHOICES, "schedule": tuple(SCHEDULES), "head_hidden": HEAD_HIDDEN}
+            raise SettingsError(
+                f"--nosave --save-steps {self.save_steps}: one saves the last epoch only, the other within epochs: leave one out"
+            )
+        choices = {
+            "amp": AMP_CHOICES,
+            "optimizer": OPTIMIZERS,
+            "cache": CACHE_CHOICES,
+            "schedule": tuple(SCHEDULES),
+            "head_hidden": HEAD_HIDDEN,
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected one of {', '.join(known)}")
+                raise SettingsError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: expected one of {', '.join(known)}"
+                )

@@ -54,7 +54,11 @@ def _resumed_path(options: TrainOptions) -> Path:
     path = path / "weights" / "last.pt" if path.is_dir() else path
     folder = path.parent.parent
     if not path.exists() and path.name == "last.pt" and folder.is_dir():
-        held = sorted(str(file.relative_to(folder)) for file in folder.glob("**/*") if file.is_file() and not LEFTOVER.fullmatch(file.name))
+        held = sorted(
+            str(file.relative_to(folder))
+            for file in folder.glob("**/*")
+            if file.is_file() and not LEFTOVER.fullmatch(file.name)
+        )
         raise CheckpointError(
             f"{path}: no such file: {folder} holds {', '.join(held[:8]) or 'nothing'}{', …' if len(held) > 8 else ''}: expected a run's folder; "
             "a run that ended before its first checkpoint is started again, its options are in args.yaml"
@@ -64,8 +68,12 @@ def _resumed_path(options: TrainOptions) -> Path:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed run has left in its folder, and say so."""
-    left = [path for place in (folder, folder / "weights") for path in place.glob(".*.tmp") if LEFTOVER.fullmatch(path.name)]
+    left = [
+        path for place in (folder, folder / "weights") for path in place.glob(".*.tmp") if LEFTOVER.fullmatch(path.name)
+    ]
     for path in left:
         path.unlink(missing_ok=True)
     if left:
-        print(f"{folder}: removed {len(left)} unfinished files of a run that was killed: {', '.join(path.name for path in left[:5])}")
+        print(
+            f"{folder}: removed {len(left)} unfinished files of a run that was killed: {', '.join(path.name for path in left[:5])}"
+        )

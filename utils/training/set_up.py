@@ -82,7 +82,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, precision: Precision, checkpoint: dict[str, Any] | None) -> Run:
+def set_up(
+    options: TrainOptions,
+    hyp: Hyperparameters,
+    config: DataConfig,
+    precision: Precision,
+    checkpoint: dict[str, Any] | None,
+) -> Run:
     """Build network, data, optimizer and folder."""
     names = ["object"] if options.single_cls else config.names
     model, transferred = starting_network(options, names, checkpoint)
@@ -100,7 +106,11 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
         options.batch = fitting_batch(model, precision, options.img, hyp)
     train_loader, val_loader = build_loaders(options, hyp, config, stride, masks=model.task == "segment")
     network = checkpoint["network"] if checkpoint else {}
-    before = {"names": network["names"], "plugins": network.get("plugins")} | checkpoint.get("sources", {}) if checkpoint else {}
+    before = (
+        {"names": network["names"], "plugins": network.get("plugins")} | checkpoint.get("sources", {})
+        if checkpoint
+        else {}
+    )
     sources = describe_sources(options, {"train": train_loader.dataset, "val": val_loader.dataset}, before)
     if checkpoint:
         check_sources(before, sources | {"plugins": plugins_entry(model)}, options.resume, options.force)
@@ -125,7 +135,9 @@ def set_up(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, prec
         return Run(folder, options, hyp, training, train_loader, val_loader, Progress(), sources)
     folder = Path(options.resume).resolve().parent.parent
     remove_leftovers(folder)
-    progress = restore(training, checkpoint, options.resume)  # last: nothing after it draws a random number before training does
+    progress = restore(
+        training, checkpoint, options.resume
+    )  # last: nothing after it draws a random number before training does
     return Run(folder, options, hyp, training, train_loader, val_loader, progress, sources)
 
 
@@ -144,7 +156,9 @@ def settle_loss(hyp: Hyperparameters, model: Model, options: TrainOptions, said:
         print("\n".join(lines))
 
 
-def build_loaders(options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int, masks: bool = False) -> tuple[Loader, Loader]:
+def build_loaders(
+    options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int, masks: bool = False
+) -> tuple[Loader, Loader]:
     """Build the loaders of the training pictures, augmented, and of the validation pictures, letterboxed in rectangular batches.
 
     Args:
@@ -191,7 +205,9 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
         SettingsError: the device is no GPU.
     """
     if precision.device.type != "cuda":
-        raise SettingsError("--batch -1: fills a GPU's memory, and this run is on the CPU: name a batch size such as --batch 16")
+        raise SettingsError(
+            "--batch -1: fills a GPU's memory, and this run is on the CPU: name a batch size such as --batch 16"
+        )
     loss, used = build_loss(model, hyp), []
     model.train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -207,10 +223,14 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
         model.zero_grad(set_to_none=True)
     model.load_state_dict(state)
     each = max((used[1] - used[0]) / 2, 1)
-    fixed = used[0] - 2 * each + 3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())  # EMA, optimizer
+    fixed = (
+        used[0] - 2 * each + 3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    )  # EMA, optimizer
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     batch = min(max(1, int((share * free - fixed) / each)), MAX_FITTING_BATCH)
-    print(f"--batch -1: {each / 2**20:.0f} MiB a picture, {free / 2**30:.1f} GiB free: {batch} is used (at most {MAX_FITTING_BATCH})")
+    print(
+        f"--batch -1: {each / 2**20:.0f} MiB a picture, {free / 2**30:.1f} GiB free: {batch} is used (at most {MAX_FITTING_BATCH})"
+    )
     return batch
 
 
@@ -254,9 +274,13 @@ def fit(run: Run) -> None:
         last_epoch = epoch + 1 == options.epochs
         found = None
         if not options.noval or last_epoch:
-            found = evaluate(run.training.ema.model, run.val_loader, run.training.precision, loss=run.training.loss, progress=False)
+            found = evaluate(
+                run.training.ema.model, run.val_loader, run.training.precision, loss=run.training.loss, progress=False
+            )
             if not all(map(math.isfinite, found.losses.values())):
-                raise TrainingStoppedError(f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: lower lr0, or try --amp off")
+                raise TrainingStoppedError(
+                    f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: lower lr0, or try --amp off"
+                )
         waited = epoch - progress.best_epoch if found and not progress.improved_by(found) else 0
         stale = 0 < options.patience <= waited
         with uninterrupted():
@@ -274,7 +298,9 @@ def step_saver(run: Run) -> Callable[[EpochState], None] | None:
 
     def save(state: EpochState) -> None:
         saved = progress.partial.batch if progress.partial else 0
-        if state.batch - saved >= every and state.batch < len(run.train_loader):  # the end of the epoch is saved with its results
+        if state.batch - saved >= every and state.batch < len(
+            run.train_loader
+        ):  # the end of the epoch is saved with its results
             progress.partial = snapshot(state)
             with uninterrupted():
                 save_last(run)
@@ -286,7 +312,13 @@ def plotted(batches: Loader, folder: Path, names: list[str], first: int = 0) -> 
     """Hand batches on, numbered from `first`, drawing the first ones of the epoch with their boxes."""
     for number, batch in enumerate(batches, first):
         if number < NUM_PLOTTED_BATCHES:
-            plot_batch(batch["images"], batch["targets"].numpy(), names, folder / f"train_batch{number}.png", masks=batch.get("masks"))
+            plot_batch(
+                batch["images"],
+                batch["targets"].numpy(),
+                names,
+                folder / f"train_batch{number}.png",
+                masks=batch.get("masks"),
+            )
         yield batch
 
 
@@ -313,7 +345,11 @@ def what_is_kept(run: Run) -> str:
     epoch, partial = run.progress.epoch, run.progress.partial
     if run.options.nosave or not (epoch or partial):
         return f"no epoch was saved in {run.weights}"
-    what = f"epoch {epoch}" + (f" and {partial.batch} batches of the next" if partial else "") if epoch else f"epoch 1 up to batch {partial.batch}"
+    what = (
+        f"epoch {epoch}" + (f" and {partial.batch} batches of the next" if partial else "")
+        if epoch
+        else f"epoch 1 up to batch {partial.batch}"
+    )
     return f"{what} is saved: python train.py --resume {last}{plugin_flags(run.training.model)} goes on from there"
 
 
@@ -325,7 +361,13 @@ def finish(run: Run) -> None:
     if not best.is_file():  # --nosave, and the last epoch was not the best
         best = last
     model = run.training.precision.place(load_model(best))
-    found = evaluate(model, run.val_loader, run.training.precision, plots_dir=None if run.options.noplots else run.folder, progress=False)
+    found = evaluate(
+        model,
+        run.val_loader,
+        run.training.precision,
+        plots_dir=None if run.options.noplots else run.folder,
+        progress=False,
+    )
     metrics = found.metrics
     measured = f"P {metrics.precision:.4f} R {metrics.recall:.4f} mAP50 {metrics.map50:.4f} mAP50-95 {metrics.map:.4f}"
     if found.masks is not None:

@@ -18,10 +18,16 @@ from utils.hyperparameters import load_hyperparameters
 from utils.training.options import TrainOptions
 
 SPLIT_TITLES = {"train": "training", "val": "validation"}
-PARTS = {"files": "files of the {} pictures", "sizes": "sizes of the {} pictures", "labels": "labels of the {} pictures"}
+PARTS = {
+    "files": "files of the {} pictures",
+    "sizes": "sizes of the {} pictures",
+    "labels": "labels of the {} pictures",
+}
 
 
-def describe_sources(options: TrainOptions, datasets: Mapping[str, DetectionDataset], before: Mapping[str, Any]) -> dict[str, Any]:
+def describe_sources(
+    options: TrainOptions, datasets: Mapping[str, DetectionDataset], before: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what a run is made from, as plain data.
 
     Args:
@@ -34,7 +40,9 @@ def describe_sources(options: TrainOptions, datasets: Mapping[str, DetectionData
         "names": list(datasets["train"].names),
         **{split: describe_pictures(dataset) for split, dataset in datasets.items()},
         "cfg": {"path": str(cfg.resolve()), "digest": yaml_digest(cfg)} if cfg and cfg.is_file() else None,
-        "hyp": {"path": str(hyp.resolve()), "digest": yaml_digest(hyp), "values": _hyperparameters(hyp)} if hyp and hyp.is_file() else None,
+        "hyp": {"path": str(hyp.resolve()), "digest": yaml_digest(hyp), "values": _hyperparameters(hyp)}
+        if hyp and hyp.is_file()
+        else None,
     }
 
 
@@ -47,7 +55,12 @@ def describe_pictures(dataset: DetectionDataset) -> dict[str, Any]:
         labels.update(f"{len(one)} {[[len(part) for part in polygon] for polygon in one.polygons if polygon]}".encode())
         for array in (one.classes, one.boxes_xyxy, one.crowd, *(part for polygon in one.polygons for part in polygon)):
             labels.update(array.tobytes())
-    return {"pictures": len(dataset), "files": files.hexdigest(), "sizes": sizes.hexdigest(), "labels": labels.hexdigest()}
+    return {
+        "pictures": len(dataset),
+        "files": files.hexdigest(),
+        "sizes": sizes.hexdigest(),
+        "labels": labels.hexdigest(),
+    }
 
 
 def yaml_digest(path: Path) -> str:
@@ -95,7 +108,9 @@ def compare_sources(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change
             changes.unknown.append(f"the {title} yaml")
         elif before[key] and now[key] and before[key]["digest"] != now[key]["digest"]:
             details = _changed_values(before[key].get("values", {}), now[key].get("values", {}))
-            changes.found.append(f"{title} yaml {now[key]['path']}{details} (the run keeps the {kept} of its checkpoint)")
+            changes.found.append(
+                f"{title} yaml {now[key]['path']}{details} (the run keeps the {kept} of its checkpoint)"
+            )
     changes.found += _changed_plugins(before.get("plugins"), now.get("plugins"))
     return changes
 
@@ -113,7 +128,11 @@ def _changed_plugins(before: object, now: object) -> list[str]:
 def _changed_names(before: list[str], now: list[str]) -> list[str]:
     if len(before) != len(now):
         return [f"class names: {len(before)} are now {len(now)}"]
-    differing = [f"{index} '{old}' is now '{new}'" for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
+    differing = [
+        f"{index} '{old}' is now '{new}'"
+        for index, (old, new) in enumerate(zip(before, now, strict=True))
+        if old != new
+    ]
     return [f"class names: {_shortened(differing)}"] if differing else []
 
 
@@ -147,5 +166,7 @@ def check_sources(before: Mapping[str, Any], now: Mapping[str, Any], where: str,
         return
     said = f"{where}: changed since the run began: {'; '.join(changes.found)}"
     if not force:
-        raise CheckpointError(f"{said}: expected what it was started with; --resume {where} --force goes on with what is there now")
+        raise CheckpointError(
+            f"{said}: expected what it was started with; --resume {where} --force goes on with what is there now"
+        )
     print(f"{said}; goes on all the same (--force)")

@@ -11,7 +11,9 @@ from utils.training.options import TrainOptions
 from utils.weights.reading import Weights, of_own_network, read_weights
 
 
-def starting_network(options: TrainOptions, names: list[str], checkpoint: dict[str, Any] | None) -> tuple[Model, TransferReport | None]:
+def starting_network(
+    options: TrainOptions, names: list[str], checkpoint: dict[str, Any] | None
+) -> tuple[Model, TransferReport | None]:
     """Return the network with the weights asked for, and the report on them if they came from a file.
 
     Args:
@@ -24,23 +26,36 @@ def starting_network(options: TrainOptions, names: list[str], checkpoint: dict[s
     if checkpoint:
         network = checkpoint["network"]
         if len(names) != network["nc"]:
-            raise CheckpointError(f"{options.resume}: trained on {network['nc']} classes, but {options.data} has {len(names)}")
+            raise CheckpointError(
+                f"{options.resume}: trained on {network['nc']} classes, but {options.data} has {len(names)}"
+            )
         model, report = build_network(of_own_network(Path(options.resume), network, {}, {})), None
     elif options.weights:
         model, report = fine_tuned(options, read_weights(options.weights), len(names))
     elif options.cfg:
         model, report = network_of_yaml(options, len(names)), None
     else:
-        raise SettingsError("--cfg: none given: expected a network yaml such as gelan-t.yaml, or --weights to fine-tune from")
+        raise SettingsError(
+            "--cfg: none given: expected a network yaml such as gelan-t.yaml, or --weights to fine-tune from"
+        )
     if model.config.get("folded"):
-        raise SettingsError(f"{options.cfg or options.weights}: a folded network, its normalisations merged: expected an unfolded one for training")
+        raise SettingsError(
+            f"{options.cfg or options.weights}: a folded network, its normalisations merged: expected an unfolded one for training"
+        )
     model.names = list(names)
     return model, report
 
 
 def network_of_yaml(options: TrainOptions, num_classes: int) -> Model:
     """Return the network of `--cfg`, as the flags beside it say."""
-    return Model(options.cfg, nc=num_classes, scale=options.scale, width=options.width, depth=options.depth, patches=options.patch)
+    return Model(
+        options.cfg,
+        nc=num_classes,
+        scale=options.scale,
+        width=options.width,
+        depth=options.depth,
+        patches=options.patch,
+    )
 
 
 def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tuple[Model, TransferReport]:
@@ -54,10 +69,14 @@ def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tup
     if options.cfg:
         model = network_of_yaml(options, num_classes)
     elif weights.config is None:
-        raise SettingsError(f"--weights {weights.path}: a {weights.kind} says nothing of its network: give its yaml, --cfg")
+        raise SettingsError(
+            f"--weights {weights.path}: a {weights.kind} says nothing of its network: give its yaml, --cfg"
+        )
     elif flag := next((name for name in ("scale", "width", "depth") if getattr(options, name) is not None), None):
         shown = f"--{flag} {getattr(options, flag)}"
-        raise SettingsError(f"{shown}: the network comes from {weights.path}: expected --cfg with the yaml that is to be scaled")
+        raise SettingsError(
+            f"{shown}: the network comes from {weights.path}: expected --cfg with the yaml that is to be scaled"
+        )
     else:
         model = build_network(weights, num_classes)
         if options.patch:

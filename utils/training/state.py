@@ -17,7 +17,20 @@ from utils.training.epoch import EpochState, Training
 from utils.training.options import TrainOptions
 from utils.weights.own_file import network_entry, save_checkpoint
 
-ESSENTIAL = ("model", "ema", "updates", "optimizer", "scaler", "rng", "epoch", "best_fitness", "best_epoch", "rows", "hyp", "options")
+ESSENTIAL = (
+    "model",
+    "ema",
+    "updates",
+    "optimizer",
+    "scaler",
+    "rng",
+    "epoch",
+    "best_fitness",
+    "best_epoch",
+    "rows",
+    "hyp",
+    "options",
+)
 """Entries of a last.pt without which no run can go on."""
 
 
@@ -158,7 +171,9 @@ def restore_random_states(states: dict[str, Any] | Tensor, where: str) -> None:
     for device, state in enumerate(states["cuda"][:devices]):
         torch.cuda.set_rng_state(state, device)
     if devices > len(states["cuda"]):
-        print(f"{where}: holds the random state of {len(states['cuda'])} GPUs: those of the other {devices - len(states['cuda'])} start anew")
+        print(
+            f"{where}: holds the random state of {len(states['cuda'])} GPUs: those of the other {devices - len(states['cuda'])} start anew"
+        )
     if states["mps"] is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(states["mps"])
 
@@ -170,13 +185,19 @@ def check_complete(checkpoint: dict[str, Any], where: str) -> None:
         CheckpointError: names the entries that are missing, or a weight that is not finite.
     """
     if "optimizer" not in checkpoint:
-        raise CheckpointError(f"{where}: holds no optimizer state: expected a last.pt; to start from its weights use --weights")
+        raise CheckpointError(
+            f"{where}: holds no optimizer state: expected a last.pt; to start from its weights use --weights"
+        )
     if missing := [name for name in ESSENTIAL if name not in checkpoint]:
-        raise CheckpointError(f"{where}: holds no {', '.join(missing)}: expected a whole last.pt; to start from its weights use --weights")
+        raise CheckpointError(
+            f"{where}: holds no {', '.join(missing)}: expected a whole last.pt; to start from its weights use --weights"
+        )
     for part in ("model", "ema"):
         for name, value in checkpoint[part].items():
             if not value.isfinite().all():
-                raise CheckpointError(f"{where}: {part}: {name}: holds values that are not finite: expected the weights of a run that can go on")
+                raise CheckpointError(
+                    f"{where}: {part}: {name}: holds values that are not finite: expected the weights of a run that can go on"
+                )
 
 
 def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progress:
@@ -193,19 +214,31 @@ def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progr
         training.ema.model.load_state_dict(checkpoint["ema"])
         training.optimizer.load_state_dict(checkpoint["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:  # torch's own texts take many lines
-        raise CheckpointError(f"{where}: its state does not fit its own network: {' '.join(str(error).split())[:300]}") from error
+        raise CheckpointError(
+            f"{where}: its state does not fit its own network: {' '.join(str(error).split())[:300]}"
+        ) from error
     for group, settings in zip(training.optimizer.param_groups, built, strict=True):
         for name in settings.keys() - group.keys():  # a checkpoint of an older version lacks what came later
             group[name] = settings[name]
     training.ema.updates = checkpoint["updates"]
     if checkpoint["scaler"]:  # empty from a run that needed none
         training.scaler.load_state_dict(checkpoint["scaler"])
-    training.loss.load_state_dict(checkpoint.get("loss", {}))  # a checkpoint of an older version lacks it, and its losses had no state
+    training.loss.load_state_dict(
+        checkpoint.get("loss", {})
+    )  # a checkpoint of an older version lacks it, and its losses had no state
     training.bad_steps = checkpoint.get("bad_steps", 0)
     compute = training.precision.describe()
     if checkpoint.get("compute", compute) != compute:
-        print(f"{where}: ran on {checkpoint['compute']}, goes on with {compute}: last digits may differ from those of an uninterrupted run")
-    progress = Progress(checkpoint["epoch"], checkpoint["best_fitness"], checkpoint["best_epoch"], checkpoint["rows"], checkpoint.get("metrics", {}))
+        print(
+            f"{where}: ran on {checkpoint['compute']}, goes on with {compute}: last digits may differ from those of an uninterrupted run"
+        )
+    progress = Progress(
+        checkpoint["epoch"],
+        checkpoint["best_fitness"],
+        checkpoint["best_epoch"],
+        checkpoint["rows"],
+        checkpoint.get("metrics", {}),
+    )
     if checkpoint.get("partial"):
         restore_partial(progress, training, checkpoint, where)
     restore_random_states(checkpoint["rng"], where)
@@ -217,7 +250,9 @@ def restore_partial(progress: Progress, training: Training, checkpoint: dict[str
     stored = dict(checkpoint["partial"])
     before, now = checkpoint["schedule"]["batches_per_epoch"], training.schedule.batches_per_epoch
     if before != now:
-        print(f"{where}: was saved after batch {stored['batch']} of {before}, and an epoch has {now} now: epoch {progress.epoch + 1} starts again")
+        print(
+            f"{where}: was saved after batch {stored['batch']} of {before}, and an epoch has {now} now: epoch {progress.epoch + 1} starts again"
+        )
         return
     progress.mosaic = stored.pop("mosaic")
     sums = {name: value.to(training.precision.device) for name, value in stored.pop("sums").items()}

@@ -9,13 +9,30 @@ from utils.weights.safe_pickle import LARGEST_PICKLE, read_pickle
 from utils.weights.stand_ins import RefusedError, UnknownNameError
 
 STARTS: list[tuple[bytes, str]] = [
-    *((b"\xff\xd8\xff", "a JPEG picture"), (b"\x89PNG\r\n", "a PNG picture"), (b"GIF8", "a GIF picture"), (b"BM", "a BMP picture")),
+    *(
+        (b"\xff\xd8\xff", "a JPEG picture"),
+        (b"\x89PNG\r\n", "a PNG picture"),
+        (b"GIF8", "a GIF picture"),
+        (b"BM", "a BMP picture"),
+    ),
     *((b"II*\0", "a TIFF picture"), (b"MM\0*", "a TIFF picture"), (b"%PDF", "a PDF document")),
-    *((b"\x1f\x8b", "a gzip archive"), (b"7z\xbc\xaf", "a 7z archive"), (b"Rar!", "a RAR archive"), (b"BZh", "a bzip2 archive")),
-    *((b"\xfd7zXZ", "an xz archive"), (b"\x89HDF", "an HDF5 file"), (b"\x93NUMPY", "a numpy array"), (b"PK\x05\x06", "an empty zip archive")),
+    *(
+        (b"\x1f\x8b", "a gzip archive"),
+        (b"7z\xbc\xaf", "a 7z archive"),
+        (b"Rar!", "a RAR archive"),
+        (b"BZh", "a bzip2 archive"),
+    ),
+    *(
+        (b"\xfd7zXZ", "an xz archive"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x93NUMPY", "a numpy array"),
+        (b"PK\x05\x06", "an empty zip archive"),
+    ),
 ]
 """First bytes of files that are given for weights by mistake."""
-WEB_PAGE = re.compile(rb"\s*(?:<!--.*?-->\s*|<\?xml[^>]*>\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
+WEB_PAGE = re.compile(
+    rb"\s*(?:<!--.*?-->\s*|<\?xml[^>]*>\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
+)
 TEXT_CONTROLS = set(range(32)) - {9, 10, 12, 13, 27}
 
 
@@ -41,7 +58,9 @@ def describe_file(path: Path) -> str:
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "is a WebP picture: expected weights (.pt or .safetensors)"
     if is_tar:
-        return "is a tar archive: expected weights; unpack it, or save files of torch before 0.4 again with a newer torch"
+        return (
+            "is a tar archive: expected weights; unpack it, or save files of torch before 0.4 again with a newer torch"
+        )
     if could_be_pickle(path, start):
         return describe_pickle(path)
     if is_text(start):

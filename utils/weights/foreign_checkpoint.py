@@ -63,7 +63,10 @@ class PlainData:
         if isinstance(value, StandIn) and value.kind.name.endswith("Namespace"):
             value = value.state
         if isinstance(value, dict):
-            items = ((key if isinstance(key, str | int) else shown_key(key), self.convert(item, depth + 1)) for key, item in value.items())
+            items = (
+                (key if isinstance(key, str | int) else shown_key(key), self.convert(item, depth + 1))
+                for key, item in value.items()
+            )
             return dict(items)
         if isinstance(value, list | tuple | set):
             return [self.convert(item, depth + 1) for item in value]
@@ -95,7 +98,11 @@ def settings_of(content: dict[Any, Any], weights: Collection[str], plain: PlainD
         weights: keys of the weights.
     """
     left = (*weights, *STATE)
-    return {shown_key(key): plain.convert(value) for key, value in content.items() if key not in left and not isinstance(value, StoredTensor)}
+    return {
+        shown_key(key): plain.convert(value)
+        for key, value in content.items()
+        if key not in left and not isinstance(value, StoredTensor)
+    }
 
 
 def family_of(root: StandIn) -> str:
@@ -106,7 +113,9 @@ def family_of(root: StandIn) -> str:
     """
     family = FAMILIES.get(root.kind.path.partition(".")[0])
     if family is None or not isinstance(root.state.get("_modules"), dict) or "model" not in root.state["_modules"]:
-        raise RefusedError(f"holds an object of {shown(root.kind.path)}: expected the DetectionModel of YOLOv9 or Ultralytics, or a state dict")
+        raise RefusedError(
+            f"holds an object of {shown(root.kind.path)}: expected the DetectionModel of YOLOv9 or Ultralytics, or a state dict"
+        )
     return family
 
 
@@ -116,7 +125,9 @@ def children_of(module: StandIn, key: str) -> dict[str, Any]:
     if held is None:
         return {}
     if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
-        raise RefusedError(f"a layer of {shown(module.kind.path)} has a {key} that is no mapping of names: damaged or forged; not loaded")
+        raise RefusedError(
+            f"a layer of {shown(module.kind.path)} has a {key} that is no mapping of names: damaged or forged; not loaded"
+        )
     return held
 
 
@@ -134,7 +145,11 @@ def walk(root: StandIn) -> Iterator[tuple[str, StandIn]]:
         if depth > DEEPEST_TREE or count > MOST_LAYERS or len(prefix) > 1000:
             raise RefusedError("its layers are nested without end: forged; not loaded")
         yield prefix, module
-        inner = [(f"{prefix}{name}.", child, depth + 1) for name, child in children_of(module, "_modules").items() if isinstance(child, StandIn)]
+        inner = [
+            (f"{prefix}{name}.", child, depth + 1)
+            for name, child in children_of(module, "_modules").items()
+            if isinstance(child, StandIn)
+        ]
         waiting.extend(reversed(inner))
 
 
@@ -167,7 +182,11 @@ def class_names(held: Any, nc: int | None, notes: list[str]) -> list[str] | None
         held = [held[key] for key in sorted(held)]
     if held is None:
         return None
-    if not isinstance(held, list | tuple) or not all(isinstance(name, str) for name in held) or (nc is not None and len(held) != nc):
+    if (
+        not isinstance(held, list | tuple)
+        or not all(isinstance(name, str) for name in held)
+        or (nc is not None and len(held) != nc)
+    ):
         count = len(held) if isinstance(held, list | tuple | dict) else "unreadable"
         notes.append(f"its class names ({count}) do not fit its {nc} classes and are left out")
         return None
@@ -182,7 +201,9 @@ def whole_strides(held: Any, notes: list[str]) -> list[int] | None:
         held = np.ravel(held.values).tolist()
     if held is None:
         return None
-    if not isinstance(held, list | tuple) or not all(isinstance(step, int | float) and 1 <= step <= 4096 and step == int(step) for step in held):
+    if not isinstance(held, list | tuple) or not all(
+        isinstance(step, int | float) and 1 <= step <= 4096 and step == int(step) for step in held
+    ):
         notes.append("its strides are no whole numbers and are left out")
         return None
     return [int(step) for step in held]
@@ -202,19 +223,29 @@ def read_network(root: StandIn) -> ForeignNetwork:
     family, plain, notes = family_of(root), PlainData(), []
     tensors = {name: tensor.read() for name, tensor in stored_tensors(root).items()}
     if not any(re.match(r"model\.\d+\.", name) for name in tensors):
-        raise RefusedError("its network has no layers with weights: expected names such as model.0.conv.weight; not loaded")
+        raise RefusedError(
+            "its network has no layers with weights: expected names such as model.0.conv.weight; not loaded"
+        )
     held = root.state.get("yaml")
     config = plain.convert(held) if isinstance(held, dict) else None
     if config is None:
         notes.append("it does not say how its network is built: give the network with --cfg")
     nc = positive(root.state.get("nc")) or positive((config or {}).get("nc"))
     names = class_names(root.state.get("names"), nc, notes)
-    layers = [child for _, child in children_of(children_of(root, "_modules")["model"], "_modules").items() if isinstance(child, StandIn)]
+    layers = [
+        child
+        for _, child in children_of(children_of(root, "_modules")["model"], "_modules").items()
+        if isinstance(child, StandIn)
+    ]
     stride = root.state.get("stride")
     stride = whole_strides(layers[-1].state.get("stride") if stride is None and layers else stride, notes)
     if folded := folded_layers(root):
-        notes.append(f"{folded} of its convolutions are folded (normalisation merged): good for inference, not for training on")
+        notes.append(
+            f"{folded} of its convolutions are folded (normalisation merged): good for inference, not for training on"
+        )
     ch = positive((config or {}).get("ch")) or positive((config or {}).get("channels"))
     training = {key: plain.convert(root.state[key]) for key in ("hyp", "args", "task") if key in root.state}
     classes = nc or (len(names) if names else None)
-    return ForeignNetwork(family, tensors, config, classes, ch, names, stride, folded > 0, training, notes + plain.notes())
+    return ForeignNetwork(
+        family, tensors, config, classes, ch, names, stride, folded > 0, training, notes + plain.notes()
+    )

@@ -31,7 +31,11 @@ def numbered_names(branches: int, masks: bool) -> dict[str, str]:
     table = {}
     for number, part in enumerate([*(f"aux.{index}" for index in range(branches - 1)), "lead"]):
         suffix = str(number + 1) if number else ""
-        table |= {f"{part}.box": f"cv{2 * number + 2}", f"{part}.cls": f"cv{2 * number + 3}", f"{part}.dfl": f"dfl{suffix}"}
+        table |= {
+            f"{part}.box": f"cv{2 * number + 2}",
+            f"{part}.cls": f"cv{2 * number + 3}",
+            f"{part}.dfl": f"dfl{suffix}",
+        }
         if masks:
             table |= {f"{part}.masks": f"cv{2 * branches + 2 + number}", f"{part}.prototypes": f"proto{suffix}"}
     return table

@@ -76,13 +76,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file: expected the weights of a run, such as runs/train/exp/weights/best.pt")
+        raise CheckpointError(
+            f"{path}: no such file: expected the weights of a run, such as runs/train/exp/weights/best.pt"
+        )
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: is no checkpoint, or only a part of one: expected one that train.py wrote")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own text advises to switch the protection off
-        raise CheckpointError(f"{path}: holds more than tensors and plain data: expected a checkpoint that train.py wrote") from error
+        raise CheckpointError(
+            f"{path}: holds more than tensors and plain data: expected a checkpoint that train.py wrote"
+        ) from error
     except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path}: damaged: {reason}: expected a checkpoint that train.py wrote") from error
@@ -105,13 +109,21 @@ def check_content(path: Path, content: Mapping[str, Any]) -> None:
     """
     network = content["network"]
     if not isinstance(network, dict):
-        raise CheckpointError(f"{path}: damaged: its network is {type(network).__name__}: expected a mapping; use another checkpoint of the run")
+        raise CheckpointError(
+            f"{path}: damaged: its network is {type(network).__name__}: expected a mapping; use another checkpoint of the run"
+        )
     for key, kind in NETWORK_TYPES.items():
         if not isinstance(network.get(key), kind):
-            raise CheckpointError(f"{path}: damaged: its network has no {key} ({kind.__name__}): expected one; use another checkpoint of the run")
+            raise CheckpointError(
+                f"{path}: damaged: its network has no {key} ({kind.__name__}): expected one; use another checkpoint of the run"
+            )
     for key in ("model", "ema"):
         tensors = content.get(key, {})
-        if not isinstance(tensors, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()):
-            raise CheckpointError(f"{path}: damaged: its '{key}' is no mapping of names to tensors; use another checkpoint of the run")
+        if not isinstance(tensors, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+        ):
+            raise CheckpointError(
+                f"{path}: damaged: its '{key}' is no mapping of names to tensors; use another checkpoint of the run"
+            )
     if not content.get("model") and not content.get("ema"):
         raise CheckpointError(f"{path}: holds no weights: expected a checkpoint that train.py wrote")

@@ -25,7 +25,19 @@ from utils.weights.own_file import read_checkpoint
 from utils.weights.stand_ins import RefusedError, StandIn, StoredTensor, shown
 from utils.weights.torch_file import is_torch_file, load_torch_file
 
-WRAPPERS = ("ema", "model_ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "module", "weights", "network", "net", "params")
+WRAPPERS = (
+    "ema",
+    "model_ema",
+    "ema_state_dict",
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "module",
+    "weights",
+    "network",
+    "net",
+    "params",
+)
 """Keys under which weights are wrapped; averaged (EMA) ones first."""
 RUN_STATE = ("partial", "rows", "sources", "schedule")
 """Further entries of our own checkpoints that only a resumed run needs."""
@@ -99,7 +111,9 @@ def read_start(path: Path) -> bytes:
     if not path.is_file():
         raise RefusedError("is a device or pipe: expected a weights file")
     if path.suffix.lower() in EXPORTED:
-        raise RefusedError(f"is {EXPORTED[path.suffix.lower()]}, an exported network: expected weights; detect.py and val.py take it by its suffix")
+        raise RefusedError(
+            f"is {EXPORTED[path.suffix.lower()]}, an exported network: expected weights; detect.py and val.py take it by its suffix"
+        )
     with path.open("rb") as file:
         return file.read(64)
 
@@ -114,7 +128,9 @@ def from_torch_file(path: Path) -> Weights:
         return from_own(path, content)
     found = find_network(content)
     if found is None:
-        raise RefusedError(f"holds {describe_content(content)}: expected a checkpoint, or a mapping of names to tensors (state dict)")
+        raise RefusedError(
+            f"holds {describe_content(content)}: expected a checkpoint, or a mapping of names to tensors (state dict)"
+        )
     network, averaged = found
     weights = from_modules(path, network) if isinstance(network, StandIn) else from_state_dict(path, network)
     if isinstance(content, dict) and content is not network:
@@ -131,7 +147,11 @@ def describe_content(content: Any) -> str:
     if isinstance(content, StandIn):
         return f"an object of {shown(content.kind.path)}"
     if isinstance(content, dict):
-        return f"a mapping without weights (keys {', '.join(shown(key) for key in list(content)[:8])})" if content else "an empty mapping"
+        return (
+            f"a mapping without weights (keys {', '.join(shown(key) for key in list(content)[:8])})"
+            if content
+            else "an empty mapping"
+        )
     return f"a single {'tensor' if isinstance(content, StoredTensor) else type(content).__name__}"
 
 
@@ -146,7 +166,9 @@ def find_network(content: Any, depth: int = 0) -> tuple[StandIn | dict[str, Any]
             found = find_network(content.get(key), depth + 1)
             if found is not None:
                 return found[0], "ema" in key or found[1]
-    is_state_dict = any(isinstance(value, StoredTensor) for value in content.values()) and all(isinstance(key, str) for key in content)
+    is_state_dict = any(isinstance(value, StoredTensor) for value in content.values()) and all(
+        isinstance(key, str) for key in content
+    )
     return (content, False) if is_state_dict else None
 
 
@@ -159,12 +181,18 @@ def from_own(path: Path, content: dict[Any, Any]) -> Weights:
     return of_own_network(path, content["network"], dict(content.get("ema") or content["model"]), training)
 
 
-def of_own_network(path: Path, network: Mapping[str, Any], tensors: dict[str, Tensor], training: dict[str, Any]) -> Weights:
+def of_own_network(
+    path: Path, network: Mapping[str, Any], tensors: dict[str, Tensor], training: dict[str, Any]
+) -> Weights:
     """Return weights of the network that one of our checkpoints describes."""
     described = {key: network[key] for key in ("config", "nc", "ch", "names", "stride")}
     files = network.get("layer_files")
-    described["layer_files"] = {str(name): shown(place) for name, place in files.items()} if isinstance(files, dict) else {}
-    return Weights(path, "checkpoint", tensors, training=training, plugins=read_plugins_entry(network.get("plugins")), **described)
+    described["layer_files"] = (
+        {str(name): shown(place) for name, place in files.items()} if isinstance(files, dict) else {}
+    )
+    return Weights(
+        path, "checkpoint", tensors, training=training, plugins=read_plugins_entry(network.get("plugins")), **described
+    )
 
 
 def from_state_dict(path: Path, content: dict[str, Any]) -> Weights:
@@ -172,7 +200,9 @@ def from_state_dict(path: Path, content: dict[str, Any]) -> Weights:
     notes = []
     others = [name for name, value in content.items() if not isinstance(value, StoredTensor)]
     if others:
-        notes.append(f"{len(others)} entries are no tensors and are left out: {', '.join(map(shown, others[:3]))}{', …' if len(others) > 3 else ''}")
+        notes.append(
+            f"{len(others)} entries are no tensors and are left out: {', '.join(map(shown, others[:3]))}{', …' if len(others) > 3 else ''}"
+        )
     tensors = {name: value.read() for name, value in content.items() if isinstance(value, StoredTensor)}
     return Weights(path, "state dict", clean_names(tensors), notes=notes)
 
@@ -180,13 +210,22 @@ def from_state_dict(path: Path, content: dict[str, Any]) -> Weights:
 def from_modules(path: Path, root: StandIn) -> Weights:
     """Read the module tree of a foreign checkpoint."""
     network = read_network(root)
-    notes = [f"read from pickled {shown(root.kind.path)} without running anything; see docs/weights.md for its licence", *network.notes]
+    notes = [
+        f"read from pickled {shown(root.kind.path)} without running anything; see docs/weights.md for its licence",
+        *network.notes,
+    ]
     config = network.config
     if config is not None:
         config |= {"folded": True} if network.folded else {}
         config, translated = translate_config(config, network.family, str(path))
         notes += translated
-    described = {"nc": network.nc, "ch": network.ch, "names": network.names, "stride": network.stride, "training": network.training}
+    described = {
+        "nc": network.nc,
+        "ch": network.ch,
+        "names": network.names,
+        "stride": network.stride,
+        "training": network.training,
+    }
     return Weights(path, FOREIGN_KINDS[network.family], clean_names(network.tensors), config, notes=notes, **described)
 
 
@@ -220,11 +259,17 @@ def from_safetensors(path: Path) -> Weights:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
-        raise RefusedError(f"damaged or truncated safetensors file ({shown(str(error))}): expected a whole one; copy it again") from error
+        raise RefusedError(
+            f"damaged or truncated safetensors file ({shown(str(error))}): expected a whole one; copy it again"
+        ) from error
     if not tensors:
         raise RefusedError("is a safetensors file without tensors: expected weights")
     notes: list[str] = []
-    known = {key: from_json(metadata[key], key, notes) for key in ("config", "names", "stride", "nc", "ch") if key in metadata}
+    known = {
+        key: from_json(metadata[key], key, notes)
+        for key in ("config", "names", "stride", "nc", "ch")
+        if key in metadata
+    }
     training = {key: value for key, value in metadata.items() if key not in known}
     return Weights(path, "safetensors", clean_names(tensors), training=training, notes=notes, **known)
 
@@ -239,7 +284,9 @@ def from_json(text: str, key: str, notes: list[str]) -> Any:
     except (ValueError, RecursionError):
         value = None
     items = {"names": str, "stride": int}
-    if not isinstance(value, METADATA_TYPES[key]) or (key in items and not all(type(item) is items[key] for item in value)):
+    if not isinstance(value, METADATA_TYPES[key]) or (
+        key in items and not all(type(item) is items[key] for item in value)
+    ):
         notes.append(f"its metadata '{key}' is not as expected and is left out")
         return None
     return value

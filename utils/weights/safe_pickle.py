@@ -86,13 +86,17 @@ class _Machine:
 
     def run(self, stream: io.BytesIO) -> Any:
         if stream.getbuffer().nbytes - stream.tell() > LARGEST_PICKLE:
-            raise RefusedError(f"its pickled part is larger than {LARGEST_PICKLE // 2**20} MiB: damaged or forged; not loaded")
+            raise RefusedError(
+                f"its pickled part is larger than {LARGEST_PICKLE // 2**20} MiB: damaged or forged; not loaded"
+            )
         count = 0
         try:
             for opcode, argument, _ in pickletools.genops(stream):
                 count += 1
                 if count > MOST_INSTRUCTIONS:
-                    raise RefusedError(f"its pickled part has more than {MOST_INSTRUCTIONS} instructions: forged; not loaded")
+                    raise RefusedError(
+                        f"its pickled part has more than {MOST_INSTRUCTIONS} instructions: forged; not loaded"
+                    )
                 name = opcode.name
                 if name in VALUES:
                     self.stack.append(argument)
@@ -109,7 +113,9 @@ class _Machine:
         except RefusedError:
             raise
         except (ValueError, OverflowError) as error:  # of genops: an argument that is not there, an unknown instruction
-            raise RefusedError(f"its pickled part is damaged ({shown(str(error))}): expected a whole checkpoint; copy it again") from error
+            raise RefusedError(
+                f"its pickled part is damaged ({shown(str(error))}): expected a whole checkpoint; copy it again"
+            ) from error
         if len(self.stack) != 1 or self.marks:
             raise self.damaged()
         return self.stack[0]
@@ -191,7 +197,10 @@ class _Machine:
         if not isinstance(arguments, tuple):
             raise self.damaged()
         if isinstance(callee, Maker):
-            for argument in (arguments, *arguments):  # they may come from the memo, again and again, and are copied each time
+            for argument in (
+                arguments,
+                *arguments,
+            ):  # they may come from the memo, again and again, and are copied each time
                 if isinstance(argument, str | bytes | list | tuple | set):
                     self.charge(len(argument) // (TEXT_PER_CONTAINER if isinstance(argument, str | bytes) else 1))
             try:

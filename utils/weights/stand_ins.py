@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EXPECTED = "expected only tensors, plain data and the layers of YOLOv9 or Ultralytics checkpoints: not loaded; nothing was run"
+EXPECTED = (
+    "expected only tensors, plain data and the layers of YOLOv9 or Ultralytics checkpoints: not loaded; nothing was run"
+)
 LONGEST_SHOWN = 100
 MOST_DIMENSIONS = 16
 
@@ -157,14 +159,20 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: An
         raise RefusedError(f"a tensor without a storage: {EXPECTED}")
     if len(rest) > 2 and rest[2]:
         raise RefusedError(f"a tensor with special flags (conjugate or negative view): {EXPECTED}")
-    (offset,), shape, stride = whole_numbers([offset], "offset"), whole_numbers(shape, "shape"), whole_numbers(stride, "stride")
+    (offset,), shape, stride = (
+        whole_numbers([offset], "offset"),
+        whole_numbers(shape, "shape"),
+        whole_numbers(stride, "stride"),
+    )
     if len(shape) != len(stride):
         raise RefusedError(f"a tensor of {len(shape)} dimensions with {len(stride)} strides: {EXPECTED}")
     numel = math.prod(shape)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if numel > storage.numel or (numel and last >= storage.numel):
         size = " x ".join(map(str, shape))
-        raise RefusedError(f"declares a tensor of {shown(size)} numbers where the file has {storage.numel}: damaged or forged; not loaded")
+        raise RefusedError(
+            f"declares a tensor of {shown(size)} numbers where the file has {storage.numel}: damaged or forged; not loaded"
+        )
     return StoredTensor(storage, offset, shape, stride)
 
 
@@ -204,7 +212,12 @@ def make_dtype(code: Any, *_: Any) -> StoredDtype:
 
 def set_dtype_state(dtype: StoredDtype, state: Any) -> None:
     """Take a dtype's byte order from (version, order, subtype, names, fields, …)."""
-    if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "=", "|") or state[2:5] != (None, None, None):
+    if (
+        not isinstance(state, tuple)
+        or len(state) < 5
+        or state[1] not in ("<", ">", "=", "|")
+        or state[2:5] != (None, None, None)
+    ):
         raise RefusedError("holds a structured numpy number format: expected plain numbers: not loaded")
     dtype.order = state[1]
 
@@ -215,7 +228,9 @@ def decode_numbers(dtype: Any, content: Any, count: int) -> np.ndarray:
         raise RefusedError("holds a numpy array of objects: expected plain numbers: not loaded")
     real = dtype.real()
     if len(content) != count * real.itemsize:
-        raise RefusedError(f"declares {shown(count)} numpy numbers in {len(content)} bytes: damaged or forged; not loaded")
+        raise RefusedError(
+            f"declares {shown(count)} numpy numbers in {len(content)} bytes: damaged or forged; not loaded"
+        )
     return np.frombuffer(content, real)
 
 
@@ -276,7 +291,9 @@ def make_set(items: Any = ()) -> set[Any]:
 
 def make_dict(items: Any = ()) -> dict[Any, Any]:
     """Stand in for dict and OrderedDict, filled now or by later instructions."""
-    if not isinstance(items, list | tuple) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in items):
+    if not isinstance(items, list | tuple) or any(
+        not isinstance(pair, list | tuple) or len(pair) != 2 for pair in items
+    ):
         raise RefusedError(f"holds a mapping that is not made of pairs: {EXPECTED}")
     return {check_key(key): value for key, value in items}
 
@@ -314,7 +331,13 @@ class Maker:
 
 
 STORAGES = {
-    **{"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64, "Bool": torch.bool},
+    **{
+        "Float": torch.float32,
+        "Half": torch.float16,
+        "BFloat16": torch.bfloat16,
+        "Double": torch.float64,
+        "Bool": torch.bool,
+    },
     **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
 }
 MAKERS: dict[str, Callable[..., Any]] = {
@@ -330,8 +353,16 @@ MAKERS: dict[str, Callable[..., Any]] = {
     **{f"{module}.dict": make_dict for module in ("__builtin__", "builtins")},
     **{f"numpy.{core}.multiarray.scalar": make_scalar for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray._reconstruct": make_array for core in ("core", "_core")},
-    **{f"{module}.{name}": path_maker(PurePosixPath) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "PurePosixPath", "Path")},
-    **{f"{module}.{name}": path_maker(PureWindowsPath) for module in ("pathlib", "pathlib._local") for name in ("WindowsPath", "PureWindowsPath")},
+    **{
+        f"{module}.{name}": path_maker(PurePosixPath)
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath", "Path")
+    },
+    **{
+        f"{module}.{name}": path_maker(PureWindowsPath)
+        for module in ("pathlib", "pathlib._local")
+        for name in ("WindowsPath", "PureWindowsPath")
+    },
 }
 """Functions and classes of the originals' files by full name, and what is called in their place."""
 
@@ -367,6 +398,10 @@ def find_global(module: str, name: str, classes: dict[str, StandInClass]) -> Any
     if path in NAMES_ONLY:
         return StandInClass(path)
     is_class = re.fullmatch(r"_?(?:v\d+)?[A-Z][A-Za-z0-9_]{0,79}", name)
-    if is_class and LAYER_MODULES.fullmatch(module) and (not module.startswith(("argparse", "types")) or path in NAMESPACES):
+    if (
+        is_class
+        and LAYER_MODULES.fullmatch(module)
+        and (not module.startswith(("argparse", "types")) or path in NAMESPACES)
+    ):
         return classes.setdefault(path, StandInClass(path))
     raise UnknownNameError(f"names {shown(path)}: {EXPECTED}")

@@ -35,7 +35,9 @@ class Records:
         """
         self.left -= num_bytes
         if self.left < 0:
-            raise RefusedError("its tensors overlap so much that they take a multiple of the file's size: forged; not loaded")
+            raise RefusedError(
+                "its tensors overlap so much that they take a multiple of the file's size: forged; not loaded"
+            )
 
 
 class ZipRecords(Records):
@@ -47,14 +49,24 @@ class ZipRecords(Records):
         try:
             self.archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-            raise RefusedError(f"damaged or truncated zip archive ({shown(str(error))}): expected a whole checkpoint; copy it again") from error
+            raise RefusedError(
+                f"damaged or truncated zip archive ({shown(str(error))}): expected a whole checkpoint; copy it again"
+            ) from error
         if any(name.endswith("/constants.pkl") for name in self.archive.namelist()):
-            raise RefusedError("is a TorchScript archive: expected weights; with a name ending in .torchscript, detect.py and val.py take it")
+            raise RefusedError(
+                "is a TorchScript archive: expected weights; with a name ending in .torchscript, detect.py and val.py take it"
+            )
         self.entries = self.checked_entries()
-        roots = [name.removesuffix("/data.pkl") for name in self.entries if name.endswith("/data.pkl") and name.count("/") == 1]
+        roots = [
+            name.removesuffix("/data.pkl")
+            for name in self.entries
+            if name.endswith("/data.pkl") and name.count("/") == 1
+        ]
         if len(roots) != 1:
             what = "an ordinary zip archive" if not roots else f"a zip archive with {len(roots)} checkpoints"
-            raise RefusedError(f"is {what}: expected a checkpoint that torch.save wrote; unpack it if there is one inside")
+            raise RefusedError(
+                f"is {what}: expected a checkpoint that torch.save wrote; unpack it if there is one inside"
+            )
         self.root = roots[0]
         order = self.entries.get(f"{self.root}/byteorder")
         if order and (order.file_size > 16 or self.read_entry(order).strip() != b"little"):
@@ -72,9 +84,19 @@ class ZipRecords(Records):
             name = shown(entry.filename)
             if entry.filename in entries:
                 raise RefusedError(f"holds the entry {name} twice: forged or damaged; not loaded")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
-                kind = "an ordinary zip archive: its" if not any(e.filename.endswith("data.pkl") for e in self.archive.infolist()) else "forged: the"
-                raise RefusedError(f"is {kind} entry {name} is compressed or encrypted: expected a checkpoint that torch.save wrote")
+            if (
+                entry.compress_type != zipfile.ZIP_STORED
+                or entry.file_size != entry.compress_size
+                or entry.flag_bits & 1
+            ):
+                kind = (
+                    "an ordinary zip archive: its"
+                    if not any(e.filename.endswith("data.pkl") for e in self.archive.infolist())
+                    else "forged: the"
+                )
+                raise RefusedError(
+                    f"is {kind} entry {name} is compressed or encrypted: expected a checkpoint that torch.save wrote"
+                )
             if entry.header_offset < end:
                 raise RefusedError(f"holds the entry {name} inside another one: forged or damaged; not loaded")
             end = entry.header_offset + 30 + len(entry.filename.encode()) + entry.file_size
@@ -109,7 +131,9 @@ class ZipRecords(Records):
         """Return what the archive describes, tensors unread."""
         entry = self.entries[f"{self.root}/data.pkl"]
         if entry.file_size > LARGEST_PICKLE:
-            raise RefusedError(f"its pickled part is larger than {LARGEST_PICKLE // 2**20} MiB: damaged or forged; not loaded")
+            raise RefusedError(
+                f"its pickled part is larger than {LARGEST_PICKLE // 2**20} MiB: damaged or forged; not loaded"
+            )
         return read_pickle(io.BytesIO(self.read_entry(entry)), StorageFinder(self).find)
 
 
@@ -131,13 +155,22 @@ class StorageFinder:
         if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
             raise RefusedError("refers to something outside of itself: expected its own storages only: not loaded")
         _, kind, key, _, numel = identity[:5]
-        if not isinstance(kind, StorageClass) or not isinstance(key, str) or type(numel) is not int or not 0 <= numel < 2**62:
+        if (
+            not isinstance(kind, StorageClass)
+            or not isinstance(key, str)
+            or type(numel) is not int
+            or not 0 <= numel < 2**62
+        ):
             raise RefusedError("describes a storage in an unknown way: damaged or forged; not loaded")
         if len(identity) == 6 and identity[5] is not None:
-            raise RefusedError("holds a view of a storage as torch before 0.4 wrote them: expected a newer file; save it again")
+            raise RefusedError(
+                "holds a view of a storage as torch before 0.4 wrote them: expected a newer file; save it again"
+            )
         needed, there = numel * kind.dtype.itemsize, self.records.size(key)
         if needed > there:
-            raise RefusedError(f"declares {numel} numbers ({needed} bytes) in a storage of {there} bytes: damaged or forged; not loaded")
+            raise RefusedError(
+                f"declares {numel} numbers ({needed} bytes) in a storage of {there} bytes: damaged or forged; not loaded"
+            )
         return self.storages.setdefault((key, kind.dtype, numel), Storage(self.records, key, kind.dtype, numel))
 
 
@@ -184,12 +217,16 @@ class LegacyRecords(Records):
             size = struct.unpack("<q", header)[0] * item_sizes[key]
             start = file.tell()
             if not 0 <= size <= self.file_size - start:
-                raise RefusedError("truncated: its last tensors are missing: expected a whole checkpoint; copy it again")
+                raise RefusedError(
+                    "truncated: its last tensors are missing: expected a whole checkpoint; copy it again"
+                )
             self.places[key] = (start, size)
             file.seek(start + size)
         for key, dtype, numel in finder.storages:
             if key not in self.places or self.places[key][1] < numel * dtype.itemsize:
-                raise RefusedError("truncated: some of its tensors are missing: expected a whole checkpoint; copy it again")
+                raise RefusedError(
+                    "truncated: some of its tensors are missing: expected a whole checkpoint; copy it again"
+                )
 
 
 def check_directory(path: Path) -> None:
@@ -204,13 +241,19 @@ def check_directory(path: Path) -> None:
         tail = file.read()
     place = tail.rfind(b"PK\x05\x06")
     if place < 0 or len(tail) - place < 22:
-        raise RefusedError("truncated: the end of the zip archive is missing: expected a whole checkpoint; copy it again")
+        raise RefusedError(
+            "truncated: the end of the zip archive is missing: expected a whole checkpoint; copy it again"
+        )
     directory = struct.unpack("<L", tail[place + 12 : place + 16])[0]
     if directory == 0xFFFFFFFF:
         wide = tail.rfind(b"PK\x06\x06", 0, place)
-        directory = struct.unpack("<Q", tail[wide + 40 : wide + 48])[0] if wide >= 0 and len(tail) - wide >= 48 else math.inf
+        directory = (
+            struct.unpack("<Q", tail[wide + 40 : wide + 48])[0] if wide >= 0 and len(tail) - wide >= 48 else math.inf
+        )
     if directory > LARGEST_DIRECTORY:
-        raise RefusedError(f"a zip archive whose table of contents takes {directory} bytes: expected a checkpoint that torch.save wrote")
+        raise RefusedError(
+            f"a zip archive whose table of contents takes {directory} bytes: expected a checkpoint that torch.save wrote"
+        )
 
 
 def is_torch_file(start: bytes) -> bool:

@@ -38,7 +38,9 @@ def test_mosaic_drops_what_the_canvas_cuts_off_and_may_end_up_empty() -> None:
 
 
 def test_covered_share_is_over_the_area_of_the_covered() -> None:
-    shares = covered_share(np.array([0, 0, 10, 10], np.float32), np.array([[5, 0, 15, 10], [0, 0, 100, 10], [20, 20, 30, 30]], np.float32))
+    shares = covered_share(
+        np.array([0, 0, 10, 10], np.float32), np.array([[5, 0, 15, 10], [0, 0, 100, 10], [20, 20, 30, 30]], np.float32)
+    )
     assert shares == pytest.approx([0.5, 0.1, 0.0])
 
 

@@ -21,7 +21,9 @@ def test_clip_part_keeps_what_is_inside_and_drops_what_is_outside() -> None:
 
 
 def test_clip_makes_boxes_of_outlines_tight_and_only_cuts_the_others() -> None:
-    boxes, polygons = clip(array((-10, 10, 30, 30), (-5, -5, 7, 8), (4, 4, 12, 12)), [[TRIANGLE - (0, 5)], [], [SQUARE]], (100, 100))
+    boxes, polygons = clip(
+        array((-10, 10, 30, 30), (-5, -5, 7, 8), (4, 4, 12, 12)), [[TRIANGLE - (0, 5)], [], [SQUARE]], (100, 100)
+    )
     assert boxes.tolist() == [[0, 5, 30, 25], [0, 0, 7, 8], [4, 4, 12, 12]]
     assert [len(polygon) for polygon in polygons] == [1, 0, 1]
 
@@ -44,7 +46,11 @@ def test_clip_ignores_a_corner_that_the_outline_only_passes_round() -> None:
     outline = [[-10, 30], [-10, -10], [30, -10], [30, 10], [20, 10], [20, -5], [-5, -5], [-5, 20], [10, 20], [10, 30]]
     boxes, _ = clip(array((-10, -10, 30, 30)), [[np.array(outline, np.float32)]], (100, 100))
     assert boxes.tolist() == [[0, 0, 30, 30]]  # both feet
-    boxes, _ = clip(array((-10, -10, 30, 30)), [[np.array([*outline[:4], [20, 10], [20, -5], [-5, -5], [-5, 30]], np.float32)]], (100, 100))
+    boxes, _ = clip(
+        array((-10, -10, 30, 30)),
+        [[np.array([*outline[:4], [20, 10], [20, -5], [-5, -5], [-5, 30]], np.float32)]],
+        (100, 100),
+    )
     assert boxes.tolist() == [[20, 0, 30, 10]]  # one foot
 
 

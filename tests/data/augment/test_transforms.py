@@ -68,7 +68,9 @@ def test_letterbox_without_scaleup_only_pads() -> None:
     assert pad_wh == (50, 100)
 
 
-@pytest.mark.parametrize(("size_hw", "shape_hw"), [((480, 640), (320, 320)), ((101, 57), (64, 96)), ((333, 500), (256, 352))])
+@pytest.mark.parametrize(
+    ("size_hw", "shape_hw"), [((480, 640), (320, 320)), ((101, 57), (64, 96)), ((333, 500), (256, 352))]
+)
 def test_letterbox_and_unletterbox_are_inverse(size_hw: tuple[int, int], shape_hw: tuple[int, int]) -> None:
     boxes = boxes_of((0, 0, 50, 40), (10, 20, 57, 101))
     sample = Sample(np.zeros((*size_hw, 3), np.uint8), np.zeros(2, np.int64), boxes, [[], []])
@@ -109,7 +111,9 @@ def test_each_label_stays_with_its_object_when_boxes_and_outlines_are_mixed() ->
     boxes = boxes_of((5, 5, 25, 25), (30, 20, 70, 60), (80, 80, 95, 95), (200, 200, 240, 240))
     polygons = [[], [OCTAGON], [], [OCTAGON + np.array((170, 180), np.float32)]]
     sample = Sample(np.zeros((300, 300, 3), np.uint8), np.array([0, 1, 2, 3]), boxes, polygons)
-    warped = random_warp(sample, settings(), (100, 100), np.random.default_rng(0))  # the middle 100 x 100: all boxes out but one
+    warped = random_warp(
+        sample, settings(), (100, 100), np.random.default_rng(0)
+    )  # the middle 100 x 100: all boxes out but one
     assert warped.classes.tolist() == []
     warped = random_warp(sample, settings(), (260, 260), np.random.default_rng(0))  # shift by -20
     assert warped.classes.tolist() == [1, 2, 3]
@@ -134,7 +138,9 @@ def test_random_matrix_centres_the_picture_when_nothing_is_random() -> None:
 def test_random_warp_keeps_pixels_under_their_outline(seed: int) -> None:
     hyp = settings(degrees=30.0, translate=0.1, scale=0.3, shear=10.0, perspective=0.0005)
     square = np.array([[80, 90], [120, 90], [120, 130], [80, 130]], np.float32)
-    sample = Sample(picture_with((80, 90, 120, 130), (200, 200)), np.zeros(1, np.int64), boxes_of((80, 90, 120, 130)), [[square]])
+    sample = Sample(
+        picture_with((80, 90, 120, 130), (200, 200)), np.zeros(1, np.int64), boxes_of((80, 90, 120, 130)), [[square]]
+    )
     warped = random_warp(sample, hyp, (200, 200), np.random.default_rng(seed))
     assert warped.boxes_xyxy[0] == pytest.approx(bright_box(warped.image_rgb), abs=1.5)
 

@@ -29,7 +29,11 @@ def test_find_pictures_looks_below_and_sorts(tmp_path: Path, write_picture: Call
     for name in ("b.png", "sub/a.JPG", "a.jpg", ".hidden.jpg", ".cache/c.jpg"):
         write_picture(tmp_path / name)
     (tmp_path / "note.txt").write_text("")
-    assert [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)] == ["a.jpg", "b.png", "sub/a.JPG"]
+    assert [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)] == [
+        "a.jpg",
+        "b.png",
+        "sub/a.JPG",
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])

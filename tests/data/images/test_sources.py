@@ -81,7 +81,9 @@ def test_a_name_with_brackets_is_a_file_first(tmp_path: Path, write_picture) -> 
 
 def test_text_list(mixed: Path, tmp_path: Path) -> None:
     listing = tmp_path / "list.txt"
-    listing.write_text(f"\ufeffmixed/b.jpg\n\n{mixed / 'sub' / 'deep.jpg'}\n./mixed/b.jpg\nmissing.jpg\n", encoding="utf-8")
+    listing.write_text(
+        f"\ufeffmixed/b.jpg\n\n{mixed / 'sub' / 'deep.jpg'}\n./mixed/b.jpg\nmissing.jpg\n", encoding="utf-8"
+    )
     source = open_source(listing)
     assert [frame.path.name for frame in source] == ["b.jpg", "deep.jpg"]
     assert len(source.skipped) == 1

@@ -12,10 +12,17 @@ from data.labels.cache import Entry, cache_places, load_entries, save_entries, s
 def entries() -> dict[tuple[str, tuple[int, int, int, int]], Entry]:
     """Return three pictures: one with objects, one that was skipped, one without objects."""
     objects = Objects()
-    objects.add(2, np.array((1.0, 2.0, 3.0, 4.5)), [np.array([(1, 2), (3, 2), (3, 4.5)], np.float32), np.ones((4, 2), np.float32)], area=2.5)
+    objects.add(
+        2,
+        np.array((1.0, 2.0, 3.0, 4.5)),
+        [np.array([(1, 2), (3, 2), (3, 4.5)], np.float32), np.ones((4, 2), np.float32)],
+        area=2.5,
+    )
     objects.add(0, np.array((0.0, 0.0, 9.0, 9.0)), [], area=81)
     return {
-        ("a.jpg", (1, 2, 3, 4)): Entry(objects.annotation(Path("a.jpg"), (40, 60)), [Problem(ROW, "a.txt:3", "bad — 坏")], True, 1),
+        ("a.jpg", (1, 2, 3, 4)): Entry(
+            objects.annotation(Path("a.jpg"), (40, 60)), [Problem(ROW, "a.txt:3", "bad — 坏")], True, 1
+        ),
         ("b.jpg", (1, 2, -1, -1)): Entry(None, [Problem(PICTURE, "b.jpg", "empty file")], False),
         ("c.jpg", (5, 6, 7, 8)): Entry(Objects().annotation(Path("c.jpg"), (10, 20)), [], False),
     }
@@ -27,7 +34,11 @@ def test_round_trip(tmp_path: Path) -> None:
     loaded = load_entries(places, "key")
     assert list(loaded) == list(entries())
     for entry, expected in zip(loaded.values(), entries().values(), strict=True):
-        assert (entry.problems, entry.labelled, entry.clipped) == (expected.problems, expected.labelled, expected.clipped)
+        assert (entry.problems, entry.labelled, entry.clipped) == (
+            expected.problems,
+            expected.labelled,
+            expected.clipped,
+        )
         assert (entry.annotation is None) == (expected.annotation is None)
     first, third = (loaded[key].annotation for key in list(loaded)[::2])
     assert (first.path, first.image_hw, third.image_hw, len(third)) == (Path("a.jpg"), (40, 60), (10, 20), 0)

@@ -18,7 +18,14 @@ CONTENT = {
     "images": [{"id": 42, "file_name": "b.jpg", "height": 40, "width": 60}, {"id": 7, "file_name": "sub/a.jpg"}],
     "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}],
     "annotations": [
-        {"id": 5, "image_id": 42, "category_id": 3, "bbox": [10, 10, 30, 10], "area": 150.5, "segmentation": [SQUARE, TRIANGLE]},
+        {
+            "id": 5,
+            "image_id": 42,
+            "category_id": 3,
+            "bbox": [10, 10, 30, 10],
+            "area": 150.5,
+            "segmentation": [SQUARE, TRIANGLE],
+        },
         {
             "id": 9,
             "image_id": 42,
@@ -74,7 +81,9 @@ def test_translated_names_are_matched_in_file_order(tmp_path: Path) -> None:
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"2 categories but 3 names in the data yaml, which lacks 'dog', 'car'.*Did you mean 'dogs'\?"):
+    with pytest.raises(
+        DataError, match=r"2 categories but 3 names in the data yaml, which lacks 'dog', 'car'.*Did you mean 'dogs'\?"
+    ):
         read_coco_file(write(tmp_path), ["dogs", "cars", "cats"], tmp_path)
 
 
@@ -100,14 +109,20 @@ def test_bad_annotations_are_named_and_the_others_stay(tmp_path: Path, change: d
 
 def test_unknown_category_stops(tmp_path: Path) -> None:
     annotations = [{"id": 5, "image_id": 42, "category_id": 4, "bbox": [1, 1, 2, 2]}]
-    with pytest.raises(DataError, match=r"instances_val2017.json: annotations\[0\] \(id 5\): category_id 4: expected an id"):
+    with pytest.raises(
+        DataError, match=r"instances_val2017.json: annotations\[0\] \(id 5\): category_id 4: expected an id"
+    ):
         read_coco_file(write(tmp_path, annotations=annotations), ["dog", "car"], tmp_path)
 
 
 def test_image_id_twice_is_named(tmp_path: Path) -> None:
-    content = read_coco_file(write(tmp_path, images=[*CONTENT["images"], {"id": 7, "file_name": "c.jpg"}]), ["dog", "car"], tmp_path)
+    content = read_coco_file(
+        write(tmp_path, images=[*CONTENT["images"], {"id": 7, "file_name": "c.jpg"}]), ["dog", "car"], tmp_path
+    )
     assert [picture.path.name for picture in content.pictures] == ["b.jpg", "c.jpg"]
-    assert [(problem.kind, problem.reason) for problem in content.problems] == [(PICTURE, "image id twice, the last one kept: 7")]
+    assert [(problem.kind, problem.reason) for problem in content.problems] == [
+        (PICTURE, "image id twice, the last one kept: 7")
+    ]
 
 
 @pytest.mark.parametrize("folder", ["val2017", "images/val2017", "annotations", "images"])
@@ -117,7 +132,9 @@ def test_pictures_are_found_beside(tmp_path: Path, write_picture: Callable[..., 
 
 
 def test_pictures_that_are_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"its pictures \(b.jpg, …\) were not found in .*val2017.*name their folder by 'images'"):
+    with pytest.raises(
+        DataError, match=r"its pictures \(b.jpg, …\) were not found in .*val2017.*name their folder by 'images'"
+    ):
         read_coco_file(write(tmp_path), ["dog", "car"])
 
 
@@ -151,7 +168,11 @@ def with_mask(folder: Path, segmentation: object, **change: object) -> Path:
 
 @pytest.mark.parametrize("counts", [[410, 3, 37, 3, 1947], "j<3U10fk1"])
 def test_run_lengths_of_an_object_become_its_outline(tmp_path: Path, counts: object) -> None:
-    objects = read_coco_file(with_mask(tmp_path, {"counts": counts, "size": [40, 60]}), ["dog", "car"], tmp_path).pictures[0].objects
+    objects = (
+        read_coco_file(with_mask(tmp_path, {"counts": counts, "size": [40, 60]}), ["dog", "car"], tmp_path)
+        .pictures[0]
+        .objects
+    )
     region = polygon_region(objects.polygons[0], (40, 60))
     assert (region.window, region.area) == ((slice(10, 13), slice(10, 12)), 6)
     assert list(objects.run_lengths) == [1]  # the crowd's
@@ -168,7 +189,9 @@ def test_run_lengths_of_an_object_become_its_outline(tmp_path: Path, counts: obj
         ({"counts": [0, 100], "size": [10, 10]}, 0, "segmentation of 10 x 10 pixels: expected the picture's 60 x 40"),
     ],
 )
-def test_what_is_wrong_with_a_mask_is_named_and_the_box_stays(tmp_path: Path, segmentation: object, parts: int, reason: str) -> None:
+def test_what_is_wrong_with_a_mask_is_named_and_the_box_stays(
+    tmp_path: Path, segmentation: object, parts: int, reason: str
+) -> None:
     objects = read_coco_file(with_mask(tmp_path, segmentation), ["dog", "car"], tmp_path).pictures[0].objects
     assert [problem.kind for problem in objects.problems] == [OUTLINE]
     assert "annotations[0] (id 5)" in objects.problems[0].where
@@ -182,7 +205,9 @@ def test_masks_outside_the_picture_are_named_and_left_out(tmp_path: Path) -> Non
     objects = read_coco_file(with_mask(tmp_path, [SQUARE, far]), ["dog", "car"], tmp_path).pictures[0].objects
     fit_masks(objects, tmp_path / "b.jpg", (40, 60))
     assert len(objects.polygons[0]) == 1
-    assert str(objects.problems[0]).endswith("b.jpg: object 1 (id 5): 1 of 2 parts lie outside the picture of 60 x 40 pixels")
+    assert str(objects.problems[0]).endswith(
+        "b.jpg: object 1 (id 5): 1 of 2 parts lie outside the picture of 60 x 40 pixels"
+    )
     fit_masks(objects, tmp_path / "b.jpg", (40, 50))
     assert objects.run_lengths == {}
     assert "run lengths of 2400 pixels: the picture has 50 x 40" in objects.problems[1].reason

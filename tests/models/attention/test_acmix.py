@@ -38,7 +38,9 @@ def test_acmix_is_the_papers(heads: int, kernels: tuple[int, int]) -> None:
     trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
     upstream = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
     for gradient, reference in zip(
-        torch.autograd.grad(y, [ours, *trained], upstream), torch.autograd.grad(expected, [theirs, *trained], upstream), strict=True
+        torch.autograd.grad(y, [ours, *trained], upstream),
+        torch.autograd.grad(expected, [theirs, *trained], upstream),
+        strict=True,
     ):
         torch.testing.assert_close(gradient, reference, rtol=1e-9, atol=1e-9)
 
@@ -103,7 +105,9 @@ def test_coordinates_first_asked_for_in_inference_serve_training() -> None:
     assert not any("coordinate" in name for name in layer.state_dict())
 
 
-@pytest.mark.parametrize(("heads", "remaining"), [(2, {"qkv", "mixed", "conv_p"}), (8, {"qkv", "fc", "dep_conv", "conv_p"})])
+@pytest.mark.parametrize(
+    ("heads", "remaining"), [(2, {"qkv", "mixed", "conv_p"}), (8, {"qkv", "fc", "dep_conv", "conv_p"})]
+)
 def test_fold(heads: int, remaining: set[str]) -> None:
     layer, x = seeded(8, 16, heads=heads, stride=2), maps(2, 8, 7, 9)
     expected, reach = layer(x), layer.explain(x)["reach"]
@@ -134,9 +138,18 @@ def test_reach_is_the_mean_distance() -> None:
         ({"heads": 0}, "heads is 0: expected a positive number"),
         ({"stride": 0}, "stride is 0: expected a positive number"),
         ({"dilation": 0}, "dilation is 0: expected a positive number"),
-        ({"residual": True, "stride": 2}, "residual: 16 channels in, 16 out at stride 2: it needs the same width and stride 1"),
-        ({"residual": True, "out_channels": 8}, "residual: 16 channels in, 8 out at stride 1: it needs the same width and stride 1"),
-        ({"start": "identity"}, "start is 'identity', but there is no residual connection to pass the input on: add residual: true"),
+        (
+            {"residual": True, "stride": 2},
+            "residual: 16 channels in, 16 out at stride 2: it needs the same width and stride 1",
+        ),
+        (
+            {"residual": True, "out_channels": 8},
+            "residual: 16 channels in, 8 out at stride 1: it needs the same width and stride 1",
+        ),
+        (
+            {"start": "identity"},
+            "start is 'identity', but there is no residual connection to pass the input on: add residual: true",
+        ),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
@@ -157,7 +170,11 @@ def test_channel_rule() -> None:
 
 def test_in_a_network() -> None:
     rows = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "ACmix", [16, {"stride": 2}]]]
-    rows += [[-1, 1, "ACmix", [{"kernel_att": 3, "residual": True}]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]]
+    rows += [
+        [-1, 1, "ACmix", [{"kernel_att": 3, "residual": True}]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+    ]
     model = Model({"nc": 2, "backbone": rows, "head": [[[3, 4, 5], 1, "DDetect", ["nc"]]]}).eval()
     assert model.stride == [8, 16, 32]
     image = torch.rand(1, 3, 64, 96)

@@ -10,7 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 import models.attention
-from models.attention.attention import MLP, DepthwiseConv2d, DropPath, FocalModulation, FocalModulationBlock, LayerNorm2d
+from models.attention.attention import (
+    MLP,
+    DepthwiseConv2d,
+    DropPath,
+    FocalModulation,
+    FocalModulationBlock,
+    LayerNorm2d,
+)
 from tests.networks import seeded_images
 from utils.errors import ModelConfigError
 
@@ -20,7 +27,11 @@ def reference(layer: FocalModulation, x: torch.Tensor, focal_level: int, normali
     pixels = x.permute(0, 2, 3, 1)
     channels = pixels.shape[-1]
     projected = pixels @ layer.f.weight[:, :, 0, 0].T + (0 if layer.f.bias is None else layer.f.bias)
-    query, context, gates = projected[..., :channels], projected[..., channels : 2 * channels], projected[..., 2 * channels :]
+    query, context, gates = (
+        projected[..., :channels],
+        projected[..., channels : 2 * channels],
+        projected[..., 2 * channels :],
+    )
     total, levels = 0, context.permute(0, 3, 1, 2)
     for level in range(focal_level):
         weight = layer.focal_layers[level][0].weight
@@ -77,10 +88,14 @@ def test_dropout_only_trains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "level", "factor", "kernels"), [(4, 2, 2, r"\[4, 6\]"), (3, 2, 1, r"\[3, 4\]"), (-1, 1, 2, r"\[-1\]"), (3, -1, 2, r"\[\]")]
+    ("window", "level", "factor", "kernels"),
+    [(4, 2, 2, r"\[4, 6\]"), (3, 2, 1, r"\[3, 4\]"), (-1, 1, 2, r"\[-1\]"), (3, -1, 2, r"\[\]")],
 )
 def test_kernels_must_be_odd(window: int, level: int, factor: int, kernels: str) -> None:
-    with pytest.raises(ModelConfigError, match=rf"focal_window {window}, .* give kernels {kernels}: each must be odd and positive; try focal_window"):
+    with pytest.raises(
+        ModelConfigError,
+        match=rf"focal_window {window}, .* give kernels {kernels}: each must be odd and positive; try focal_window",
+    ):
         FocalModulation(4, window, level, factor)
 
 
@@ -90,7 +105,10 @@ def test_explain_gives_gates_and_modulator_and_stores_nothing() -> None:
     x = seeded_images(1, 4, 6, 5)
     before = set(vars(layer))
     seen = layer.explain(x)
-    assert {key: tuple(value.shape) for key, value in seen.items()} == {"gates": (1, 3, 6, 5), "modulator": (1, 4, 6, 5)}
+    assert {key: tuple(value.shape) for key, value in seen.items()} == {
+        "gates": (1, 3, 6, 5),
+        "modulator": (1, 4, 6, 5),
+    }
     query = layer.f(x)[:, :4]
     torch.testing.assert_close(layer(x), layer.proj(query * seen["modulator"]))
     assert set(vars(layer)) == before
@@ -137,7 +155,11 @@ def test_block_of_512_channels_has_the_articles_parameters() -> None:
 @pytest.mark.parametrize("layerscale", [False, True])
 def test_order_of_the_parts(postln: bool, layerscale: bool) -> None:
     torch.manual_seed(0)
-    block = FocalModulationBlock(6, focal_window=3, use_postln=postln, use_layerscale=layerscale, layerscale_value=0.3).double().eval()
+    block = (
+        FocalModulationBlock(6, focal_window=3, use_postln=postln, use_layerscale=layerscale, layerscale_value=0.3)
+        .double()
+        .eval()
+    )
     x = seeded_images(1, 6, 5, 4, dtype=torch.float64)
     y = x
     for norm, body in ((block.norm1, block.modulation), (block.norm2, block.mlp)):

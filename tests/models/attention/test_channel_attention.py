@@ -26,7 +26,10 @@ def parameters(module: nn.Module) -> int:
 
 def test_se_by_hand() -> None:
     layer = SE(2).double()
-    for part, weight, bias in ((layer.mlp.fc1, [[1.0, 0.0], [0.0, -1.0]], [0.0, 0.0]), (layer.mlp.fc2, [[1.0, 2.0], [3.0, 4.0]], [0.5, 0.0])):
+    for part, weight, bias in (
+        (layer.mlp.fc1, [[1.0, 0.0], [0.0, -1.0]], [0.0, 0.0]),
+        (layer.mlp.fc2, [[1.0, 2.0], [3.0, 4.0]], [0.5, 0.0]),
+    ):
         part.weight.data.copy_(torch.tensor(weight)[..., None, None])
         part.bias.data.copy_(torch.tensor(bias))
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0], [1.0, 1.0, 0.0, 2.0]], dtype=torch.float64).view(1, 2, 2, 2)
@@ -40,7 +43,9 @@ def test_se_as_linear_layers(size_hw: tuple[int, int]) -> None:
     layer, x = SE(24, 2).double(), maps(3, 24, *size_hw)
     first, second = layer.mlp.fc1, layer.mlp.fc2
     hidden = (x.flatten(2).mean(2) @ first.weight.flatten(1).T + first.bias).clamp(min=0)
-    expected = torch.einsum("bchw,bc->bchw", x, 1 / (1 + torch.exp(-(hidden @ second.weight.flatten(1).T + second.bias))))
+    expected = torch.einsum(
+        "bchw,bc->bchw", x, 1 / (1 + torch.exp(-(hidden @ second.weight.flatten(1).T + second.bias)))
+    )
     torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-12)
 
 
@@ -50,7 +55,9 @@ def test_parameters() -> None:
     assert parameters(MLCA(64)) == 6
 
 
-@pytest.mark.parametrize(("channels", "kernel"), [(1, 1), (8, 3), (16, 3), (64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)])
+@pytest.mark.parametrize(
+    ("channels", "kernel"), [(1, 1), (8, 3), (16, 3), (64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)]
+)
 def test_kernel_follows_from_the_width(channels: int, kernel: int) -> None:
     assert ECA(channels).conv.kernel_size == (kernel,)
     assert MLCA(channels).conv_local.kernel_size == MLCA(channels).conv_global.kernel_size == (kernel,)
@@ -97,8 +104,14 @@ def test_mlca_with_adaptive_pooling(size_hw: tuple[int, int]) -> None:
     layer, x = MLCA(8, local_weight=0.3).double(), maps(2, 8, *size_hw)
     cells = functional.adaptive_avg_pool2d(x, 5)
     sequence = cells.permute(0, 2, 3, 1).reshape(2, 1, -1)
-    local = functional.conv1d(sequence, layer.conv_local.weight, padding=1).sigmoid().view(2, 5, 5, 8).permute(0, 3, 1, 2)
-    overall = functional.conv1d(cells.mean((2, 3)).unsqueeze(1), layer.conv_global.weight, padding=1).sigmoid().view(2, 8, 1, 1)
+    local = (
+        functional.conv1d(sequence, layer.conv_local.weight, padding=1).sigmoid().view(2, 5, 5, 8).permute(0, 3, 1, 2)
+    )
+    overall = (
+        functional.conv1d(cells.mean((2, 3)).unsqueeze(1), layer.conv_global.weight, padding=1)
+        .sigmoid()
+        .view(2, 8, 1, 1)
+    )
     expected = x * functional.adaptive_avg_pool2d(0.3 * local + 0.7 * overall.expand(2, 8, 5, 5), size_hw)
     torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-12)
 
@@ -120,7 +133,11 @@ def test_identity_start_is_a_gate_of_one_that_may_grow_to_two(kind: Any) -> None
         (ECA, {"kernel_size": 2}, "kernel_size is 2: expected an odd positive number such as 3"),
         (ECA, {"gamma": 0}, "gamma is 0: expected a positive number"),
         (MLCA, {"cells": 0}, "cells is 0: expected a positive number"),
-        (MLCA, {"local_weight": 1.5}, r"local_weight is 1.5: expected a share from 0 \(the whole map alone\) to 1 \(cells alone\)"),
+        (
+            MLCA,
+            {"local_weight": 1.5},
+            r"local_weight is 1.5: expected a share from 0 \(the whole map alone\) to 1 \(cells alone\)",
+        ),
     ],
 )
 def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any], message: str) -> None:

@@ -42,14 +42,18 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 FORMS = [
-    (settings, form) for settings in SETTINGS for form in (None, "grouped", "separate", "experts", *["pointwise"] * ("kernel_size" not in settings))
+    (settings, form)
+    for settings in SETTINGS
+    for form in (None, "grouped", "separate", "experts", *["pointwise"] * ("kernel_size" not in settings))
 ]
 
 
 @pytest.mark.parametrize(("settings", "form"), FORMS, ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_every_form_is_the_sum_over_experts(settings: dict[str, Any], form: Any, batch: int, layout: torch.memory_format) -> None:
+def test_every_form_is_the_sum_over_experts(
+    settings: dict[str, Any], form: Any, batch: int, layout: torch.memory_format
+) -> None:
     torch.manual_seed(0)
     conv = ExpertConv2d(8, 8, **settings).double()
     conv.form = form
@@ -61,7 +65,10 @@ def test_form_by_situation() -> None:
     one, many = torch.empty(1, 8, 4, 4), torch.empty(3, 8, 4, 4)
     point, square = ExpertConv2d(8, 8), ExpertConv2d(8, 8, 3)
     assert (point.suitable_form(one), point.suitable_form(many)) == ("grouped", "pointwise")
-    assert (square.suitable_form(many), square.suitable_form(many.to(memory_format=torch.channels_last))) == ("grouped", "separate")
+    assert (square.suitable_form(many), square.suitable_form(many.to(memory_format=torch.channels_last))) == (
+        "grouped",
+        "separate",
+    )
     assert ExpertConv2d(8, 8, groups=2).suitable_form(many) == "grouped"
     program = torch.export.export(DynamicConv2d(8, 8, 3).eval(), (one,))
     assert program.graph_signature.user_inputs
@@ -101,7 +108,9 @@ def test_sigmoid_route_is_the_published_one() -> None:
 def test_routes_by_hand() -> None:
     x = torch.tensor([1.0, -3.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
     sigmoid = DynamicConv2d(2, 2, experts=2)
-    softmax, mlp = (DynamicConv2d(2, 2, experts=2, route=route, temperature=2.0) for route in ("mlp_softmax", "mlp_sigmoid"))
+    softmax, mlp = (
+        DynamicConv2d(2, 2, experts=2, route=route, temperature=2.0) for route in ("mlp_softmax", "mlp_sigmoid")
+    )
     for layer in (sigmoid, softmax, mlp):
         for parameter in layer.routing.parameters():
             nn.init.zeros_(parameter)
@@ -153,7 +162,10 @@ def test_fold_keeps_the_shift_out_of_the_mixture(settings: dict[str, Any]) -> No
         ({"groups": 3}, "groups is 3: does not divide 8 channels in and 8 out"),
         ({"route": "softmax"}, "route is 'softmax': expected one of sigmoid, mlp_softmax, mlp_sigmoid"),
         ({"temperature": 0.0}, "temperature is 0.0: expected a positive number"),
-        ({"router_channels": 4}, "router_channels is 4: expected a positive number, and route mlp_softmax or mlp_sigmoid"),
+        (
+            {"router_channels": 4},
+            "router_channels is 4: expected a positive number, and route mlp_softmax or mlp_sigmoid",
+        ),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
@@ -174,7 +186,10 @@ def head_of(name: str, **settings: Any) -> nn.Module:
 def seconds(towers: nn.ModuleList) -> set[tuple[type, int]]:
     """Return type and kernel size of the last unit before a tower's output."""
     units = [tower[1][1] if isinstance(tower[1], nn.Sequential) else tower[1] for tower in towers]
-    return {(type(unit), unit.conv.cond_conv.kernel_size if isinstance(unit, DynamicConv) else unit.conv.kernel_size[0]) for unit in units}
+    return {
+        (type(unit), unit.conv.cond_conv.kernel_size if isinstance(unit, DynamicConv) else unit.conv.kernel_size[0])
+        for unit in units
+    }
 
 
 def test_dynamic_head_replaces_the_second_unit() -> None:
@@ -191,7 +206,9 @@ def test_dynamic_head_by_tower_and_route() -> None:
     lead = head_of("Detect", dynamic=["cls"], route="mlp_softmax").lead
     assert (seconds(lead.box), seconds(lead.cls)) == ({(Conv, 3)}, {(DynamicConv, 3)})
     assert lead.cls[0][1].conv.softmax
-    with pytest.raises(ModelConfigError, match="dynamic names the mask towers: this head has none; expected box, cls or both"):
+    with pytest.raises(
+        ModelConfigError, match="dynamic names the mask towers: this head has none; expected box, cls or both"
+    ):
         head_of("Detect", dynamic=["mask"])
     with pytest.raises(ModelConfigError, match=r"argument 'dynamic' is \['boxes'\], expected bool \| list"):
         head_of("Detect", dynamic=["boxes"])
@@ -206,8 +223,12 @@ def test_segmentation_head() -> None:
     lead = meta_model("yolo11n-seg-DynamicConv").head.lead
     assert seconds(lead.masks) == seconds(lead.box) == {(DynamicConv, 3)}
     assert seconds(lead.cls) == {(DynamicConv, 1)}
-    ours, theirs = (sum(p.numel() for p in meta_model(name).parameters()) for name in ("yolo11n-DynamicConv", "yolo11n"))
-    box, cls = (3 * width * width * kernel + 4 * width + 4 for width, kernel in ((64, 9), (80, 1)))  # three experts more, and a route
+    ours, theirs = (
+        sum(p.numel() for p in meta_model(name).parameters()) for name in ("yolo11n-DynamicConv", "yolo11n")
+    )
+    box, cls = (
+        3 * width * width * kernel + 4 * width + 4 for width, kernel in ((64, 9), (80, 1))
+    )  # three experts more, and a route
     assert ours - theirs == 3 * (box + cls)
 
 
@@ -216,7 +237,11 @@ def test_shipped_networks_train_and_deploy(name: str) -> None:
     torch.manual_seed(0)
     model = Model(name, nc=3)
     outputs = model.train()(torch.rand(2, 3, 64, 64))
-    maps_ = outputs["main"] if isinstance(outputs["main"], list) else [*outputs["main"]["maps"], outputs["main"]["coefficients"]]
+    maps_ = (
+        outputs["main"]
+        if isinstance(outputs["main"], list)
+        else [*outputs["main"]["maps"], outputs["main"]["coefficients"]]
+    )
     sum(output.square().sum() for output in maps_).backward()
     routes = [parameter.grad for key, parameter in model.named_parameters() if ".routing." in key]
     assert len(routes) == 2 * 3 * (3 if "seg" in name else 2)

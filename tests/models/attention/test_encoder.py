@@ -34,7 +34,9 @@ def plain(layer: AIFI, x: Tensor) -> Tensor:
     """The layer by torch's multi-head attention, whose keys have biases of zero."""
     attention = nn.MultiheadAttention(x.shape[1], layer.heads, batch_first=True).to(x.dtype)
     attention.in_proj_weight.data.copy_(torch.cat((layer.query.weight, layer.key.weight, layer.value.weight)))
-    attention.in_proj_bias.data.copy_(torch.cat((layer.query.bias, torch.zeros_like(layer.query.bias), layer.value.bias)))
+    attention.in_proj_bias.data.copy_(
+        torch.cat((layer.query.bias, torch.zeros_like(layer.query.bias), layer.value.bias))
+    )
     attention.out_proj.load_state_dict(layer.proj.state_dict())
     pixels = x.flatten(2).transpose(1, 2)
     position = table(*x.shape[2:], x.shape[1])
@@ -124,20 +126,29 @@ def test_dropout_is_for_training() -> None:
 
 
 def test_parameters() -> None:
-    assert sum(parameter.numel() for parameter in AIFI(64).parameters()) == 4 * 64 * 64 + 3 * 64 + 2 * 64 * 1024 + 1024 + 64 + 4 * 64
+    assert (
+        sum(parameter.numel() for parameter in AIFI(64).parameters())
+        == 4 * 64 * 64 + 3 * 64 + 2 * 64 * 1024 + 1024 + 64 + 4 * 64
+    )
 
 
 def test_identity_start_needs_the_norms_first() -> None:
     x = maps(2, 16, 3, 5).float()
     assert torch.equal(AIFI(16, 32, 4, pre_norm=True, start="identity")(x), x)
-    with pytest.raises(ModelConfigError, match=r"start is 'identity', but the last step is a normalisation, .*: add pre_norm: true"):
+    with pytest.raises(
+        ModelConfigError, match=r"start is 'identity', but the last step is a normalisation, .*: add pre_norm: true"
+    ):
         AIFI(16, start="identity")
 
 
 @pytest.mark.parametrize(
     ("channels", "settings", "message"),
     [
-        (18, {"heads": 2}, r"18 channels: not a multiple of 4 \(sine and cosine of column and row\); try 20 in the row before"),
+        (
+            18,
+            {"heads": 2},
+            r"18 channels: not a multiple of 4 \(sine and cosine of column and row\); try 20 in the row before",
+        ),
         (12, {}, "heads is 8: does not divide 12 channels; try one of 1, 2, 3, 4, 6, 12"),
         (16, {"ffn_channels": 0}, "ffn_channels is 0: expected a positive number"),
         (16, {"temperature": -1.0}, "temperature is -1.0: expected a positive number"),

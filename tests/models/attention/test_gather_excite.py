@@ -38,7 +38,9 @@ def test_extent_averages_the_cells_in_the_window() -> None:
     gate = GatherExcite(1, 2).gate(x)  # windows of 3 x 3 at stride 2, cut at the border: {0, 1, 3, 4}, {1, 2, 4, 5}, …
     assert gate.flatten().tolist() == pytest.approx([sigmoid(2.0), sigmoid(3.0), sigmoid(5.0), sigmoid(6.0)])
     # nearest, as torch: of three cells the first two take the first gate
-    assert GatherExcite(1, 2)(x)[0, 0, 1].tolist() == pytest.approx([3 * sigmoid(2.0), 4 * sigmoid(2.0), 5 * sigmoid(3.0)])
+    assert GatherExcite(1, 2)(x)[0, 0, 1].tolist() == pytest.approx(
+        [3 * sigmoid(2.0), 4 * sigmoid(2.0), 5 * sigmoid(3.0)]
+    )
 
 
 @pytest.mark.parametrize("extent", [2, 4, 8])
@@ -72,12 +74,21 @@ def test_maxpool_is_half_of_it() -> None:
 
 
 def test_relu_is_between_the_convolutions_and_not_after_the_last() -> None:
-    assert [name for name, _ in GatherExcite(4, 4, "theta").gather.named_children()] == ["conv1", "norm1", "act1", "conv2", "norm2"]
+    assert [name for name, _ in GatherExcite(4, 4, "theta").gather.named_children()] == [
+        "conv1",
+        "norm1",
+        "act1",
+        "conv2",
+        "norm2",
+    ]
     assert not GatherExcite(4, 2, "theta").post_relu
     assert GatherExcite(4, 2, "theta-plus").post_relu
 
 
-@pytest.mark.parametrize("settings", [(4, 8, "theta"), (4, 2, "theta-plus"), (4, "global", "theta", (6, 7)), (4, "global", "theta", (6, 7), True)])
+@pytest.mark.parametrize(
+    "settings",
+    [(4, 8, "theta"), (4, 2, "theta-plus"), (4, "global", "theta", (6, 7)), (4, "global", "theta", (6, 7), True)],
+)
 def test_fold(settings: tuple[Any, ...]) -> None:
     torch.manual_seed(0)
     layer, x = randomise(GatherExcite(*settings)).double().eval(), maps(2, 4, 6, 7)
@@ -103,11 +114,23 @@ def test_identity_start_doubles_the_gate() -> None:
         ({"extent": 6}, "extent is 6: expected a power of two such as 2, 4 or 8, or 'global'"),
         ({"extent": 1}, "extent is 1: expected a power of two"),
         ({"extent": -2}, "extent is -2: expected a power of two"),
-        ({"variant": "theta"}, r"a learned global gather has a kernel as large as the map: give its size, such as size_hw: \[20, 20\], and"),
-        ({"size_hw": (5, 5)}, r"size_hw is \[5, 5\]: only theta and theta-plus with extent 'global' depend on it: leave it out"),
-        ({"size_hw": (5, 5), "variant": "theta", "extent": 2}, r"size_hw is \[5, 5\]: only theta and theta-plus with extent 'global'"),
+        (
+            {"variant": "theta"},
+            r"a learned global gather has a kernel as large as the map: give its size, such as size_hw: \[20, 20\], and",
+        ),
+        (
+            {"size_hw": (5, 5)},
+            r"size_hw is \[5, 5\]: only theta and theta-plus with extent 'global' depend on it: leave it out",
+        ),
+        (
+            {"size_hw": (5, 5), "variant": "theta", "extent": 2},
+            r"size_hw is \[5, 5\]: only theta and theta-plus with extent 'global'",
+        ),
         ({"size_hw": (0, 5), "variant": "theta"}, r"size_hw is \[0, 5\]: expected positive numbers"),
-        ({"maxpool": True, "variant": "theta", "extent": 2}, "maxpool: theta and theta-plus gather by convolutions: leave it out"),
+        (
+            {"maxpool": True, "variant": "theta", "extent": 2},
+            "maxpool: theta and theta-plus gather by convolutions: leave it out",
+        ),
         ({"pad_global": True}, "pad_global: there is no global convolution to pad: leave it out"),
         ({"mlp": True, "hidden_channels": 0}, "hidden_channels is 0: expected a positive number"),
     ],
@@ -122,5 +145,8 @@ def test_global_kernel_in_a_network_fits_one_picture_size() -> None:
     rows += [[-1, 1, "Conv", [8, 3, 2]] for _ in range(2)]
     model = Model({"nc": 2, "backbone": rows, "head": [[[3, 4, 5], 1, "DDetect", ["nc"]]]}).eval()
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 6, 64 + 16 + 4)
-    with pytest.raises(ModelConfigError, match=r"^GatherExcite: the map is 8 x 12, size_hw says 8 x 8: a global kernel fits one size; .*[^\n]$"):
+    with pytest.raises(
+        ModelConfigError,
+        match=r"^GatherExcite: the map is 8 x 12, size_hw says 8 x 8: a global kernel fits one size; .*[^\n]$",
+    ):
         model(torch.rand(1, 3, 64, 96))

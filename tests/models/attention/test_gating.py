@@ -15,7 +15,8 @@ LAYERS = ["SE", "ECA", "MLCA", "CBAM", "CoordAtt", "MSCA", "LSK", "LSKA", "SimAM
 
 
 @pytest.mark.parametrize(
-    ("channels", "reduction", "hidden"), [(512, 16, 32), (256, 16, 16), (128, 16, 8), (64, 16, 8), (64, 4, 16), (8, 16, 8), (3, 16, 3), (1, 2, 1)]
+    ("channels", "reduction", "hidden"),
+    [(512, 16, 32), (256, 16, 16), (128, 16, 8), (64, 16, 8), (64, 4, 16), (8, 16, 8), (3, 16, 3), (1, 2, 1)],
 )
 def test_bottleneck_has_a_share_but_not_a_handful(channels: int, reduction: int, hidden: int) -> None:
     assert squeezed(channels, reduction) == hidden
@@ -24,7 +25,9 @@ def test_bottleneck_has_a_share_but_not_a_handful(channels: int, reduction: int,
 def test_one_value_a_group_becomes_the_bias() -> None:
     norm = GroupNorm(2, 2).double()
     norm.bias.data.copy_(torch.tensor([3.0, -1.0]))
-    assert norm(torch.tensor([5.0, 7.0], dtype=torch.float64).view(1, 2, 1, 1)).flatten().tolist() == pytest.approx([3, -1])
+    assert norm(torch.tensor([5.0, 7.0], dtype=torch.float64).view(1, 2, 1, 1)).flatten().tolist() == pytest.approx(
+        [3, -1]
+    )
     with pytest.raises(ValueError, match="more than 1 value"):
         torch.nn.GroupNorm(2, 2)(torch.ones(1, 2, 1, 1))
 
@@ -39,7 +42,11 @@ def test_one_value_a_group_becomes_the_bias() -> None:
         (require_divisor, ("groups", 8, 12), "groups is 8: does not divide 12 channels; try one of 1, 2, 3, 4, 6, 12"),
         (require_divisor, ("groups", 0, 4), "groups is 0: does not divide 4 channels; try one of 1, 2, 4"),
         (require_divisor, ("heads", 8, 8, 2), "heads is 8: leaves fewer than 2 of 8 channels each; try one of 1, 2, 4"),
-        (require_divisor, ("heads", 1, 1, 2), "heads is 1: leaves fewer than 2 of 1 channels each; use another layer at this width"),
+        (
+            require_divisor,
+            ("heads", 1, 1, 2),
+            "heads is 1: leaves fewer than 2 of 1 channels each; use another layer at this width",
+        ),
     ],
 )
 def test_settings_that_cannot_be(check: Any, arguments: tuple[Any, ...], message: str) -> None:

@@ -51,10 +51,16 @@ def test_output_is_input_and_it_learns(name: str) -> None:
         (layer(x) * torch.linspace(-1, 1, x.numel()).view_as(x)).sum().backward()
         optimizer.step()
     assert not torch.allclose(layer(x), x)
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in layer.parameters() if parameter.requires_grad)
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in layer.parameters()
+        if parameter.requires_grad
+    )
 
 
-@pytest.mark.parametrize("settings", [{"use_layerscale": True}, {"use_postln": True}, {"use_postln": True, "use_layerscale": True}])
+@pytest.mark.parametrize(
+    "settings", [{"use_layerscale": True}, {"use_postln": True}, {"use_postln": True, "use_layerscale": True}]
+)
 def test_every_form_of_the_block(settings: dict[str, bool]) -> None:
     x = picture()
     assert torch.equal(starting("FocalModulationBlock", **settings)(x), x)
@@ -62,5 +68,7 @@ def test_every_form_of_the_block(settings: dict[str, bool]) -> None:
 
 
 def test_without_residual() -> None:
-    with pytest.raises(ModelConfigError, match=r"start is 'identity', but there is no residual connection .*: add residual: true"):
+    with pytest.raises(
+        ModelConfigError, match=r"start is 'identity', but there is no residual connection .*: add residual: true"
+    ):
         FocalModulation(8, start="identity")

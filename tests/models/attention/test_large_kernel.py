@@ -96,9 +96,16 @@ def test_lska_reaches_as_far_as_it_says(kernel_size: int, near: int, far: int, d
 
 def test_lsk_by_hand() -> None:
     layer = without_biases(LSK(2, kernel_size=3))
-    middle = {layer.near: [[2.0], [2.0]], layer.far: [[3.0], [3.0]], layer.near_half: [[1.0, 1.0]], layer.far_half: [[1.0, -1.0]]}
+    middle = {
+        layer.near: [[2.0], [2.0]],
+        layer.far: [[3.0], [3.0]],
+        layer.near_half: [[1.0, 1.0]],
+        layer.far_half: [[1.0, -1.0]],
+    }
     for conv, weight in (middle | {layer.select: [[1.0, 0.5], [0.0, -0.5]], layer.mix: [[1.0], [2.0]]}).items():
-        conv.weight.data[:, :, conv.weight.shape[2] // 2, conv.weight.shape[3] // 2] = torch.tensor(weight, dtype=torch.float64)
+        conv.weight.data[:, :, conv.weight.shape[2] // 2, conv.weight.shape[3] // 2] = torch.tensor(
+            weight, dtype=torch.float64
+        )
     x = torch.tensor([1.0, 2.0], dtype=torch.float64).view(1, 2, 1, 1)
     # near 2, 4, far 6, 12; halves 6 and -6; mean 0 and maximum 6 select with 3 and -3
     context = 6 * sigmoid(3.0) - 6 * sigmoid(-3.0)
@@ -112,12 +119,17 @@ def test_lsk_against_a_plain_formulation(channels: int) -> None:
     layer, x = LSK(channels).double(), maps(2, channels, 4, 5)
     near = functional.conv2d(x, layer.near.weight, layer.near.bias, padding=2, groups=channels)
     far = functional.conv2d(near, layer.far.weight, layer.far.bias, padding=9, dilation=3, groups=channels)
-    halves = [functional.conv2d(maps, part.weight, part.bias) for maps, part in ((near, layer.near_half), (far, layer.far_half))]
+    halves = [
+        functional.conv2d(maps, part.weight, part.bias)
+        for maps, part in ((near, layer.near_half), (far, layer.far_half))
+    ]
     both = torch.cat(halves, 1)
     pooled = torch.cat((both.sum(1, keepdim=True) / both.shape[1], both.max(1, keepdim=True)[0]), 1)
     weights = torch.sigmoid(functional.conv2d(pooled, layer.select.weight, layer.select.bias, padding=3)).unsqueeze(2)
     mixed = (torch.stack(halves, 1) * weights).sum(1)
-    torch.testing.assert_close(layer(x), x * functional.conv2d(mixed, layer.mix.weight, layer.mix.bias), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        layer(x), x * functional.conv2d(mixed, layer.mix.weight, layer.mix.bias), rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", [MSCA, LSK, LSKA])

@@ -40,10 +40,15 @@ def test_group_by_group(channels: int, groups: int, size_hw: tuple[int, int]) ->
     layer.norm.bias.data.copy_(maps(channels // groups, 2)[:, 1])
     expected = []
     for part in x.chunk(groups, 1):
-        rows, columns = (torch.einsum("oc,bcl->bol", layer.conv1.weight.flatten(1), part.mean(axis)) + layer.conv1.bias[:, None] for axis in (3, 2))
+        rows, columns = (
+            torch.einsum("oc,bcl->bol", layer.conv1.weight.flatten(1), part.mean(axis)) + layer.conv1.bias[:, None]
+            for axis in (3, 2)
+        )
         gated = torch.einsum("bchw,bch,bcw->bchw", part, rows.sigmoid(), columns.sigmoid())
         spread, mean = torch.var_mean(gated, (2, 3), keepdim=True, correction=0)
-        first = (gated - mean) / (spread + 1e-5).sqrt() * layer.norm.weight[:, None, None] + layer.norm.bias[:, None, None]
+        first = (gated - mean) / (spread + 1e-5).sqrt() * layer.norm.weight[:, None, None] + layer.norm.bias[
+            :, None, None
+        ]
         second = functional.conv2d(part, layer.conv3.weight, layer.conv3.bias, padding=1)
         weights = [branch.mean((2, 3)).softmax(1) for branch in (first, second)]
         seen = torch.einsum("bc,bchw->bhw", weights[0], second) + torch.einsum("bc,bchw->bhw", weights[1], first)
@@ -66,7 +71,9 @@ def test_identity_start() -> None:
 
 
 def test_groups_that_do_not_divide() -> None:
-    with pytest.raises(ModelConfigError, match="groups is 8: does not divide 20 channels; try one of 1, 2, 4, 5, 10, 20"):
+    with pytest.raises(
+        ModelConfigError, match="groups is 8: does not divide 20 channels; try one of 1, 2, 4, 5, 10, 20"
+    ):
         EMAttention(20)
     with pytest.raises(ModelConfigError, match="groups is 32: does not divide 16 channels; try one of 1, 2, 4, 8, 16"):
         EMAttention(16, 32)

@@ -30,7 +30,9 @@ def test_a_single_pixel_by_hand() -> None:
     x = torch.tensor([1.0, 3.0], dtype=torch.float64).view(1, 2, 1, 1)
     weighed = 1 * sigmoid(-1) ** 2, 3 * sigmoid(1) ** 2  # two channels normalise to -1 and 1, and again after weighing
     own = sigmoid(2 / math.sqrt(2))  # scores 1 and -1 over sqrt(2): a channel's attention to itself
-    assert layer(x).flatten().tolist() == pytest.approx([weighed[0] * sigmoid(1 - 2 * own), weighed[1] * sigmoid(2 * own - 1)], rel=1e-12)
+    assert layer(x).flatten().tolist() == pytest.approx(
+        [weighed[0] * sigmoid(1 - 2 * own), weighed[1] * sigmoid(2 * own - 1)], rel=1e-12
+    )
 
 
 def test_windows_average_the_cells_in_the_map() -> None:
@@ -41,7 +43,9 @@ def test_windows_average_the_cells_in_the_map() -> None:
     torch.testing.assert_close(pool(exact, 7), functional.avg_pool2d(exact, 7), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("settings", [{"heads": 4}, {"heads": 2, "window": 2}, {"heads": 1, "kernel_sizes": (5, 3)}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"heads": 4}, {"heads": 2, "window": 2}, {"heads": 1, "kernel_sizes": (5, 3)}], ids=str
+)
 @pytest.mark.parametrize("size_hw", [(16, 9), (7, 7), (3, 5), (1, 6)], ids=str)
 def test_in_plain_words(size_hw: tuple[int, int], settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -56,18 +60,25 @@ def test_in_plain_words(size_hw: tuple[int, int], settings: dict[str, Any]) -> N
             functional.conv1d(part, conv.weight, conv.bias, padding="same", groups=part.shape[1])
             for part, conv in zip(parts, layer.convs, strict=True)
         ]
-        parts = [(part - part.mean((1, 2), keepdim=True)) / (part.var((1, 2), keepdim=True, correction=0) + 1e-5).sqrt() for part in parts]
+        parts = [
+            (part - part.mean((1, 2), keepdim=True)) / (part.var((1, 2), keepdim=True, correction=0) + 1e-5).sqrt()
+            for part in parts
+        ]
         gate = torch.sigmoid(torch.cat(parts, 1) * norm.weight[:, None] + norm.bias[:, None])
         expected = expected * gate.unsqueeze(axis)
     side = settings.get("window", 7)
     tops, lefts = (range(0, size, side) for size in size_hw)
     cells = [expected[:, :, top : top + side, left : left + side].mean((2, 3)) for top in tops for left in lefts]
     pooled = torch.stack(cells, 2)  # (B, C, cells)
-    pooled = (pooled - pooled.mean((1, 2), keepdim=True)) / (pooled.var((1, 2), keepdim=True, correction=0) + 1e-5).sqrt()
+    pooled = (pooled - pooled.mean((1, 2), keepdim=True)) / (
+        pooled.var((1, 2), keepdim=True, correction=0) + 1e-5
+    ).sqrt()
     pooled = pooled * layer.norm.weight[:, None] + layer.norm.bias[:, None]
     gates = []
     for head in torch.arange(16).chunk(layer.heads):
-        query, key, value = (pooled[:, head] * part.weight.flatten()[head, None] for part in (layer.query, layer.key, layer.value))
+        query, key, value = (
+            pooled[:, head] * part.weight.flatten()[head, None] for part in (layer.query, layer.key, layer.value)
+        )
         attention = (torch.einsum("bcn,bdn->bcd", query, key) / math.sqrt(len(head))).softmax(2)
         gates.append(torch.einsum("bcd,bdn->bcn", attention, value).mean(2))
     expected = expected * torch.cat(gates, 1).sigmoid()[..., None, None]
@@ -86,7 +97,9 @@ def test_scores_that_overflow_half_precision() -> None:
 
 
 def test_parameters() -> None:
-    assert sum(parameter.numel() for parameter in SCSA(64).parameters()) == 16 * (3 + 5 + 7 + 9) + 64 + 3 * 2 * 64 + 3 * 64
+    assert (
+        sum(parameter.numel() for parameter in SCSA(64).parameters()) == 16 * (3 + 5 + 7 + 9) + 64 + 3 * 2 * 64 + 3 * 64
+    )
 
 
 def test_identity_start() -> None:
@@ -102,7 +115,11 @@ def test_identity_start() -> None:
         (8, {}, "heads is 8: leaves fewer than 2 of 8 channels each; try one of 1, 2, 4"),
         (6, {"heads": 2}, r"kernel_sizes is \[3, 5, 7, 9\]: 4 parts do not divide 6 channels; try \[3, 5, 7\]"),
         (7, {"heads": 1}, r"kernel_sizes is \[3, 5, 7, 9\]: 4 parts do not divide 7 channels; try \[3\]"),
-        (8, {"heads": 2, "kernel_sizes": ()}, r"kernel_sizes is \[\]: expected at least one odd reach, such as \[3, 5, 7, 9\]"),
+        (
+            8,
+            {"heads": 2, "kernel_sizes": ()},
+            r"kernel_sizes is \[\]: expected at least one odd reach, such as \[3, 5, 7, 9\]",
+        ),
         (8, {"heads": 2, "kernel_sizes": (3, 4)}, "kernel_sizes is 4: expected an odd positive number such as 5"),
         (8, {"heads": 2, "window": 0}, "window is 0: expected a positive number"),
     ],

@@ -56,13 +56,17 @@ def test_four_quarters() -> None:
     [((7, 11), (3, 2, 2), (4, 4, 3)), ((8, 6), (3, 3, 2), (2, 2, 2)), ((2, 4), (1, 1), (2, 1, 1))],
     ids=str,
 )
-def test_tiles_differ_by_one_where_the_size_does_not_divide(size_hw: tuple[int, int], rows: tuple[int, ...], columns: tuple[int, ...]) -> None:
+def test_tiles_differ_by_one_where_the_size_does_not_divide(
+    size_hw: tuple[int, int], rows: tuple[int, ...], columns: tuple[int, ...]
+) -> None:
     x = maps(2, 3, *size_hw)
 
     def tile(part: Tensor) -> Tensor:
         return plain(part) if part.shape[2] * part.shape[3] > 1 else part * sigmoid(0.5)
 
-    expected = torch.cat([torch.cat([tile(part) for part in strip.split(columns, 3)], 3) for strip in x.split(rows, 2)], 2)
+    expected = torch.cat(
+        [torch.cat([tile(part) for part in strip.split(columns, 3)], 3) for strip in x.split(rows, 2)], 2
+    )
     torch.testing.assert_close(SimAM(3, slices=3)(x), expected, rtol=1e-10, atol=1e-12)
 
 

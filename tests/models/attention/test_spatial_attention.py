@@ -53,10 +53,14 @@ def test_cbam_against_a_plain_formulation(size_hw: tuple[int, int], folded: bool
         hidden = functional.linear(vector, layer.mlp.fc1.weight.flatten(1), layer.mlp.fc1.bias).relu()
         return functional.linear(hidden, layer.mlp.fc2.weight.flatten(1), layer.mlp.fc2.bias)
 
-    expected = x * torch.sigmoid(bottleneck(x.flatten(2).mean(2)) + bottleneck(x.flatten(2).max(2)[0])).view(2, 32, 1, 1)
+    expected = x * torch.sigmoid(bottleneck(x.flatten(2).mean(2)) + bottleneck(x.flatten(2).max(2)[0])).view(
+        2, 32, 1, 1
+    )
     two = torch.stack((expected.mean(1), expected.max(1)[0]), 1)
     bn, convolved = layer.bn, functional.conv2d(two, layer.conv.weight, padding=3)
-    expected = expected * torch.sigmoid((convolved - bn.running_mean) / (bn.running_var + 1e-5).sqrt() * bn.weight + bn.bias)
+    expected = expected * torch.sigmoid(
+        (convolved - bn.running_mean) / (bn.running_var + 1e-5).sqrt() * bn.weight + bn.bias
+    )
     if folded:
         fold_modules(nn.Sequential(layer))
         assert isinstance(layer.bn, nn.Identity)
@@ -72,7 +76,9 @@ def test_coord_by_hand() -> None:
     x = torch.tensor([[1.0, 2.0], [3.0, 6.0]], dtype=torch.float64).view(1, 1, 2, 2)
     rows = [1.5 * 4.5 / 6, 4.5]  # hard swish of means 1.5 and 4.5
     columns = [2 * 5 / 6, 4.0]  # of 2 and 4
-    expected = [value * sigmoid(rows[i // 2]) * sigmoid(2 * columns[i % 2]) for i, value in enumerate((1.0, 2.0, 3.0, 6.0))]
+    expected = [
+        value * sigmoid(rows[i // 2]) * sigmoid(2 * columns[i % 2]) for i, value in enumerate((1.0, 2.0, 3.0, 6.0))
+    ]
     assert layer(x).flatten().tolist() == pytest.approx(expected, rel=1e-14)
 
 
@@ -101,7 +107,10 @@ def test_coord_normalises_rows_and_columns_together() -> None:
     assert layer.bn.running_mean.item() == pytest.approx(0.1 * (1.5 + 4.5 + 2 + 4) / 4)
 
 
-@pytest.mark.parametrize(("kind", "settings", "count"), [(CBAM, {}, 2 * 256 * 16 + 16 + 256 + 98 + 2), (CoordAtt, {}, 3 * 256 * 8 + 16 + 512)])
+@pytest.mark.parametrize(
+    ("kind", "settings", "count"),
+    [(CBAM, {}, 2 * 256 * 16 + 16 + 256 + 98 + 2), (CoordAtt, {}, 3 * 256 * 8 + 16 + 512)],
+)
 def test_parameters(kind: Any, settings: dict[str, Any], count: int) -> None:
     assert sum(parameter.numel() for parameter in kind(256, **settings).parameters()) == count
 

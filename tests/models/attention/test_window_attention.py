@@ -28,7 +28,9 @@ def test_mirrored_positions_by_hand() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 9])
 def test_both_forms_mirror_alike(size: int) -> None:
-    assert mirrored_positions(size, 5, torch.empty(0)).tolist() == [mirrored(position, size) for position in range(-5, size + 5)]
+    assert mirrored_positions(size, 5, torch.empty(0)).tolist() == [
+        mirrored(position, size) for position in range(-5, size + 5)
+    ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -42,7 +44,9 @@ def test_fast_form_is_the_formula(settings: tuple[int, ...], scores: int, monkey
     assert ours.shape == expected.shape
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for gradient, theirs in zip(torch.autograd.grad(ours, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True):
+    for gradient, theirs in zip(
+        torch.autograd.grad(ours, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
+    ):
         torch.testing.assert_close(gradient, theirs, rtol=1e-11, atol=1e-13)
 
 
@@ -81,7 +85,9 @@ def test_weights_are_kept_only_for_backward() -> None:
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_declared_operator_is_the_real_one(last: bool, keep: bool) -> None:
-    inputs = [x.detach().permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2) if last else x for x in projections(6, 21)]
+    inputs = [
+        x.detach().permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2) if last else x for x in projections(6, 21)
+    ]
     if keep:
         inputs = [x.detach().requires_grad_() for x in inputs]
     torch.library.opcheck(window_attention, (*inputs, 3, 2, 1, keep), test_utils=("test_schema", "test_faketensor"))

@@ -58,7 +58,11 @@ def layer(request: pytest.FixtureRequest) -> nn.Module:
 def test_every_layer_of_the_package_is_here() -> None:
     elsewhere = ("csp", "residual", "timm_backbone")
     modules = {name: entry.cls.__module__ for name, entry in registered_layers().items()}
-    here = {name for name, module in modules.items() if module.startswith("models.blocks.") and not module.endswith(elsewhere)}
+    here = {
+        name
+        for name, module in modules.items()
+        if module.startswith("models.blocks.") and not module.endswith(elsewhere)
+    }
     assert here == {name for name, _ in CASES.values()}
 
 

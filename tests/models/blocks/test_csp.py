@@ -13,7 +13,11 @@ from tests.networks import randomise, seeded_images, tiny_config
 
 def weights(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """The kernels of a block by name."""
-    return {name.removesuffix(".conv.weight"): tuple(value.shape) for name, value in module.state_dict().items() if name.endswith("conv.weight")}
+    return {
+        name.removesuffix(".conv.weight"): tuple(value.shape)
+        for name, value in module.state_dict().items()
+        if name.endswith("conv.weight")
+    }
 
 
 def test_c2f_parts() -> None:
@@ -39,7 +43,12 @@ def test_c2f_formula() -> None:
 
 def test_c3k2_units() -> None:
     plain, nested = C3k2(32, 32, expansion=0.25), C3k2(32, 32, c3k=True)
-    assert weights(plain) == {"cv1": (16, 32, 1, 1), "cv2": (32, 24, 1, 1), "m.0.cv1": (4, 8, 3, 3), "m.0.cv2": (8, 4, 3, 3)}
+    assert weights(plain) == {
+        "cv1": (16, 32, 1, 1),
+        "cv2": (32, 24, 1, 1),
+        "m.0.cv1": (4, 8, 3, 3),
+        "m.0.cv2": (8, 4, 3, 3),
+    }
     assert weights(nested.m[0]) == {
         **{"cv1": (8, 16, 1, 1), "cv2": (8, 16, 1, 1), "cv3": (16, 16, 1, 1)},
         **{f"m.{number}.{part}": (8, 8, 3, 3) for number in (0, 1) for part in ("cv1", "cv2")},
@@ -58,7 +67,12 @@ def test_c3k_by_scale(c3k: bool | str, nested: str) -> None:
 
 def test_deploying_keeps_what_the_scale_chose() -> None:
     backbone = [*tiny_config(width=64)["backbone"], [-1, 2, "C3k2", [64, "m"]]]
-    config = {"nc": 3, "backbone": backbone, "head": [[[2, 3, 5], 1, "DDetect", ["nc"]]], "scales": {"n": [0.5, 0.25], "m": [1.0, 0.5]}}
+    config = {
+        "nc": 3,
+        "backbone": backbone,
+        "head": [[[2, 3, 5], 1, "DDetect", ["nc"]]],
+        "scales": {"n": [0.5, 0.25], "m": [1.0, 0.5]},
+    }
     for letter, kind in (("n", Bottleneck), ("m", C3k)):
         kept = Model(config, scale=letter).deploy(fold=False)
         again = Model(kept.config)
@@ -96,7 +110,9 @@ def test_sppf_sees_growing_squares() -> None:
 def test_simsppf_is_sppf_with_relu() -> None:
     torch.manual_seed(0)
     named, written, plain = SimSPPF(4, 6), SPPF(4, 6, activation="ReLU"), SPPF(4, 6)
-    assert {name: value.shape for name, value in named.state_dict().items()} == {name: value.shape for name, value in plain.state_dict().items()}
+    assert {name: value.shape for name, value in named.state_dict().items()} == {
+        name: value.shape for name, value in plain.state_dict().items()
+    }
     written.load_state_dict(named.state_dict())
     plain.load_state_dict(named.state_dict())
     x = torch.randn(1, 4, 9, 11)
@@ -115,7 +131,9 @@ def test_attention_formula() -> None:
     mixed, values = [], []
     for head in block.qkv(x).flatten(2)[0].chunk(2):  # 2 queries, 2 keys and 4 values a head, over 6 cells
         query, key, value = head[:2], head[2:4], head[4:]
-        scores = torch.tensor([[query[:, i].dot(key[:, j]) / 2**0.5 for j in range(6)] for i in range(6)], dtype=torch.float64)
+        scores = torch.tensor(
+            [[query[:, i].dot(key[:, j]) / 2**0.5 for j in range(6)] for i in range(6)], dtype=torch.float64
+        )
         mixed.append(torch.stack([(scores[i].softmax(0) * value).sum(1) for i in range(6)], 1))
         values.append(value)
     expected = block.proj(torch.cat(mixed).view(1, 8, 2, 3) + block.pe(torch.cat(values).view(1, 8, 2, 3)))
@@ -126,19 +144,40 @@ def test_c2psa_parts() -> None:
     block = C2PSA(256, 256, repeats=1)
     assert block.m[0].attn.heads == 2
     assert weights(block) == {
-        **{"cv1": (256, 256, 1, 1), "cv2": (256, 256, 1, 1), "m.0.attn.qkv": (256, 128, 1, 1), "m.0.attn.proj": (128, 128, 1, 1)},
+        **{
+            "cv1": (256, 256, 1, 1),
+            "cv2": (256, 256, 1, 1),
+            "m.0.attn.qkv": (256, 128, 1, 1),
+            "m.0.attn.proj": (128, 128, 1, 1),
+        },
         **{"m.0.attn.pe": (128, 1, 3, 3), "m.0.ffn.0": (256, 128, 1, 1), "m.0.ffn.1": (128, 256, 1, 1)},
     }
-    assert [unit.activate for unit in (block.m[0].attn.qkv, block.m[0].attn.proj, block.m[0].attn.pe, *block.m[0].ffn)] == [False] * 3 + [True, False]
+    assert [
+        unit.activate for unit in (block.m[0].attn.qkv, block.m[0].attn.proj, block.m[0].attn.pe, *block.m[0].ffn)
+    ] == [False] * 3 + [True, False]
 
 
 def test_activation_reaches_the_blocks() -> None:
-    model = Model(tiny_config() | {"backbone": [*tiny_config()["backbone"], [-1, 1, "C2PSA", [8]], [-1, 1, "DWConv", [8, 3]]], "activation": "ReLU"})
+    model = Model(
+        tiny_config()
+        | {
+            "backbone": [*tiny_config()["backbone"], [-1, 1, "C2PSA", [8]], [-1, 1, "DWConv", [8, 3]]],
+            "activation": "ReLU",
+        }
+    )
     assert {type(module.act) for module in model.modules() if isinstance(module, Conv) and module.activate} == {nn.ReLU}
 
 
 @pytest.mark.parametrize(
-    "name", ["yolov8n", "yolo11n", "yolov8n-GatherExcite-theta", "yolov8n-ACmix", "yolov8n-C2f-ACmix", "yolo11n-FocalModulation"]
+    "name",
+    [
+        "yolov8n",
+        "yolo11n",
+        "yolov8n-GatherExcite-theta",
+        "yolov8n-ACmix",
+        "yolov8n-C2f-ACmix",
+        "yolo11n-FocalModulation",
+    ],
 )
 def test_deployed_network_computes_the_same(name: str) -> None:
     torch.manual_seed(0)

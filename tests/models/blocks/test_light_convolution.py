@@ -64,7 +64,9 @@ def test_space_to_depth_by_hand() -> None:
 @pytest.mark.parametrize("size_hw", [(6, 8), (7, 5), (1, 1), (2, 3)], ids=str)
 def test_spdconv_is_a_wide_strided_convolution(size_hw: tuple[int, int]) -> None:
     layer, x = randomise(SPDConv(3, 5)).double().eval(), maps(2, 3, *size_hw)
-    wide = functional.pixel_shuffle(layer.conv.conv.weight.flatten(2).transpose(0, 2).reshape(9, 12, 5).permute(2, 1, 0).reshape(5, 12, 3, 3), 2)
+    wide = functional.pixel_shuffle(
+        layer.conv.conv.weight.flatten(2).transpose(0, 2).reshape(9, 12, 5).permute(2, 1, 0).reshape(5, 12, 3, 3), 2
+    )
     strided = functional.conv2d(functional.pad(x, (2, 3, 2, 3)), wide, stride=2)
     assert strided.shape[2:] == (-(-size_hw[0] // 2), -(-size_hw[1] // 2))
     torch.testing.assert_close(layer(x), layer.conv.act(layer.conv.bn(strided)), rtol=1e-12, atol=1e-13)
@@ -89,7 +91,11 @@ def test_spdconv_parameters() -> None:
     [
         (GSConv, (8, 7), "out_channels is 7: this block halves it: expected an even number; try 8"),
         (GSConv, (8, 8, 2), "kernel_size is 2: expected an odd"),
-        (GSBottleneck, (8, 10), "the inner width, 0.5 of out_channels 10, is 5: this block halves it: expected an even number; try 6"),
+        (
+            GSBottleneck,
+            (8, 10),
+            "the inner width, 0.5 of out_channels 10, is 5: this block halves it: expected an even number; try 6",
+        ),
         (VoVGSCSP, (8, 12), "unit GSBottleneck at 6 channels: the inner width, 0.5 of out_channels 6, is 3"),
         (SPDConv, (8, 8, 2), "kernel_size is 2: expected an odd"),
     ],

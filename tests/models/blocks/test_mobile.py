@@ -39,7 +39,9 @@ def test_gate_by_hand() -> None:
     for conv, weight, bias in ((gate.reduce, 2.0, 1.0), (gate.expand, 0.5, -1.0)):
         conv.weight.data.fill_(weight)
         conv.bias.data.fill_(bias)
-    y = gate(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]], dtype=torch.float64))  # mean 3, reduced to 7, SiLU, halved, less one
+    y = gate(
+        torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]], dtype=torch.float64)
+    )  # mean 3, reduced to 7, SiLU, halved, less one
     hidden = 7 * torch.tensor(7.0, dtype=torch.float64).sigmoid()
     assert y.flatten().tolist() == pytest.approx([value * (hidden / 2 - 1).sigmoid().item() for value in (1, 2, 3, 6)])
 
@@ -49,7 +51,9 @@ def test_mbconv_formula(out_channels: int, stride: int) -> None:
     block = seeded(MBConv(6, out_channels, 5, 3.0, 0.5, stride))
     x = maps(2, 6, 7, 5)
     y = functional.silu(normed(torch.einsum("oc,bchw->bohw", block.widen.conv.weight[:, :, 0, 0], x), block.widen.bn))
-    y = functional.silu(normed(functional.conv2d(y, block.depthwise.conv.weight, None, stride, 2, 1, 18), block.depthwise.bn))
+    y = functional.silu(
+        normed(functional.conv2d(y, block.depthwise.conv.weight, None, stride, 2, 1, 18), block.depthwise.bn)
+    )
     hidden = functional.silu(y.mean((2, 3)) @ block.gate.reduce.weight.flatten(1).T + block.gate.reduce.bias)
     y = y * (hidden @ block.gate.expand.weight.flatten(1).T + block.gate.expand.bias).sigmoid()[..., None, None]
     y = normed(torch.einsum("oc,bchw->bohw", block.narrow.conv.weight[:, :, 0, 0], y), block.narrow.bn)
@@ -59,7 +63,9 @@ def test_mbconv_formula(out_channels: int, stride: int) -> None:
 def test_mbconv_parameters() -> None:
     # 16 -> 64 and its norm; 3 x 3 for each of 64 and its norm; gate to 4 and back, biased; 64 -> 16 and its norm
     assert count(MBConv(16)) == (16 * 64 + 128) + (9 * 64 + 128) + (64 * 4 + 4 + 4 * 64 + 64) + (64 * 16 + 32)
-    assert count(MBConv(16, 24, 5, 1, 0)) == (25 * 16 + 32) + (16 * 24 + 48), "no widening at expansion 1, no gate at squeeze 0"
+    assert count(MBConv(16, 24, 5, 1, 0)) == (25 * 16 + 32) + (16 * 24 + 48), (
+        "no widening at expansion 1, no gate at squeeze 0"
+    )
 
 
 def test_irmb_parameters() -> None:
@@ -93,7 +99,9 @@ def plain_attention(block: IRMB, query_key: Tensor, values: Tensor) -> Tensor:
 def test_window_attention_against_cell_by_cell(size_hw: tuple[int, int]) -> None:
     block = seeded(IRMB(8, head_channels=4, window=3))
     query_key, values = maps(2, 16, *size_hw), maps(2, 16, *size_hw).flip(1)
-    torch.testing.assert_close(block.attend(query_key, values), plain_attention(block, query_key, values), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        block.attend(query_key, values), plain_attention(block, query_key, values), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("out_channels", [8, 12])
@@ -102,7 +110,9 @@ def test_irmb_formula(out_channels: int) -> None:
     before = normed(x, block.norm)
     values = functional.silu(functional.conv2d(before, block.value.weight))
     y = plain_attention(block, functional.conv2d(before, block.query_key.weight), values)
-    y = y + block.gate(functional.silu(normed(functional.conv2d(y, block.local.conv.weight, padding=1, groups=16), block.local.bn)))
+    y = y + block.gate(
+        functional.silu(normed(functional.conv2d(y, block.local.conv.weight, padding=1, groups=16), block.local.bn))
+    )
     y = functional.conv2d(y, block.proj.weight)
     torch.testing.assert_close(block(x), x + y if out_channels == 8 else y, rtol=1e-12, atol=1e-12)
 
@@ -110,10 +120,14 @@ def test_irmb_formula(out_channels: int) -> None:
 def test_padded_cells_are_not_looked_at() -> None:
     block = seeded(IRMB(4, window=7))
     query_key, values = maps(1, 8, 3, 2), torch.ones(1, 8, 3, 2, dtype=torch.float64)
-    torch.testing.assert_close(block.attend(query_key, values), values)  # a mean of ones; cells beyond the border would add zeros to it
+    torch.testing.assert_close(
+        block.attend(query_key, values), values
+    )  # a mean of ones; cells beyond the border would add zeros to it
 
 
-@pytest.mark.parametrize(("channels", "head_channels"), [(8, 8), (12, 12), (64, 64), (96, 48), (128, 64), (80, 40), (67, 1)])
+@pytest.mark.parametrize(
+    ("channels", "head_channels"), [(8, 8), (12, 12), (64, 64), (96, 48), (128, 64), (80, 40), (67, 1)]
+)
 def test_default_heads_divide_any_width(channels: int, head_channels: int) -> None:
     assert fitting_head_channels(channels) == head_channels
     assert IRMB(channels).heads == channels // head_channels
@@ -134,8 +148,16 @@ def test_folding_leaves_no_normalisation() -> None:
         (MBConv, {"kernel_size": 4}, "kernel_size is 4: expected an odd"),
         (MBConv, {"expansion": 0}, "expansion is 0: expected a positive number"),
         (MBConv, {"squeeze": -1}, "squeeze is -1: expected a ratio such as 0.25, or 0 for no gate"),
-        (MBConv, {"stride": 2, "start": "identity"}, "no residual connection to pass the input on: 16 channels in, 16 out at stride 2: leave it out"),
-        (IRMB, {"out_channels": 8, "start": "identity"}, "no residual connection to pass the input on: 16 channels in, 8 out: leave it out"),
+        (
+            MBConv,
+            {"stride": 2, "start": "identity"},
+            "no residual connection to pass the input on: 16 channels in, 16 out at stride 2: leave it out",
+        ),
+        (
+            IRMB,
+            {"out_channels": 8, "start": "identity"},
+            "no residual connection to pass the input on: 16 channels in, 8 out: leave it out",
+        ),
         (IRMB, {"head_channels": 5}, "head_channels is 5: does not divide 16 channels; try one of 1, 2, 4, 8, 16"),
         (
             IRMB,
@@ -155,7 +177,11 @@ def test_mbconv_against_timm() -> None:
     gate = partial(blocks.SqueezeExcite, rd_ratio=1 / 16)  # of the widened map: a quarter of the input's
     theirs = blocks.InvertedResidual(8, 8, 3, exp_ratio=4.0, act_layer=nn.SiLU, se_layer=gate).double().eval()
     ours = seeded(MBConv(8))
-    pairs = [(theirs.conv_pw, ours.widen.conv), (theirs.conv_dw, ours.depthwise.conv), (theirs.conv_pwl, ours.narrow.conv)]
+    pairs = [
+        (theirs.conv_pw, ours.widen.conv),
+        (theirs.conv_dw, ours.depthwise.conv),
+        (theirs.conv_pwl, ours.narrow.conv),
+    ]
     pairs += [(theirs.bn1, ours.widen.bn), (theirs.bn2, ours.depthwise.bn), (theirs.bn3, ours.narrow.bn)]
     pairs += [(theirs.se.conv_reduce, ours.gate.reduce), (theirs.se.conv_expand, ours.gate.expand)]
     for target, source in pairs:

@@ -50,8 +50,14 @@ def test_msblock_parameters() -> None:
     [
         ((8, 8, (1, 3, 4)), "kernel_sizes is 4: expected an odd"),
         ((8, 8, ()), "kernel_sizes is empty: expected one kernel a branch"),
-        ((8, 8, (1, 3), 1.4), r"widening 1.4 makes 11 channels of 8: they do not split into 2 branches: try widening 2, or as many kernel_sizes"),
-        ((8, 8, (1, 3, 3, 3, 3)), r"widening 3.0 makes 24 channels of 8: they do not split into 5 branches: try widening 5, or"),
+        (
+            (8, 8, (1, 3), 1.4),
+            r"widening 1.4 makes 11 channels of 8: they do not split into 2 branches: try widening 2, or as many kernel_sizes",
+        ),
+        (
+            (8, 8, (1, 3, 3, 3, 3)),
+            r"widening 3.0 makes 24 channels of 8: they do not split into 5 branches: try widening 5, or",
+        ),
         ((8, 8, (1, 3, 3), 3.0, 2.0, 0), "depth is 0: expected a positive number"),
     ],
 )
@@ -66,7 +72,10 @@ def test_dwr_formula(depthwise: bool) -> None:
     block, x = prepared(DWR(8, depthwise=depthwise)), maps(2, 8, 9, 7)
     region = functional.relu(block.narrow.bn(functional.conv2d(x, block.narrow.conv.weight, padding=1)))
     groups = 4 if depthwise else 1
-    seen = [functional.conv2d(region, conv.weight, None, 1, d, d, groups) for conv, d in zip(block.around, (1, 3, 5), strict=True)]
+    seen = [
+        functional.conv2d(region, conv.weight, None, 1, d, d, groups)
+        for conv, d in zip(block.around, (1, 3, 5), strict=True)
+    ]
     assert [y.shape[1] for y in seen] == [8, 4, 4]
     y = functional.conv2d(block.norm(torch.cat(seen, 1)), block.fuse.weight, block.fuse.bias)
     torch.testing.assert_close(block(x), x + y, rtol=1e-12, atol=1e-12)
@@ -75,7 +84,9 @@ def test_dwr_formula(depthwise: bool) -> None:
 def test_dwr_parameters() -> None:
     ends = (9 * 16 * 8 + 16) + 64 + (32 * 16 + 16)
     assert count(DWR(16)) == ends + 9 * 32
-    assert count(DWR(16, depthwise=False)) == ends + 9 * 32 * 8, "full convolutions have half the width times the weights"
+    assert count(DWR(16, depthwise=False)) == ends + 9 * 32 * 8, (
+        "full convolutions have half the width times the weights"
+    )
 
 
 def test_dwr_folds_into_its_last_convolution() -> None:
@@ -120,7 +131,9 @@ def plain_patch_attention(block: PatchAttention, x: Tensor) -> Tensor:
                 token = token * token.softmax(0)
                 alike = functional.cosine_similarity(token, block.prompt, dim=0).clamp(0, 1)
                 tokens[picture, :, row, column] = block.transform.weight.flatten(1) @ (token * alike)
-    return functional.conv2d(functional.interpolate(tokens, (height, width), mode="bilinear"), block.proj.weight, block.proj.bias)
+    return functional.conv2d(
+        functional.interpolate(tokens, (height, width), mode="bilinear"), block.proj.weight, block.proj.bias
+    )
 
 
 @pytest.mark.parametrize(("patch_size", "size_hw"), [(2, (6, 4)), (4, (8, 4)), (3, (3, 9))])
@@ -179,7 +192,9 @@ def test_ppa_formula() -> None:
 
 
 def test_ppa_parameters() -> None:
-    def attention(size: int) -> int:  # two linear maps around a normalisation of 8, a direction, a square and a biased square
+    def attention(
+        size: int,
+    ) -> int:  # two linear maps around a normalisation of 8, a direction, a square and a biased square
         return (size * size * 8 + 8) + 16 + (8 * 16 + 16) + 16 + 256 + (256 + 16)
 
     chain = (9 * 8 * 16 + 32) + 2 * (9 * 16 * 16 + 32)

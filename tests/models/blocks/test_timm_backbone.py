@@ -31,7 +31,9 @@ def refusal(*arguments: Any) -> str:
 
 def test_without_timm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert refusal("resnet18").endswith("TimmBackbone needs the timm package, which is not installed: python -m pip install -r requirements-timm.txt")
+    assert refusal("resnet18").endswith(
+        "TimmBackbone needs the timm package, which is not installed: python -m pip install -r requirements-timm.txt"
+    )
 
 
 @pytest.fixture
@@ -52,12 +54,16 @@ def test_network_on_a_backbone() -> None:
 
 @pytest.mark.usefixtures("timm")
 def test_chosen_maps_of_pictures_of_one_channel() -> None:
-    channels = find_layer("TimmBackbone").rule.apply([1], arguments := {"name": "resnet18", "out_indices": [1, 3]}, Scale(width=0.25))
+    channels = find_layer("TimmBackbone").rule.apply(
+        [1], arguments := {"name": "resnet18", "out_indices": [1, 3]}, Scale(width=0.25)
+    )
     assert channels == [64, 256], "no width multiple reaches it"
     with torch.device("meta"):
         layer = TimmBackbone(**arguments)
     assert layer.body.conv1.in_channels == 1
-    assert not any(name.startswith("body.layer4") for name, _ in layer.named_parameters()), "what no map needs is not built"
+    assert not any(name.startswith("body.layer4") for name, _ in layer.named_parameters()), (
+        "what no map needs is not built"
+    )
 
 
 @pytest.mark.usefixtures("timm")
@@ -83,7 +89,10 @@ def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, timm: Any) 
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(ModelConfigError, match=r"weights of timm's 'resnet18' cannot be had: no route to host: pretrained: true needs the network"):
+    with pytest.raises(
+        ModelConfigError,
+        match=r"weights of timm's 'resnet18' cannot be had: no route to host: pretrained: true needs the network",
+    ):
         create("resnet18", 3, pretrained=True)
 
 
@@ -93,7 +102,10 @@ def test_normalised_as_the_weights_expect() -> None:
     torch.manual_seed(0)
     layer = TimmBackbone("resnet18", 3, out_indices=[0], normalize=True).eval()
     images = torch.rand(1, 3, 32, 32)
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, deviation = (
+        torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+        torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+    )
     torch.testing.assert_close(layer(images)[0], layer.body((images - mean) / deviation)[0])
     layer.normalize = False
     assert not torch.allclose(layer(images)[0], layer.body((images - mean) / deviation)[0])
@@ -102,7 +114,12 @@ def test_normalised_as_the_weights_expect() -> None:
 @pytest.mark.usefixtures("timm")
 @torch.no_grad()
 def test_maps_with_channels_last_are_turned() -> None:
-    layer = TimmBackbone("swin_tiny_patch4_window7_224", 3, out_indices=[0, 1], options={"strict_img_size": False, "depths": (1, 1, 1, 1)}).eval()
+    layer = TimmBackbone(
+        "swin_tiny_patch4_window7_224",
+        3,
+        out_indices=[0, 1],
+        options={"strict_img_size": False, "depths": (1, 1, 1, 1)},
+    ).eval()
     assert [tuple(y.shape) for y in layer(torch.rand(1, 3, 56, 112))] == [(1, 96, 14, 28), (1, 192, 7, 14)]
 
 
@@ -113,12 +130,18 @@ def test_maps_with_channels_last_are_turned() -> None:
         (["resnet19"], "has no network 'resnet19'. Did you mean 'resnet18'?"),
         (["hf-hub:timm/resnet18.a1_in1k"], "has no network 'hf-hub:timm/resnet18.a1_in1k'"),
         (["local-dir:/tmp"], "has no network 'local-dir:/tmp'"),
-        (["resnet18", {"options": {"checkpoint_path": "x.pth"}}], "options give checkpoint_path: not a setting of the network"),
+        (
+            ["resnet18", {"options": {"checkpoint_path": "x.pth"}}],
+            "options give checkpoint_path: not a setting of the network",
+        ),
         (
             ["resnet18", {"options": {"widht": 2}}],
             "timm's 'resnet18' cannot be built with pretrained False, out_indices None, options {'widht': 2}: ",
         ),
-        (["resnet18", {"out_indices": [9]}], "timm's 'resnet18' cannot be built with pretrained False, out_indices [9], options None: "),
+        (
+            ["resnet18", {"out_indices": [9]}],
+            "timm's 'resnet18' cannot be built with pretrained False, out_indices [9], options None: ",
+        ),
         (["resnet18", {"out_indices": []}], "out_indices is []: expected numbers of feature maps, such as [2, 3, 4]"),
         (["resnet18", {"out_indices": [2, 3]}], "index is 2: the list has 2 maps, 0 to 1, with [128, 256] channels"),
         (["swin_tiny_patch4_window7_224", {"options": {"depths": (1, 1, 1, 1)}}], "index is 4: the list has 4 maps"),
@@ -137,5 +160,8 @@ def test_a_network_of_one_picture_size_says_so() -> None:
 
 @pytest.mark.usefixtures("timm")
 def test_a_mean_for_other_channels() -> None:
-    with pytest.raises(ModelConfigError, match=r"normalize: timm's 'resnet18' knows a mean for 3 channels, and the input has 1: leave it out"):
+    with pytest.raises(
+        ModelConfigError,
+        match=r"normalize: timm's 'resnet18' knows a mean for 3 channels, and the input has 1: leave it out",
+    ):
         TimmBackbone("resnet18", 1, normalize=True)

@@ -31,7 +31,16 @@ class Documented(nn.Module):
         super().__init__()
 
 
-DOCUMENTED = Layer(name="Mine", cls=Documented, rule=same, role="other", repeats=None, example=(), example_inputs=(8,), example_strides=(1,))
+DOCUMENTED = Layer(
+    name="Mine",
+    cls=Documented,
+    rule=same,
+    role="other",
+    repeats=None,
+    example=(),
+    example_inputs=(8,),
+    example_strides=(1,),
+)
 
 
 def test_what_a_docstring_says() -> None:
@@ -41,7 +50,9 @@ def test_what_a_docstring_says() -> None:
 
 
 def test_signatures_of_torch_do_not_depend_on_its_annotations() -> None:
-    assert signature(registered_layers()["nn.AvgPool2d"]).startswith("nn.AvgPool2d(kernel_size, stride=None, padding=0, ceil_mode=False")
+    assert signature(registered_layers()["nn.AvgPool2d"]).startswith(
+        "nn.AvgPool2d(kernel_size, stride=None, padding=0, ceil_mode=False"
+    )
     assert signature(DOCUMENTED) == "Mine(gain: float = 1.0)"
 
 
@@ -58,7 +69,9 @@ def test_the_page_is_current(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["--catalogue", str(written)]) == 0
     assert capsys.readouterr().out == f"{written}: written\n"
     page = REPOSITORY / "docs" / "catalogue.md"
-    assert page.read_text(encoding="utf-8") == written.read_text(encoding="utf-8"), "run python -m models.check --catalogue docs/catalogue.md"
+    assert page.read_text(encoding="utf-8") == written.read_text(encoding="utf-8"), (
+        "run python -m models.check --catalogue docs/catalogue.md"
+    )
 
 
 def test_the_page_has_every_layer() -> None:

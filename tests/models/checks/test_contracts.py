@@ -8,7 +8,10 @@ from models.checks.layer_case import LayerCase
 from models.registry import registered_layers
 
 NAMES = sorted(registered_layers())
-CHECKS = [pytest.param(check, id=check.name.replace(" ", "-"), marks=[pytest.mark.slow] * check.slow) for check in layer_checks()]
+CHECKS = [
+    pytest.param(check, id=check.name.replace(" ", "-"), marks=[pytest.mark.slow] * check.slow)
+    for check in layer_checks()
+]
 SLOW_TO_LEARN: frozenset[str] = frozenset()
 """Layers whose first step leaves a parameter without a gradient, as their papers start them."""
 

@@ -49,14 +49,18 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 def test_keys_beside_the_edits_take_the_place_of_the_bases(tmp_path: Path) -> None:
-    path = write(tmp_path, "mine.yaml", "base: gelan-t.yaml\nnc: 3\nnames: [a, b, c]\nedits:\n  - insert GatherExcite after p5\n")
+    path = write(
+        tmp_path, "mine.yaml", "base: gelan-t.yaml\nnc: 3\nnames: [a, b, c]\nedits:\n  - insert GatherExcite after p5\n"
+    )
     model = Model(path)
     assert (model.nc, model.names, model.rows[9].name) == (3, ["a", "b", "c"], "GatherExcite")
 
 
 def test_a_base_beside_the_file_and_a_base_of_a_base(tmp_path: Path) -> None:
     write(tmp_path, "first.yaml", "base: yolov8n.yaml\nedits:\n  - insert GatherExcite after p5 as gate\n")
-    path = write(tmp_path, "second.yaml", "base: first.yaml\nedits: ['remove gate', 'insert GatherExcite [8, theta] after p4']\n")
+    path = write(
+        tmp_path, "second.yaml", "base: first.yaml\nedits: ['remove gate', 'insert GatherExcite [8, theta] after p4']\n"
+    )
     config, _ = read_config(path)
     assert config["scale"] == "n"
     assert [row[2:4] for row in config["backbone"] if row[2] == "GatherExcite"] == [["GatherExcite", [8, "theta"]]]
@@ -69,14 +73,29 @@ def test_scaled_names_and_no_edits(tmp_path: Path) -> None:
 
 
 MISTAKES: dict[str, tuple[str, str]] = {
-    "rows beside a base": ("base: gelan-t.yaml\nbackbone: []\n", "'backbone' beside 'base': expected edits of the base's rows"),
+    "rows beside a base": (
+        "base: gelan-t.yaml\nbackbone: []\n",
+        "'backbone' beside 'base': expected edits of the base's rows",
+    ),
     "edits without a base": ("nc: 3\nedits: []\n", "'edits' without 'base': expected the network that they edit"),
-    "edits that are no list": ("base: gelan-t.yaml\nedits: insert SE after p5\n", "edits is 'insert SE after p5': expected a list"),
+    "edits that are no list": (
+        "base: gelan-t.yaml\nedits: insert SE after p5\n",
+        "edits is 'insert SE after p5': expected a list",
+    ),
     "a base that is no name": ("base: 5\n", "base is 5: expected the name or path of a network yaml"),
-    "a base that is nowhere": ("base: gelan-tt.yaml\n", r"base: gelan-tt\.yaml: no such network yaml.* Did you mean 'gelan-t\.yaml'\?"),
+    "a base that is nowhere": (
+        "base: gelan-tt.yaml\n",
+        r"base: gelan-tt\.yaml: no such network yaml.* Did you mean 'gelan-t\.yaml'\?",
+    ),
     "its own base": ("base: x.yaml\n", r"is its own base, by way of x\.yaml: expected another network"),
-    "an edit that is none": ("base: gelan-t.yaml\nnc: 3\nedits:\n  - remove n3\n  - ad SE\n", r"x\.yaml:5: edits\[1\]: ad SE: no such edit 'ad'"),
-    "an edit that cannot be made": ("base: gelan-t.yaml\nedits:\n  - remove p9\n", r"x\.yaml:3: edits\[0\]: remove p9: there is no row 'p9'"),
+    "an edit that is none": (
+        "base: gelan-t.yaml\nnc: 3\nedits:\n  - remove n3\n  - ad SE\n",
+        r"x\.yaml:5: edits\[1\]: ad SE: no such edit 'ad'",
+    ),
+    "an edit that cannot be made": (
+        "base: gelan-t.yaml\nedits:\n  - remove p9\n",
+        r"x\.yaml:3: edits\[0\]: remove p9: there is no row 'p9'",
+    ),
     "a row that cannot be built": (
         "base: gelan-t.yaml\nedits:\n\n  - insert Conv [0] after p5\n",
         r"x\.yaml:4: edits\[0\]: insert Conv \[0\] after p5: backbone\[9\] \(layer 9\): \[-1, 1, Conv, \[0\]\]: out_channels is 0",
@@ -85,7 +104,10 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "base: gelan-t.yaml\nedits:\n  - set p4 out_channels = 0\n",
         r"x\.yaml:3: edits\[0\]: set p4 out_channels = 0: backbone\[6\] \(layer 6\): .*: ",
     ),
-    "a loss that is none": ("base: gelan-t.yaml\nnc: 3\nloss: {box: shapiou}\n", r"x\.yaml:3: loss: box: 'shapiou': unknown box loss.* Did you mean"),
+    "a loss that is none": (
+        "base: gelan-t.yaml\nnc: 3\nloss: {box: shapiou}\n",
+        r"x\.yaml:3: loss: box: 'shapiou': unknown box loss.* Did you mean",
+    ),
     "an unknown key": ("base: gelan-t.yaml\nedit: []\n", r"unknown key 'edit': .* Did you mean 'edits'\?"),
 }
 
@@ -99,10 +121,16 @@ def test_mistakes(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_row_names_its_file_and_line(tmp_path: Path) -> None:
-    text = (REPOSITORY / "models/detect/gelan-t.yaml").read_text().replace("[-1, 1, nn.Upsample, [None, 2, nearest]]", "[-1, 1, nn.Upsmaple, []]", 1)
+    text = (
+        (REPOSITORY / "models/detect/gelan-t.yaml")
+        .read_text()
+        .replace("[-1, 1, nn.Upsample, [None, 2, nearest]]", "[-1, 1, nn.Upsmaple, []]", 1)
+    )
     line = 1 + text[: text.index("nn.Upsmaple")].count("\n")
     path = write(tmp_path, "mine.yaml", text)
-    with pytest.raises(ModelConfigError, match=rf"mine\.yaml:{line}: head\[1\] \(layer 10\): .*: unknown layer 'nn\.Upsmaple'"):
+    with pytest.raises(
+        ModelConfigError, match=rf"mine\.yaml:{line}: head\[1\] \(layer 10\): .*: unknown layer 'nn\.Upsmaple'"
+    ):
         Model(path)
 
 

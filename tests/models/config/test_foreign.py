@@ -77,7 +77,9 @@ def test_yolo11_files_of_others(name: str, letters: str, family: Any) -> None:
         stem, _, rest = Path(name).stem.partition("-")
         assert count_parameters(model) == count_parameters(meta_model(f"{stem}{letter}{'-' * bool(rest)}{rest}"))
         assert len(notes) == 1
-        assert notes[0].startswith(f"it uses C3k2: {'Segment' if rest else 'Detect'} is read as YOLO11's, {{cls: depthwise}}; ")
+        assert notes[0].startswith(
+            f"it uses C3k2: {'Segment' if rest else 'Detect'} is read as YOLO11's, {{cls: depthwise}}; "
+        )
         assert "C3k2 False as 'mlx'" in notes[0]
 
 

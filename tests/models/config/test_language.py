@@ -40,7 +40,11 @@ FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"replace": "every C2f in neck", "with": ["C3k2", 256, "mlx"], "repeats": 2},
         {"action": "replace", "rows": [Every("C2f", "neck")], "layer": LayerPhrase("C3k2", [256, "mlx"], 2)},
     ),
-    "remove": ("remove every SE, spp", {"remove": ["every SE", "spp"]}, {"action": "remove", "rows": [Every("SE", None), "spp"]}),
+    "remove": (
+        "remove every SE, spp",
+        {"remove": ["every SE", "spp"]},
+        {"action": "remove", "rows": [Every("SE", None), "spp"]},
+    ),
     "wrap": (
         "wrap every Rep* in neck in Residual [{start: identity}]",
         {"wrap": "every Rep* in neck", "in": ["Residual", {"start": "identity"}]},
@@ -51,7 +55,11 @@ FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"set": "every C2f in backbone", "to": {"attention": ["ACmix", {"heads": 8}]}},
         {"action": "set", "rows": [Every("C2f", "backbone")], "arguments": {"attention": ["ACmix", {"heads": 8}]}},
     ),
-    "set with a dot": ("set p5.repeats=3", {"set": "p5", "to": {"repeats": 3}}, {"action": "set", "rows": ["p5"], "arguments": {"repeats": 3}}),
+    "set with a dot": (
+        "set p5.repeats=3",
+        {"set": "p5", "to": {"repeats": 3}},
+        {"action": "set", "rows": ["p5"], "arguments": {"repeats": 3}},
+    ),
     "swap": (
         "swap head with V9Detect [nc]",
         {"swap": "head", "with": ["V9Detect", "nc"]},
@@ -75,7 +83,10 @@ def test_a_phrase_and_its_mapping_mean_the_same(phrase: str, mapping: dict[str, 
 
 
 MISTAKES: dict[str, tuple[Any, str]] = {
-    "another verb": ("add SE after p5", "no such edit 'add': expected one of insert, replace, remove, wrap, set, swap, label"),
+    "another verb": (
+        "add SE after p5",
+        "no such edit 'add': expected one of insert, replace, remove, wrap, set, swap, label",
+    ),
     "nearly a verb": ("inset SE after p5", r"no such edit 'inset'.* Did you mean 'insert'\?"),
     "nothing": ("", "no such edit ''"),
     "a number": (5, r"x: 5: expected a phrase such as 'insert SE after p5', or a mapping .*; got 5"),
@@ -94,7 +105,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "rows of signs": ("remove p5+p4", r"rows are 'p5\+p4': expected a label, an index"),
     "a label of two words": ({"label": 9, "as": "p 5"}, "label is 'p 5': expected a word"),
     "a reserved label": ("label 9 as head", "label is 'head': this word means something else"),
-    "an unknown word": ({"insert": "SE", "after": "p5", "fro": "p4"}, r"unknown word 'fro': expected insert LAYER .* Did you mean 'from'\?"),
+    "an unknown word": (
+        {"insert": "SE", "after": "p5", "fro": "p4"},
+        r"unknown word 'fro': expected insert LAYER .* Did you mean 'from'\?",
+    ),
     "a mapping of nothing": ({}, "no such edit: expected one of insert"),
     "a layer that is none": ({"insert": 5, "after": "p5"}, "layer is 5: expected its name, or a list"),
     "no rows": ({"remove": []}, r"rows are \[\]: expected a label"),

@@ -52,7 +52,11 @@ def test_insert_after_takes_all_consumers() -> None:
 
 def test_insert_after_for_some() -> None:
     rows = rows_after("insert GatherExcite after p3 for head as gate")
-    assert rows[2:5] == [[-1, 2, "Conv", [8, 3, 2], "p3"], [-1, 1, "GatherExcite", [], "gate"], ["p3", 1, "Conv", [8, 3, 2], "p4"]]
+    assert rows[2:5] == [
+        [-1, 2, "Conv", [8, 3, 2], "p3"],
+        [-1, 1, "GatherExcite", [], "gate"],
+        ["p3", 1, "Conv", [8, 3, 2], "p4"],
+    ]
     assert rows[-1] == [["gate", 4, "n5"], 1, "DDetect", ["nc"]]
 
 
@@ -66,7 +70,10 @@ def test_insert_from_keeps_order_and_duplicates() -> None:
 
 
 def test_insert_before_one_input() -> None:
-    assert rows_after("insert GatherExcite before p4")[3:5] == [[-1, 1, "GatherExcite", []], [-1, 1, "Conv", [8, 3, 2], "p4"]]
+    assert rows_after("insert GatherExcite before p4")[3:5] == [
+        [-1, 1, "GatherExcite", []],
+        [-1, 1, "Conv", [8, 3, 2], "p4"],
+    ]
     assert rows_after("insert GatherExcite before p4")[-1][0] == ["p3", 4, "n5"]
 
 
@@ -93,7 +100,12 @@ def test_insert_before_the_first_row_takes_the_picture() -> None:
 def test_inserting_after_every_one_of_a_kind() -> None:
     names = [row[2] for row in rows_after("insert GatherExcite after every Conv in backbone")]
     assert names == ["Conv", "GatherExcite"] * 5 + ["Concat", "Conv", "DDetect"]
-    assert [row[2] for row in rows_after("insert GatherExcite after every Conv in neck")][5:] == ["Concat", "Conv", "GatherExcite", "DDetect"]
+    assert [row[2] for row in rows_after("insert GatherExcite after every Conv in neck")][5:] == [
+        "Concat",
+        "Conv",
+        "GatherExcite",
+        "DDetect",
+    ]
 
 
 def test_new_rows_belong_to_the_section_of_their_neighbour() -> None:
@@ -106,7 +118,10 @@ def test_two_new_rows_get_different_labels() -> None:
     assert [row[4] for row in rows if len(row) == 5 and row[2] == "GatherExcite"] == ["p3_gatherexcite"]
     assert rows[3:5] == [[-1, 1, "GatherExcite", []], [-1, 1, "GatherExcite", [], "p3_gatherexcite"]]
     rows = rows_after("insert GatherExcite after p3 for head", "insert GatherExcite after p3 for p4")
-    assert [row[4] for row in rows if row[2] == "GatherExcite" and len(row) == 5] == ["p3_gatherexcite", "p3_gatherexcite2"]
+    assert [row[4] for row in rows if row[2] == "GatherExcite" and len(row) == 5] == [
+        "p3_gatherexcite",
+        "p3_gatherexcite2",
+    ]
 
 
 def test_replace_keeps_place_inputs_and_label() -> None:
@@ -123,7 +138,9 @@ def test_remove_joins_the_ends() -> None:
 
 
 def test_wrap() -> None:
-    assert changed("wrap p3 in Residual [{start: identity}]") == {2: [-1, 2, "Residual", [["Conv", 8, 3, 2], {"start": "identity"}], "p3"]}
+    assert changed("wrap p3 in Residual [{start: identity}]") == {
+        2: [-1, 2, "Residual", [["Conv", 8, 3, 2], {"start": "identity"}], "p3"]
+    }
 
 
 def test_set_by_position_and_by_name() -> None:
@@ -148,12 +165,17 @@ def test_rows_that_lead_nowhere_are_removed_and_said(capsys: pytest.CaptureFixtu
     config, _ = read_config(NETWORK, patches=["set head from = [low, p3, p4]"])
     assert config["backbone"] + config["head"] == [*BACKBONE[:4], [["low", "p3", "p4"], 1, "DDetect", ["nc"]]]
     said = capsys.readouterr().err.strip()
-    assert said == "--patch: set head from = [low, p3, p4]: rows that lead nowhere now are removed: 4 (Conv), 5 (Concat), 6 (n5)"
+    assert (
+        said
+        == "--patch: set head from = [low, p3, p4]: rows that lead nowhere now are removed: 4 (Conv), 5 (Concat), 6 (n5)"
+    )
 
 
 def test_swapping_a_dual_head_keeps_the_lead_inputs(capsys: pytest.CaptureFixture[str]) -> None:
     swapped, single = Model("yolov9-t", patches=["swap head with DDetect"]), Model("gelan-t")
-    content = [[(row.sources, row.repeats, row.name, row.arguments) for row in model.rows] for model in (swapped, single)]
+    content = [
+        [(row.sources, row.repeats, row.name, row.arguments) for row in model.rows] for model in (swapped, single)
+    ]
     assert content[0] == content[1]
     assert "rows that lead nowhere now are removed: 22 (a5), " in capsys.readouterr().err
 
@@ -172,7 +194,11 @@ def test_swapping_a_segmentation_head_for_a_detection_head() -> None:
 
 def test_a_patched_network_learns_and_detects() -> None:
     model = Model(
-        NETWORK, patches=["insert FocalModulation [{residual: true, start: identity}] before head", "insert Residual [[Conv, 8, 3]] after n5"]
+        NETWORK,
+        patches=[
+            "insert FocalModulation [{residual: true, start: identity}] before head",
+            "insert Residual [[Conv, 8, 3]] after n5",
+        ],
     )
     sum(output.sum() for output in model.train()(torch.rand(2, 3, 64, 64))["main"]).backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
@@ -181,15 +207,30 @@ def test_a_patched_network_learns_and_detects() -> None:
 
 MISTAKES: dict[str, tuple[str, str]] = {
     "unknown layer": ("insert Cnov after p3", r"unknown layer 'Cnov'\. Did you mean 'Conv'\?"),
-    "unknown row": ("insert GatherExcite after p5", r"there is no row 'p5': the labels are low, p3, p4, n5\. Did you mean 'p"),
+    "unknown row": (
+        "insert GatherExcite after p5",
+        r"there is no row 'p5': the labels are low, p3, p4, n5\. Did you mean 'p",
+    ),
     "index too large": ("remove 12", "there is no layer 12: expected 0 to 7"),
-    "several rows of that layer": ("remove Conv", r"'Conv' is the layer of rows 0, 1, 2, 3, 4, 6: name one of them, or write 'every Conv'"),
-    "none of that kind": ("remove every ADown in neck", r"no row in the neck is 'ADown': its layers are Concat, Conv\."),
+    "several rows of that layer": (
+        "remove Conv",
+        r"'Conv' is the layer of rows 0, 1, 2, 3, 4, 6: name one of them, or write 'every Conv'",
+    ),
+    "none of that kind": (
+        "remove every ADown in neck",
+        r"no row in the neck is 'ADown': its layers are Concat, Conv\.",
+    ),
     "after the head": ("insert GatherExcite after head", "nothing can follow the head: insert before it"),
-    "for a stranger": ("insert GatherExcite after p3 for n5", r"'for' means row 6 \(n5\), which does not take the output of row 2 \(p3\)"),
+    "for a stranger": (
+        "insert GatherExcite after p3 for n5",
+        r"'for' means row 6 \(n5\), which does not take the output of row 2 \(p3\)",
+    ),
     "from later": ("insert Concat after p3 from p3, n5", r"'from' means row 6 \(n5\), which comes after row 2 \(p3\)"),
     "removing a head": ("remove head", "the head cannot be removed: swap it"),
-    "removing a junction": ("remove Concat", r"row 5 \(Concat\) has 2 inputs: which would stand in for it is not known"),
+    "removing a junction": (
+        "remove Concat",
+        r"row 5 \(Concat\) has 2 inputs: which would stand in for it is not known",
+    ),
     "wrapping a head": ("wrap head in Residual", "the head cannot be wrapped"),
     "unknown argument": ("set p3 strid = 2", r"unknown argument 'strid': the layer is Conv\(.*Did you mean 'stride'\?"),
     "no repeats": ("set p3 repeats = none", "repeats is 'none': expected a positive integer"),
@@ -198,10 +239,16 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "no head to swap with": ("swap head with Conv", "Conv is no head: expected a layer such as DDetect"),
     "swapping another row": ("swap p3 with DDetect", r"row 2 \(p3\) is not the head"),
     "more branches": ("swap head with DualDDetect", "DualDDetect has 2 branches and DDetect 1"),
-    "prototypes from nowhere": ("swap head with DSegment [nc, 8, 8]", "DSegment takes a further map for prototypes, which DDetect has not"),
+    "prototypes from nowhere": (
+        "swap head with DSegment [nc, 8, 8]",
+        "DSegment takes a further map for prototypes, which DDetect has not",
+    ),
     "a number before a wrapper": ("wrap n5 in 2 Residual", "a number before the layer: expected wrap ROWS in LAYER"),
     "one label for several": ("insert GatherExcite after every Conv as g", "'as g' would label 6 rows"),
-    "one label for several inputs": ("insert GatherExcite before head as g", r"'as g' would label a row for each input of row 7 \(DDetect\)"),
+    "one label for several inputs": (
+        "insert GatherExcite before head as g",
+        r"'as g' would label a row for each input of row 7 \(DDetect\)",
+    ),
     "a label taken": ("label 4 as p3", "label 'p3' is taken"),
     "labelling several": ("label every Conv as p3", "means 6 rows: expected one, to be labelled"),
 }
@@ -221,8 +268,15 @@ def test_a_row_that_cannot_be_built_names_its_edit() -> None:
 
 
 def test_an_edit_that_empties_a_section() -> None:
-    config = {"nc": 2, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": [[-1, 1, "Conv", [8]], [-1, 1, "DDetect", ["nc"]]]}
-    with pytest.raises(ModelConfigError, match=r"--patch: remove 0: leaves no row in the backbone section: replace its first row instead"):
+    config = {
+        "nc": 2,
+        "backbone": [[-1, 1, "Conv", [8, 3, 2]]],
+        "head": [[-1, 1, "Conv", [8]], [-1, 1, "DDetect", ["nc"]]],
+    }
+    with pytest.raises(
+        ModelConfigError,
+        match=r"--patch: remove 0: leaves no row in the backbone section: replace its first row instead",
+    ):
         read_config(config, patches=["remove 0"])
 
 
@@ -231,12 +285,22 @@ def test_an_edit_that_empties_a_section() -> None:
     [
         ("yolov9-e", ["remove picture"], {}),
         ("gelan-t", ["insert Conv [16, 3, 2] before 0", "remove 0", "insert GatherExcite before head"], {}),
-        ("yolov9-c", ["replace p4 with RepNCSPELAN4 [512, 512, 256, 3]", "wrap p4 in Residual"], {"width": 0.5, "depth": 0.34}),
-        ("yolov9-c", ["replace p4 with Residual [{layer: [RepNCSPELAN4, 512, 512, 256, 3]}]"], {"width": 0.5, "depth": 0.34}),
+        (
+            "yolov9-c",
+            ["replace p4 with RepNCSPELAN4 [512, 512, 256, 3]", "wrap p4 in Residual"],
+            {"width": 0.5, "depth": 0.34},
+        ),
+        (
+            "yolov9-c",
+            ["replace p4 with Residual [{layer: [RepNCSPELAN4, 512, 512, 256, 3]}]"],
+            {"width": 0.5, "depth": 0.34},
+        ),
         ("yolov9-c", ["insert Residual [SE] after p4"], {"width": 0.5, "depth": 2.0}),
     ],
 )
-def test_a_deployed_configuration_builds_the_same_network(cfg: str, patches: list[str], multiples: dict[str, float]) -> None:
+def test_a_deployed_configuration_builds_the_same_network(
+    cfg: str, patches: list[str], multiples: dict[str, float]
+) -> None:
     with torch.device("meta"):
         model = Model(cfg, patches=patches, **multiples)
         for network in (model, model.deploy(fold=False)):

@@ -54,12 +54,22 @@ def test_a_blocks_own_widths_and_repeats() -> None:
     rule = find_layer("RepNCSPELAN4").rule
     arguments: dict[str, Any] = {"out_channels": 256, "hidden_channels": 128, "branch_channels": 40, "repeats": 3}
     assert rule.apply([64], arguments, Scale(width=0.25, depth=0.67, full=True)) == 64
-    assert arguments == {"in_channels": 64, "out_channels": 64, "hidden_channels": 32, "branch_channels": 16, "repeats": 2}
+    assert arguments == {
+        "in_channels": 64,
+        "out_channels": 64,
+        "hidden_channels": 32,
+        "branch_channels": 16,
+        "repeats": 2,
+    }
     arguments = {"out_channels": 256, "hidden_channels": 128, "branch_channels": 40}
     rule.apply([64], arguments, Scale(depth=2.0, full=True))
     assert arguments["repeats"] == 2
     arguments = {"out_channels": [64, 128, 512]}
-    assert find_layer("CBLinear").rule.apply([16], arguments, Scale(width=0.3, max_channels=256, full=True)) == [24, 40, 80]
+    assert find_layer("CBLinear").rule.apply([16], arguments, Scale(width=0.3, max_channels=256, full=True)) == [
+        24,
+        40,
+        80,
+    ]
     assert arguments == {"in_channels": 16, "out_channels": [24, 40, 80]}
 
 
@@ -82,7 +92,11 @@ def test_inner_repeats_are_written_where_the_row_has_them() -> None:
     entry, twice = find_layer("RepNCSPELAN4"), Scale(depth=2.0, full=True)
     assert with_inner_repeats(entry, [8, 8, 4, 3], twice) == [8, 8, 4, 6]
     assert with_inner_repeats(entry, [8, 8, 4], twice) == [8, 8, 4, {"repeats": 2}]
-    assert with_inner_repeats(entry, [8, 8, {"branch_channels": 4, "repeats": 3}], twice) == [8, 8, {"branch_channels": 4, "repeats": 6}]
+    assert with_inner_repeats(entry, [8, 8, {"branch_channels": 4, "repeats": 3}], twice) == [
+        8,
+        8,
+        {"branch_channels": 4, "repeats": 6},
+    ]
     assert with_inner_repeats(entry, [8, 8, 4], Scale(depth=0.5, full=True)) == [8, 8, 4]
     assert with_inner_repeats(entry, [8, 8, 4, 3], Scale(depth=2.0)) == [8, 8, 4, 3]
     assert with_inner_repeats(find_layer("Conv"), [8, 3], twice) == [8, 3]
@@ -141,7 +155,8 @@ def test_every_multiple_builds_and_deploys(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "width", "depth"), [("yolov9-c", 0.25, 2.0), ("yolov9-e", 0.25, 0.33), ("gelan-t", 1.5, 2.0), ("gelan-c-dseg", 0.25, 0.33)]
+    ("name", "width", "depth"),
+    [("yolov9-c", 0.25, 2.0), ("yolov9-e", 0.25, 0.33), ("gelan-t", 1.5, 2.0), ("gelan-c-dseg", 0.25, 0.33)],
 )
 def test_scaled_network_trains(name: str, width: float, depth: float) -> None:
     torch.manual_seed(0)
@@ -149,11 +164,17 @@ def test_scaled_network_trains(name: str, width: float, depth: float) -> None:
     images = seeded_images(2, 3, 64, 64)
     masks = torch.zeros(2, 16, 16, dtype=torch.long)
     masks[:, 4:12, 4:12] = 1
-    batch = {"images": images, "targets": torch.tensor([[0, 1, 0.5, 0.5, 0.5, 0.5], [1, 2, 0.5, 0.5, 0.5, 0.5]]), "masks": masks}
+    batch = {
+        "images": images,
+        "targets": torch.tensor([[0, 1, 0.5, 0.5, 0.5, 0.5], [1, 2, 0.5, 0.5, 0.5, 0.5]]),
+        "masks": masks,
+    }
     total, _ = build_loss(model)(model(images), batch)
     total.backward()
     for parameter_name, parameter in model.named_parameters():
-        assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.isfinite().all()), parameter_name
+        assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.isfinite().all()), (
+            parameter_name
+        )
 
 
 # --- round trips
@@ -247,7 +268,10 @@ def test_family_with_scales_keeps_its_letter(capsys: pytest.CaptureFixture[str])
     assert (model.config["scales"], model.config["scale"]) == ({"n": [0.5, 0.375, 1024]}, "n")
     assert [row.out_channels for row in model.rows[:2]] == [24, 48]
     assert "scaling" not in model.config
-    assert capsys.readouterr().err.splitlines()[-1] == "yolo11n: width 0.375: in place of scale n's width 0.25 and depth 0.5"
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "yolo11n: width 0.375: in place of scale n's width 0.25 and depth 0.5"
+    )
     with pytest.raises(ModelConfigError, match=r"yolo11: scale None: choose one of n, s, m, l, x with --scale"):
         on_meta("yolo11", width=0.5)
 

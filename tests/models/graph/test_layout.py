@@ -52,7 +52,9 @@ def test_every_row_and_connection_is_drawn(name: str, graphs: dict[str, Graph]) 
     for box, row in zip(boxes[1:], model.rows, strict=True):
         texts = {text.get("class"): text.text for text in box.iter(f"{SVG}text")}
         assert (texts["index"], texts["name"], texts.get("label")) == (str(row.index), row.name, row.label)
-    drawn = [(int(g.get("data-from", "")), int(g.get("data-to", ""))) for g in root.iter(f"{SVG}g") if g.get("data-from")]
+    drawn = [
+        (int(g.get("data-from", "")), int(g.get("data-to", ""))) for g in root.iter(f"{SVG}g") if g.get("data-from")
+    ]
     assert sorted(drawn) == sorted({(source, row.index) for row in model.rows for source in row.sources})
 
 
@@ -80,7 +82,9 @@ def on_border(point: tuple[float, float], box: tuple[float, float, float, float]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lines_of_two_layers_never_run_upon_each_other(name: str, graphs: dict[str, Graph]) -> None:
-    segments = [(edge, *segment) for edge in graphs[name].edges for segment in pairwise(edge.points) if segment[0] != segment[1]]
+    segments = [
+        (edge, *segment) for edge in graphs[name].edges for segment in pairwise(edge.points) if segment[0] != segment[1]
+    ]
     for (one, (ax, ay), (bx, by)), (other, (cx, cy), (dx, dy)) in combinations(segments, 2):
         if one.source == other.source:
             continue
@@ -105,7 +109,11 @@ def test_columns_sections_and_what_only_training_needs(graphs: dict[str, Graph])
     assert [stride for stride, _, _ in graph.columns] == [1, 2, 4, 8, 16, 32]
     assert [name for name, _, _ in graph.sections] == ["backbone", "neck", "auxiliary", "head"]
     assert [node.index for node in graph.nodes if node.auxiliary] == list(range(23, 38))
-    assert {(edge.source, edge.target) for edge in graph.edges if edge.target == 38 and edge.auxiliary} == {(31, 38), (34, 38), (37, 38)}
+    assert {(edge.source, edge.target) for edge in graph.edges if edge.target == 38 and edge.auxiliary} == {
+        (31, 38),
+        (34, 38),
+        (37, 38),
+    }
     head, fused = graph.nodes[39], graph.nodes[31]
     assert (head.section, head.columns, fused.strides, fused.sources) == ("head", (3, 5), [8], [23, 24, 25, 29])
     assert fused.facts["arguments"] == {"index": "[0, 0, 0]"}
@@ -130,7 +138,11 @@ def test_texts_fit() -> None:
         "25.3M",
         "157M",
     ]
-    assert (shorten("RepNCSPELAN4", 12), shorten("RepNCSPELAN4", 6), shorten("ab", 0)) == ("RepNCSPELAN4", "RepNC…", "…")
+    assert (shorten("RepNCSPELAN4", 12), shorten("RepNCSPELAN4", 6), shorten("ab", 0)) == (
+        "RepNCSPELAN4",
+        "RepNC…",
+        "…",
+    )
     assert joined_maps("256x40x40 + 512x40x40") == "256+512 x40x40"
     assert joined_maps("67x80x80 + 67x40x40") == "67x80x80 + 67x40x40"
 
@@ -194,7 +206,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ("folder.svg", "error: --graph {}: is a folder: expected the name of a file\n"),
     ],
 )
-def test_a_file_that_cannot_be_drawn(name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_drawn(
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "folder.svg").mkdir()
     assert summary.main(["gelan-t", "--graph", str(tmp_path / name)]) == 2
     assert capsys.readouterr().err == message.format(tmp_path / name)
@@ -213,7 +227,14 @@ def opened(page: str, folder: Path, fragment: str = "", script: str = "") -> Ele
     file.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
     done = subprocess.run(
         [
-            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--window-size=1400,900"),
+            *(
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--virtual-time-budget=2000",
+                "--window-size=1400,900",
+            ),
             *(f"--user-data-dir={folder / 'profile'}", "--dump-dom", file.as_uri() + fragment),
         ],
         capture_output=True,

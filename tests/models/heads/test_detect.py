@@ -7,7 +7,17 @@ import torch
 
 import models.blocks  # noqa: F401 registers MBConv
 from models.common import Conv
-from models.heads.detect import DFL, NUM_BINS, DDetect, Detect, DetectionHead, DualDDetect, TripleDDetect, V9Detect, anchor_points
+from models.heads.detect import (
+    DFL,
+    NUM_BINS,
+    DDetect,
+    Detect,
+    DetectionHead,
+    DualDDetect,
+    TripleDDetect,
+    V9Detect,
+    anchor_points,
+)
 from utils.errors import ModelConfigError
 
 
@@ -39,7 +49,9 @@ def test_dfl_is_the_expected_bin() -> None:
 def test_decode_by_hand() -> None:
     head = DDetect(2, [8, 8])
     head.attach([8, 16])
-    fine = torch.cat((logits_at([1, 2, 3, 4], 1, 2), torch.tensor([0.0, math.log(3)]).view(1, 2, 1, 1).expand(1, 2, 1, 2)), 1)
+    fine = torch.cat(
+        (logits_at([1, 2, 3, 4], 1, 2), torch.tensor([0.0, math.log(3)]).view(1, 2, 1, 1).expand(1, 2, 1, 2)), 1
+    )
     coarse = torch.cat((logits_at([0.5, 0.5, 0.5, 0.5]), torch.full((1, 2, 1, 1), -100.0)), 1)
     decoded = head.decode([fine, coarse])
     assert decoded.shape == (1, 6, 3)
@@ -168,13 +180,23 @@ def test_inputs_split_into_branches_the_lead_last(cls: type[DetectionHead], bran
 
 @pytest.mark.parametrize(("count", "branches"), [(3, 2), (4, 3), (0, 1)])
 def test_inputs_that_do_not_split(count: int, branches: int) -> None:
-    with pytest.raises(ModelConfigError, match=rf"'from' names {count} layers: a head of {branches} branches takes a multiple of {branches}"):
+    with pytest.raises(
+        ModelConfigError,
+        match=rf"'from' names {count} layers: a head of {branches} branches takes a multiple of {branches}",
+    ):
         DetectionHead(3, [8] * count, branches)
 
 
 def test_presets_share_one_implementation() -> None:
     for cls in (Detect, V9Detect, DDetect, DualDDetect, TripleDDetect):
-        assert set(vars(cls)) <= {"__module__", "__doc__", "__firstlineno__", "__static_attributes__", "single", "style"}
+        assert set(vars(cls)) <= {
+            "__module__",
+            "__doc__",
+            "__firstlineno__",
+            "__static_attributes__",
+            "single",
+            "style",
+        }
 
 
 # a registered layer as the towers' second unit
@@ -184,7 +206,11 @@ def test_unit_is_the_second_of_every_tower() -> None:
     head = Detect(80, [64, 128], unit=["MBConv", {"expansion": 2}])
     for box, cls in zip(head.lead.box, head.lead.cls, strict=True):
         assert [type(part).__name__ for part in (*box, *cls)] == ["Conv", "MBConv", "OutputConv"] * 2
-    assert (head.lead.box[1][0].conv.in_channels, head.lead.box[1][2].in_channels, head.lead.cls[1][2].in_channels) == (128, 64, 80)
+    assert (head.lead.box[1][0].conv.in_channels, head.lead.box[1][2].in_channels, head.lead.cls[1][2].in_channels) == (
+        128,
+        64,
+        80,
+    )
 
 
 def test_unit_of_the_class_towers_alone() -> None:
@@ -201,7 +227,10 @@ def test_unit_takes_the_place_of_both_convolutions_of_a_depthwise_unit() -> None
 
 def test_unit_beside_dynamic_convolutions() -> None:
     head = Detect(3, [16], dynamic=["box"], unit={"cls": "GatherExcite"})
-    assert [type(tower[1]).__name__ for tower in (head.lead.box[0], head.lead.cls[0])] == ["DynamicConv", "GatherExcite"]
+    assert [type(tower[1]).__name__ for tower in (head.lead.box[0], head.lead.cls[0])] == [
+        "DynamicConv",
+        "GatherExcite",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -209,8 +238,14 @@ def test_unit_beside_dynamic_convolutions() -> None:
     [
         ({"unit": {"mask": "MBConv"}}, "unit names the towers mask: expected some of box, cls"),
         ({"unit": {"box": "MBConv", 3: "MBConv"}}, "unit names the towers 3: expected some of box, cls"),
-        ({"unit": "MBConv", "dynamic": True}, "unit and dynamic both name the second unit of the towers box: leave one of them out"),
-        ({"unit": "MBConf"}, "unit of the box tower MBConf at 64 channels: unknown layer 'MBConf'. Did you mean 'MBConv'?"),
+        (
+            {"unit": "MBConv", "dynamic": True},
+            "unit and dynamic both name the second unit of the towers box: leave one of them out",
+        ),
+        (
+            {"unit": "MBConf"},
+            "unit of the box tower MBConf at 64 channels: unknown layer 'MBConf'. Did you mean 'MBConv'?",
+        ),
         ({"unit": {"cls": []}}, "unit of the cls tower is []: expected a layer's name"),
         (
             {"unit": ["MBConv", {"out_channels": 8}]},

@@ -99,11 +99,22 @@ def test_deployed_network_computes_the_same(name: str, dtype: torch.dtype) -> No
 def test_deploying_drops_the_rows_of_the_auxiliary_branch_only() -> None:
     model = tiny_segmenter("DualDSegment")
     deployed = model.deploy(fold=False)
-    assert [row.index for row, _, _ in model.eval().run_rows(seeded_images(1, 3, 32, 32), lead_only=True)] == [0, 1, 2, 3, 4, 8, 9]
+    assert [row.index for row, _, _ in model.eval().run_rows(seeded_images(1, 3, 32, 32), lead_only=True)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        8,
+        9,
+    ]
     assert [row.name for row in deployed.rows] == ["Conv"] * 5 + ["nn.Upsample", "DSegment"]
     assert deployed.rows[-1].sources == [2, 3, 4, 5]
     assert deployed.rows[-1].arguments == ["nc", 4, 8]
-    assert deployed.config["head"] == [[2, 1, "nn.Upsample", [None, 2, "nearest"]], [[2, 3, 4, 5], 1, "DSegment", ["nc", 4, 8]]]
+    assert deployed.config["head"] == [
+        [2, 1, "nn.Upsample", [None, 2, "nearest"]],
+        [[2, 3, 4, 5], 1, "DSegment", ["nc", 4, 8]],
+    ]
 
 
 def test_evaluation_computes_the_lead_branch_alone() -> None:
@@ -129,7 +140,10 @@ def test_prototypes_take_their_own_branchs_input() -> None:
 
 def test_tower_widths() -> None:
     for first, masks, width in ((64, 32, 32), (128, 32, 32), (192, 32, 48), (320, 32, 80), (64, 40, 40)):
-        assert Segment(80, [first, 2 * first], num_masks=masks, prototype_width=8).lead.masks[1][0].conv.out_channels == width
+        assert (
+            Segment(80, [first, 2 * first], num_masks=masks, prototype_width=8).lead.masks[1][0].conv.out_channels
+            == width
+        )
     assert DSegment(80, [64, 128, 256], num_masks=32).lead.masks[0][1].conv.groups == 1
     assert DSegment(80, [64, 128, 256]).lead.box[0][1].conv.groups == 4
     assert V9Segment(80, [64, 128], prototype_width=8).lead.box[0][1].conv.groups == 1
@@ -140,9 +154,15 @@ def test_tower_widths() -> None:
 
 def test_unit_reaches_the_mask_towers() -> None:
     branch = Segment(3, [16, 32], num_masks=8, unit="GatherExcite").lead
-    assert {type(tower[1]).__name__ for towers in (branch.box, branch.cls, branch.masks) for tower in towers} == {"GatherExcite"}
+    assert {type(tower[1]).__name__ for towers in (branch.box, branch.cls, branch.masks) for tower in towers} == {
+        "GatherExcite"
+    }
     alone = Segment(3, [16, 32], num_masks=8, unit={"mask": "GatherExcite"}).lead
-    assert [type(towers[0][1]).__name__ for towers in (alone.box, alone.cls, alone.masks)] == ["Conv", "Conv", "GatherExcite"]
+    assert [type(towers[0][1]).__name__ for towers in (alone.box, alone.cls, alone.masks)] == [
+        "Conv",
+        "Conv",
+        "GatherExcite",
+    ]
 
 
 def test_width_multiple_reaches_the_prototypes() -> None:
@@ -195,7 +215,13 @@ def test_foreign_names_of_segmentation_heads() -> None:
     for shipped in ("yolov8n-seg", "yolo11n-seg", "gelan-c-seg", "gelan-c-dseg"):
         assert foreign_head_names(meta_model(shipped).head) == single
     assert foreign_head_names(meta_model("yolov9-c-dseg").head) == {
-        **{"aux.0.box": "cv2", "aux.0.cls": "cv3", "aux.0.dfl": "dfl", "aux.0.masks": "cv6", "aux.0.prototypes": "proto"},
+        **{
+            "aux.0.box": "cv2",
+            "aux.0.cls": "cv3",
+            "aux.0.dfl": "dfl",
+            "aux.0.masks": "cv6",
+            "aux.0.prototypes": "proto",
+        },
         **{"lead.box": "cv4", "lead.cls": "cv5", "lead.dfl": "dfl2", "lead.masks": "cv7", "lead.prototypes": "proto2"},
     }
     assert foreign_head_names(meta_pruned("yolov9-c-dseg").head) == single

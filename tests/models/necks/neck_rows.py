@@ -14,7 +14,10 @@ from utils.errors import ModelConfigError
 def pyramid(*widths: int, size: int = 8, batch: int = 1) -> list[Tensor]:
     """Seeded maps of these widths in float64, each half as large as the one before it, rounded up."""
     generator = torch.Generator().manual_seed(3)
-    return [torch.randn(batch, width, -(-size // 2**n), -(-size // 2**n), generator=generator, dtype=torch.float64) for n, width in enumerate(widths)]
+    return [
+        torch.randn(batch, width, -(-size // 2**n), -(-size // 2**n), generator=generator, dtype=torch.float64)
+        for n, width in enumerate(widths)
+    ]
 
 
 def network(*rows: list[Any]) -> dict[str, Any]:

@@ -43,7 +43,10 @@ def test_afpn_step_by_step() -> None:
 
     first, second = layer.steps
     to_fine, to_middle = (part[0].resize for part in first)
-    fine, middle = finish(first[0], [fine, enlarge(to_fine[1](middle), 2)]), finish(first[1], [to_middle[0](fine), middle])
+    fine, middle = (
+        finish(first[0], [fine, enlarge(to_fine[1](middle), 2)]),
+        finish(first[1], [to_middle[0](fine), middle]),
+    )
     a, b, c = (part[0].resize for part in second)
     fused = [
         finish(second[0], [fine, enlarge(a[1](middle), 2), enlarge(a[2](coarse), 4)]),
@@ -85,13 +88,25 @@ def test_afpn_in_a_network() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([[2, 3, 4], 1, "AFPN", [{"reduction": 9}]], "reduction is 9: expected 1 to 8, the channels of the narrowest level"),
-        ([[2, 3, 3], 1, "AFPN", [8, 1]], "input 2 is 16 x 16, and the first 32 x 32: expected levels in ascending stride"),
+        (
+            [[2, 3, 4], 1, "AFPN", [{"reduction": 9}]],
+            "reduction is 9: expected 1 to 8, the channels of the narrowest level",
+        ),
+        (
+            [[2, 3, 3], 1, "AFPN", [8, 1]],
+            "input 2 is 16 x 16, and the first 32 x 32: expected levels in ascending stride",
+        ),
         ([4, 1, "AFPN", []], "'from' names 1 layer: expected a list of several levels"),
-        ([[2, 3, 4], 1, "AFPN", [[8, 8]]], "out_channels is [8, 8]: expected a positive number, or as many as the 3 levels in 'from'"),
+        (
+            [[2, 3, 4], 1, "AFPN", [[8, 8]]],
+            "out_channels is [8, 8]: expected a positive number, or as many as the 3 levels in 'from'",
+        ),
         ([[2, 3, 4], 1, "AFPN", [0]], "out_channels is 0: expected a positive number"),
         ([[2, 3, 4], 1, "AFPN", [8, 1, -1]], "repeats is -1: expected 0 or more"),
-        ([[2, 3, 4], 1, "AFPN", [8, 1, 1, {"unit": "ADow"}]], "unit ADow at 8 channels: unknown layer 'ADow'. Did you mean 'ADown'?"),
+        (
+            [[2, 3, 4], 1, "AFPN", [8, 1, 1, {"unit": "ADow"}]],
+            "unit ADow at 8 channels: unknown layer 'ADow'. Did you mean 'ADown'?",
+        ),
     ],
 )
 def test_afpn_refuses(row: list[Any], message: str) -> None:

@@ -15,14 +15,21 @@ from tests.networks import randomise
 @torch.no_grad()
 def test_shares_of_an_adaptive_sum() -> None:
     layer = randomise(AdaptiveSum(3, 4, 5)).double().eval()
-    maps = [x[:, :4] for x in (torch.randn(2, 12, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3).split(4, 1)]
+    maps = [
+        x[:, :4]
+        for x in (torch.randn(2, 12, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3).split(
+            4, 1
+        )
+    ]
     expected = torch.zeros(2, 4, 3, 5, dtype=torch.float64)
     shares = layer.shares(maps)
     for b in range(2):
         for y in range(3):
             for x in range(5):
                 cells = [m[b : b + 1, :, y : y + 1, x : x + 1] for m in maps]
-                features = torch.cat([unit(cell) for unit, cell in zip(layer.compress, cells, strict=True)], 1).flatten()
+                features = torch.cat(
+                    [unit(cell) for unit, cell in zip(layer.compress, cells, strict=True)], 1
+                ).flatten()
                 logits = layer.weigh.weight.flatten(1) @ features + layer.weigh.bias
                 exponentials = (logits - logits.max()).exp()
                 share = exponentials / exponentials.sum()
@@ -78,10 +85,16 @@ def test_asff_widths() -> None:
     [
         ([[2, 3, 4], 1, "ASFF", [3]], "level is 3: expected one of the 3 inputs, 0 (the finest) to 2"),
         ([[2, 3, 4], 1, "ASFF", [-1]], "level is -1: expected one of the 3 inputs"),
-        ([4, 1, "ASFF", [0]], "'from' names 1 layer: expected a list of several levels, the finest first, such as [15, 18, 21]"),
+        (
+            [4, 1, "ASFF", [0]],
+            "'from' names 1 layer: expected a list of several levels, the finest first, such as [15, 18, 21]",
+        ),
         ([[2, 3, 4], 1, "ASFF", [0, 0]], "out_channels is 0: expected a positive number"),
         ([[2, 3, 4], 1, "ASFF", [0, {"weight_channels": 0}]], "weight_channels is 0: expected a positive number"),
-        ([[4, 3, 2], 1, "ASFF", [0]], "input 1 is 16 x 16, and the first 8 x 8: expected levels in ascending stride, each of twice"),
+        (
+            [[4, 3, 2], 1, "ASFF", [0]],
+            "input 1 is 16 x 16, and the first 8 x 8: expected levels in ascending stride, each of twice",
+        ),
     ],
 )
 def test_asff_refuses(row: list[Any], message: str) -> None:

@@ -51,7 +51,10 @@ def test_weighted_sum_as_a_row() -> None:
     ("row", "message"),
     [
         ([-1, 1, "BiFPNAdd", []], "'from' names 1 layer: expected a list of several, such as [-1, 6]"),
-        ([[5, 4], 1, "BiFPNAdd", []], "the inputs have 16, 8 channels: expected one width; put a Conv row before those that differ"),
+        (
+            [[5, 4], 1, "BiFPNAdd", []],
+            "the inputs have 16, 8 channels: expected one width; put a Conv row before those that differ",
+        ),
         (
             [[3, 4], 1, "BiFPNAdd", []],
             "does not fit its input for a 256 x 256 picture: layer 3 (Conv) gives 8 x 16 x 16, layer 4 (Conv) gives 8 x 8 x 8",

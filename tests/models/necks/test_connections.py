@@ -30,11 +30,20 @@ def test_pick_of_a_row() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[4, 1, "CBLinear", [[4, 16]]], [-1, 1, "Pick", [2]]], "index is 2: the list has 2 maps, 0 to 1, with [4, 16] channels"),
+        (
+            [[4, 1, "CBLinear", [[4, 16]]], [-1, 1, "Pick", [2]]],
+            "index is 2: the list has 2 maps, 0 to 1, with [4, 16] channels",
+        ),
         ([[4, 1, "CBLinear", [[4, 16]]], [-1, 1, "Pick", [-1]]], "index is -1: the list has 2 maps"),
-        ([[4, 1, "Pick", [0]]], "'from' names no list of maps: Pick takes one map of the list that CBLinear, AFPN or TimmBackbone gives"),
+        (
+            [[4, 1, "Pick", [0]]],
+            "'from' names no list of maps: Pick takes one map of the list that CBLinear, AFPN or TimmBackbone gives",
+        ),
         ([[4, 1, "CBLinear", [[4, 16]]], [[5, 5], 1, "Pick", [0]]], "'from' names no list of maps"),
-        ([[4, 1, "CBLinear", [[4, 16]]], [[5, 4], 1, "Concat", []]], "the input is a list of 2 maps: this layer takes one: pick one by a row"),
+        (
+            [[4, 1, "CBLinear", [[4, 16]]], [[5, 4], 1, "Concat", []]],
+            "the input is a list of 2 maps: this layer takes one: pick one by a row",
+        ),
     ],
 )
 def test_pick_refuses(rows: list[list[Any]], message: str) -> None:

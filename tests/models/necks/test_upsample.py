@@ -23,7 +23,9 @@ def stirred(layer: nn.Module, std: float) -> nn.Module:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("scale", "window", "size_hw"), [(2, 5, (4, 3)), (3, 3, (2, 5)), (2, 1, (3, 3)), (2, 5, (1, 1))])
+@pytest.mark.parametrize(
+    ("scale", "window", "size_hw"), [(2, 5, (4, 3)), (3, 3, (2, 5)), (2, 1, (3, 3)), (2, 5, (1, 1))]
+)
 def test_carafe_cell_by_cell(scale: int, window: int, size_hw: tuple[int, int]) -> None:
     layer = stirred(CARAFE(3, scale, window, mid_channels=6), 0.7)
     x = seeded(2, 3, *size_hw)
@@ -43,7 +45,9 @@ def test_carafe_starts_as_the_mean_of_the_window() -> None:
     layer = CARAFE(4).double()
     enlarged = layer(torch.ones(1, 4, 5, 5, dtype=torch.float64))
     assert enlarged[0, 0, 4:6, 4:6].flatten().tolist() == pytest.approx([1.0] * 4)
-    assert enlarged[0, 0, 0, 0].item() == pytest.approx(9 / 25, abs=0.01), "of the 25 cells around a corner 16 are outside, and zero"
+    assert enlarged[0, 0, 0, 0].item() == pytest.approx(9 / 25, abs=0.01), (
+        "of the 25 cells around a corner 16 are outside, and zero"
+    )
 
 
 def test_carafe_parameters() -> None:
@@ -53,7 +57,10 @@ def test_carafe_parameters() -> None:
 def test_carafe_weighs_in_float32() -> None:
     layer = CARAFE(2, kernel_up=3, mid_channels=2)
     with torch.no_grad():
-        layer.encoder.bias[0], layer.encoder.bias[4] = 11.0, 10.0  # e^11 is finite in fp16, and the sum of nine of those is not exact
+        layer.encoder.bias[0], layer.encoder.bias[4] = (
+            11.0,
+            10.0,
+        )  # e^11 is finite in fp16, and the sum of nine of those is not exact
     layer.half()
     weights = layer.kernels(torch.zeros(1, 2, 4, 4, dtype=torch.half))
     assert weights.dtype is torch.half
@@ -68,7 +75,9 @@ def test_dysample_starts_as_bilinear_interpolation(style: str, scale: int, dysco
     layer = DySample(36, scale, style, dyscope=dyscope).double()
     nn.init.zeros_(layer.offset.weight)
     x = seeded(2, 36, 5, 7)
-    torch.testing.assert_close(layer(x), functional.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False))
+    torch.testing.assert_close(
+        layer(x), functional.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+    )
 
 
 @torch.no_grad()
@@ -90,7 +99,10 @@ def test_dysample_cell_by_cell(style: str, dyscope: bool, size_hw: tuple[int, in
                 for column in range(scale * width):
                     if style == "lp":
                         inner = row % scale * scale + column % scale
-                        across, down = (moves[b, (axis * groups + group) * scale**2 + inner, row // scale, column // scale] for axis in (0, 1))
+                        across, down = (
+                            moves[b, (axis * groups + group) * scale**2 + inner, row // scale, column // scale]
+                            for axis in (0, 1)
+                        )
                     else:
                         across, down = (moves[b, axis * groups + group, row, column] for axis in (0, 1))
                     y = ((row + 0.5) / scale + down - 0.5).clamp(0, height - 1)
@@ -131,9 +143,15 @@ def test_upsampling_in_a_channels_last_map_and_under_autocast(layer: nn.Module) 
         torch.testing.assert_close(layer(x), layer(x.clone()))
 
 
-@pytest.mark.parametrize("layer", [CARAFE(4, mid_channels=4), DySample(4), DySample(4, style="pl", dyscope=True)], ids=["CARAFE", "lp", "pl"])
+@pytest.mark.parametrize(
+    "layer", [CARAFE(4, mid_channels=4), DySample(4), DySample(4, style="pl", dyscope=True)], ids=["CARAFE", "lp", "pl"]
+)
 def test_exported_with_any_size(layer: nn.Module) -> None:
-    dynamic = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("height", min=1), 3: torch.export.Dim("width", min=1)}
+    dynamic = {
+        0: torch.export.Dim("batch", min=1),
+        2: torch.export.Dim("height", min=1),
+        3: torch.export.Dim("width", min=1),
+    }
     program = torch.export.export(layer.eval(), (torch.randn(2, 4, 6, 8),), dynamic_shapes=(dynamic,))
     x = seeded(3, 4, 5, 7).float()
     torch.testing.assert_close(program.module()(x), layer(x))

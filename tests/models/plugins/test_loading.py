@@ -20,8 +20,22 @@ from torch import nn
 from data.loader import _start_worker
 from models import registry
 from models.plugins import loading as plugins
-from models.plugins.loading import load_config_plugins, load_plugin, load_plugins, loaded_plugins, unload_plugin, used_plugins
-from models.plugins.record import differences, keep_copies, plugin_flags, plugins_entry, print_plugins, read_plugins_entry
+from models.plugins.loading import (
+    load_config_plugins,
+    load_plugin,
+    load_plugins,
+    loaded_plugins,
+    unload_plugin,
+    used_plugins,
+)
+from models.plugins.record import (
+    differences,
+    keep_copies,
+    plugin_flags,
+    plugins_entry,
+    print_plugins,
+    read_plugins_entry,
+)
 from models.yolo import Model, load
 from tests.networks import tiny_config, tiny_model
 from utils.checkpoint.importing import load_model
@@ -125,14 +139,18 @@ def test_a_layer_of_another_package_is_the_plugins(write: Write) -> None:
     config["backbone"].append([-1, 1, "Drop", [0.5]])
     assert used_plugins(Model(config)) == [(plugin, ["Drop"])]
     assert used_plugins(tiny_model()) == []
-    assert network_entry(Model(config))["layer_files"]["Drop"].startswith(f"{plugin.path.as_posix()} (sha256 {plugin.sha256[:12]})")
+    assert network_entry(Model(config))["layer_files"]["Drop"].startswith(
+        f"{plugin.path.as_posix()} (sha256 {plugin.sha256[:12]})"
+    )
 
 
 def test_a_changed_file_is_loaded_again_and_that_is_said(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     old = load_plugin(write())
     before = Model(gated_config())
     new = load_plugin(write(GATE.replace("strength: float = 1.0", "strength: float = 3.0")))
-    assert f"changed since it was loaded (sha256 {old.sha256[:12]} then, {new.sha256[:12]} now)" in capsys.readouterr().err
+    assert (
+        f"changed since it was loaded (sha256 {old.sha256[:12]} then, {new.sha256[:12]} now)" in capsys.readouterr().err
+    )
     assert (before.model[5].strength, Model(gated_config()).model[5].strength) == (1.0, 3.0)
     assert used_plugins(before) == [(old, ["Gate"])], "a network that is there keeps its layers, and its record says so"
     assert copy.deepcopy(before.model[5]).strength == 1.0
@@ -224,19 +242,37 @@ def test_something_else_than_layers_can_be_registered(write: Write, monkeypatch:
 
 BARE = "from models.registry import layer\n\n@layer\nclass A: pass\n"
 MISTAKES = {
-    "syntax": ("x = 1\ndef f(:\n", r"line 2 \(`def f\(:`\): SyntaxError: .*: expected a file that runs when it is imported"),
+    "syntax": (
+        "x = 1\ndef f(:\n",
+        r"line 2 \(`def f\(:`\): SyntaxError: .*: expected a file that runs when it is imported",
+    ),
     "name": ("x = 1\ny = z\n", r"line 2 \(`y = z`\): NameError: name 'z' is not defined: expected"),
-    "deep": ("import json\n\ndef f():\n    json.loads('{')\n\nf()\n", r"line 4 \(`json.loads\('\{'\)`\): JSONDecodeError: "),
-    "of several lines": ("raise ValueError('a\\nb')\n", r"line 1 \(`raise ValueError\('a\\nb'\)`\): ValueError: a: expected"),
+    "deep": (
+        "import json\n\ndef f():\n    json.loads('{')\n\nf()\n",
+        r"line 4 \(`json.loads\('\{'\)`\): JSONDecodeError: ",
+    ),
+    "of several lines": (
+        "raise ValueError('a\\nb')\n",
+        r"line 1 \(`raise ValueError\('a\\nb'\)`\): ValueError: a: expected",
+    ),
     "exit": ("import sys\nsys.exit()\n", r"line 2 \(`sys\.exit\(\)`\): SystemExit: expected"),
     "missing package": (
         "import no_such_package\n",
         r"No module named 'no_such_package': a plug-in is one file: expected what it imports to be installed",
     ),
     "not text": (b"\xff\xfe\x00", r"SyntaxError: "),
-    "empty": ("", r"registers nothing: it has no class: expected `from models\.registry import layer, same`, and @layer\(same\) above the class"),
-    "undecorated": ("class Gate: pass\nclass Door: pass\n", r"registers nothing: its classes Gate, Door have no @layer: expected"),
-    "no rule": (BARE, r"registers nothing: @layer above A has no channel rule: expected one in parentheses, such as @layer\(same\)"),
+    "empty": (
+        "",
+        r"registers nothing: it has no class: expected `from models\.registry import layer, same`, and @layer\(same\) above the class",
+    ),
+    "undecorated": (
+        "class Gate: pass\nclass Door: pass\n",
+        r"registers nothing: its classes Gate, Door have no @layer: expected",
+    ),
+    "no rule": (
+        BARE,
+        r"registers nothing: @layer above A has no channel rule: expected one in parentheses, such as @layer\(same\)",
+    ),
     "built-in": (
         GATE.replace("Gate", "Conv"),
         rf"line {RULE_LINE} \(`@layer\(same\)`\): 'Conv' is a built-in layer, models/common\.py line \d+: expected another name: .*'MyConv'\)",
@@ -245,8 +281,14 @@ MISTAKES = {
         GATE.replace("@layer(same)", "@layer(same, name='nn.Upsample')"),
         r"'nn\.Upsample' is a built-in layer, torch\.nn\.modules\.upsampling: expected another name: @layer\(…, name='MyUpsample'\)",
     ),
-    "twice": (GATE + GATE, rf"line {RULE_LINE + len(GATE.splitlines())} .*: layer 'Gate' is registered twice in this file: expected another name"),
-    "replaced": ("from models import registry\nregistry._LAYERS['Conv'] = None\n", r"replaces the layer 'Conv': expected names of its own"),
+    "twice": (
+        GATE + GATE,
+        rf"line {RULE_LINE + len(GATE.splitlines())} .*: layer 'Gate' is registered twice in this file: expected another name",
+    ),
+    "replaced": (
+        "from models import registry\nregistry._LAYERS['Conv'] = None\n",
+        r"replaces the layer 'Conv': expected names of its own",
+    ),
 }
 
 
@@ -267,9 +309,7 @@ def test_a_name_in_two_files(write: Write) -> None:
     load_plugin(first)
     with pytest.raises(PluginError) as caught:
         load_plugin(second)
-    message = (
-        f"{second}: line {RULE_LINE} (`@layer(same)`): 'Gate' is a layer of the plug-in {first}: expected another name: @layer(…, name='MyGate')"
-    )
+    message = f"{second}: line {RULE_LINE} (`@layer(same)`): 'Gate' is a layer of the plug-in {first}: expected another name: @layer(…, name='MyGate')"
     assert str(caught.value) == message
     assert [plugin.path for plugin in loaded_plugins()] == [first]
 
@@ -277,7 +317,10 @@ def test_a_name_in_two_files(write: Write) -> None:
 def test_files_that_are_none(write: Write, tmp_path: Path) -> None:
     write()
     for path, message in (
-        (tmp_path / "my_layer.py", r"my_layer\.py: no such file: expected a Python file with layers, .* Did you mean 'my_layers\.py'\?"),
+        (
+            tmp_path / "my_layer.py",
+            r"my_layer\.py: no such file: expected a Python file with layers, .* Did you mean 'my_layers\.py'\?",
+        ),
         (tmp_path, r": is a folder: expected a Python file"),
         (write(GATE, "my_layers.txt"), r"its name ends in '\.txt': expected a Python file"),
         (tmp_path / "no" / "such.py", r"such\.py: no such file"),
@@ -289,7 +332,9 @@ def test_files_that_are_none(write: Write, tmp_path: Path) -> None:
 # --- the yaml's key
 
 
-def test_plugins_of_a_yaml_are_beside_it_or_in_the_working_directory(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_of_a_yaml_are_beside_it_or_in_the_working_directory(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(GATE, "nets/near.py")
     write(GATE.replace("Gate", "Door"), "far.py")
     config = gated_config() | {"plugins": ["near.py", "far.py"]}
@@ -297,7 +342,10 @@ def test_plugins_of_a_yaml_are_beside_it_or_in_the_working_directory(write: Writ
     (tmp_path / "nets" / "net.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
     model = Model(tmp_path / "nets" / "net.yaml")
-    assert [(plugin.path.name, names) for plugin, names in used_plugins(model)] == [("near.py", ["Gate"]), ("far.py", ["Door"])]
+    assert [(plugin.path.name, names) for plugin, names in used_plugins(model)] == [
+        ("near.py", ["Gate"]),
+        ("far.py", ["Door"]),
+    ]
     assert "plugins" not in model.config
 
 
@@ -308,14 +356,19 @@ def test_a_base_and_its_edits_have_plugins_of_their_own(write: Write, tmp_path: 
     content = {"base": "base/net.yaml", "plugins": ["door.py"], "edits": ["insert Door after 0"]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     model = Model(tmp_path / "mine.yaml")
-    assert [names for _, names in used_plugins(model)] == [["Gate"], ["Door"]] or [names for _, names in used_plugins(model)] == [["Door"], ["Gate"]]
+    assert [names for _, names in used_plugins(model)] == [["Gate"], ["Door"]] or [
+        names for _, names in used_plugins(model)
+    ] == [["Door"], ["Gate"]]
 
 
 def test_mistakes_in_the_key(write: Write, tmp_path: Path) -> None:
     write("1 / 0\n")
     path = tmp_path / "net.yaml"
     for value, message in (
-        ("my_layers.py", r"net\.yaml: plugins is 'my_layers\.py': expected a list of Python files, such as \[my_layers\.py\]"),
+        (
+            "my_layers.py",
+            r"net\.yaml: plugins is 'my_layers\.py': expected a list of Python files, such as \[my_layers\.py\]",
+        ),
         ([3], r"plugins is \[3\]: expected a list"),
         (["other.py"], r"net\.yaml: plugins: other\.py: no such file"),
         (["my_layers.py"], r"net\.yaml: plugins: .*my_layers\.py: line 1 \(`1 / 0`\): ZeroDivisionError"),
@@ -344,9 +397,14 @@ def test_what_a_checkpoint_says_of_plugins(write: Write) -> None:
     config = tiny_config()
     config["backbone"].append([-1, 1, "C2f", [8, {"attention": "Gate"}]])
     entry = network_entry(Model(config))
-    assert entry["plugins"] == [{"path": str(plugin.path), "sha256": plugin.sha256, "layers": ["Gate"]}], "inside a block, too"
+    assert entry["plugins"] == [{"path": str(plugin.path), "sha256": plugin.sha256, "layers": ["Gate"]}], (
+        "inside a block, too"
+    )
     plugin.path.unlink()
-    assert network_entry(Model(gated_config()))["layer_files"]["Gate"] == f"{plugin.path.as_posix()} (sha256 {plugin.sha256[:12]})"
+    assert (
+        network_entry(Model(gated_config()))["layer_files"]["Gate"]
+        == f"{plugin.path.as_posix()} (sha256 {plugin.sha256[:12]})"
+    )
     assert network_entry(tiny_model())["plugins"] == []
 
 
@@ -357,7 +415,11 @@ def test_a_checkpoint_runs_nothing_by_itself(gated: Path, tmp_path: Path) -> Non
         lambda: load_model(gated),
         lambda: load(gated),
         lambda: starting_network(TrainOptions(weights=str(gated)), ["a", "b", "c"], None),
-        lambda: starting_network(TrainOptions(resume=str(gated)), ["a", "b", "c"], {"network": torch.load(gated, weights_only=True)["network"]}),
+        lambda: starting_network(
+            TrainOptions(resume=str(gated)),
+            ["a", "b", "c"],
+            {"network": torch.load(gated, weights_only=True)["network"]},
+        ),
     ):
         with pytest.raises(CheckpointError) as caught:
             read()
@@ -374,9 +436,14 @@ def test_a_forged_checkpoint_runs_nothing(gated: Path, tmp_path: Path, capsys: p
     content = torch.load(gated, weights_only=True)
     file = str(tmp_path / "my_layers.py")
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(gated_config() | {"plugins": [file]}))
-    for number, config in enumerate((content["network"]["config"] | {"plugins": [file]}, {"base": str(tmp_path / "base.yaml"), "plugins": [file]})):
+    for number, config in enumerate(
+        (content["network"]["config"] | {"plugins": [file]}, {"base": str(tmp_path / "base.yaml"), "plugins": [file]})
+    ):
         forged = tmp_path / f"forged{number}.pt"
-        save_checkpoint(forged, content | {"network": content["network"] | {"config": config}, "options": {"plugin": [file], "cfg": file}})
+        save_checkpoint(
+            forged,
+            content | {"network": content["network"] | {"config": config}, "options": {"plugin": [file], "cfg": file}},
+        )
         with pytest.raises(CheckpointError, match="unknown layer 'Gate'"):
             load_model(forged)
         said = f"network: plugins {file}: not loaded: only a command or the yaml that it names chooses what is run"
@@ -400,11 +467,16 @@ def test_with_the_plugin_the_checkpoint_loads(gated: Path, tmp_path: Path) -> No
 
 def test_a_file_that_is_gone(gated: Path, tmp_path: Path) -> None:
     (tmp_path / "my_layers.py").unlink()
-    with pytest.raises(CheckpointError, match=r"that file is not there: --plugin PATH names a copy \(a run keeps one in its folder plugins\)$"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"that file is not there: --plugin PATH names a copy \(a run keeps one in its folder plugins\)$",
+    ):
         load_model(gated)
 
 
-def test_another_source_than_recorded_is_said_once(gated: Path, write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_source_than_recorded_is_said_once(
+    gated: Path, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(GATE + "# changed\n")
     load_model(gated, plugins=[path])
     load_model(gated)
@@ -421,12 +493,16 @@ def test_a_copy_of_the_same_content_is_no_difference(gated: Path, tmp_path: Path
     load_model(gated, plugins=[copied])
     recorded = read_plugins_entry(torch.load(gated, weights_only=True)["network"]["plugins"])
     assert differences(recorded) == []
-    assert len(differences([dataclasses.replace(recorded[0], layers=("Conv",))])) == 1, "a built-in layer of that name is another source"
+    assert len(differences([dataclasses.replace(recorded[0], layers=("Conv",))])) == 1, (
+        "a built-in layer of that name is another source"
+    )
 
 
 def test_a_damaged_record_is_left_out() -> None:
     good = {"path": "a.py\n\x1b[31m", "sha256": "00", "layers": ["Gate"]}
-    assert [plugin.path for plugin in read_plugins_entry([3, {}, good, good | {"layers": None}, good | {"path": 1}])] == ["a.py??[31m"]
+    assert [
+        plugin.path for plugin in read_plugins_entry([3, {}, good, good | {"layers": None}, good | {"path": 1}])
+    ] == ["a.py??[31m"]
     assert read_plugins_entry(None) == read_plugins_entry({"a": 1}) == []
 
 

@@ -16,7 +16,16 @@ NETWORKS = (
     *("gelan-t", "yolov9-c", "yolo11n"),
     *(
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("gelan-c", "gelan-e", "yolov9-t", "yolov9-e", "yolov9-cf", "yolov8n", "yolo11n-seg", "yolov9-c-dseg")
+        for name in (
+            "gelan-c",
+            "gelan-e",
+            "yolov9-t",
+            "yolov9-e",
+            "yolov9-cf",
+            "yolov8n",
+            "yolo11n-seg",
+            "yolov9-c-dseg",
+        )
     ),
 )
 BLOCK = [1, "FocalModulationBlock", []]
@@ -29,7 +38,11 @@ def built(config: dict) -> Model:
 
 def places(name: str, count: int = 5) -> list[int]:
     """Rows spread over a network after which a block can stand."""
-    rows = [row.index for row in meta_model(name).rows[:-1] if not isinstance(row.out_channels, list) and row.name != "Silence"]
+    rows = [
+        row.index
+        for row in meta_model(name).rows[:-1]
+        if not isinstance(row.out_channels, list) and row.name != "Silence"
+    ]
     return sorted(random.Random(name).sample(rows, count))
 
 
@@ -53,7 +66,17 @@ def conv(*sources: int, width: int = 8, name: str | None = "Conv") -> Node:
         (conv(-1, name=None), conv(-1), 1.0),
         (conv(-1, name=None), conv(-1, width=16), 0.0),
     ],
-    ids=["same", "other width", "empty", "empty of another name", "empty or not", "part added", "part lost", "unnamed", "unnamed, other width"],
+    ids=[
+        "same",
+        "other width",
+        "empty",
+        "empty of another name",
+        "empty or not",
+        "part added",
+        "part lost",
+        "unnamed",
+        "unnamed, other width",
+    ],
 )
 def test_likeness(before: Node, after: Node, expected: float) -> None:
     assert pair_likeness(before, after) == pytest.approx(expected)
@@ -89,7 +112,9 @@ def test_insertion_after_five_rows(name: str) -> None:
     nodes, config, count = network_nodes(meta_model(name)), meta_model(name).config, len(meta_model(name).rows)
     for number, after in enumerate(places(name)):
         edited = built(inserted(config, after, BLOCK, rewire=number % 2 == 0))
-        assert align(nodes, network_nodes(edited)) == {old + (old > after): old for old in range(count)}, f"after row {after}"
+        assert align(nodes, network_nodes(edited)) == {old + (old > after): old for old in range(count)}, (
+            f"after row {after}"
+        )
 
 
 @pytest.mark.parametrize("name", ["gelan-c", "yolov9-c"])
@@ -104,7 +129,9 @@ def test_insertion_where_the_file_says_no_network(name: str) -> None:
 def test_removal_and_replacement() -> None:
     model = meta_model("gelan-c")
     nodes, count = network_nodes(model), len(model.rows)
-    assert align(nodes, network_nodes(built(removed(model.config, 9)))) == {old - (old > 9): old for old in range(count) if old != 9}
+    assert align(nodes, network_nodes(built(removed(model.config, 9)))) == {
+        old - (old > 9): old for old in range(count) if old != 9
+    }
     other = built(replaced(model.config, 9, [1, "FocalModulation", [{"residual": True}]]))
     assert align(nodes, network_nodes(other)) == {old: old for old in range(count) if old != 9}
 
@@ -121,7 +148,9 @@ def test_lead_branches_are_recognised(trained: str, deployed: str, position: Cal
     """The auxiliary branch repeats the lead one's layers: only the graph tells them apart."""
     old, new = meta_model(trained), meta_model(deployed)
     last = len(new.rows) - 1
-    assert align(network_nodes(old), network_nodes(new)) == {i: position(i) for i in range(last)} | {last: len(old.rows) - 1}
+    assert align(network_nodes(old), network_nodes(new)) == {i: position(i) for i in range(last)} | {
+        last: len(old.rows) - 1
+    }
     back = align(network_nodes(new), network_nodes(old))
     assert back == {position(i): i for i in range(last)} | {len(old.rows) - 1: last}
 

@@ -55,7 +55,12 @@ def test_round_trip(tmp_path: Path, branches: int) -> None:
     save_checkpoint(tmp_path / "best.pt", content_of(model))
     loaded = load_model(tmp_path / "best.pt")
     assert torch.equal(outputs(loaded), outputs(model))
-    assert (loaded.names, loaded.nc, loaded.stride, loaded.config) == (model.names, 3, [8, 16, 32], model.config | {"ch": 3})
+    assert (loaded.names, loaded.nc, loaded.stride, loaded.config) == (
+        model.names,
+        3,
+        [8, 16, 32],
+        model.config | {"ch": 3},
+    )
     assert not loaded.training
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     frozen = [name for name, parameter in loaded.named_parameters() if not parameter.requires_grad]
@@ -69,7 +74,9 @@ def test_a_loaded_network_trains_on(saved: Path) -> None:
     total = sum(level.sum() for level in model(seeded_images(2, 3, 64, 64))["main"])
     total.backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
-    assert {module.num_batches_tracked.dtype for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {torch.int64}
+    assert {module.num_batches_tracked.dtype for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {
+        torch.int64
+    }
 
 
 def test_averaged_weights_are_preferred(tmp_path: Path) -> None:
@@ -172,18 +179,25 @@ def test_tensors_of_something_else(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt: is no checkpoint of this framework"):
         read_checkpoint(tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other\.pt: holds .*expected a checkpoint, or a mapping of names to tensors"):
+    with pytest.raises(
+        CheckpointError, match=r"other\.pt: holds .*expected a checkpoint, or a mapping of names to tensors"
+    ):
         load_model(tmp_path / "other.pt")
 
 
 def test_newer_version(tmp_path: Path) -> None:
     torch.save({"version": VERSION + 1, "network": {}}, tmp_path / "new.pt")
-    with pytest.raises(CheckpointError, match=rf"new\.pt: version {VERSION + 1}: this framework reads up to {VERSION}; update it"):
+    with pytest.raises(
+        CheckpointError, match=rf"new\.pt: version {VERSION + 1}: this framework reads up to {VERSION}; update it"
+    ):
         load_model(tmp_path / "new.pt")
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path, message in ((tmp_path / "none.pt", r"no such file: expected weights"), (tmp_path, r"is a folder: expected a weights file")):
+    for path, message in (
+        (tmp_path / "none.pt", r"no such file: expected weights"),
+        (tmp_path, r"is a folder: expected a weights file"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             load_model(path)
         with pytest.raises(CheckpointError, match=r"no such file: expected the weights of a run"):
@@ -197,7 +211,9 @@ def test_weights_that_do_not_fit_their_network(tmp_path: Path) -> None:
         state | {"model.0.conv.weight": torch.zeros(8, 3, 5, 5)},
     ):
         save_checkpoint(tmp_path / "bad.pt", content_of(tiny_model()) | {"model": changed})
-        with pytest.raises(CheckpointError, match=r"bad\.pt: its weights do not fit its own network: .*model\.0\.conv\.weight"):
+        with pytest.raises(
+            CheckpointError, match=r"bad\.pt: its weights do not fit its own network: .*model\.0\.conv\.weight"
+        ):
             load_model(tmp_path / "bad.pt")
 
 
@@ -214,7 +230,9 @@ def test_a_network_that_cannot_be_built_any_more(tmp_path: Path) -> None:
 
 
 def test_where_layers_came_from() -> None:
-    files = network_entry(Model(tiny_config() | {"backbone": [*tiny_config()["backbone"][:4], [-1, 1, "nn.MaxPool2d", [2]]]}))["layer_files"]
+    files = network_entry(
+        Model(tiny_config() | {"backbone": [*tiny_config()["backbone"][:4], [-1, 1, "nn.MaxPool2d", [2]]]})
+    )["layer_files"]
     assert sorted(files) == ["Conv", "DDetect"]
     assert re.fullmatch(r"models/common\.py \(sha256 [0-9a-f]{12}\)", files["Conv"])
 

@@ -52,14 +52,25 @@ def assert_moved(old: Model, new: Model, after: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gelan-t", "yolov8n", pytest.param("yolov9-t", marks=pytest.mark.slow), pytest.param("yolo11n-seg", marks=pytest.mark.slow)]
+    "name",
+    [
+        "gelan-t",
+        "yolov8n",
+        pytest.param("yolov9-t", marks=pytest.mark.slow),
+        pytest.param("yolo11n-seg", marks=pytest.mark.slow),
+    ],
 )
 def test_every_old_parameter_is_found_after_an_insertion(name: str) -> None:
     old = shipped(name)
     for after in (0, 2, 9, 15, len(old.rows) - 2):
         new = Model(inserted(old.config, after, BLOCK))
         report = transfer(new, weights_of(old))
-        assert counts(report) == {LOADED: len(old.state_dict()), NEW: len(new.model[after + 1].state_dict()), DIFFERENT: 0, UNUSED: 0}
+        assert counts(report) == {
+            LOADED: len(old.state_dict()),
+            NEW: len(new.model[after + 1].state_dict()),
+            DIFFERENT: 0,
+            UNUSED: 0,
+        }
         assert report.used == 1.0
         assert report.new_layers == {after + 1: "FocalModulationBlock"}
         assert_moved(old, new, after)
@@ -144,7 +155,9 @@ def test_other_classes_keep_the_hidden_width() -> None:
     assert line == "head_hidden keep: the class towers stay 128 wide as in old.pt (64 would follow from 3 classes)"
     report = transfer(kept, weights_of(old))
     assert counts(report) == {LOADED: len(old.state_dict()) - 6, NEW: 0, DIFFERENT: 6, UNUSED: 0}
-    assert {record.reason for record in report.records if record.status == DIFFERENT} == {"3 classes here, 80 in the file"}
+    assert {record.reason for record in report.records if record.status == DIFFERENT} == {
+        "3 classes here, 80 in the file"
+    }
     assert counts(lost)[DIFFERENT] == 36
     assert (kept.nc, kept.names, kept.config["head"][-1][3]) == (3, new.names, ["nc", {"class_width": 128}])
     assert Model(kept.config, nc=3).state_dict().keys() == kept.state_dict().keys()
@@ -184,7 +197,11 @@ def test_the_line_and_the_report(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["tensor"] for row in rows] == list(new.state_dict())
     moved = next(row for row in rows if row["tensor"] == "model.3.conv.weight")
-    assert (moved["tensor in the file"], moved["status"], moved["shape"]) == ("model.2.conv.weight", "loaded", "8 x 8 x 3 x 3")
+    assert (moved["tensor in the file"], moved["status"], moved["shape"]) == (
+        "model.2.conv.weight",
+        "loaded",
+        "8 x 8 x 3 x 3",
+    )
     assert next(row for row in rows if row["tensor"].startswith("model.2."))["status"] == "new"
 
 
@@ -193,11 +210,17 @@ def test_through_a_file(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "old.pt", {"network": network_entry(old), "model": old.state_dict()})
     new = tiny_model(seed=1)
     assert transfer(new, read_weights(tmp_path / "old.pt")).coverage == 1.0
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(new.state_dict().values(), old.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(new.state_dict().values(), old.state_dict().values(), strict=True)
+    )
 
 
 def test_no_weights_of_a_network() -> None:
-    with pytest.raises(CheckpointError, match=r"old\.pt: holds no weights of a network of layers \(it has a, b\): expected names such as model\.0"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"old\.pt: holds no weights of a network of layers \(it has a, b\): expected names such as model\.0",
+    ):
         transfer(tiny_model(), Weights(Path("old.pt"), "state dict", {"a": torch.zeros(1), "b": torch.zeros(1)}))
 
 
@@ -217,7 +240,18 @@ def test_dfl_weights_of_something_else() -> None:
         *("gelan-t", "yolov9-t", "yolov8n", "yolo11n", "yolov8n-seg", "yolo11n-seg"),
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("gelan-s", "gelan-c", "gelan-c-seg", "yolov8s", "yolo11s", "yolo11m", "yolov9-s", "yolov9-c", "yolov9-cf", "yolov9-c-dseg")
+            for name in (
+                "gelan-s",
+                "gelan-c",
+                "gelan-c-seg",
+                "yolov8s",
+                "yolo11s",
+                "yolo11m",
+                "yolov9-s",
+                "yolov9-c",
+                "yolov9-cf",
+                "yolov9-c-dseg",
+            )
         ),
     ],
 )
@@ -242,7 +276,11 @@ def test_ultralytics_yolov9_brings_its_body(tmp_path: Path) -> None:
     write_ultralytics_checkpoint(tmp_path / "yolov9t.pt", theirs)
     ours = shipped("yolov9-t", seed=1)
     report = transfer(ours, read_weights(tmp_path / "yolov9t.pt"))
-    reasons = {record.name.split(".", 2)[2].rsplit(".", 1)[0]: record.reason for record in report.records if record.status == DIFFERENT}
+    reasons = {
+        record.name.split(".", 2)[2].rsplit(".", 1)[0]: record.reason
+        for record in report.records
+        if record.status == DIFFERENT
+    }
     assert reasons["lead.box.0.1.conv"] == "inputs 16 here, 64 in the file"
     assert {name.split(".")[1] for name in reasons} <= {"box", "cls"}
     body = [record for record in report.records if record.name and int(record.name.split(".")[1]) < 22]
@@ -257,7 +295,9 @@ def test_ultralytics_yolov9_brings_its_body(tmp_path: Path) -> None:
 def test_folded_weights_are_refused(config: bool) -> None:
     """Their shapes agree with those of the unfolded network, and their values do not."""
     folded = Model(tiny_config()).eval().deploy()
-    with pytest.raises(CheckpointError, match=r"old\.pt: model\.\d+\.(\w+\.)*conv: folded, .*, and layer \d+ here normalises"):
+    with pytest.raises(
+        CheckpointError, match=r"old\.pt: model\.\d+\.(\w+\.)*conv: folded, .*, and layer \d+ here normalises"
+    ):
         transfer(tiny_model(), weights_of(folded, config))
     assert transfer(Model(folded.config), weights_of(folded, config)).coverage == 1.0
 

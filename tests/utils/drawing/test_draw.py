@@ -77,7 +77,9 @@ def test_first_colours_differ() -> None:
 
 def test_picture_is_copied_and_box_drawn_where_it_is() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
-    drawn = draw.draw_boxes(image, np.array([[50.2, 40.4, 149.8, 79.6]]), np.array([0]), ["a"], line_width=1, hide_labels=True)
+    drawn = draw.draw_boxes(
+        image, np.array([[50.2, 40.4, 149.8, 79.6]]), np.array([0]), ["a"], line_width=1, hide_labels=True
+    )
     assert not image.any()
     ys, xs = np.nonzero(drawn.any(2))
     assert (xs.min(), ys.min(), xs.max(), ys.max()) == (50, 40, 150, 80)
@@ -93,7 +95,9 @@ def test_no_objects() -> None:
 @pytest.mark.parametrize("box", [[0, 0, 10, 10], [190, 90, 200, 100], [0, 0, 200, 100], [-50, -50, 400, 300]])
 def test_label_stays_inside_the_picture(box: list[int]) -> None:
     size_wh = (80, 20)
-    left, top = draw._label_corner(np.array(box).clip(0, (199, 99, 199, 99)), size_wh, (200, 100), np.zeros((0, 4), np.int64))
+    left, top = draw._label_corner(
+        np.array(box).clip(0, (199, 99, 199, 99)), size_wh, (200, 100), np.zeros((0, 4), np.int64)
+    )
     assert left >= 0
     assert top >= 0
     assert left + size_wh[0] <= 200
@@ -118,7 +122,9 @@ def test_lines_and_letters_grow_with_the_picture() -> None:
 def test_masks_tint_their_pixels_only_and_are_outlined() -> None:
     image, colour = np.full((20, 30, 3), 100, np.uint8), np.array(draw.class_colour(0))
     regions = [Region(5, 6, np.ones((5, 4), bool))]
-    drawn = draw.draw_boxes(image, np.array([[0, 0, 29, 19]]), np.array([0]), ["a"], regions=regions, line_width=1, hide_labels=True)
+    drawn = draw.draw_boxes(
+        image, np.array([[0, 0, 29, 19]]), np.array([0]), ["a"], regions=regions, line_width=1, hide_labels=True
+    )
     changed = (drawn[1:-1, 1:-1] != 100).any(2)
     assert np.argwhere(changed).min(0).tolist() == [4, 5]
     assert changed.sum() == 20
@@ -131,7 +137,9 @@ def test_masks_tint_their_pixels_only_and_are_outlined() -> None:
 def test_a_region_without_pixels_and_one_at_the_border() -> None:
     image = np.full((20, 30, 3), 100, np.uint8)
     regions = [no_region(), Region(15, 25, np.ones((5, 5), bool))]
-    drawn = draw.draw_boxes(image, np.zeros((2, 4)), np.zeros(2, np.int64), ["a"], np.ones(2), regions, 1, hide_labels=True)
+    drawn = draw.draw_boxes(
+        image, np.zeros((2, 4)), np.zeros(2, np.int64), ["a"], np.ones(2), regions, 1, hide_labels=True
+    )
     assert (drawn[15:, 25:] != 100).any(2).all()
 
 

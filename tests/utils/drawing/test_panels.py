@@ -57,7 +57,8 @@ def test_a_constant_map_stays_constant_and_one_cell_fills_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("original_hw", "expected"), [((480, 640), (240, 320)), ((640, 320), (480, 240)), ((50, 2000), (8, 320)), ((2000, 3), (480, 1))]
+    ("original_hw", "expected"),
+    [((480, 640), (240, 320)), ((640, 320), (480, 240)), ((50, 2000), (8, 320)), ((2000, 3), (480, 1))],
 )
 def test_shown_sizes_keep_the_aspect(original_hw: tuple[int, int], expected: tuple[int, int]) -> None:
     assert shown_size(original_hw) == expected
@@ -118,7 +119,10 @@ def test_a_group_stays_in_a_row() -> None:
 
 
 def test_a_sheet_holds_everything() -> None:
-    panels = [PicturePanel(["a"], GREY, [("3 cells", (255, 0, 0))]), MapPanel(["b"], GREY, hot((40, 80), 1, 1), "level")]
+    panels = [
+        PicturePanel(["a"], GREY, [("3 cells", (255, 0, 0))]),
+        MapPanel(["b"], GREY, hot((40, 80), 1, 1), "level"),
+    ]
     sheet = contact_sheet(["heading"], [panels, [BarPanel(["c"], np.array([0.5], np.float32))]])
     assert sheet.dtype == np.uint8
     assert sheet.shape[1] == 2 * PANEL_WIDTH + 3 * GAP

@@ -48,16 +48,30 @@ def annotation(count: int, crowd: bool = False) -> Annotation:
     """A picture of 100 x 200 with `count` equal objects of class 1."""
     boxes = np.tile(np.array([[10, 20, 60, 80]], np.float32), (count, 1))
     flags = np.full(count, crowd)
-    return Annotation(Path("a.jpg"), (100, 200), 0, np.ones(count, np.int64), boxes, [[]] * count, flags, np.ones(count), np.arange(count))
+    return Annotation(
+        Path("a.jpg"),
+        (100, 200),
+        0,
+        np.ones(count, np.int64),
+        boxes,
+        [[]] * count,
+        flags,
+        np.ones(count),
+        np.arange(count),
+    )
 
 
-@pytest.mark.parametrize("annotations", [[annotation(3), annotation(0), annotation(2, crowd=True)], [annotation(0)], []])
+@pytest.mark.parametrize(
+    "annotations", [[annotation(3), annotation(0), annotation(2, crowd=True)], [annotation(0)], []]
+)
 def test_labels(tmp_path: Path, annotations: list[Annotation]) -> None:
     assert is_picture(plots.plot_labels(annotations, NAMES, tmp_path / "labels.png"))
 
 
 def test_many_classes_are_numbered(tmp_path: Path) -> None:
-    assert is_picture(plots.plot_labels([annotation(3)], [f"class {number}" for number in range(80)], tmp_path / "labels.png"))
+    assert is_picture(
+        plots.plot_labels([annotation(3)], [f"class {number}" for number in range(80)], tmp_path / "labels.png")
+    )
 
 
 @pytest.mark.parametrize("columns", [6, 7])
@@ -112,7 +126,9 @@ def test_curves_of_nothing(tmp_path: Path) -> None:
 def test_confusion(tmp_path: Path, nc: int) -> None:
     matrix = np.eye(nc + 1, dtype=np.int64) * 5
     assert is_picture(plots.plot_confusion(matrix, [f"c{number}" for number in range(nc)], tmp_path / "confusion.png"))
-    assert is_picture(plots.plot_confusion(matrix * 0, [f"c{number}" for number in range(nc)], tmp_path / "confusion.png"))
+    assert is_picture(
+        plots.plot_confusion(matrix * 0, [f"c{number}" for number in range(nc)], tmp_path / "confusion.png")
+    )
 
 
 def test_nothing_global_is_set(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def prediction_of(*columns: tuple[float, ...]) -> Tensor:
 
 
 def test_kept_detections_know_their_anchor_points() -> None:
-    prediction = prediction_of((50, 50, 9, 9, 0.1, 0.2), (20, 20, 10, 10, 0.0, 0.6), (21, 20, 10, 10, 0.0, 0.9), (70, 70, 8, 8, 0.5, 0.1))
+    prediction = prediction_of(
+        (50, 50, 9, 9, 0.1, 0.2), (20, 20, 10, 10, 0.0, 0.6), (21, 20, 10, 10, 0.0, 0.9), (70, 70, 8, 8, 0.5, 0.1)
+    )
     detections, anchors = kept_detections(prediction, 2, 0.25, 0.45, 300, None, False)
     assert anchors.tolist() == [2, 3]
     assert detections[0].tolist() == pytest.approx([16, 15, 26, 25, 0.9, 1])
@@ -73,14 +75,19 @@ def test_without_detections_it_adds_the_probabilities_of_the_strongest_class() -
     score = class_score(LOGITS, torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
     assert score.strongest == (1, pytest.approx(0.9525741))
     assert float(score.value) == pytest.approx(0.8807971 + 0.2689414 + 0.9525741)
-    assert class_score(LOGITS, torch.zeros(0, 6), torch.zeros(0, dtype=torch.long), [0]).strongest == (0, pytest.approx(0.7310586))
+    assert class_score(LOGITS, torch.zeros(0, 6), torch.zeros(0, dtype=torch.long), [0]).strongest == (
+        0,
+        pytest.approx(0.7310586),
+    )
 
 
 def test_only_what_a_detection_sees_is_lit() -> None:
     """Two 3 x 3 convolutions of a class tower see 5 x 5 cells of the level, and nothing of the other levels."""
     model = tiny_model().eval()
     with LayerRecorder(pick_layers(model, [2, 3])) as recorder:
-        *_, (_, _, outputs) = model.run_rows(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)), lead_only=True)
+        *_, (_, _, outputs) = model.run_rows(
+            torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)), lead_only=True
+        )
     logits = torch.cat([level.flatten(2) for level in outputs["main"]], 2)[0, 4 * NUM_BINS :]
     row, column = 5, 9
     score = class_score(logits, torch.tensor([[0, 0, 9, 9, 0.9, 1.0]]), torch.tensor([row * 16 + column]))

@@ -50,7 +50,8 @@ def test_layers_are_picked_by_index_name_and_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"), [("9", "--visualize 9: no such layer: expected 0..3"), ("FocalModulatio", "Did you mean 'FocalModulation'")]
+    ("wanted", "message"),
+    [("9", "--visualize 9: no such layer: expected 0..3"), ("FocalModulatio", "Did you mean 'FocalModulation'")],
 )
 def test_unknown_layers_are_named(wanted: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):

@@ -41,7 +41,9 @@ def test_by_default_all_that_explain_themselves_and_the_inputs_of_the_lead_branc
     found = explainer(model)
     assert list(found.mapped) == ["02_Conv", "03_Conv", "06_Conv"]
     assert list(found.layers) == ["02_Conv", "03_Conv", "06_Conv", "04_FocalModulation", "05_GatherExcite"]
-    assert found.describe().endswith("maps of 2 Conv, 3 Conv, 6 Conv; modules that explain themselves: 1 FocalModulation, 1 GatherExcite")
+    assert found.describe().endswith(
+        "maps of 2 Conv, 3 Conv, 6 Conv; modules that explain themselves: 1 FocalModulation, 1 GatherExcite"
+    )
 
 
 def test_prototype_inputs_are_no_levels() -> None:
@@ -52,7 +54,10 @@ def test_the_outermost_of_nested_modules_explains() -> None:
     model = network(["FocalModulationBlock", []], head=["Detect", ["nc", {"cls": "depthwise", "dynamic": True}]])
     assert list(explainer(model).layers) == [
         *("02_Conv", "03_Conv", "05_Conv", "04.modulation_FocalModulation"),
-        *(f"06.lead.{part}_DynamicConv" for part in ("box.0.1", "box.1.1", "box.2.1", "cls.0.1.1", "cls.1.1.1", "cls.2.1.1")),
+        *(
+            f"06.lead.{part}_DynamicConv"
+            for part in ("box.0.1", "box.1.1", "box.2.1", "cls.0.1.1", "cls.1.1.1", "cls.2.1.1")
+        ),
     ]
 
 
@@ -63,7 +68,10 @@ def test_chosen_layers_and_what_is_in_them(tmp_path: Path, capsys: pytest.Captur
     for number in range(2):
         found.write(PICTURE, tmp_path / f"{number}.png")
     said = capsys.readouterr().err
-    assert said.count("--explain: 06_Detect has no class-activation map: it gives a dict, not one (B, C, H, W) tensor") == 1
+    assert (
+        said.count("--explain: 06_Detect has no class-activation map: it gives a dict, not one (B, C, H, W) tensor")
+        == 1
+    )
     assert found.written == 2
     with pytest.raises(SettingsError, match=r"--explain GatherExite: no such layer.*Did you mean 'GatherExcite'"):
         explainer(model, "GatherExite")
@@ -88,9 +96,13 @@ def test_a_sheet_with_and_without_detections(tmp_path: Path, conf_thres: float, 
 
 def test_detection_in_bf16_and_folded_weights_are_explained_in_float32(tmp_path: Path) -> None:
     files = []
-    half = network(["ACmix", [{"heads": 2}]], ["GatherExcite", [4, "theta"]], head=["Detect", ["nc", {"dynamic": ["cls"]}]])
+    half = network(
+        ["ACmix", [{"heads": 2}]], ["GatherExcite", [4, "theta"]], head=["Detect", ["nc", {"dynamic": ["cls"]}]]
+    )
     for model, amp in ((half, "off"), (half, "bf16"), (half.deploy(), "off")):
-        files.append(explainer(model, precision=choose_precision("cpu", amp)).write(PICTURE, tmp_path / f"{len(files)}.png"))
+        files.append(
+            explainer(model, precision=choose_precision("cpu", amp)).write(PICTURE, tmp_path / f"{len(files)}.png")
+        )
     exact, bf16, folded = (cv2.imread(str(path)).astype(int) for path in files)
     assert (exact == bf16).all()
     assert exact.shape == folded.shape
@@ -142,9 +154,18 @@ def test_panels_of_each_kind() -> None:
 
 def test_reach_has_the_same_colours_in_all_heads_and_gates_their_own() -> None:
     values = torch.tensor([[[[1.0, 2]], [[3, 4]]]])
-    assert [panel.ends() for panel in module_panels(Says(reach=values), torch.ones(1, 2, 1, 2), "", VIEW)] == [(1, 4), (1, 4)]
-    assert [panel.ends() for panel in module_panels(Says(gates=values), torch.ones(1, 2, 1, 2), "", VIEW)] == [(1, 2), (3, 4)]
-    assert [panel.ends() for panel in module_panels(Says(gates=-values), torch.ones(1, 2, 1, 2), "", VIEW)] == [(-2, 2), (-4, 4)]
+    assert [panel.ends() for panel in module_panels(Says(reach=values), torch.ones(1, 2, 1, 2), "", VIEW)] == [
+        (1, 4),
+        (1, 4),
+    ]
+    assert [panel.ends() for panel in module_panels(Says(gates=values), torch.ones(1, 2, 1, 2), "", VIEW)] == [
+        (1, 2),
+        (3, 4),
+    ]
+    assert [panel.ends() for panel in module_panels(Says(gates=-values), torch.ones(1, 2, 1, 2), "", VIEW)] == [
+        (-2, 2),
+        (-4, 4),
+    ]
 
 
 def test_what_gates_leave_is_their_length_weighed_mean() -> None:

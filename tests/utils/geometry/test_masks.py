@@ -22,7 +22,9 @@ def test_logits_are_linear_between_the_centres_of_cells() -> None:
     ramp = np.arange(8, dtype=np.float32)[None, None].repeat(8, 1)
     x = np.array([0.5, 2.0, 4.0, 6.0, 29.0, 31.5])
     assert logits_at(ONE, ramp, np.array([0.5, 31.5]), x).tolist() == [pytest.approx([0, 0, 0.5, 1, 6.75, 7])] * 2
-    assert logits_at(2 * ONE, ramp.transpose(0, 2, 1), x, np.array([3.0]))[:, 0].tolist() == pytest.approx([0, 0, 1, 2, 13.5, 14])
+    assert logits_at(2 * ONE, ramp.transpose(0, 2, 1), x, np.array([3.0]))[:, 0].tolist() == pytest.approx(
+        [0, 0, 1, 2, 13.5, 14]
+    )
 
 
 def test_the_edge_lies_where_the_logit_is_zero() -> None:
@@ -39,7 +41,9 @@ def test_pictures_are_letterboxed(full: bool) -> None:
     region = instance_region(ONE, step(3), WHOLE, placement, full)
     assert region.mask.shape == (48, 64)
     assert region.mask.all(0).tolist() == [False] * 24 + [True] * 40
-    down = instance_region(ONE, step(3).transpose(0, 2, 1), WHOLE, placement, full)  # row 12 of the input is row 16 of the picture
+    down = instance_region(
+        ONE, step(3).transpose(0, 2, 1), WHOLE, placement, full
+    )  # row 12 of the input is row 16 of the picture
     assert down.mask.all(1).tolist() == [False] * 16 + [True] * 32
 
 
@@ -53,15 +57,23 @@ def test_a_mask_is_cut_at_its_box() -> None:
 
 def test_the_full_rule_has_finer_edges_than_the_fast_one() -> None:
     generator = np.random.default_rng(0)
-    prototypes, coefficients = generator.standard_normal((4, 8, 8)).astype(np.float32), generator.standard_normal((1, 4)).astype(np.float32)
+    prototypes, coefficients = (
+        generator.standard_normal((4, 8, 8)).astype(np.float32),
+        generator.standard_normal((1, 4)).astype(np.float32),
+    )
     placement = Placement((256, 256), (0.125, 0.125), (0, 0))  # a picture of eight times the input's size
-    full, fast = (dense_masks(instance_regions(coefficients, prototypes, WHOLE[None], placement, rule), (256, 256))[0] for rule in (True, False))
+    full, fast = (
+        dense_masks(instance_regions(coefficients, prototypes, WHOLE[None], placement, rule), (256, 256))[0]
+        for rule in (True, False)
+    )
     blocks = fast.reshape(32, 8, 32, 8)
     assert (blocks == blocks[:, :1, :, :1]).all()
     assert not (full.reshape(32, 8, 32, 8) == full.reshape(32, 8, 32, 8)[:, :1, :, :1]).all()
     assert (full == fast).mean() > 0.95
     same = Placement((32, 32), (1, 1), (0, 0))
-    assert np.array_equal(*(instance_region(coefficients[0], prototypes, WHOLE, same, rule).mask for rule in (True, False)))
+    assert np.array_equal(
+        *(instance_region(coefficients[0], prototypes, WHOLE, same, rule).mask for rule in (True, False))
+    )
 
 
 def test_prototype_map_puts_the_first_on_top() -> None:

@@ -66,7 +66,12 @@ class TestLiteral:
         assert len(non_max_suppression(prediction, 2, iou_thres=0.3, agnostic=True)[0]) == 1
 
     def test_classes_far_apart_never_meet(self):
-        boxes = [[10, 10, 10, 10, 0.9, 0.0], [9000, 9000, 10, 10, 0.0, 0.8], [-8000, 10, 10, 10, 0.7, 0.0], [10, 10, 10, 10, 0.0, 0.6]]
+        boxes = [
+            [10, 10, 10, 10, 0.9, 0.0],
+            [9000, 9000, 10, 10, 0.0, 0.8],
+            [-8000, 10, 10, 10, 0.7, 0.0],
+            [10, 10, 10, 10, 0.0, 0.6],
+        ]
         assert len(non_max_suppression(dense(boxes), 2)[0]) == 4
 
     def test_multi_label_gives_a_box_a_class(self):
@@ -98,7 +103,12 @@ class TestLiteral:
         assert non_max_suppression(torch.zeros(1, 5, 0), 1)[0].shape == (0, 6)
 
     def test_nan_and_infinite_boxes_are_dropped_alone(self):
-        boxes = [[float("nan"), 10, 10, 10, 0.9], [10, 10, 10, 10, float("nan")], [10, 10, float("inf"), 10, 0.8], [10, 10, 10, 10, 0.7]]
+        boxes = [
+            [float("nan"), 10, 10, 10, 0.9],
+            [10, 10, 10, 10, float("nan")],
+            [10, 10, float("inf"), 10, 0.8],
+            [10, 10, 10, 10, 0.7],
+        ]
         assert non_max_suppression(dense(boxes), 1)[0][:, 4].tolist() == pytest.approx([0.7])
 
     def test_half_precision_comes_back_as_float32(self):
@@ -143,7 +153,8 @@ def test_nothing_is_dropped_for_lack_of_time():
         pytest.param("raise ImportError('No module named torchvision')", id="missing"),
         pytest.param("raise RuntimeError('operator torchvision::nms does not exist')", id="built for another torch"),
         pytest.param(
-            "def nms(boxes, scores, threshold):\n    raise RuntimeError('operator torchvision::nms does not exist')", id="fails at the call"
+            "def nms(boxes, scores, threshold):\n    raise RuntimeError('operator torchvision::nms does not exist')",
+            id="fails at the call",
         ),
     ],
 )
@@ -156,5 +167,7 @@ def test_torchvision_missing_or_broken(tmp_path: Path, broken: str):
         "p = torch.tensor([[10., 10, 10, 10, .9], [11., 10, 10, 10, .8]]).T[None]; print(len(non_max_suppression(p, 1)[0]))"
     )
     environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "1", done.stderr

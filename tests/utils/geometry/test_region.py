@@ -30,7 +30,12 @@ def test_a_pixel_counts_by_its_centre() -> None:
     assert polygon_region([SQUARE + 0.4], (8, 10)).window == (slice(1, 4), slice(2, 6))
     assert polygon_region([SQUARE + 0.6], (8, 10)).window == (slice(2, 5), slice(3, 7))
     triangle = np.array([[0, 0], [4, 0], [0, 4]], np.float32)
-    assert dense(polygon_region([triangle], (4, 4)), (4, 4)).astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert dense(polygon_region([triangle], (4, 4)), (4, 4)).astype(int).tolist() == [
+        [1, 1, 1, 0],
+        [1, 1, 0, 0],
+        [1, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from utils.geometry.region import Region, dense_masks, no_region
-from utils.geometry.rle import compress, counts_region, cropped, decode_region, decompress, encode_region, read_counts, region_counts
+from utils.geometry.rle import (
+    compress,
+    counts_region,
+    cropped,
+    decode_region,
+    decompress,
+    encode_region,
+    read_counts,
+    region_counts,
+)
 
 MASK = np.array([[0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0]], bool)
 
@@ -15,7 +24,11 @@ def random_masks() -> list[np.ndarray]:
     for number in range(60):
         height, width = rng.integers(1, 30, 2)
         coarse = rng.random((height // 4 + 1, width // 4 + 1)) > 0.5
-        masks.append(rng.random((height, width)) > rng.random() if number % 2 else coarse.repeat(4, 0).repeat(4, 1)[:height, :width])
+        masks.append(
+            rng.random((height, width)) > rng.random()
+            if number % 2
+            else coarse.repeat(4, 0).repeat(4, 1)[:height, :width]
+        )
     return masks
 
 

@@ -26,7 +26,9 @@ def make_dataset(folder: Path, rect: bool, crowd: bool = False, image_size: int 
     for number, (height, width) in enumerate(SIZES_HW):
         path = folder / f"{number}.png"
         write_picture(path, np.full((height, width, 3), 40 * number, np.uint8))
-        box = np.array([[0.1, 0.2, 0.45, 0.7], [0.5, 0.1, 0.97, 0.6]], np.float32) * np.array([width, height, width, height], np.float32)
+        box = np.array([[0.1, 0.2, 0.45, 0.7], [0.5, 0.1, 0.97, 0.6]], np.float32) * np.array(
+            [width, height, width, height], np.float32
+        )
         classes, crowds = np.array([number % 3, 2]), np.array([False, crowd])
         areas, ids = np.ones(2), np.array([2 * number + 1, 2 * number + 2])
         annotations.append(Annotation(path, (height, width), number + 10, classes, box, [[], []], crowds, areas, ids))
@@ -76,7 +78,9 @@ def test_crowds_are_ignored(tmp_path: Path):
     loader = build_loader(make_dataset(tmp_path, rect=True), 2)
     oracle = Oracle(loader)  # answers with both boxes
     (tmp_path / "crowd").mkdir()
-    result = evaluate(oracle, build_loader(make_dataset(tmp_path / "crowd", rect=True, crowd=True), 2), CPU, progress=False)
+    result = evaluate(
+        oracle, build_loader(make_dataset(tmp_path / "crowd", rect=True, crowd=True), 2), CPU, progress=False
+    )
     assert (result.metrics.num_instances, result.metrics.map, result.metrics.precision) == pytest.approx((5, 1, 1))
     assert result.confusion.sum() == 5
 
@@ -106,7 +110,9 @@ def test_loss_is_the_mean_over_pictures(tmp_path: Path):
     def loss(outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         return torch.zeros(()), {"box": torch.tensor(float(len(outputs["main"][0])))}
 
-    assert evaluate(Oracle(loader), loader, CPU, loss=loss, progress=False).losses == {"box": pytest.approx((2 * 2 + 2 * 2 + 1) / 5)}
+    assert evaluate(Oracle(loader), loader, CPU, loss=loss, progress=False).losses == {
+        "box": pytest.approx((2 * 2 + 2 * 2 + 1) / 5)
+    }
     assert evaluate(Oracle(loader), loader, CPU, progress=False).losses == {}
 
 
@@ -175,7 +181,9 @@ def make_outlined(folder: Path, rect: bool = True) -> DetectionDataset:
 def test_known_masks_are_found_again(tmp_path: Path, rect: bool):
     dataset = make_outlined(tmp_path, rect)
     loader = build_loader(dataset, 2)
-    result = evaluate(MaskOracle(loader), loader, CPU, keep_detections=True, plots_dir=tmp_path / "plots", progress=False)
+    result = evaluate(
+        MaskOracle(loader), loader, CPU, keep_detections=True, plots_dir=tmp_path / "plots", progress=False
+    )
     assert result.metrics.map == pytest.approx(1)
     assert result.masks.num_instances == 9
     assert (result.masks.map50, result.masks.precision, result.masks.recall) == pytest.approx((1, 1, 1))
@@ -200,7 +208,9 @@ def test_wrong_masks_in_right_boxes_count_for_boxes_only(tmp_path: Path):
 def test_masks_without_outlines_are_not_measured(tmp_path: Path):
     whole = make_dataset(tmp_path, rect=True)
     dataset = DetectionDataset(whole.annotations, NAMES, 128, rect=True, batch_size=2, cache="off", masks=True)
-    result = evaluate(MaskOracle(build_loader(dataset, 2)), build_loader(dataset, 2), CPU, keep_detections=True, progress=False)
+    result = evaluate(
+        MaskOracle(build_loader(dataset, 2)), build_loader(dataset, 2), CPU, keep_detections=True, progress=False
+    )
     assert result.masks is None
     assert result.fitness == result.metrics.fitness
     assert result.segmentations == {}

@@ -16,7 +16,13 @@ from data.augment.transforms import letterbox
 from models.yolo import Model, load
 from tests.networks import randomise, seeded_images, tiny_model
 from utils.errors import CheckpointError, SettingsError
-from utils.inference.exported import ExportedNetwork, load_network, move_constants, network_precision, read_torchscript_metadata
+from utils.inference.exported import (
+    ExportedNetwork,
+    load_network,
+    move_constants,
+    network_precision,
+    read_torchscript_metadata,
+)
 from utils.inference.metadata import FORMAT_VERSION, ExportMetadata, parse_metadata
 from utils.inference.results import Predictor
 from utils.precision import choose_precision
@@ -80,7 +86,13 @@ class TestOutputs:
     def test_attributes(self, name: str, files, model: Model) -> None:
         static, dynamic = ExportedNetwork(files(f"{name}-static")), ExportedNetwork(files(f"{name}-dynamic"))
         for network in (static, dynamic):
-            assert (network.names, network.nc, network.stride, network.task, network.channels) == (NAMES, 3, [8, 16, 32], "detect", 3)
+            assert (network.names, network.nc, network.stride, network.task, network.channels) == (
+                NAMES,
+                3,
+                [8, 16, 32],
+                "detect",
+                3,
+            )
             assert network.deploy() is network
             assert not network.training
         assert (static.image_hw, static.batch) == ((64, 96), 2)
@@ -96,24 +108,33 @@ class TestOutputs:
     def test_dynamic_takes_any_size(self, name: str, shape: tuple[int, ...], files, model: Model) -> None:
         images = seeded_images(*shape)
         with torch.inference_mode():
-            assert_same(ExportedNetwork(files(f"{name}-dynamic"))(images.to(memory_format=torch.channels_last)), model(images))
+            assert_same(
+                ExportedNetwork(files(f"{name}-dynamic"))(images.to(memory_format=torch.channels_last)), model(images)
+            )
 
     def test_other_sizes_are_refused(self, name: str, files) -> None:
         static, dynamic = (ExportedNetwork(files(f"{name}-{form}")) for form in ("static", "dynamic"))
-        with pytest.raises(SettingsError, match=r"pictures of 3 channels, 64 x 64: expected 3 channels, height x width 64 x 96"):
+        with pytest.raises(
+            SettingsError, match=r"pictures of 3 channels, 64 x 64: expected 3 channels, height x width 64 x 96"
+        ):
             static(seeded_images(1, 3, 64, 64))
         with pytest.raises(SettingsError, match=r"64 x 100: expected 3 channels, height x width multiples of 32"):
             dynamic(seeded_images(1, 3, 64, 100))
         with pytest.raises(SettingsError, match="pictures of 1 channels"):
             dynamic(seeded_images(1, 1, 64, 64))
 
-    def test_predictor_gives_the_same_boxes(self, name: str, files, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_predictor_gives_the_same_boxes(
+        self, name: str, files, model: Model, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         picture = np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)
         static = load(files(f"{name}-static"), precision=CPU, image_size=320)
         assert static.size_hw == (64, 96)
         assert "--img 320: does not apply to a static file: exactly 64 x 96" in capsys.readouterr().out
         dynamic = load(files(f"{name}-dynamic"), precision=CPU, image_size=160)
-        for network, other in ((static, Predictor(model, (64, 96), precision=CPU, rect=False)), (dynamic, Predictor(model, 160, precision=CPU))):
+        for network, other in (
+            (static, Predictor(model, (64, 96), precision=CPU, rect=False)),
+            (dynamic, Predictor(model, 160, precision=CPU)),
+        ):
             found, expected = network(picture)[0], other(picture)[0]
             assert len(found) == len(expected) > 0
             assert np.abs(found.boxes_xyxy - expected.boxes_xyxy).max() < 0.01
@@ -171,10 +192,14 @@ class TestBrokenFiles:
         content = onnx.load(files("onnx-static"))
         next(entry for entry in content.metadata_props if entry.key == "image_hw").value = "[96, 64]"
         onnx.save(content, tmp_path / "lying.onnx")
-        with pytest.raises(CheckpointError, match=r"lying\.onnx: its inputs and outputs are not those its metadata tell"):
+        with pytest.raises(
+            CheckpointError, match=r"lying\.onnx: its inputs and outputs are not those its metadata tell"
+        ):
             load_network(tmp_path / "lying.onnx")
 
-    def test_torchscript_without_metadata_is_not_even_loaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_torchscript_without_metadata_is_not_even_loaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.jit.trace(nn.Identity(), (torch.zeros(1),)).save(str(tmp_path / "foreign.torchscript"))
@@ -198,7 +223,10 @@ class TestBrokenFiles:
     def test_onnxruntime_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "a.onnx").write_bytes(b"")
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(CheckpointError, match=r"a\.onnx: needs onnxruntime, which is not installed: pip install -r requirements-export\.txt"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"a\.onnx: needs onnxruntime, which is not installed: pip install -r requirements-export\.txt",
+        ):
             load_network(tmp_path / "a.onnx")
 
 
@@ -270,7 +298,9 @@ def test_number_format_is_the_files_own(files, capsys: pytest.CaptureFixture[str
     ("content", "size"),
     [({"options": {"img": 192}}, 192), ({"options": {"img": "192"}}, None), ({"options": {}}, None), ({}, None)],
 )
-def test_checkpoint_says_at_which_size_it_was_trained(content: dict, size: int | None, model: Model, tmp_path: Path) -> None:
+def test_checkpoint_says_at_which_size_it_was_trained(
+    content: dict, size: int | None, model: Model, tmp_path: Path
+) -> None:
     assert load_network(write(tmp_path / "w.pt", model, **content)).trained_size == size
 
 

@@ -45,7 +45,9 @@ def predictor(**settings: object) -> Predictor:
 
 def test_boxes_come_back_in_the_pictures_own_pixels() -> None:
     found = predictor()
-    (result,) = found(np.full((300, 640, 3), 255, np.uint8))  # ratio 0.5: 150 x 320, padded to 160 x 320 by 5 at the top
+    (result,) = found(
+        np.full((300, 640, 3), 255, np.uint8)
+    )  # ratio 0.5: 150 x 320, padded to 160 x 320 by 5 at the top
     assert tuple(found.net.seen.shape) == (1, 3, 160, 320)
     assert result.boxes_xyxy[0].tolist() == pytest.approx([220, 100, 420, 200])
     assert result.scores.tolist() == pytest.approx([0.9, 0.3])
@@ -62,7 +64,10 @@ def test_input_is_rgb_between_0_and_1() -> None:
     assert found.net.seen.amax((0, 2, 3)).tolist() == [1, 0, 0]
 
 
-@pytest.mark.parametrize(("hw", "expected"), [((320, 320), (320, 320)), ((100, 400), (96, 320)), ((4000, 100), (320, 32)), ((1, 1), (320, 320))])
+@pytest.mark.parametrize(
+    ("hw", "expected"),
+    [((320, 320), (320, 320)), ((100, 400), (96, 320)), ((4000, 100), (320, 32)), ((1, 1), (320, 320))],
+)
 def test_network_sees_the_smallest_multiple_of_the_stride(hw: tuple[int, int], expected: tuple[int, int]) -> None:
     found = predictor()
     found(np.zeros((*hw, 3), np.uint8))
@@ -78,7 +83,9 @@ def test_paths_arrays_and_lists(tmp_path: Path, write_picture) -> None:
     assert found([]) == []
 
 
-@pytest.mark.parametrize("array", [np.zeros((5, 6), np.uint8), np.zeros((5, 6, 3), np.float32), np.zeros((0, 6, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "array", [np.zeros((5, 6), np.uint8), np.zeros((5, 6, 3), np.float32), np.zeros((0, 6, 3), np.uint8)]
+)
 def test_arrays_of_another_kind_are_refused(array: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"image0: array .*expected \(height, width, 3\) uint8, RGB"):
         predictor()(array)
@@ -186,7 +193,12 @@ def test_masks_come_at_the_pictures_size_and_inside_their_boxes(retina: bool) ->
     (result,) = segmenter(retina_masks=retina)(np.full((300, 640, 3), 255, np.uint8))
     assert (result.masks.shape, result.masks.dtype) == ((2, 300, 640), bool)
     rows, columns = np.nonzero(result.masks[0])
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 199, 220, 319)  # the left half of the box 220 … 420
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (
+        100,
+        199,
+        220,
+        319,
+    )  # the left half of the box 220 … 420
     assert result.masks[0].sum() == 100 * 100
     assert result.masks[1].sum() == 40 * 40
     assert set(result.speed) == {"preprocess", "inference", "nms", "masks"}

@@ -14,11 +14,22 @@ from utils.losses.task_aligned import Assignment
 
 def levels(*sides: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Tensor, Tensor, list[int]]:
     """Points, strides and sizes of square maps, float64."""
-    points, cells = anchor_points([(side, side) for side in sides], list(strides[: len(sides)]), torch.zeros(1, dtype=torch.float64))
+    points, cells = anchor_points(
+        [(side, side) for side in sides], list(strides[: len(sides)]), torch.zeros(1, dtype=torch.float64)
+    )
     return points, cells, [side * side for side in sides]
 
 
-def plain(boxes: Tensor, points: Tensor, strides: Tensor, sizes: list[int], image: Tensor, corners: Tensor, topk: int, scale: float) -> Tensor:
+def plain(
+    boxes: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    sizes: list[int],
+    image: Tensor,
+    corners: Tensor,
+    topk: int,
+    scale: float,
+) -> Tensor:
     """The rule object by object over lists; (B, A, 2) of target row (-1 for none) and score."""
     fits: dict[tuple[int, int], list[tuple[float, int]]] = {}
     for row, corner in enumerate(corners):
@@ -26,7 +37,9 @@ def plain(boxes: Tensor, points: Tensor, strides: Tensor, sizes: list[int], imag
         near, first = [], 0
         for size in sizes:
             level = range(first, first + size)
-            near += sorted(level, key=lambda a: (math.dist(points[a].tolist(), ((x1 + x2) / 2, (y1 + y2) / 2)), a))[:topk]
+            near += sorted(level, key=lambda a: (math.dist(points[a].tolist(), ((x1 + x2) / 2, (y1 + y2) / 2)), a))[
+                :topk
+            ]
             first += size
         overlaps = []
         for anchor in near:
@@ -34,7 +47,11 @@ def plain(boxes: Tensor, points: Tensor, strides: Tensor, sizes: list[int], imag
             shared = max(min(x + half, x2) - max(x - half, x1), 0) * max(min(y + half, y2) - max(y - half, y1), 0)
             overlaps.append(shared / (4 * half * half + (x2 - x1) * (y2 - y1) - shared))
         mean = sum(overlaps) / len(overlaps)
-        deviation = math.sqrt(sum((value - mean) ** 2 for value in overlaps) / (len(overlaps) - 1)) if len(overlaps) > 1 else 0.0
+        deviation = (
+            math.sqrt(sum((value - mean) ** 2 for value in overlaps) / (len(overlaps) - 1))
+            if len(overlaps) > 1
+            else 0.0
+        )
         for anchor, value in zip(near, overlaps, strict=True):
             x, y = points[anchor].tolist()
             if value >= mean + deviation - 1e-6 and min(x - x1, y - y1, x2 - x, y2 - y) > 1e-9:
@@ -53,7 +70,9 @@ def table(found: Assignment, images: int, anchors: int) -> Tensor:
     """An assignment in the form of `plain`."""
     result = torch.zeros(images, anchors, 2, dtype=torch.float64)
     result[..., 0] = -1
-    assert len((found.image * anchors + found.anchor).unique()) == len(found.anchor), "an anchor point answers for one object"
+    assert len((found.image * anchors + found.anchor).unique()) == len(found.anchor), (
+        "an anchor point answers for one object"
+    )
     result[found.image, found.anchor] = torch.stack((found.target.double(), found.score.double()), 1)
     return result
 
@@ -68,7 +87,11 @@ def test_the_square_that_fits_wins() -> None:
     corners = torch.tensor([[0.0, 0, 40, 40]]).double()
     found = assign_by_anchors(corners.expand(1, 25, 4), points, strides, sizes, torch.tensor([0]), corners)
     # mean (1 + 4 * 2/3 + 4 * 8/17) / 9 = 0.6166, deviation 0.1733: only 1 is at least 0.7899
-    assert (found.anchor.tolist(), found.target.tolist(), found.score.tolist()) == ([12], [0], [pytest.approx(1, abs=1e-6)])
+    assert (found.anchor.tolist(), found.target.tolist(), found.score.tolist()) == (
+        [12],
+        [0],
+        [pytest.approx(1, abs=1e-6)],
+    )
 
 
 def test_overlap_of_squares() -> None:
@@ -102,7 +125,9 @@ def test_equal_overlaps_all_reach_their_mean() -> None:
     # 10 x 10 within all nine squares: nine times 100 / 1600; the points inside it answer
     points, strides, sizes = levels(5)
     corners = torch.tensor([[15.0, 15, 25, 25]])
-    found = assign_by_anchors(corners.expand(1, 25, 4), points.float(), strides.float(), sizes, torch.tensor([0]), corners)
+    found = assign_by_anchors(
+        corners.expand(1, 25, 4), points.float(), strides.float(), sizes, torch.tensor([0]), corners
+    )
     assert found.anchor.tolist() == [12]
 
 
@@ -115,7 +140,9 @@ def test_objects_that_hold_no_point(corners: tuple[int, ...]) -> None:
 
 def test_no_objects() -> None:
     points, strides, sizes = levels(5)
-    found = assign_by_anchors(torch.zeros(2, 25, 4).double(), points, strides, sizes, torch.zeros(0).long(), torch.zeros(0, 4).double())
+    found = assign_by_anchors(
+        torch.zeros(2, 25, 4).double(), points, strides, sizes, torch.zeros(0).long(), torch.zeros(0, 4).double()
+    )
     assert [len(value) for value in (found.image, found.anchor, found.target, found.score)] == [0, 0, 0, 0]
 
 
@@ -123,7 +150,13 @@ def test_the_overlap_given_is_the_score() -> None:
     points, strides, sizes = levels(5)
     corners = torch.tensor([[0.0, 0, 40, 40]]).double()
     half = assign_by_anchors(
-        corners.expand(1, 25, 4), points, strides, sizes, torch.tensor([0]), corners, overlap_of=lambda goal, _: torch.full_like(goal[:, 0], 0.5)
+        corners.expand(1, 25, 4),
+        points,
+        strides,
+        sizes,
+        torch.tensor([0]),
+        corners,
+        overlap_of=lambda goal, _: torch.full_like(goal[:, 0], 0.5),
     )
     assert half.score.tolist() == [0.5]
 

@@ -94,7 +94,9 @@ def test_wise_iou_focuses_by_hand() -> None:
 def test_wrappers_by_hand(measure: str, wraps: list[str], expected: float) -> None:
     change = expected - 3 / 14
     assert overlap(measure, wraps).item() == pytest.approx(overlap(measure).item() + change, abs=2e-7)
-    assert box_loss(measure, wraps)(pairs_of()).item() == pytest.approx(box_loss(measure)(pairs_of()).item() - change, abs=2e-7)
+    assert box_loss(measure, wraps)(pairs_of()).item() == pytest.approx(
+        box_loss(measure)(pairs_of()).item() - change, abs=2e-7
+    )
 
 
 @pytest.mark.parametrize("measure", sorted(set(MEASURES) - {"mpdiou", "nwd"}))
@@ -109,7 +111,9 @@ def test_the_gradient_is_the_slope(measure: str) -> None:
     if measure.startswith(("wiou", "ciou", "nwd(")):
         pytest.skip("has a part without gradient")
     goal = pairs_of().goal_xyxy
-    assert torch.autograd.gradcheck(lambda predicted: box_loss(measure)(Pairs(predicted, goal, IMAGE_HW)), (pairs_of().predicted_xyxy,))
+    assert torch.autograd.gradcheck(
+        lambda predicted: box_loss(measure)(Pairs(predicted, goal, IMAGE_HW)), (pairs_of().predicted_xyxy,)
+    )
 
 
 def test_wise_iou_pulls_with_the_diagonal_held() -> None:
@@ -147,7 +151,9 @@ BOXES = {
 }
 
 
-@pytest.mark.parametrize("measure", [*MEASURES, "shape_iou(scale=5)", "siou(theta=6)", "nwd(c=0.01)", "nwd(share=0.5)", "wiou(10, 20)"])
+@pytest.mark.parametrize(
+    "measure", [*MEASURES, "shape_iou(scale=5)", "siou(theta=6)", "nwd(c=0.01)", "nwd(share=0.5)", "wiou(10, 20)"]
+)
 @pytest.mark.parametrize("wraps", WRAPS, ids=str)
 def test_degenerate_boxes_are_finite(measure: str, wraps: list[str]) -> None:
     for name, (predicted, goal) in BOXES.items():

@@ -58,9 +58,13 @@ def test_by_hand(name: str, positive: float, background: float) -> None:
 def test_slide_weighs_by_the_overlap() -> None:
     # IoUs 0.2, 0.45, 0.55, 0.8 with mean 0.5: 1 up to 0.4, e^0.5 below the mean, e^0.45 and e^0.2 above it
     weights = 1 + math.exp(0.5) + math.exp(0.45) + math.exp(0.2)
-    assert score("slide", [0.0] * 4, dict.fromkeys(range(4), 1.0), [0.2, 0.45, 0.55, 0.8]) == pytest.approx(weights * LN2, rel=1e-5)
+    assert score("slide", [0.0] * 4, dict.fromkeys(range(4), 1.0), [0.2, 0.45, 0.55, 0.8]) == pytest.approx(
+        weights * LN2, rel=1e-5
+    )
     # a mean of 0.1 is taken for 0.2: of 0.05 and 0.15 the first is at most 0.1
-    assert score("slide", [0.0] * 2, {0: 1.0, 1: 1.0}, [0.05, 0.15]) == pytest.approx((1 + math.exp(0.8)) * LN2, rel=1e-5)
+    assert score("slide", [0.0] * 2, {0: 1.0, 1: 1.0}, [0.05, 0.15]) == pytest.approx(
+        (1 + math.exp(0.8)) * LN2, rel=1e-5
+    )
 
 
 def test_a_target_of_0_is_background_to_varifocal() -> None:

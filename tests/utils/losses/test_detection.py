@@ -34,7 +34,9 @@ def halfway() -> Tensor:
 WHOLE = torch.tensor([[0, 0, 0.5, 0.5, 1.0, 1.0]])
 
 
-def score(maps: list[Tensor], targets: Tensor, aux: list[list[Tensor]] | None = None, **hyp: float) -> tuple[Tensor, dict[str, Tensor]]:
+def score(
+    maps: list[Tensor], targets: Tensor, aux: list[list[Tensor]] | None = None, **hyp: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     loss = DetectionLoss([8, 16, 32][: len(maps)], Hyperparameters(**hyp))
     side = maps[0].shape[2] * 8
     return loss({"main": maps, "aux": aux or []}, {"targets": targets, "image_hw": (side, maps[0].shape[3] * 8)})
@@ -46,7 +48,9 @@ def random_maps(seed: int = 0, batch: int = 3, classes: int = 4) -> list[Tensor]
     return [torch.randn(batch, 64 + classes, side, side, generator=generator).requires_grad_() for side in (8, 4, 2)]
 
 
-TARGETS = torch.tensor([[0, 0, 0.5, 0.5, 0.6, 0.7], [0, 3, 0.25, 0.3, 0.3, 0.2], [2, 2, 0.55, 0.45, 0.9, 0.9], [2, 1, 0.3, 0.7, 0.2, 0.2]])
+TARGETS = torch.tensor(
+    [[0, 0, 0.5, 0.5, 0.6, 0.7], [0, 3, 0.25, 0.3, 0.3, 0.2], [2, 2, 0.55, 0.45, 0.9, 0.9], [2, 1, 0.3, 0.7, 0.2, 0.2]]
+)
 
 
 # --- literal numbers
@@ -92,7 +96,14 @@ def test_decode_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("distance", "bins"),
-    [(0.0, {0: 1.0}), (2.25, {2: 0.75, 3: 0.25}), (7.0, {7: 1.0}), (14.99, {14: 0.01, 15: 0.99}), (99.0, {14: 0.01, 15: 0.99}), (-3.0, {0: 1.0})],
+    [
+        (0.0, {0: 1.0}),
+        (2.25, {2: 0.75, 3: 0.25}),
+        (7.0, {7: 1.0}),
+        (14.99, {14: 0.01, 15: 0.99}),
+        (99.0, {14: 0.01, 15: 0.99}),
+        (-3.0, {0: 1.0}),
+    ],
 )
 def test_distribution_focal_by_hand(distance: float, bins: dict[int, float]) -> None:
     logits = torch.linspace(-1, 1, NUM_BINS).repeat(4)
@@ -108,7 +119,9 @@ def test_distribution_focal_by_hand(distance: float, bins: dict[int, float]) -> 
 
 def finite(maps: list[Tensor], total: Tensor) -> bool:
     total.backward()
-    return bool(total.isfinite()) and all(level.grad is not None and bool(level.grad.isfinite().all()) for level in maps)
+    return bool(total.isfinite()) and all(
+        level.grad is not None and bool(level.grad.isfinite().all()) for level in maps
+    )
 
 
 def test_no_objects_in_the_batch() -> None:
@@ -130,7 +143,15 @@ def test_a_picture_without_objects_is_background() -> None:
 
 
 @pytest.mark.parametrize(
-    "box", [(0.5, 0.5, 0, 0), (0.5, 0.5, 0, 0.5), (0.5, 0.5, 1e-9, 1e-9), (0.0, 0.0, 0.001, 0.001), (1.5, 1.5, 0.2, 0.2), (0.5, 0.5, 4.0, 4.0)]
+    "box",
+    [
+        (0.5, 0.5, 0, 0),
+        (0.5, 0.5, 0, 0.5),
+        (0.5, 0.5, 1e-9, 1e-9),
+        (0.0, 0.0, 0.001, 0.001),
+        (1.5, 1.5, 0.2, 0.2),
+        (0.5, 0.5, 4.0, 4.0),
+    ],
 )
 def test_degenerate_objects(box: tuple) -> None:
     maps = random_maps()
@@ -175,7 +196,9 @@ def test_every_gain_acts_on_its_item_alone(gain: str) -> None:
 
 @pytest.mark.parametrize("setting", [{"tal_topk": 2}, {"tal_alpha": 2.0}, {"tal_beta": 1.0}])
 def test_every_assigner_setting_acts(setting: dict[str, float]) -> None:
-    assert score(random_maps(), TARGETS)[0].item() != pytest.approx(score(random_maps(), TARGETS, **setting)[0].item(), rel=1e-4)
+    assert score(random_maps(), TARGETS)[0].item() != pytest.approx(
+        score(random_maps(), TARGETS, **setting)[0].item(), rel=1e-4
+    )
 
 
 def test_auxiliary_branches_count_a_quarter_each() -> None:
@@ -183,7 +206,9 @@ def test_auxiliary_branches_count_a_quarter_each() -> None:
     alone = [score(maps, TARGETS)[1] for maps in (lead, first, second)]
     _, items = score(lead, TARGETS, aux=[first, second])
     for name, value in items.items():
-        assert value.item() == pytest.approx(alone[0][name].item() + 0.25 * (alone[1][name] + alone[2][name]).item(), rel=1e-5)
+        assert value.item() == pytest.approx(
+            alone[0][name].item() + 0.25 * (alone[1][name] + alone[2][name]).item(), rel=1e-5
+        )
 
 
 def test_the_auxiliary_weight_acts() -> None:
@@ -191,7 +216,9 @@ def test_the_auxiliary_weight_acts() -> None:
     loss = DetectionLoss([8, 16, 32], Hyperparameters(aux=0.0))
     _, items = loss({"main": lead, "aux": [other]}, {"targets": TARGETS, "image_hw": (64, 64)})
     _, alone = score(random_maps(0), TARGETS)
-    assert {name: value.item() for name, value in items.items()} == pytest.approx({name: value.item() for name, value in alone.items()})
+    assert {name: value.item() for name, value in items.items()} == pytest.approx(
+        {name: value.item() for name, value in alone.items()}
+    )
 
 
 # --- with a network
@@ -257,7 +284,9 @@ def segment_batch(targets: Tensor = TARGETS, **extra: Any) -> dict[str, Any]:
     return {"targets": targets, "masks": masks, "image_hw": (64, 64)} | extra
 
 
-def segment_score(batch: dict[str, Any], aux: tuple[dict[str, Any], ...] = (), **hyp: float) -> tuple[Tensor, dict[str, Tensor]]:
+def segment_score(
+    batch: dict[str, Any], aux: tuple[dict[str, Any], ...] = (), **hyp: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     return SegmentationLoss([8, 16, 32], Hyperparameters(**hyp))({"main": segment_outputs(), "aux": list(aux)}, batch)
 
 
@@ -265,18 +294,25 @@ def test_the_mask_item_comes_on_top_of_the_others() -> None:
     total, items = segment_score(segment_batch())
     _, boxes_alone = score(random_maps(), TARGETS)
     assert list(items) == ["box", "cls", "dfl", "mask"]
-    assert {name: items[name].item() for name in boxes_alone} == {name: value.item() for name, value in boxes_alone.items()}
+    assert {name: items[name].item() for name in boxes_alone} == {
+        name: value.item() for name, value in boxes_alone.items()
+    }
     assert items["mask"].item() > 0
     assert total.item() == pytest.approx(3 * sum(item.item() for item in items.values()), rel=1e-6)
 
 
 def test_the_mask_gain_acts_on_its_item_alone() -> None:
     plain, doubled = segment_score(segment_batch())[1], segment_score(segment_batch(), mask=15.0)[1]
-    assert {name: doubled[name].item() / value.item() for name, value in plain.items()} == pytest.approx({"box": 1, "cls": 1, "dfl": 1, "mask": 2})
+    assert {name: doubled[name].item() / value.item() for name, value in plain.items()} == pytest.approx(
+        {"box": 1, "cls": 1, "dfl": 1, "mask": 2}
+    )
 
 
 def test_auxiliary_masks_count_a_quarter() -> None:
-    alone = [SegmentationLoss([8, 16, 32], Hyperparameters())({"main": segment_outputs(seed), "aux": []}, segment_batch())[1] for seed in (0, 1)]
+    alone = [
+        SegmentationLoss([8, 16, 32], Hyperparameters())({"main": segment_outputs(seed), "aux": []}, segment_batch())[1]
+        for seed in (0, 1)
+    ]
     _, items = segment_score(segment_batch(), aux=(segment_outputs(1),))
     for name, value in items.items():
         assert value.item() == pytest.approx(alone[0][name].item() + 0.25 * alone[1][name].item(), rel=1e-5)
@@ -284,7 +320,9 @@ def test_auxiliary_masks_count_a_quarter() -> None:
 
 def test_masks_without_objects_are_zero_and_finite() -> None:
     outputs = segment_outputs()
-    total, items = SegmentationLoss([8, 16, 32], Hyperparameters())({"main": outputs, "aux": []}, segment_batch(torch.zeros(0, 6)))
+    total, items = SegmentationLoss([8, 16, 32], Hyperparameters())(
+        {"main": outputs, "aux": []}, segment_batch(torch.zeros(0, 6))
+    )
     total.backward()
     assert items["mask"].item() == 0
     assert total.isfinite()

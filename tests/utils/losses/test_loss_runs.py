@@ -28,15 +28,43 @@ COMBINATIONS = {
 def run_command(place: Path, project: Path, network: dict, hyp: dict | None, *flags: str) -> int:
     """`train.py` for one epoch, with these two `loss` mappings."""
     project.mkdir(parents=True, exist_ok=True)
-    (project / "net.yaml").write_text(yaml.safe_dump(tiny_config(branches=2, nc=2) | ({"loss": network} if network else {})))
+    (project / "net.yaml").write_text(
+        yaml.safe_dump(tiny_config(branches=2, nc=2) | ({"loss": network} if network else {}))
+    )
     (project / "hyp.yaml").write_text(yaml.safe_dump({"warmup_epochs": 1.0} | ({"loss": hyp} if hyp else {})))
-    arguments = ["--cfg", f"{project}/net.yaml", "--data", f"{place}/data.yaml", "--hyp", f"{project}/hyp.yaml", "--project", str(project)]
-    arguments += ["--epochs", "1", "--batch", "2", "--img", "64", "--workers", "0", "--device", "cpu", "--amp", "off", "--noplots", *flags]
+    arguments = [
+        "--cfg",
+        f"{project}/net.yaml",
+        "--data",
+        f"{place}/data.yaml",
+        "--hyp",
+        f"{project}/hyp.yaml",
+        "--project",
+        str(project),
+    ]
+    arguments += [
+        "--epochs",
+        "1",
+        "--batch",
+        "2",
+        "--img",
+        "64",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--amp",
+        "off",
+        "--noplots",
+        *flags,
+    ]
     return cli.run(lambda: command.train(command.parse_options(arguments)))
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
-def test_a_run_with_losses_by_name(name: str, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_run_with_losses_by_name(
+    name: str, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     network, hyp = COMBINATIONS[name]
     assert run_command(workplace, tmp_path, network, hyp) == 0
     said = capsys.readouterr().out
@@ -48,7 +76,10 @@ def test_a_run_with_losses_by_name(name: str, workplace: Path, tmp_path: Path, c
         assert "assigner atss(topk=9, anchor_scale=5.0) by shape_iou(scale=0.5) in inner(ratio=1.2)" in said
         assert load_model(tmp_path / "exp" / "weights" / "best.pt").config["loss"] == network
     if name == "both":
-        assert f"loss: box: wiou(alpha=1.9, delta=3.0, momentum=0.01) of {tmp_path}/hyp.yaml goes before siou(theta=4.0) of " in said
+        assert (
+            f"loss: box: wiou(alpha=1.9, delta=3.0, momentum=0.01) of {tmp_path}/hyp.yaml goes before siou(theta=4.0) of "
+            in said
+        )
         assert (used["cls"], used["assigner_iou"]) == ("slide", "ciou")
     assert load_hyperparameters(tmp_path / "exp" / "hyp.yaml").loss == used
 
@@ -57,7 +88,11 @@ def test_a_run_with_losses_by_name(name: str, workplace: Path, tmp_path: Path, c
     ("network", "hyp", "message"),
     [
         ({"box": "shape-iu"}, {}, "error: {}/net.yaml:42: loss: box: 'shape-iu': unknown box loss: "),
-        ({}, {"wrap": ["focaler(0.95, 0.1)"]}, "error: {}/hyp.yaml: loss: wrap: 'focaler(0.95, 0.1)': d is 0.95 and u is 0.1: expected d < u"),
+        (
+            {},
+            {"wrap": ["focaler(0.95, 0.1)"]},
+            "error: {}/hyp.yaml: loss: wrap: 'focaler(0.95, 0.1)': d is 0.95 and u is 0.1: expected d < u",
+        ),
         ({}, {"bx": "ciou"}, "error: {}/hyp.yaml: loss: bx: unknown key: "),
     ],
 )
@@ -122,6 +157,8 @@ def test_segmentation_trains_with_them(tmp_path: Path, workplace: Path) -> None:
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
     loss = {"box": "eiou", "cls": "slide", "assigner": "atss", "assigner_iou": "ciou"}
     (tmp_path / "net.yaml").write_text(yaml.safe_dump(tiny_segment_config(branches=2, nc=1) | {"loss": loss}))
-    options = options_for(workplace, tmp_path, cfg=str(tmp_path / "net.yaml"), data=str(tmp_path / "data.yaml"), epochs=1)
+    options = options_for(
+        workplace, tmp_path, cfg=str(tmp_path / "net.yaml"), data=str(tmp_path / "data.yaml"), epochs=1
+    )
     row = read_checkpoint(train(options) / "weights" / "last.pt")["rows"][-1]
     assert all(torch.tensor([float(value) for value in row[1:4]]).isfinite())

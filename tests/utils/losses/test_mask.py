@@ -27,13 +27,17 @@ def random_inputs(dtype: torch.dtype = torch.float64, positives: int = 9, pictur
     ]
 
 
-def dense(coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, boxes: Tensor, maps: Tensor) -> Tensor:
+def dense(
+    coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, boxes: Tensor, maps: Tensor
+) -> Tensor:
     """The rule as it is written, over full tables."""
     logits = torch.einsum("pm,pmhw->phw", coefficients, prototypes[image])
     target = (maps[image] == number[:, None, None]).to(logits.dtype)
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     x, y = torch.arange(12), torch.arange(8)
-    crop = ((y >= boxes[:, 1:2] / 4) & (y < boxes[:, 3:] / 4))[:, :, None] & ((x >= boxes[:, :1] / 4) & (x < boxes[:, 2:3] / 4))[:, None]
+    crop = ((y >= boxes[:, 1:2] / 4) & (y < boxes[:, 3:] / 4))[:, :, None] & (
+        (x >= boxes[:, :1] / 4) & (x < boxes[:, 2:3] / 4)
+    )[:, None]
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1) / (32 * 48)
     return ((entropy * crop).mean((1, 2)) / area).mean()
 
@@ -47,11 +51,14 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("box", "cells"), [((4.0, 4, 12, 8), 2), ((4.1, 4, 12, 8), 1), ((4.0, 4, 12.1, 8), 3), ((-9.0, 4, 4, 8), 1), ((1.0, 1, 3, 3), 0)]
+    ("box", "cells"),
+    [((4.0, 4, 12, 8), 2), ((4.1, 4, 12, 8), 1), ((4.0, 4, 12.1, 8), 3), ((-9.0, 4, 4, 8), 1), ((1.0, 1, 3, 3), 0)],
 )
 def test_columns_and_rows_that_are_inside(box: tuple[float, ...], cells: int) -> None:
     one, area = torch.ones(1, dtype=torch.int64), (box[2] - box[0]) * (box[3] - box[1]) / 1536
-    loss = mask_loss(torch.zeros(1, 4), torch.zeros(1, 4, 8, 12), one - 1, one, torch.tensor([box]), torch.zeros(1, 8, 12), HW)
+    loss = mask_loss(
+        torch.zeros(1, 4), torch.zeros(1, 4, 8, 12), one - 1, one, torch.tensor([box]), torch.zeros(1, 8, 12), HW
+    )
     assert loss.item() == pytest.approx(math.log(2) * cells / 96 / area, rel=1e-5)
 
 

@@ -9,7 +9,15 @@ import yaml
 from torch import Tensor
 
 from tests.networks import tiny_config
-from tests.utils.losses.test_detection import TARGETS, WHOLE, halfway, one_cell, random_maps, segment_batch, segment_outputs
+from tests.utils.losses.test_detection import (
+    TARGETS,
+    WHOLE,
+    halfway,
+    one_cell,
+    random_maps,
+    segment_batch,
+    segment_outputs,
+)
 from utils.errors import ModelConfigError, SettingsError
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.losses.detection import DetectionLoss, SegmentationLoss, build_loss
@@ -27,9 +35,13 @@ EACH = [
 ]
 
 
-def score(maps: list[Tensor], targets: Tensor, loss: dict[str, Any], aux: tuple = (), **hyp: float) -> tuple[Tensor, dict[str, Tensor]]:
+def score(
+    maps: list[Tensor], targets: Tensor, loss: dict[str, Any], aux: tuple = (), **hyp: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     built = DetectionLoss([8, 16, 32][: len(maps)], Hyperparameters(loss=loss, **hyp))
-    return built({"main": maps, "aux": list(aux)}, {"targets": targets, "image_hw": (maps[0].shape[2] * 8, maps[0].shape[3] * 8)})
+    return built(
+        {"main": maps, "aux": list(aux)}, {"targets": targets, "image_hw": (maps[0].shape[2] * 8, maps[0].shape[3] * 8)}
+    )
 
 
 # --- spellings
@@ -105,17 +117,32 @@ def test_the_form_of_the_documents() -> None:
             {"assigner": "attss"},
             "hyp.yaml: loss: assigner: 'attss': unknown assigner: expected one of task_aligned, atss. Did you mean 'atss'?",
         ),
-        ({"wrap": ["iner(1)"]}, "hyp.yaml: loss: wrap: 'iner(1)': unknown wrapper: expected one of inner, focaler. Did you mean 'inner'?"),
+        (
+            {"wrap": ["iner(1)"]},
+            "hyp.yaml: loss: wrap: 'iner(1)': unknown wrapper: expected one of inner, focaler. Did you mean 'inner'?",
+        ),
         ({"wrap": "inner(0)"}, "hyp.yaml: loss: wrap: 'inner(0)': ratio is 0: expected a number above 0 up to 10"),
-        ({"wrap": "inner(-0.5)"}, "hyp.yaml: loss: wrap: 'inner(-0.5)': ratio is -0.5: expected a number above 0 up to 10"),
-        ({"wrap": {"inner": float("nan")}}, "hyp.yaml: loss: wrap: {'inner': nan}: ratio is nan: expected a number above 0 up to 10"),
+        (
+            {"wrap": "inner(-0.5)"},
+            "hyp.yaml: loss: wrap: 'inner(-0.5)': ratio is -0.5: expected a number above 0 up to 10",
+        ),
+        (
+            {"wrap": {"inner": float("nan")}},
+            "hyp.yaml: loss: wrap: {'inner': nan}: ratio is nan: expected a number above 0 up to 10",
+        ),
         (
             {"wrap": "focaler(0.95, 0.5)"},
             "hyp.yaml: loss: wrap: 'focaler(0.95, 0.5)': d is 0.95 and u is 0.5: expected d < u",
         ),
-        ({"wrap": "focaler(0.5, 0.5)"}, "hyp.yaml: loss: wrap: 'focaler(0.5, 0.5)': d is 0.5 and u is 0.5: expected d < u"),
+        (
+            {"wrap": "focaler(0.5, 0.5)"},
+            "hyp.yaml: loss: wrap: 'focaler(0.5, 0.5)': d is 0.5 and u is 0.5: expected d < u",
+        ),
         ({"wrap": "focaler(u=1.5)"}, "hyp.yaml: loss: wrap: 'focaler(u=1.5)': u is 1.5: expected a number from 0 to 1"),
-        ({"wrap": ["inner", "inner"]}, "hyp.yaml: loss: wrap: ['inner', 'inner']: 'inner' is given twice: leave one out"),
+        (
+            {"wrap": ["inner", "inner"]},
+            "hyp.yaml: loss: wrap: ['inner', 'inner']: 'inner' is given twice: leave one out",
+        ),
         ({"box": "inner(0.8)"}, "hyp.yaml: loss: box: 'inner(0.8)': unknown box loss: expected one of ciou, iou,"),
         ({"box": "nwd(c=0)"}, "hyp.yaml: loss: box: 'nwd(c=0)': c is 0: expected a number above 0 up to 10000"),
         ({"box": "ciou(1)"}, "hyp.yaml: loss: box: 'ciou(1)': ciou takes no numbers"),
@@ -123,13 +150,22 @@ def test_the_form_of_the_documents() -> None:
             {"assigner": "tal(13)"},
             "hyp.yaml: loss: assigner: 'tal(13)': task_aligned takes no numbers: tal_topk, tal_alpha and tal_beta are hyperparameters beside it",
         ),
-        ({"box": "shape_iou(1, 2)"}, "hyp.yaml: loss: box: 'shape_iou(1, 2)': 2 numbers: expected at most 1: shape_iou(scale=0.0)"),
+        (
+            {"box": "shape_iou(1, 2)"},
+            "hyp.yaml: loss: box: 'shape_iou(1, 2)': 2 numbers: expected at most 1: shape_iou(scale=0.0)",
+        ),
         (
             {"box": "shape_iou(scal=1)"},
             "hyp.yaml: loss: box: 'shape_iou(scal=1)': unknown parameter 'scal': expected shape_iou(scale=0.0). Did you mean 'scale'?",
         ),
-        ({"box": "shape_iou(one)"}, "hyp.yaml: loss: box: 'shape_iou(one)': 'one' is no number: expected one such as 0.5"),
-        ({"box": "wiou(alpha=2, 3)"}, "hyp.yaml: loss: box: 'wiou(alpha=2, 3)': 3 follows a named number: expected numbers without names first"),
+        (
+            {"box": "shape_iou(one)"},
+            "hyp.yaml: loss: box: 'shape_iou(one)': 'one' is no number: expected one such as 0.5",
+        ),
+        (
+            {"box": "wiou(alpha=2, 3)"},
+            "hyp.yaml: loss: box: 'wiou(alpha=2, 3)': 3 follows a named number: expected numbers without names first",
+        ),
         ({"box": "wiou(2, alpha=2)"}, "hyp.yaml: loss: box: 'wiou(2, alpha=2)': alpha is given twice"),
         ({"box": "wiou(delta=2, delta=2)"}, "hyp.yaml: loss: box: 'wiou(delta=2, delta=2)': delta is given twice"),
         ({"assigner": "atss(2.5)"}, "hyp.yaml: loss: assigner: 'atss(2.5)': topk is 2.5: expected a whole number"),
@@ -142,12 +178,21 @@ def test_the_form_of_the_documents() -> None:
         ({"box": 3}, "hyp.yaml: loss: box: 3: expected the name of a box loss"),
         ({"box": None}, "hyp.yaml: loss: box: None: expected the name of a box loss"),
         ({"box": True}, "hyp.yaml: loss: box: True: expected the name of a box loss"),
-        ({"box": {"siou": 4, "ciou": 1}}, "hyp.yaml: loss: box: {'siou': 4, 'ciou': 1}: expected the name of a box loss"),
+        (
+            {"box": {"siou": 4, "ciou": 1}},
+            "hyp.yaml: loss: box: {'siou': 4, 'ciou': 1}: expected the name of a box loss",
+        ),
         ({"box": {"siou": {"theta": "many"}}}, "hyp.yaml: loss: box: {'siou': {'theta': 'many'}}: 'many' is no number"),
         ({"box": ["siou"]}, "hyp.yaml: loss: box: ['siou']: expected the name of a box loss"),
-        ({"wrap": 3}, "hyp.yaml: loss: wrap: 3: expected the name of a wrapper, with numbers in brackets if any, such as inner(ratio=0.8)"),
+        (
+            {"wrap": 3},
+            "hyp.yaml: loss: wrap: 3: expected the name of a wrapper, with numbers in brackets if any, such as inner(ratio=0.8)",
+        ),
         ({"assigner_iou": "atss"}, "hyp.yaml: loss: assigner_iou: 'atss': unknown box loss"),
-        ({"assigner-iou": "ciou", "assigner_iou": "ciou"}, "hyp.yaml: loss: assigner_iou: is given twice: leave one out"),
+        (
+            {"assigner-iou": "ciou", "assigner_iou": "ciou"},
+            "hyp.yaml: loss: assigner_iou: is given twice: leave one out",
+        ),
     ],
 )
 def test_refused(given: Any, message: str) -> None:
@@ -158,13 +203,17 @@ def test_refused(given: Any, message: str) -> None:
 
 
 def test_a_comma_that_yaml_took() -> None:
-    with pytest.raises(SettingsError, match=r"'wiou\(1\.9': .*within \{ \} or \[ \], a comma ends the text unless it is quoted"):
+    with pytest.raises(
+        SettingsError, match=r"'wiou\(1\.9': .*within \{ \} or \[ \], a comma ends the text unless it is quoted"
+    ):
         read_loss(yaml.safe_load("{box: wiou(1.9, 3), cls: bce}"), "hyp.yaml")
 
 
 def test_the_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("loss:\n  box: cio\n")
-    with pytest.raises(SettingsError, match=r"mine\.yaml: loss: box: 'cio': unknown box loss: .* Did you mean 'ciou'\?"):
+    with pytest.raises(
+        SettingsError, match=r"mine\.yaml: loss: box: 'cio': unknown box loss: .* Did you mean 'ciou'\?"
+    ):
         load_hyperparameters(tmp_path / "mine.yaml")
     with pytest.raises(ModelConfigError, match=r"^net\.yaml: loss: cls: 'x'"):
         choose_loss({}, {"cls": "x"}, "net.yaml")
@@ -183,7 +232,12 @@ def test_hyperparameters_go_before_the_network_key_by_key() -> None:
     assert choose_loss({}, None) == DEFAULTS
     assert choose_loss({}, network) == DEFAULTS | read_loss(network, "net")
     chosen = choose_loss({"box": "ciou", "assigner": "atss"}, network)
-    assert (chosen["box"], chosen["wrap"], chosen["cls"][:9], chosen["assigner"][:4]) == ("ciou", ["inner(ratio=0.7)"], "varifocal", "atss")
+    assert (chosen["box"], chosen["wrap"], chosen["cls"][:9], chosen["assigner"][:4]) == (
+        "ciou",
+        ["inner(ratio=0.7)"],
+        "varifocal",
+        "atss",
+    )
     said = conflicts({"box": "ciou", "assigner": "atss", "cls": "varifocal"}, network, "mine.yaml", "net.yaml")
     assert said == ["loss: box: ciou of mine.yaml goes before siou(theta=4.0) of net.yaml"]
     assert DEFAULTS == {"box": "ciou", "wrap": [], "cls": "bce", "assigner": "task_aligned", "assigner_iou": "same"}
@@ -218,14 +272,20 @@ def test_the_default_said_in_full_is_the_default() -> None:
     total, items = score(random_maps(), TARGETS, {})
     same, again = score(random_maps(), TARGETS, DEFAULTS | {"assigner_iou": "ciou"})
     assert total.item() == same.item()
-    assert {name: value.item() for name, value in items.items()} == {name: value.item() for name, value in again.items()}
+    assert {name: value.item() for name, value in items.items()} == {
+        name: value.item() for name, value in again.items()
+    }
 
 
 def test_the_assigner_follows_the_loss_by_hand() -> None:
     # the predicted box is 120 x 120 around the 8 x 8 object: CIoU 64 / 14400, and W = 56 sqrt(2) makes NWD e^(-79.196 / 12.7) = 0.0019578;
     # with tal_beta 1 that is the score of the one anchor point, and the weight of its dfl, 1.5 ln 16
     flat = 1.5 * 2.7725887
-    for loss, expected in (({}, 64 / 14400), ({"box": "nwd"}, 0.0019578), ({"box": "nwd", "assigner_iou": "ciou"}, 64 / 14400)):
+    for loss, expected in (
+        ({}, 64 / 14400),
+        ({"box": "nwd"}, 0.0019578),
+        ({"box": "nwd", "assigner_iou": "ciou"}, 64 / 14400),
+    ):
         _, items = score(one_cell(torch.zeros(64)), WHOLE, loss, tal_beta=1.0)
         assert items["dfl"].item() == pytest.approx(flat * expected, rel=1e-4)
     # focaler(0, 0.01) lifts the overlap to 0.444444 in both
@@ -240,7 +300,9 @@ def test_atss_scores_by_the_measure_too() -> None:
         assert items["dfl"].item() == pytest.approx(1.5 * 2.7725887 * expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("loss", [{"box": "eiou"}, {"box": "siou"}, {"box": "mpdiou"}, {"wrap": ["focaler(0.5, 0.9)"]}], ids=str)
+@pytest.mark.parametrize(
+    "loss", [{"box": "eiou"}, {"box": "siou"}, {"box": "mpdiou"}, {"wrap": ["focaler(0.5, 0.9)"]}], ids=str
+)
 @pytest.mark.parametrize("assigner", ["task_aligned", "atss"])
 def test_a_measure_below_0_everywhere_gives_way_to_iou(loss: dict[str, Any], assigner: str) -> None:
     # 120 x 120 around 8 x 8: every measure here is below 0 (EIoU by 2 (112 / 120)^2 = 1.74), and no point would answer
@@ -252,7 +314,9 @@ def test_mpdiou_knows_the_pictures_size_and_nwd_counts_pixels() -> None:
     # centred on the object of 8 x 8 pixels, each corner 56 * sqrt(2) off: 2 * 2 * 56^2 / (8^2 + 8^2) = 98 less than IoU
     _, items = score(one_cell(torch.zeros(64)), WHOLE, {"box": "mpdiou", "assigner_iou": "ciou"}, tal_beta=1.0)
     assert items["box"].item() == pytest.approx(7.5 * (1 - 64 / 14400 + 98) * 64 / 14400, rel=1e-4)
-    _, items = score(one_cell(torch.zeros(64)), WHOLE, {"box": "nwd(c=79.195959)", "assigner_iou": "ciou"}, tal_beta=1.0)
+    _, items = score(
+        one_cell(torch.zeros(64)), WHOLE, {"box": "nwd(c=79.195959)", "assigner_iou": "ciou"}, tal_beta=1.0
+    )
     assert items["box"].item() == pytest.approx(7.5 * (1 - 0.3678794) * 64 / 14400, rel=1e-4)
 
 
@@ -262,7 +326,11 @@ def test_perfect_boxes_cost_nothing_by_any_measure() -> None:
         assert items["box"].item() == pytest.approx(0, abs=1e-5), name
 
 
-@pytest.mark.parametrize("loss", [*EACH, {"box": "siou", "wrap": ["inner(0.7)", "focaler(0, 0.95)"], "cls": "slide", "assigner": "atss"}], ids=str)
+@pytest.mark.parametrize(
+    "loss",
+    [*EACH, {"box": "siou", "wrap": ["inner(0.7)", "focaler(0, 0.95)"], "cls": "slide", "assigner": "atss"}],
+    ids=str,
+)
 def test_empty_and_degenerate_targets(loss: dict[str, Any]) -> None:
     odd = [(0.5, 0.5, 0, 0), (0.5, 0.5, 0, 0.5), (0.5, 0.5, 1e-9, 1e-9), (1.5, 1.5, 0.2, 0.2), (0.5, 0.5, 4.0, 4.0)]
     for targets in (torch.zeros(0, 6), TARGETS, torch.cat((TARGETS, torch.tensor([[1, 0, *box] for box in odd])))):
@@ -280,7 +348,9 @@ def test_segmentation_has_the_same_losses(loss: dict[str, Any]) -> None:
     total.backward()
     _, boxes_alone = score(random_maps(), TARGETS, loss, aux=(random_maps(1),))
     assert total.isfinite()
-    assert {name: items[name].item() for name in boxes_alone} == {name: value.item() for name, value in boxes_alone.items()}
+    assert {name: items[name].item() for name in boxes_alone} == {
+        name: value.item() for name, value in boxes_alone.items()
+    }
 
 
 # --- state
@@ -298,7 +368,9 @@ def test_the_running_mean_learns_from_the_lead_branch_in_training_only() -> None
     after = 1 - 0.5 * 64 / 14400
     assert loss.state_dict()["mean"].item() == pytest.approx(after, rel=1e-6)
     other = DetectionLoss([8], Hyperparameters(loss={"box": "wiou(momentum=0.5)"}))
-    other({"main": one_cell(torch.zeros(64)), "aux": [one_cell(halfway())]}, batch)  # the auxiliary branch's boxes are perfect
+    other(
+        {"main": one_cell(torch.zeros(64)), "aux": [one_cell(halfway())]}, batch
+    )  # the auxiliary branch's boxes are perfect
     assert other.state_dict()["mean"].item() == loss.state_dict()["mean"].item()
 
 

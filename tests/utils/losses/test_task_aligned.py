@@ -15,7 +15,11 @@ def grid(side: int, stride: int = 8) -> Tensor:
 
 
 def run(
-    targets: list[tuple[int, int, tuple[float, float, float, float]]], logits: Tensor, boxes: Tensor, points: Tensor, **settings: float
+    targets: list[tuple[int, int, tuple[float, float, float, float]]],
+    logits: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    **settings: float,
 ) -> Assignment:
     """Assign with targets written as (picture, class, corners)."""
     image = torch.tensor([item[0] for item in targets], dtype=torch.int64)
@@ -25,7 +29,15 @@ def run(
 
 
 def dense(
-    logits: Tensor, boxes: Tensor, points: Tensor, image: Tensor, classes: Tensor, corners: Tensor, topk: int, alpha: float, beta: float
+    logits: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    image: Tensor,
+    classes: Tensor,
+    corners: Tensor,
+    topk: int,
+    alpha: float,
+    beta: float,
 ) -> Tensor:
     """The rule picture by picture over full tables; (B, A, 2) of target row (-1 for none) and score."""
     result = torch.zeros(len(boxes), len(points), 2, dtype=torch.float64)
@@ -39,8 +51,13 @@ def dense(
         for index, row in enumerate(rows):
             inside = ((points - corners[row, :2] > 1e-9) & (corners[row, 2:] - points > 1e-9)).all(1)
             overlap[index, inside] = complete_iou(corners[row], boxes[number, inside]).clamp(min=0)
-            metric[index, inside] = logits[number, classes[row], inside].sigmoid() ** alpha * overlap[index, inside] ** beta
-            candidates = sorted((metric[index] > 0).nonzero().squeeze(1).tolist(), key=lambda anchor: (-float(metric[index, anchor]), anchor))
+            metric[index, inside] = (
+                logits[number, classes[row], inside].sigmoid() ** alpha * overlap[index, inside] ** beta
+            )
+            candidates = sorted(
+                (metric[index] > 0).nonzero().squeeze(1).tolist(),
+                key=lambda anchor: (-float(metric[index, anchor]), anchor),
+            )
             chosen[index, candidates[:topk]] = True
         for anchor in range(len(points)):
             if chosen[:, anchor].sum() > 1:
@@ -71,7 +88,9 @@ def table(found: Assignment, images: int, anchors: int) -> Tensor:
 
 def test_an_object_without_a_positive_overlap_is_compared_by_iou() -> None:
     goals = torch.tensor([[0.0, 0, 2, 2]] * 5)
-    boxes = torch.tensor([[0.0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 2, 1], [5, 5, 6, 6]])  # IoU 1/2, 1/4, 1, 1/2, 0
+    boxes = torch.tensor(
+        [[0.0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 2, 1], [5, 5, 6, 6]]
+    )  # IoU 1/2, 1/4, 1, 1/2, 0
     given = torch.tensor([-0.5, -0.1, 0.3, -0.2, 1.5])
     found = positive_overlap(lambda *_: given, goals, boxes, torch.tensor([0, 0, 1, 1, 3]), 4)
     assert found.tolist() == pytest.approx([0.5, 0.25, 0.3, 0.0, 1.0])
@@ -101,7 +120,9 @@ def test_the_class_score_counts_by_alpha() -> None:
     boxes = torch.tensor([[[0.0, 0, 8, 8], [0.0, 0, 8, 8]]]).double()
     logits = torch.tensor([[[0.0, 0.0], [0.0, -1000.0]]]).double()
     assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points).anchor.tolist() == [0], "a score of 0 answers for nothing"
-    assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points, alpha=0.0).score.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points, alpha=0.0).score.tolist() == pytest.approx(
+        [1.0, 1.0], abs=1e-6
+    )
 
 
 def test_a_point_on_the_edge_is_not_inside() -> None:
@@ -138,7 +159,9 @@ def test_a_contested_point_goes_to_the_higher_overlap() -> None:
     targets = [(0, 0, (0.0, 0.0, 16.0, 16.0)), (0, 1, (0.0, 0.0, 9.0, 9.0)), (0, 2, (0.0, 0.0, 12.0, 12.0))]
     found = run(targets, torch.zeros(1, 3, 1).double(), boxes, points)
     assert (found.target.tolist(), found.anchor.tolist()) == ([1], [0])
-    assert found.score.tolist() == pytest.approx([complete_iou(torch.tensor([0, 0, 9, 9.0]), boxes[0, 0].float()).item()], rel=1e-5)
+    assert found.score.tolist() == pytest.approx(
+        [complete_iou(torch.tensor([0, 0, 9, 9.0]), boxes[0, 0].float()).item()], rel=1e-5
+    )
 
 
 def test_the_same_point_of_two_pictures_is_not_contested() -> None:
@@ -150,7 +173,12 @@ def test_the_same_point_of_two_pictures_is_not_contested() -> None:
 
 @pytest.mark.parametrize("corners", [(4, 4, 4, 4), (4, 0, 4, 8), (8, 8, 0, 0), (100, 100, 120, 120), (1, 1, 3, 3)])
 def test_objects_without_a_point_inside_get_none(corners: tuple) -> None:
-    found = run([(0, 0, corners)], torch.zeros(1, 1, 1).double(), torch.zeros(1, 1, 4).double(), torch.tensor([[4.0, 4]]).double())
+    found = run(
+        [(0, 0, corners)],
+        torch.zeros(1, 1, 1).double(),
+        torch.zeros(1, 1, 4).double(),
+        torch.tensor([[4.0, 4]]).double(),
+    )
     assert found.score.shape == found.anchor.shape == found.image.shape == (0,)
 
 

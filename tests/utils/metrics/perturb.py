@@ -36,7 +36,9 @@ def synthetic_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> l
     return annotations
 
 
-def perturbed(annotation: Annotation, noise: float, nc: int, rng: np.random.Generator, false_alarms: int = 6) -> np.ndarray:
+def perturbed(
+    annotation: Annotation, noise: float, nc: int, rng: np.random.Generator, false_alarms: int = 6
+) -> np.ndarray:
     """(n, 6) float32 detections of one picture: jittered, some dropped, doubled or mislabelled, others on nothing; many equal scores.
 
     Crowds get several boxes inside, as a detector gives them.
@@ -59,7 +61,14 @@ def perturbed(annotation: Annotation, noise: float, nc: int, rng: np.random.Gene
     height, width = annotation.image_hw
     for _ in range(rng.poisson(false_alarms)):
         size, corner = rng.uniform(10, 150, 2), rng.uniform(0, 0.8, 2) * (width, height)
-        rows.append([*corner, *(corner + size), rng.beta(2, 4), rng.choice(annotation.classes) if len(annotation) else rng.integers(nc)])
+        rows.append(
+            [
+                *corner,
+                *(corner + size),
+                rng.beta(2, 4),
+                rng.choice(annotation.classes) if len(annotation) else rng.integers(nc),
+            ]
+        )
     detections = np.array(rows, dtype=np.float32).reshape(-1, 6)
     detections[:, 4] = detections[:, 4].round(2)  # ties, within pictures and between them
     return detections
@@ -74,7 +83,9 @@ def outlined_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> li
                 column = box_region(box, item.image_hw)
                 if column.area:
                     mask = dense_masks([column], item.image_hw)[0]
-                    item.run_lengths[row] = np.diff(np.flatnonzero(np.diff(mask.T.reshape(-1), prepend=~mask[0, 0], append=~mask[-1, -1])))
+                    item.run_lengths[row] = np.diff(
+                        np.flatnonzero(np.diff(mask.T.reshape(-1), prepend=~mask[0, 0], append=~mask[-1, -1]))
+                    )
                     if mask[0, 0]:
                         item.run_lengths[row] = np.concatenate(([0], item.run_lengths[row]))
                 continue
@@ -83,12 +94,18 @@ def outlined_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> li
             angles = np.sort(rng.uniform(0, 2 * np.pi, 12))
             circle = np.stack((np.cos(angles), np.sin(angles)), 1) * rng.uniform(0.5, 1, (12, 1))
             part = (circle + 1) / 2 * (box[2:] - box[:2]) + box[:2]
-            item.polygons[row] = [part.astype(np.float32)] if rng.random() < 0.7 else [part[:7].astype(np.float32), part[6:].astype(np.float32)]
+            item.polygons[row] = (
+                [part.astype(np.float32)]
+                if rng.random() < 0.7
+                else [part[:7].astype(np.float32), part[6:].astype(np.float32)]
+            )
             item.areas[row] = sum(outline_area(one) for one in item.polygons[row])
     return annotations
 
 
-def perturbed_masks(annotation: Annotation, noise: float, nc: int, rng: np.random.Generator) -> tuple[np.ndarray, list[Region]]:
+def perturbed_masks(
+    annotation: Annotation, noise: float, nc: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[Region]]:
     """Detections (n, 6) of one picture with their masks: true ones grown, shrunk or shifted, some dropped, doubled or mislabelled."""
     rows, regions = [], []
     height, width = annotation.image_hw
@@ -107,7 +124,16 @@ def perturbed_masks(annotation: Annotation, noise: float, nc: int, rng: np.rando
             region = cropped(np.roll(mask, tuple(int(step) for step in rng.integers(-1, 2, 2)), (0, 1)).astype(bool))
             if region.area:
                 (top, bottom), (left, right) = ((part.start, part.stop) for part in region.window)
-                rows.append([left, top, right, bottom, round(rng.beta(4, 2), 2), rng.integers(nc) if rng.random() < noise / 4 else label])
+                rows.append(
+                    [
+                        left,
+                        top,
+                        right,
+                        bottom,
+                        round(rng.beta(4, 2), 2),
+                        rng.integers(nc) if rng.random() < noise / 4 else label,
+                    ]
+                )
                 regions.append(region)
     for _ in range(rng.poisson(4)):
         corner, size = rng.uniform(0, 0.7, 2) * (width, height), rng.uniform(8, 120, 2)

@@ -56,7 +56,9 @@ def read_coco(path: Path) -> tuple[list[Annotation], dict]:
                 image_hw=(image["height"], image["width"]),
                 image_id=image["id"],
                 classes=np.array([index_of[item["category_id"]] for item in objects], dtype=np.int64),
-                boxes_xyxy=np.concatenate((boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]), 1).astype(np.float32),
+                boxes_xyxy=np.concatenate((boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]), 1).astype(
+                    np.float32
+                ),
                 polygons=[[] for _ in objects],
                 crowd=np.array([item["iscrowd"] for item in objects], dtype=bool),
                 areas=np.array([item["area"] for item in objects], dtype=np.float64),
@@ -86,7 +88,9 @@ def test_equal_number_of_detections_matters(max_det: int):
     assert max(gaps(in_loop(annotations, detections, max_det), numbers)) < TOLERANCE
 
 
-@pytest.mark.parametrize(("noise", "false_alarms"), [(0.1, 12), (0.16, 12), (0.2, 12), (0.24, 12), (0.3, 12), (0.06, 280)])
+@pytest.mark.parametrize(
+    ("noise", "false_alarms"), [(0.1, 12), (0.16, 12), (0.2, 12), (0.24, 12), (0.3, 12), (0.06, 280)]
+)
 def test_coco_pictures_equal_pycocotools(shared: Path, noise: float, false_alarms: int):
     annotations, content = read_coco(shared / "datasets" / "coco_tiny" / "annotations" / "instances_val2017.json")
     assert sum(int(item.crowd.sum()) for item in annotations) > 0
@@ -122,7 +126,10 @@ def masks_in_loop(annotations: list[Annotation], found: Found) -> DetectionResul
 
 def mask_results(annotations: list[Annotation], found: Found, categories: list[int]) -> list[dict]:
     sizes = {item.image_id: item.image_hw for item in annotations}
-    masks = {image_id: [encode_region(region, sizes[image_id]) for region in regions] for image_id, (_, regions) in found.items()}
+    masks = {
+        image_id: [encode_region(region, sizes[image_id]) for region in regions]
+        for image_id, (_, regions) in found.items()
+    }
     return coco_results({image_id: rows for image_id, (rows, _) in found.items()}, categories, masks)
 
 
@@ -133,9 +140,13 @@ def test_masks_equal_pycocotools(noise: float):
     truth = coco_ground_truth(annotations, list("abcdefgh"), CATEGORIES, masks=True)
     result = masks_in_loop(annotations, found)
     numbers = evaluate_coco(truth, mask_results(annotations, found, CATEGORIES), 300, masks=True)
-    print(f"noise {noise}: mask mAP50-95 {result.map:.4f}, mAP50 {result.map50:.4f}, largest gap {max(gaps(result, numbers)):.1e}")
+    print(
+        f"noise {noise}: mask mAP50-95 {result.map:.4f}, mAP50 {result.map50:.4f}, largest gap {max(gaps(result, numbers)):.1e}"
+    )
     assert 0.05 < result.map < 0.9
-    assert result.num_instances < sum(int((~item.crowd).sum()) for item in annotations)  # those known by their box are forgiven
+    assert result.num_instances < sum(
+        int((~item.crowd).sum()) for item in annotations
+    )  # those known by their box are forgiven
     assert max(gaps(result, numbers)) < TOLERANCE
 
 
@@ -151,8 +162,12 @@ def test_masks_of_coco_pictures_equal_pycocotools(shared: Path, noise: float):
     result = masks_in_loop(annotations, found)
     results = mask_results(annotations, found, report.categories)
     numbers = evaluate_coco(content, results, 300, masks=True)  # the file's own masks
-    ours = evaluate_coco(coco_ground_truth(annotations, config.names, report.categories, masks=True), results, 300, masks=True)
-    print(f"noise {noise}: mask mAP50-95 {result.map:.4f}, largest gap {max(gaps(result, numbers)):.1e}, to ours {max(gaps(result, ours)):.1e}")
+    ours = evaluate_coco(
+        coco_ground_truth(annotations, config.names, report.categories, masks=True), results, 300, masks=True
+    )
+    print(
+        f"noise {noise}: mask mAP50-95 {result.map:.4f}, largest gap {max(gaps(result, numbers)):.1e}, to ours {max(gaps(result, ours)):.1e}"
+    )
     assert 0.1 < result.map < 0.95
     assert max(gaps(result, numbers)) < TOLERANCE
     assert max(gaps(result, ours)) < TOLERANCE
@@ -172,14 +187,20 @@ def test_masks_filled_without_pycocotools_are_near(monkeypatch: pytest.MonkeyPat
 def test_box_results_with_masks_are_measured_as_boxes():
     annotations = outlined_annotations(6)
     found = {item.image_id: perturbed_masks(item, 0.1, 8, np.random.default_rng(0)) for item in annotations}
-    results, truth = mask_results(annotations, found, CATEGORIES), coco_ground_truth(annotations, list("abcdefgh"), CATEGORIES)
+    results, truth = (
+        mask_results(annotations, found, CATEGORIES),
+        coco_ground_truth(annotations, list("abcdefgh"), CATEGORIES),
+    )
     plain = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
     assert evaluate_coco(truth, results) == evaluate_coco(truth, plain)
 
 
 def test_twelve_numbers_are_those_that_pycocotools_prints():
     annotations = synthetic_annotations(15, nc=3, seed=5)
-    truth, results = coco_ground_truth(annotations, list("abc"), [1, 2, 3]), coco_results(damaged(annotations, 0.3, 3, 2), [1, 2, 3])
+    truth, results = (
+        coco_ground_truth(annotations, list("abc"), [1, 2, 3]),
+        coco_results(damaged(annotations, 0.3, 3, 2), [1, 2, 3]),
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         coco = coco_module.COCO()
         coco.dataset = truth
@@ -201,7 +222,10 @@ def test_names_of_the_twelve_numbers_and_empty_results():
 
 def test_nothing_is_printed_and_inputs_stay_as_they_are(capsys: pytest.CaptureFixture[str]):
     annotations = synthetic_annotations(3, nc=3)
-    truth, results = coco_ground_truth(annotations, list("abc"), [1, 2, 3]), coco_results(damaged(annotations, 0.2, 3, 0), [1, 2, 3])
+    truth, results = (
+        coco_ground_truth(annotations, list("abc"), [1, 2, 3]),
+        coco_results(damaged(annotations, 0.2, 3, 0), [1, 2, 3]),
+    )
     before = json.dumps([truth, results])
     evaluate_coco(truth, results)
     assert json.dumps([truth, results]) == before

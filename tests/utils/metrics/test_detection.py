@@ -152,7 +152,11 @@ class TestDetectionMetrics:
     def test_counts(self):
         result = score(([], [SQUARE, SQUARE], [2, 2]), ([], [SQUARE], [5]), ([], [], []))
         assert (result.num_images, result.num_instances) == (3, 3)
-        assert (result.classes.tolist(), result.class_images.tolist(), result.class_instances.tolist()) == ([2, 5], [1, 1], [2, 1])
+        assert (result.classes.tolist(), result.class_images.tolist(), result.class_instances.tolist()) == (
+            [2, 5],
+            [1, 1],
+            [2, 1],
+        )
 
     def test_table_starts_with_all(self):
         result = score(([[*SQUARE, 0.9, 1]], [SQUARE], [1]))

@@ -42,7 +42,9 @@ def test_masks_that_cannot_match_are_not_made() -> None:
         asked.append(row)
         return block(0, 0, 10, 10)
 
-    detections = np.array([[0, 0, 10, 10, 0.9, 0], [0, 0, 10, 10, 0.9, 1], [90, 0, 99, 10, 0.9, 0], [0, 0, 30, 3, 0.9, 0]], np.float32)
+    detections = np.array(
+        [[0, 0, 10, 10, 0.9, 0], [0, 0, 10, 10, 0.9, 1], [90, 0, 99, 10, 0.9, 0], [0, 0, 30, 3, 0.9, 0]], np.float32
+    )
     mask_overlaps(detections, region_of, [block(0, 0, 10, 10)], np.array([0]), NO_CROWD)
     assert asked == [0]
     assert mask_overlaps(detections[:0], region_of, [block(0, 0, 10, 10)], np.array([0]), NO_CROWD).shape == (0, 1)

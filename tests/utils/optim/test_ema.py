@@ -17,7 +17,9 @@ class Single(nn.Module):
         self.register_buffer("count", torch.tensor(0))
 
 
-@pytest.mark.parametrize(("updates", "decay"), [(1, 0.1818), (10, 0.55), (100, 0.9182), (2000, 0.9955), (1_000_000, 0.9999)])
+@pytest.mark.parametrize(
+    ("updates", "decay"), [(1, 0.1818), (10, 0.55), (100, 0.9182), (2000, 0.9955), (1_000_000, 0.9999)]
+)
 def test_decay_grows_with_the_updates(updates: int, decay: float) -> None:
     ema = ModelEMA(Single(1.0), updates=updates - 1)
     ema.update(Single(0.0))

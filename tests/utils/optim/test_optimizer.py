@@ -10,7 +10,16 @@ from torch import nn
 from tests.networks import tiny_model
 from utils.errors import SettingsError
 from utils.hyperparameters import Hyperparameters
-from utils.optim.optimizer import BIAS, DECAYED, OPTIMIZERS, OTHER, SCHEDULES, Schedule, build_optimizer, parameter_groups
+from utils.optim.optimizer import (
+    BIAS,
+    DECAYED,
+    OPTIMIZERS,
+    OTHER,
+    SCHEDULES,
+    Schedule,
+    build_optimizer,
+    parameter_groups,
+)
 
 
 class Attention(nn.Module):
@@ -41,7 +50,15 @@ def test_groups_of_unusual_parameters() -> None:
     biases = {"mha.in_proj_bias", "mha.out_proj.bias", "batch_norm.bias", "group_norm.bias", "conv.bias", "linear.bias"}
     assert groups[BIAS] == biases
     assert groups[DECAYED] == {"mha.in_proj_weight", "mha.out_proj.weight", "conv.weight", "pos"}
-    assert groups[OTHER] == {"gamma", "temperature", "sweight", "norm.weight", "norm.bias", "batch_norm.weight", "group_norm.weight"}
+    assert groups[OTHER] == {
+        "gamma",
+        "temperature",
+        "sweight",
+        "norm.weight",
+        "norm.bias",
+        "batch_norm.weight",
+        "group_norm.weight",
+    }
 
 
 def test_every_trainable_parameter_exactly_once() -> None:
@@ -57,7 +74,9 @@ def test_optimizer(name: str) -> None:
     optimizer = build_optimizer(model, name, Hyperparameters(), weight_decay=0.001)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.001, 0.0]
     assert {group["lr"] for group in optimizer.param_groups} == {0.01}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(parameter.requires_grad for parameter in model.parameters())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(
+        parameter.requires_grad for parameter in model.parameters()
+    )
     group = optimizer.param_groups[0]
     if name == "SGD":
         assert (group["momentum"], group["nesterov"]) == (0.937, True)
@@ -103,7 +122,18 @@ def test_schedules_start_at_one_and_never_rise(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("batches", "batch_size", "accumulate"),
-    [(1000, 16, 4), (1000, 64, 1), (1000, 100, 1), (1000, 1, 10), (250, 16, 2), (100, 16, 1), (18, 16, 1), (1, 2, 1), (1000, 48, 1), (1000, 40, 2)],
+    [
+        (1000, 16, 4),
+        (1000, 64, 1),
+        (1000, 100, 1),
+        (1000, 1, 10),
+        (250, 16, 2),
+        (100, 16, 1),
+        (18, 16, 1),
+        (1, 2, 1),
+        (1000, 48, 1),
+        (1000, 40, 2),
+    ],
 )
 def test_accumulation(batches: int, batch_size: int, accumulate: int) -> None:
     schedule = Schedule(Hyperparameters(), "linear", 10, batches, batch_size)
@@ -124,7 +154,11 @@ def applied(schedule: Schedule, name: str, epoch: int, batch: int) -> tuple[list
     optimizer = build_optimizer(tiny_model(), name, schedule.hyp, 0.0)
     accumulate = schedule.apply(optimizer, epoch, batch)
     group = optimizer.param_groups[1]
-    return [each["lr"] for each in optimizer.param_groups], group["momentum"] if name == "SGD" else group["betas"][0], accumulate
+    return (
+        [each["lr"] for each in optimizer.param_groups],
+        group["momentum"] if name == "SGD" else group["betas"][0],
+        accumulate,
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

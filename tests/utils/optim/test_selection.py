@@ -9,7 +9,15 @@ from tests.networks import tiny_model
 from utils.errors import SettingsError
 from utils.hyperparameters import Hyperparameters
 from utils.optim.optimizer import Schedule, build_optimizer
-from utils.optim.selection import check_frozen_were_loaded, describe_frozen, freeze, layers_of, learning_rate_factors, select_parameters, spans
+from utils.optim.selection import (
+    check_frozen_were_loaded,
+    describe_frozen,
+    freeze,
+    layers_of,
+    learning_rate_factors,
+    select_parameters,
+    spans,
+)
 from utils.training.epoch import Training
 
 
@@ -44,7 +52,13 @@ def test_phrases(phrase: str, layers: set[int] | None) -> None:
 
 def test_parameters_come_in_the_network_s_order_and_once() -> None:
     names = select_parameters(network(), ["model.3.bn.*", "1", "model.1.conv.weight"], "--freeze")
-    assert names == ["model.1.conv.weight", "model.1.bn.weight", "model.1.bn.bias", "model.3.bn.weight", "model.3.bn.bias"]
+    assert names == [
+        "model.1.conv.weight",
+        "model.1.bn.weight",
+        "model.1.bn.bias",
+        "model.3.bn.weight",
+        "model.3.bn.bias",
+    ]
     assert all(".cls." in name for name in select_parameters(network(), ["*.cls.*"], "--freeze"))
 
 
@@ -54,7 +68,10 @@ def test_parameters_come_in_the_network_s_order_and_once() -> None:
         ("9", r"--freeze 9: there is no layer 9: the network has layers 0 to 6"),
         ("4-7", r"--freeze 4-7: there is no layer 7: the network has layers 0 to 6"),
         ("5-2", r"--freeze 5-2: means no layer of this network: expected"),
-        ("backbon", r"--freeze backbon: matches no layer and no parameter: expected layer indices, .*\. Did you mean 'backbone'\?"),
+        (
+            "backbon",
+            r"--freeze backbon: matches no layer and no parameter: expected layer indices, .*\. Did you mean 'backbone'\?",
+        ),
         ("ADown", r"--freeze ADown: matches no layer and no parameter"),
         ("model.9.*", r"--freeze model\.9\.\*: matches no layer and no parameter"),
     ],
@@ -65,15 +82,25 @@ def test_phrases_that_mean_nothing(phrase: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("phrases", "layers"), [(["2"], {0, 1}), (["0"], set()), (["2", "3"], {2, 3}), (["1-2"], {1, 2}), (["Conv", "head"], {0, 1, 2, 3, 5, 6})]
+    ("phrases", "layers"),
+    [(["2"], {0, 1}), (["0"], set()), (["2", "3"], {2, 3}), (["1-2"], {1, 2}), (["Conv", "head"], {0, 1, 2, 3, 5, 6})],
 )
 def test_freeze(phrases: list[str], layers: set[int]) -> None:
     """One number alone means so many first layers, as in the original; several mean themselves."""
     model = network()
     norms = freeze(model, phrases)
-    fixed = {int(name.split(".")[1]) for name, parameter in model.named_parameters() if not parameter.requires_grad and ".dfl." not in name}
+    fixed = {
+        int(name.split(".")[1])
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad and ".dfl." not in name
+    }
     assert fixed == layers
-    inside = [module for index in sorted(layers) for module in model.model[index].modules() if isinstance(module, nn.BatchNorm2d)]
+    inside = [
+        module
+        for index in sorted(layers)
+        for module in model.model[index].modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
     assert norms == inside
 
 
@@ -94,7 +121,9 @@ def test_what_was_not_loaded_cannot_be_frozen() -> None:
     model = network()
     freeze(model, ["backbone"])
     check_frozen_were_loaded(model, ["model.5.conv.weight", "model.6.lead.cls.0.2.weight"])
-    with pytest.raises(SettingsError, match=r"--freeze: layer 2 \(Conv\): not all of it is in --weights, .* expected --freeze 0-1 3$"):
+    with pytest.raises(
+        SettingsError, match=r"--freeze: layer 2 \(Conv\): not all of it is in --weights, .* expected --freeze 0-1 3$"
+    ):
         check_frozen_were_loaded(model, ["model.2.conv.weight"])
 
 
@@ -109,11 +138,17 @@ def test_factors() -> None:
 
 def test_layer_decay() -> None:
     factors = learning_rate_factors(network(), [], layer_decay=0.5)
-    assert (factors["model.5.conv.weight"], factors["model.3.conv.weight"], factors["model.0.conv.weight"]) == (0.5, 0.125, 0.5**6)
+    assert (factors["model.5.conv.weight"], factors["model.3.conv.weight"], factors["model.0.conv.weight"]) == (
+        0.5,
+        0.125,
+        0.5**6,
+    )
     assert not any(name.startswith("model.6.") for name in factors)
 
 
-@pytest.mark.parametrize("rule", ["backbone", "backbone=", "backbone=x", "backbone=0", "backbone=-1", "=0.1", "backbone=nan"])
+@pytest.mark.parametrize(
+    "rule", ["backbone", "backbone=", "backbone=x", "backbone=0", "backbone=-1", "=0.1", "backbone=nan"]
+)
 def test_factors_that_cannot_be_read(rule: str) -> None:
     with pytest.raises(SettingsError, match=r"--lr-factor "):
         learning_rate_factors(network(), [rule])
@@ -131,13 +166,24 @@ def test_every_parameter_is_in_one_group_with_its_factor(optimizer_name: str) ->
     factors = learning_rate_factors(model, ["backbone=0.1", "neck=0.5"])
     optimizer = build_optimizer(model, optimizer_name, hyp, 5e-4, factors)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = [(names[id(parameter)], group["factor"]) for group in optimizer.param_groups for parameter in group["params"]]
+    found = [
+        (names[id(parameter)], group["factor"]) for group in optimizer.param_groups for parameter in group["params"]
+    ]
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(found) == len(trainable)
     assert dict(found) == {name: factors.get(name, 1.0) for name in trainable}
     Schedule(hyp, "fixed", 10, 4, 16).apply(optimizer, 5, 0)
-    assert {(group["factor"], round(group["lr"], 12)) for group in optimizer.param_groups} == {(1.0, 0.01), (0.1, 0.001), (0.5, 0.005)}
-    decayed = {names[id(parameter)] for group in optimizer.param_groups if group["weight_decay"] > 0 for parameter in group["params"]}
+    assert {(group["factor"], round(group["lr"], 12)) for group in optimizer.param_groups} == {
+        (1.0, 0.01),
+        (0.1, 0.001),
+        (0.5, 0.005),
+    }
+    decayed = {
+        names[id(parameter)]
+        for group in optimizer.param_groups
+        if group["weight_decay"] > 0
+        for parameter in group["params"]
+    }
     assert decayed == {name for name in trainable if model.get_parameter(name).ndim > 1}
 
 
@@ -165,5 +211,7 @@ def test_frozen_layers_do_not_change_in_training() -> None:
     images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = {"images": images, "targets": torch.tensor([[0, 1, 0.5, 0.5, 0.4, 0.4], [1, 0, 0.4, 0.6, 0.3, 0.5]])}
     train_one_epoch(training, [batch, batch], 0, progress=False)
-    changed = {int(name.split(".")[1]) for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        int(name.split(".")[1]) for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {3, 4, 5}

@@ -31,7 +31,9 @@ def make_batch(batch: int = 2, side: int = 64) -> dict[str, Any]:
     return {"images": images, "targets": targets}
 
 
-def make_training(hyp: Hyperparameters = FAST, branches: int = 1, batches: int = 1, amp: str = "off", **settings: Any) -> Training:
+def make_training(
+    hyp: Hyperparameters = FAST, branches: int = 1, batches: int = 1, amp: str = "off", **settings: Any
+) -> Training:
     model = tiny_model(branches, width=16)
     schedule = Schedule(hyp, "linear", epochs=1000, batches_per_epoch=batches, batch_size=settings.pop("batch_size", 2))
     return Training(
@@ -98,12 +100,18 @@ def test_momentum_and_rates_follow_the_schedule() -> None:
 
 
 def test_clipping_acts() -> None:
-    hyp = Hyperparameters(lr0=1.0, momentum=0.0, warmup_momentum=0.0, warmup_epochs=0.0, clip_norm=1e-3, weight_decay=0.0)
+    hyp = Hyperparameters(
+        lr0=1.0, momentum=0.0, warmup_momentum=0.0, warmup_epochs=0.0, clip_norm=1e-3, weight_decay=0.0
+    )
     training = make_training(hyp)
-    training.optimizer = torch.optim.SGD([{"params": list(training.model.parameters()), "kind": DECAYED, "factor": 1.0}], lr=1.0)
+    training.optimizer = torch.optim.SGD(
+        [{"params": list(training.model.parameters()), "kind": DECAYED, "factor": 1.0}], lr=1.0
+    )
     before = [parameter.detach().clone() for parameter in training.model.parameters()]
     train_one_epoch(training, [make_batch()], 0, progress=False)
-    moved = torch.cat([(new - old).flatten() for old, new in zip(before, training.model.parameters(), strict=True)]).norm()
+    moved = torch.cat(
+        [(new - old).flatten() for old, new in zip(before, training.model.parameters(), strict=True)]
+    ).norm()
     assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
 
@@ -118,7 +126,9 @@ def test_a_loss_that_is_not_finite_stops(value: float) -> None:
         return (total * value if len(calls) == 2 else total), items
 
     training.loss = broken
-    with pytest.raises(TrainingStoppedError, match=rf"epoch 4, batch 2: the loss is {value}: .*lower lr0, or try --amp off"):
+    with pytest.raises(
+        TrainingStoppedError, match=rf"epoch 4, batch 2: the loss is {value}: .*lower lr0, or try --amp off"
+    ):
         train_one_epoch(training, [make_batch()] * 2, 3, progress=False)
     assert all(parameter.isfinite().all() for parameter in training.model.parameters()), "no step was taken with it"
     assert all(value.isfinite().all() for value in training.ema.model.state_dict().values())
@@ -137,7 +147,12 @@ class FakeScaler:
         return loss * self.factor
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+        gradients = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
         assert gradients, "what a real scaler requires"
         self.found = not all(gradient.isfinite().all() for gradient in gradients)
         for gradient in gradients:
@@ -158,7 +173,11 @@ def lose(training: Training, number: int, value: float = float("inf")) -> None:
     def lossy(outputs: Any, batch: Any) -> Any:
         total, items = real(outputs, batch)
         calls.append(1)
-        return (total * value, {name: item * value for name, item in items.items()}) if len(calls) == number else (total, items)
+        return (
+            (total * value, {name: item * value for name, item in items.items()})
+            if len(calls) == number
+            else (total, items)
+        )
 
     training.loss = lossy
 
@@ -174,7 +193,9 @@ def test_a_lost_loss_lowers_the_scale_where_there_is_one(value: float) -> None:
     assert all(math.isfinite(item) for item in result.items.values()), "the lost batch does not count"
     assert all(tensor.isfinite().all() for tensor in training.model.state_dict().values())
     train_one_epoch(expected, [make_batch()] * 2, 0, progress=False)
-    assert all(map(torch.equal, *(list(one.model.parameters()) for one in (training, expected)))), "as if the batch had not been"
+    assert all(map(torch.equal, *(list(one.model.parameters()) for one in (training, expected)))), (
+        "as if the batch had not been"
+    )
 
 
 def test_a_lost_loss_ends_the_gradients_that_were_gathered_with_it() -> None:
@@ -270,7 +291,9 @@ def test_too_many_bad_steps_stop() -> None:
     training = make_training()
     training.bad_steps = MAX_BAD_STEPS - 1
     spoil(training, lambda _: True)
-    with pytest.raises(TrainingStoppedError, match=rf"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: .*lower lr0"):
+    with pytest.raises(
+        TrainingStoppedError, match=rf"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: .*lower lr0"
+    ):
         train_one_epoch(training, [make_batch()], 0, progress=False)
 
 
@@ -312,11 +335,21 @@ def test_multi_scale_changes_the_size_and_keeps_the_result_finite() -> None:
 
 def test_resized_depends_on_seed_epoch_and_batch_alone() -> None:
     images = torch.rand(1, 3, 64, 128)
-    sizes = {(epoch, number): tuple(resized(images, epoch, number, 0, 32).shape[2:]) for epoch in range(3) for number in range(5)}
-    again = {(epoch, number): tuple(resized(images, epoch, number, 0, 32).shape[2:]) for epoch in range(3) for number in range(5)}
+    sizes = {
+        (epoch, number): tuple(resized(images, epoch, number, 0, 32).shape[2:])
+        for epoch in range(3)
+        for number in range(5)
+    }
+    again = {
+        (epoch, number): tuple(resized(images, epoch, number, 0, 32).shape[2:])
+        for epoch in range(3)
+        for number in range(5)
+    }
     assert sizes == again
     assert len(set(sizes.values())) > 2
-    assert any(tuple(resized(images, epoch, number, 1, 32).shape[2:]) != size for (epoch, number), size in sizes.items())
+    assert any(
+        tuple(resized(images, epoch, number, 1, 32).shape[2:]) != size for (epoch, number), size in sizes.items()
+    )
 
 
 def test_one_seed_gives_one_result() -> None:

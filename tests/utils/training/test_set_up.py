@@ -50,7 +50,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "labels" / split / f"{number}.txt").write_text(label)
     (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [dark, 亮]\n")
     config = tiny_config(branches=2)
-    config["backbone"][4] = [-1, 1, "FocalModulationBlock", [{"focal_window": 3, "drop": 0.2}]]  # draws random numbers while training
+    config["backbone"][4] = [
+        -1,
+        1,
+        "FocalModulationBlock",
+        [{"focal_window": 3, "drop": 0.2}],
+    ]  # draws random numbers while training
     config["backbone"].append([-1, 1, "Conv", [8, 3, 2]])
     config["head"][0][0] = [2, 3, 5] * 2
     (folder / "net.yaml").write_text(yaml.safe_dump(config))
@@ -58,8 +63,20 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options_for(workplace: Path, project: Path, **changes: Any) -> TrainOptions:
-    settings = {"epochs": 2, "batch": 2, "img": 64, "workers": 0, "device": "cpu", "amp": "off", "noplots": True, "project": str(project)} | changes
-    return TrainOptions(**{"cfg": str(workplace / "net.yaml"), "data": str(workplace / "data.yaml")} | settings, given=frozenset(changes))
+    settings = {
+        "epochs": 2,
+        "batch": 2,
+        "img": 64,
+        "workers": 0,
+        "device": "cpu",
+        "amp": "off",
+        "noplots": True,
+        "project": str(project),
+    } | changes
+    return TrainOptions(
+        **{"cfg": str(workplace / "net.yaml"), "data": str(workplace / "data.yaml")} | settings,
+        given=frozenset(changes),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +90,13 @@ def finished(workplace: Path) -> Path:
 
 def test_what_a_run_writes(finished: Path, workplace: Path) -> None:
     assert finished == workplace / "runs" / "exp"
-    assert {path.name for path in finished.iterdir()} >= {"args.yaml", "hyp.yaml", "model.yaml", "results.csv", "weights"}
+    assert {path.name for path in finished.iterdir()} >= {
+        "args.yaml",
+        "hyp.yaml",
+        "model.yaml",
+        "results.csv",
+        "weights",
+    }
     assert {path.name for path in (finished / "weights").iterdir()} == {"last.pt", "best.pt"}
     lines = (finished / "results.csv").read_text().splitlines()
     assert lines[0].startswith(HEADER)
@@ -81,13 +104,27 @@ def test_what_a_run_writes(finished: Path, workplace: Path) -> None:
     assert all(len(line.split(",")) == len(results_header(3)) for line in lines)
     assert yaml.safe_load((finished / "args.yaml").read_text())["batch"] == 2
     assert yaml.safe_load((finished / "hyp.yaml").read_text()) == Hyperparameters(loss=DEFAULTS).as_dict()
-    assert yaml.safe_load((finished / "model.yaml").read_text())["head"] == [[[2, 3, 5, 2, 3, 5], 1, "DualDDetect", ["nc"]]]
+    assert yaml.safe_load((finished / "model.yaml").read_text())["head"] == [
+        [[2, 3, 5, 2, 3, 5], 1, "DualDDetect", ["nc"]]
+    ]
 
 
 def test_what_a_checkpoint_holds(finished: Path) -> None:
     last, best = (read_checkpoint(finished / "weights" / name) for name in ("last.pt", "best.pt"))
     assert (last["epoch"], len(last["rows"]), last["network"]["names"]) == (2, 2, ["dark", "亮"])
-    assert {"model", "ema", "optimizer", "updates", "rng", "hyp", "options", "sources", "bad_steps", "schedule", "compute"} <= set(last)
+    assert {
+        "model",
+        "ema",
+        "optimizer",
+        "updates",
+        "rng",
+        "hyp",
+        "options",
+        "sources",
+        "bad_steps",
+        "schedule",
+        "compute",
+    } <= set(last)
     assert (last["partial"], last["metrics"]["epoch"], last["sources"]["train"]["pictures"]) == (None, 1, 3)
     assert all(tensor.dtype is not torch.float16 for part in ("model", "ema") for tensor in last[part].values())
     assert set(best) == {"version", "network", "model", "epoch", "metrics", "hyp", "options"}
@@ -97,8 +134,12 @@ def test_what_a_checkpoint_holds(finished: Path) -> None:
     assert (model.names, model.nc, model.head.branches) == (["dark", "亮"], 2, 2)
 
 
-def test_the_next_run_gets_its_own_folder_and_fine_tunes(finished: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = options_for(workplace, workplace / "runs", cfg="", weights=str(finished / "weights" / "best.pt"), epochs=1)
+def test_the_next_run_gets_its_own_folder_and_fine_tunes(
+    finished: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = options_for(
+        workplace, workplace / "runs", cfg="", weights=str(finished / "weights" / "best.pt"), epochs=1
+    )
     folder = train(options)
     said = capsys.readouterr().out
     assert folder == workplace / "runs" / "exp2"
@@ -113,7 +154,9 @@ def test_one_seed_gives_one_result(finished: Path, workplace: Path, tmp_path: Pa
     first, second = (read_checkpoint(folder / "weights" / "last.pt")["model"] for folder in (finished, again))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     other = train(options_for(workplace, tmp_path, seed=1, epochs=1))
-    assert not torch.equal(first["model.0.conv.weight"], read_checkpoint(other / "weights" / "last.pt")["model"]["model.0.conv.weight"])
+    assert not torch.equal(
+        first["model.0.conv.weight"], read_checkpoint(other / "weights" / "last.pt")["model"]["model.0.conv.weight"]
+    )
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int, error: BaseException) -> None:
@@ -176,7 +219,9 @@ def test_a_full_disk_keeps_the_last_epoch(
     assert sorted(path.name for path in (tmp_path / "exp" / "weights").iterdir()) == ["best.pt", "last.pt"]
 
 
-def test_patience_ends_a_run_early(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patience_ends_a_run_early(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(Progress, "improved_by", lambda self, found: self.best_epoch < 0)
     folder = train(options_for(workplace, tmp_path, epochs=9, patience=2))
     assert "stopped early: nothing better than epoch 1 in 2 epochs" in capsys.readouterr().out
@@ -212,7 +257,10 @@ def test_steps_within_an_epoch_are_saved_and_gone_on_from(
         train(options_for(workplace, tmp_path, save_steps=1))
     assert saved == [(0, 1), (1, 1)], "an epoch of two batches: the second is saved with the epoch"
     last = tmp_path / "exp" / "weights" / "last.pt"
-    assert f"epoch 1 and 1 batches of the next is saved: python train.py --resume {last} goes on" in capsys.readouterr().out
+    assert (
+        f"epoch 1 and 1 batches of the next is saved: python train.py --resume {last} goes on"
+        in capsys.readouterr().out
+    )
     monkeypatch.undo()
     train(TrainOptions(resume=str(last), given=frozenset({"resume"})))
     resumed, straight = (read_checkpoint(path / "weights" / "last.pt") for path in (tmp_path / "exp", finished))
@@ -227,7 +275,10 @@ def test_a_finished_run_is_extended(finished: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "exp" / ".mine.tmp").write_bytes(b"not ours")
     train(TrainOptions(resume=str(tmp_path / "exp"), epochs=3, given=frozenset({"resume", "epochs"})))
     said = capsys.readouterr().out
-    assert "goes on to 3 epochs in place of 2: the learning-rate schedule is recomputed for 3, so this is another run than one planned" in said
+    assert (
+        "goes on to 3 epochs in place of 2: the learning-rate schedule is recomputed for 3, so this is another run than one planned"
+        in said
+    )
     assert "removed 1 unfinished files of a run that was killed: .last.pt.ab12cd_3.tmp" in said
     assert [path.name for path in (tmp_path / "exp").glob("**/*.tmp")] == [".mine.tmp"]
     last = read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")
@@ -241,7 +292,10 @@ def test_a_run_that_stopped_early_is_finished(
     monkeypatch.setattr(Progress, "improved_by", lambda self, found: self.best_epoch < 0)
     folder = train(options_for(workplace, tmp_path, epochs=9, patience=2))
     best = (folder / "weights" / "best.pt").read_bytes()
-    with pytest.raises(CheckpointError, match=r"stopped early after 3 epochs, nothing better than epoch 1 in 2: nothing to resume; a larger --pat"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"stopped early after 3 epochs, nothing better than epoch 1 in 2: nothing to resume; a larger --pat",
+    ):
         train(TrainOptions(resume=str(folder), given=frozenset({"resume"})))
     train(TrainOptions(resume=str(folder), patience=3, given=frozenset({"resume", "patience"})))
     assert "stopped early: nothing better than epoch 1 in 3 epochs" in capsys.readouterr().out
@@ -259,7 +313,12 @@ def test_best_is_written_before_last(workplace: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "replace", replace)
     monkeypatch.setattr(Progress, "improved_by", lambda self, found: True)
     train(options_for(workplace, tmp_path, epochs=1, save_period=1))
-    assert [name for name in written if name.endswith((".pt", ".csv"))] == ["results.csv", "best.pt", "epoch1.pt", "last.pt"]
+    assert [name for name in written if name.endswith((".pt", ".csv"))] == [
+        "results.csv",
+        "best.pt",
+        "epoch1.pt",
+        "last.pt",
+    ]
 
 
 def test_an_older_checkpoint_is_resumed(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,15 +345,20 @@ def test_a_run_without_a_checkpoint_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "exp" / "args.yaml").write_text("")
     for path in (tmp_path / "exp", tmp_path / "exp" / "weights" / "last.pt"):
         with pytest.raises(
-            CheckpointError, match=r"exp/weights/last\.pt: no such file: .*exp holds args\.yaml: expected a run's folder; .*started again"
+            CheckpointError,
+            match=r"exp/weights/last\.pt: no such file: .*exp holds args\.yaml: expected a run's folder; .*started again",
         ):
             train(TrainOptions(resume=str(path), given=frozenset({"resume"})))
 
 
 def test_nothing_to_resume(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match=r"last\.pt: has finished its 2 epochs: nothing to resume; --epochs N goes on to N"):
+    with pytest.raises(
+        CheckpointError, match=r"last\.pt: has finished its 2 epochs: nothing to resume; --epochs N goes on to N"
+    ):
         train(TrainOptions(resume=str(finished)))
-    with pytest.raises(CheckpointError, match=r"best\.pt: holds no optimizer state: expected a last\.pt; .* use --weights"):
+    with pytest.raises(
+        CheckpointError, match=r"best\.pt: holds no optimizer state: expected a last\.pt; .* use --weights"
+    ):
         train(TrainOptions(resume=str(finished / "weights" / "best.pt")))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"--resume: no .*weights/last\.pt here: name the checkpoint"):
@@ -321,7 +385,9 @@ def test_nothing_to_resume(finished: Path, tmp_path: Path, monkeypatch: pytest.M
         ({"hyp": "none.yaml"}, SettingsError, r"none\.yaml: cannot be read"),
     ],
 )
-def test_refused(workplace: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_refused(
+    workplace: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         train(options_for(workplace, tmp_path, **changes))
     assert not list(tmp_path.glob("exp*")), "no folder is left behind"
@@ -331,7 +397,10 @@ def test_refused(workplace: Path, tmp_path: Path, changes: dict[str, Any], error
 
 
 def test_batch_size_of_a_cpu_is_the_users() -> None:
-    with pytest.raises(SettingsError, match=r"--batch -1: fills a GPU's memory, and this run is on the CPU: name a batch size such as --batch 16"):
+    with pytest.raises(
+        SettingsError,
+        match=r"--batch -1: fills a GPU's memory, and this run is on the CPU: name a batch size such as --batch 16",
+    ):
         fitting_batch(tiny_model(), choose_precision("cpu", "off"), 64, Hyperparameters())
 
 
@@ -362,9 +431,16 @@ def test_an_error_in_the_record_is_not_hidden() -> None:
 
 
 def test_first_batches_are_drawn(tmp_path: Path) -> None:
-    batch = {"images": torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "targets": torch.tensor([[0, 0, 0.5, 0.5, 0.4, 0.4]])}
+    batch = {
+        "images": torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        "targets": torch.tensor([[0, 0, 0.5, 0.5, 0.4, 0.4]]),
+    }
     assert len(list(plotted([batch] * 5, tmp_path, ["a"]))) == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["train_batch0.png", "train_batch1.png", "train_batch2.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "train_batch0.png",
+        "train_batch1.png",
+        "train_batch2.png",
+    ]
 
 
 def test_results_header_is_unpadded() -> None:

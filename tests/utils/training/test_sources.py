@@ -42,7 +42,9 @@ def sources(options: TrainOptions, dataset: DetectionDataset) -> dict[str, Any]:
     return describe_sources(options, {"train": dataset, "val": dataset}, {})
 
 
-def test_nothing_changed(options: TrainOptions, dataset: DetectionDataset, sources: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_changed(
+    options: TrainOptions, dataset: DetectionDataset, sources: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     again = describe_sources(options, {"train": dataset, "val": dataset}, sources)
     assert again == sources
     assert yaml.safe_load(yaml.safe_dump(sources)) == sources, "plain data"
@@ -80,7 +82,9 @@ def replace_the_file(one: Annotation) -> None:
         (replace_the_file, "files of the validation pictures"),
     ],
 )
-def test_changed_pictures(dataset: DetectionDataset, sources: dict[str, Any], change: Callable[[Annotation], None], expected: str) -> None:
+def test_changed_pictures(
+    dataset: DetectionDataset, sources: dict[str, Any], change: Callable[[Annotation], None], expected: str
+) -> None:
     change(dataset.annotations[1])
     assert compare_sources(sources, sources | {"val": describe_pictures(dataset)}).found == [expected]
 
@@ -88,7 +92,10 @@ def test_changed_pictures(dataset: DetectionDataset, sources: dict[str, Any], ch
 def test_other_numbers_and_names(dataset: DetectionDataset, sources: dict[str, Any]) -> None:
     dataset.annotations = dataset.annotations[:1]
     now = sources | {"train": describe_pictures(dataset), "names": ["a", "c"]}
-    assert compare_sources(sources, now).found == ["class names: 1 'b' is now 'c'", "number of training pictures: 2 are now 1"]
+    assert compare_sources(sources, now).found == [
+        "class names: 1 'b' is now 'c'",
+        "number of training pictures: 2 are now 1",
+    ]
     assert compare_sources(sources | {"names": ["a"]}, sources).found == ["class names: 1 are now 2"]
 
 
@@ -102,7 +109,9 @@ def test_a_yaml_counts_by_what_it_says(tmp_path: Path) -> None:
     assert len(set(digests)) == 3
 
 
-def test_changed_yaml_files(options: TrainOptions, dataset: DetectionDataset, sources: dict[str, Any], tmp_path: Path) -> None:
+def test_changed_yaml_files(
+    options: TrainOptions, dataset: DetectionDataset, sources: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "net.yaml").write_text(yaml.safe_dump(tiny_config(width=16)))
     (tmp_path / "hyp.yaml").write_text("lr0: 0.02\nmosaic: 0.5\n")
     now = describe_sources(options, {"train": dataset, "val": dataset}, sources)
@@ -112,7 +121,9 @@ def test_changed_yaml_files(options: TrainOptions, dataset: DetectionDataset, so
     ]
 
 
-def test_a_yaml_that_is_gone_is_no_change(options: TrainOptions, dataset: DetectionDataset, sources: dict[str, Any], tmp_path: Path) -> None:
+def test_a_yaml_that_is_gone_is_no_change(
+    options: TrainOptions, dataset: DetectionDataset, sources: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "net.yaml").unlink()
     (tmp_path / "hyp.yaml").unlink()
     now = describe_sources(options, {"train": dataset, "val": dataset}, sources)
@@ -130,7 +141,9 @@ def test_refused_unless_forced(sources: dict[str, Any], capsys: pytest.CaptureFi
     assert "2 are now 5; goes on all the same (--force)" in capsys.readouterr().out
 
 
-def test_a_checkpoint_of_an_older_version_says_what_it_cannot_tell(sources: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_an_older_version_says_what_it_cannot_tell(
+    sources: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     check_sources({"names": ["a", "b"]}, sources, "last.pt", force=False)
     said = capsys.readouterr().out
     assert said == (

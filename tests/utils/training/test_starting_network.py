@@ -27,13 +27,19 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "net.yaml").write_text(yaml.safe_dump(tiny_config(2)))
     save_checkpoint(tmp_path / "ours.pt", {"network": network_entry(model), "model": model.state_dict()})
     torch.save(foreign_tensors(model), tmp_path / "plain.pt")
-    save_file({name: value.contiguous() for name, value in foreign_tensors(model).items()}, tmp_path / "theirs.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in foreign_tensors(model).items()}, tmp_path / "theirs.safetensors"
+    )
     write_yolov9_checkpoint(tmp_path / "theirs.pt", model)
     return tmp_path
 
 
 def started(**settings: Any) -> tuple[Model, Any]:
-    return starting_network(TrainOptions(**{name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}), NAMES, None)
+    return starting_network(
+        TrainOptions(**{name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}),
+        NAMES,
+        None,
+    )
 
 
 @pytest.mark.parametrize("name", ["ours.pt", "plain.pt", "theirs.safetensors", "theirs.pt"])
@@ -56,7 +62,10 @@ def test_a_yaml_alone(files: Path) -> None:
 
 def test_too_little_fits(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (files / "wide.yaml").write_text(yaml.safe_dump(tiny_config(2, width=16)))
-    with pytest.raises(CheckpointError, match=r"ours\.pt: \d+ of \d+ tensors loaded, .* expected at least 50% of .* --allow-partial goes on"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"ours\.pt: \d+ of \d+ tensors loaded, .* expected at least 50% of .* --allow-partial goes on",
+    ):
         started(cfg=files / "wide.yaml", weights=files / "ours.pt")
     _, report = started(cfg=files / "wide.yaml", weights=files / "ours.pt", allow_partial=True)
     assert report.coverage < 0.5
@@ -80,8 +89,14 @@ def test_the_width_of_the_class_towers(files: Path) -> None:
     ("settings", "message"),
     [
         ({}, r"--cfg: none given: expected a network yaml such as gelan-t\.yaml, or --weights"),
-        ({"weights": "ours.pt", "scale": "n"}, r"--scale n: the network comes from .*ours\.pt: expected --cfg with the yaml that is to be scaled"),
-        ({"weights": "folded.pt"}, r"folded\.pt: a folded network, its normalisations merged: expected an unfolded one for training"),
+        (
+            {"weights": "ours.pt", "scale": "n"},
+            r"--scale n: the network comes from .*ours\.pt: expected --cfg with the yaml that is to be scaled",
+        ),
+        (
+            {"weights": "folded.pt"},
+            r"folded\.pt: a folded network, its normalisations merged: expected an unfolded one for training",
+        ),
     ],
 )
 def test_refused(files: Path, settings: dict[str, str], message: str) -> None:

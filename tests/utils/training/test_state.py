@@ -17,7 +17,15 @@ from utils.optim.ema import ModelEMA
 from utils.optim.optimizer import Schedule, build_optimizer
 from utils.precision import choose_precision
 from utils.training.epoch import EpochState, Training
-from utils.training.state import ESSENTIAL, Progress, check_complete, halved, random_states, restore, restore_random_states
+from utils.training.state import (
+    ESSENTIAL,
+    Progress,
+    check_complete,
+    halved,
+    random_states,
+    restore,
+    restore_random_states,
+)
 
 
 def make_training(batches: int = 4, seed: int = 0) -> Training:
@@ -64,7 +72,14 @@ def through_a_file(content: Any) -> Any:
 
 
 def draw() -> list[float]:
-    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item(), torch.randn(1).item()]
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        np.random.rand(),
+        np.random.randn(),
+        torch.rand(1).item(),
+        torch.randn(1).item(),
+    ]
 
 
 def test_random_numbers_go_on_where_they_were() -> None:
@@ -139,7 +154,9 @@ def test_restore_goes_on_within_an_epoch() -> None:
 def test_an_epoch_of_other_batches_starts_again(capsys: pytest.CaptureFixture[str]) -> None:
     stored = checkpoint_of(make_training(batches=4), partial=partial(2))
     assert restore(make_training(batches=5), stored, "last.pt").partial is None
-    assert "last.pt: was saved after batch 2 of 4, and an epoch has 5 now: epoch 4 starts again" in capsys.readouterr().out
+    assert (
+        "last.pt: was saved after batch 2 of 4, and an epoch has 5 now: epoch 4 starts again" in capsys.readouterr().out
+    )
 
 
 def test_other_hardware_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,14 +176,20 @@ def test_an_older_version_is_restored() -> None:
         del group["kind"], group["factor"]
     progress = restore(training, stored, "last.pt")
     assert (progress.epoch, progress.validation, progress.partial) == (3, {}, None)
-    assert [(group["kind"], group["factor"]) for group in training.optimizer.param_groups] == [(0, 1.0), (1, 1.0), (2, 1.0)]
+    assert [(group["kind"], group["factor"]) for group in training.optimizer.param_groups] == [
+        (0, 1.0),
+        (1, 1.0),
+        (2, 1.0),
+    ]
 
 
 @pytest.mark.parametrize("part", ["model", "ema", "optimizer"])
 def test_a_state_of_another_network_is_refused(part: str) -> None:
     training = make_training()
     stored = checkpoint_of(training)
-    stored[part] = {"param_groups": [], "state": {}} if part == "optimizer" else {"model.0.conv.weight": torch.zeros(8, 3, 5, 5)}
+    stored[part] = (
+        {"param_groups": [], "state": {}} if part == "optimizer" else {"model.0.conv.weight": torch.zeros(8, 3, 5, 5)}
+    )
     with pytest.raises(CheckpointError, match=r"^last\.pt: its state does not fit its own network: ") as caught:
         restore(training, stored, "last.pt")
     assert "\n" not in str(caught.value)
@@ -181,5 +204,7 @@ def test_what_no_run_can_go_on_from(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^last\.pt: holds no rng, rows: expected a whole last\.pt"):
         check_complete({key: value for key, value in whole.items() if key not in ("rng", "rows")}, "last.pt")
     whole["ema"] = whole["ema"] | {"model.1.bn.running_var": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(CheckpointError, match=r"^last\.pt: ema: model\.1\.bn\.running_var: holds values that are not finite"):
+    with pytest.raises(
+        CheckpointError, match=r"^last\.pt: ema: model\.1\.bn\.running_var: holds values that are not finite"
+    ):
         check_complete(whole, "last.pt")

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 import models.common
 from models.yolo import Model
 from tests import hostile_files as hostile
-from tests.foreign_files import Family, foreign_tensors, save_whole, write_ultralytics_checkpoint, write_yolov9_checkpoint
+from tests.foreign_files import (
+    Family,
+    foreign_tensors,
+    save_whole,
+    write_ultralytics_checkpoint,
+    write_yolov9_checkpoint,
+)
 from tests.networks import randomise, tiny_config, tiny_model
 from utils.errors import CheckpointError
 from utils.weights.own_file import VERSION, network_entry, save_checkpoint
@@ -57,7 +63,13 @@ def refusal(path: Path) -> str:
 
 def test_a_checkpoint_of_ours(tmp_path: Path) -> None:
     model, averaged = named_model(), named_model(seed=1)
-    content = {"network": network_entry(model), "model": model.state_dict(), "ema": averaged.state_dict(), "epoch": 4, "args": {"img": 64}}
+    content = {
+        "network": network_entry(model),
+        "model": model.state_dict(),
+        "ema": averaged.state_dict(),
+        "epoch": 4,
+        "args": {"img": 64},
+    }
     save_checkpoint(tmp_path / "best.pt", content)
     weights = read_weights(tmp_path / "best.pt")
     assert_same(weights.tensors, averaged.state_dict())
@@ -92,7 +104,10 @@ def test_a_newer_version(tmp_path: Path) -> None:
 )
 def test_a_checkpoint_of_ours_with_parts_missing(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     model = tiny_model()
-    torch.save({"version": VERSION, "network": network_entry(model), "model": model.state_dict()} | change, tmp_path / "best.pt")
+    torch.save(
+        {"version": VERSION, "network": network_entry(model), "model": model.state_dict()} | change,
+        tmp_path / "best.pt",
+    )
     assert message in refusal(tmp_path / "best.pt")
 
 
@@ -103,10 +118,20 @@ def test_a_checkpoint_of_ours_with_parts_missing(tmp_path: Path, change: dict[st
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod."])
 def test_a_state_dict(tmp_path: Path, prefix: str, legacy: bool) -> None:
     expected = named_model().state_dict()
-    torch.save({prefix + name: value for name, value in expected.items()}, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        {prefix + name: value for name, value in expected.items()},
+        tmp_path / "w.pt",
+        _use_new_zipfile_serialization=not legacy,
+    )
     weights = read_weights(tmp_path / "w.pt")
     assert_same(weights.tensors, expected)
-    assert (weights.kind, weights.config, weights.nc, weights.names, weights.stride) == ("state dict", None, None, None, None)
+    assert (weights.kind, weights.config, weights.nc, weights.names, weights.stride) == (
+        "state dict",
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_a_state_dict_of_bare_indices(tmp_path: Path) -> None:
@@ -176,7 +201,11 @@ def test_safetensors(tmp_path: Path, name: str) -> None:
 def test_safetensors_without_metadata_or_with_another(tmp_path: Path) -> None:
     save_file({"model.0.w": torch.ones(2)}, tmp_path / "plain.safetensors")
     assert read_weights(tmp_path / "plain.safetensors").names is None
-    save_file({"model.0.w": torch.ones(2)}, tmp_path / "w.safetensors", {"names": "[" * 100_000, "stride": "[8, true]", "nc": "3"})
+    save_file(
+        {"model.0.w": torch.ones(2)},
+        tmp_path / "w.safetensors",
+        {"names": "[" * 100_000, "stride": "[8, true]", "nc": "3"},
+    )
     weights = read_weights(tmp_path / "w.safetensors")
     assert (weights.names, weights.stride, weights.nc) == (None, None, 3)
     assert weights.notes == [f"its metadata '{key}' is not as expected and is left out" for key in ("names", "stride")]
@@ -207,9 +236,19 @@ def test_yolov9(tmp_path: Path, branches: int, half: bool) -> None:
     assert (weights.kind, weights.nc, weights.ch, weights.names) == ("YOLOv9 checkpoint", 3, 3, ["a", "б", "红"])
     assert weights.stride == [8, 16, 32]
     assert weights.config == tiny_config(branches) | {"ch": 3}
-    assert weights.training["opt"] == {"epochs": 300, "batch_size": 16, "weights": "", "save_dir": "runs/train/exp", "close_mosaic": 15}
+    assert weights.training["opt"] == {
+        "epochs": 300,
+        "batch_size": 16,
+        "weights": "",
+        "save_dir": "runs/train/exp",
+        "close_mosaic": 15,
+    }
     assert weights.training["hyp"] == {"lr0": 0.01, "momentum": 0.937, "anchor_t": 5.0}
-    assert (weights.training["epoch"], weights.training["best_fitness"], weights.training["date"][:4]) == (-1, 0.5, "2024")
+    assert (weights.training["epoch"], weights.training["best_fitness"], weights.training["date"][:4]) == (
+        -1,
+        0.5,
+        "2024",
+    )
     assert "without running anything" in weights.notes[0]
 
 
@@ -217,12 +256,18 @@ def test_yolov9(tmp_path: Path, branches: int, half: bool) -> None:
 def test_yolov9_unstripped(tmp_path: Path, root: str) -> None:
     """Averaged and raw weights, optimizer, names as a mapping; a root folder of any name."""
     model, averaged = named_model(2), named_model(2, seed=1)
-    write_yolov9_checkpoint(tmp_path / "w.pt", model, ema=averaged, half=True, root=root, optimizer=True, names_as_dict=True)
+    write_yolov9_checkpoint(
+        tmp_path / "w.pt", model, ema=averaged, half=True, root=root, optimizer=True, names_as_dict=True
+    )
     assert f"{root}/data.pkl" in zipfile.ZipFile(tmp_path / "w.pt").namelist()
     weights = read_weights(tmp_path / "w.pt")
     assert_same(weights.tensors, halved(foreign_tensors(averaged)))
     assert weights.names == ["a", "б", "红"]
-    assert (weights.training["epoch"], weights.training["best_fitness"], weights.training["updates"]) == (7, [0.25], 100)
+    assert (weights.training["epoch"], weights.training["best_fitness"], weights.training["updates"]) == (
+        7,
+        [0.25],
+        100,
+    )
     assert "optimizer" not in weights.training
     assert any("averaged ones are used" in note for note in weights.notes)
 
@@ -232,7 +277,12 @@ def test_ultralytics(tmp_path: Path) -> None:
     write_ultralytics_checkpoint(tmp_path / "best.pt", model)
     weights = read_weights(tmp_path / "best.pt")
     assert_same(weights.tensors, halved(foreign_tensors(model)))
-    assert (weights.kind, weights.nc, weights.names, weights.stride) == ("Ultralytics checkpoint", 3, ["a", "б", "红"], [8, 16, 32])
+    assert (weights.kind, weights.nc, weights.names, weights.stride) == (
+        "Ultralytics checkpoint",
+        3,
+        ["a", "б", "红"],
+        [8, 16, 32],
+    )
     assert weights.training["train_args"]["imgsz"] == 640
     assert weights.training["args"] == weights.training["train_args"] | {"box": 7.5}
     assert weights.training["train_metrics"] == {"metrics/mAP50(B)": 0.5, "fitness": 0.25}
@@ -252,9 +302,21 @@ def test_ultralytics_while_training(tmp_path: Path) -> None:
     [
         *(
             (name, write_yolov9_checkpoint)
-            for name in ("gelan-t", "yolov9-t", "gelan-s", "yolov9-s", "yolov9-m", "yolov9-c", "yolov9-e", "gelan-c-seg")
+            for name in (
+                "gelan-t",
+                "yolov9-t",
+                "gelan-s",
+                "yolov9-s",
+                "yolov9-m",
+                "yolov9-c",
+                "yolov9-e",
+                "gelan-c-seg",
+            )
         ),
-        *((name, write_ultralytics_checkpoint) for name in ("yolov8n", "yolo11n", "yolov8n-seg", "yolo11n-seg", "yolo11m")),
+        *(
+            (name, write_ultralytics_checkpoint)
+            for name in ("yolov8n", "yolo11n", "yolov8n-seg", "yolo11n-seg", "yolo11m")
+        ),
     ],
 )
 def test_every_shipped_network(tmp_path: Path, name: str, write: Any) -> None:
@@ -264,7 +326,9 @@ def test_every_shipped_network(tmp_path: Path, name: str, write: Any) -> None:
     assert_same(weights.tensors, halved(foreign_tensors(model)))
     with torch.device("meta"):
         again = Model(weights.config, nc=weights.nc, ch=weights.ch)
-    assert {key: value.shape for key, value in again.state_dict().items()} == {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: value.shape for key, value in again.state_dict().items()} == {
+        key: value.shape for key, value in model.state_dict().items()
+    }
 
 
 def test_our_own_layers_stay_what_they_are(tmp_path: Path) -> None:
@@ -295,7 +359,9 @@ def test_folded_files_are_noted(tmp_path: Path) -> None:
 
 
 def test_attributes_that_do_not_fit_are_left_out_and_said(tmp_path: Path) -> None:
-    write_yolov9_checkpoint(tmp_path / "w.pt", tiny_model(), stride=torch.tensor([8.5, 16.0]), names_as_dict=True, hyp={"x": np.zeros(5000)})
+    write_yolov9_checkpoint(
+        tmp_path / "w.pt", tiny_model(), stride=torch.tensor([8.5, 16.0]), names_as_dict=True, hyp={"x": np.zeros(5000)}
+    )
     weights = read_weights(tmp_path / "w.pt")
     assert weights.stride is None
     assert weights.training["hyp"] == {"x": None}
@@ -310,7 +376,9 @@ def test_attributes_that_do_not_fit_are_left_out_and_said(tmp_path: Path) -> Non
 
 def test_modules_that_are_no_detection_network(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 1)), tmp_path / "w.pt")
-    assert "holds an object of torch.nn.modules.container.Sequential: expected the DetectionModel" in refusal(tmp_path / "w.pt")
+    assert "holds an object of torch.nn.modules.container.Sequential: expected the DetectionModel" in refusal(
+        tmp_path / "w.pt"
+    )
     family = Family("yolov9")
     root = family.make("DetectionModel")
     root.model = nn.Sequential(nn.Identity())
@@ -347,7 +415,10 @@ def png() -> bytes:
 
 
 OTHER_FILES = {
-    "web page": (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "looks like a web page, probably a download or login page: expected weights"),
+    "web page": (
+        b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+        "looks like a web page, probably a download or login page: expected weights",
+    ),
     "web page after a comment": (b"\xef\xbb\xbf\n <!-- x --> <HTML lang=en>", "looks like a web page"),
     "PNG": (png(), "is a PNG picture: expected weights"),
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(50), "is a JPEG picture: expected weights"),
@@ -396,7 +467,10 @@ def test_exported_networks(tmp_path: Path) -> None:
     assert refusal(tmp_path / "w.pt").startswith("is a TorchScript archive: expected weights")
     for name, kind in (("w.onnx", "an ONNX file"), ("w.torchscript", "a TorchScript file")):
         (tmp_path / name).write_bytes(b"\x08\x07")
-        assert refusal(tmp_path / name) == f"is {kind}, an exported network: expected weights; detect.py and val.py take it by its suffix"
+        assert (
+            refusal(tmp_path / name)
+            == f"is {kind}, an exported network: expected weights; detect.py and val.py take it by its suffix"
+        )
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.99])

@@ -49,7 +49,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tu
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_hostile_file_is_refused_and_runs_nothing(corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_hostile_file_is_refused_and_runs_nothing(
+    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     (canary, files), path = corpus, tmp_path / "best.pt"
     (tmp_path / "canary_module.py").write_text(f"open({str(canary)!r}, 'w')\nclass Layer: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -101,7 +103,14 @@ for path in Path(sys.argv[1]).glob('*.pt'):
         refused += 1
 print(refused)
 """
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.stdout.split() == [str(len(NAMES))], done.stderr[-2000:]
     assert not canary.exists()
     assert len(NAMES) > 100
@@ -111,7 +120,14 @@ print(refused)
 
 
 def test_plain_data() -> None:
-    value = {"a": [1, -2, 2**40, 0.5, None, True], "b": ("x", (1, 2)), "c": {1, 2}, 3: b"bytes", "d": frozenset({"é"}), ("k", 1): {}}
+    value = {
+        "a": [1, -2, 2**40, 0.5, None, True],
+        "b": ("x", (1, 2)),
+        "c": {1, 2},
+        3: b"bytes",
+        "d": frozenset({"é"}),
+        ("k", 1): {},
+    }
     for protocol in (2, 3, 4, 5):
         assert read(pickle.dumps(value, protocol=protocol)) == value
 
@@ -124,7 +140,14 @@ def test_a_list_in_itself() -> None:
 
 
 def test_numpy_numbers() -> None:
-    value = [np.float64(0.5), np.float32(0.25), np.int64(-3), np.bool_(True), np.array([[1, 2], [3, 4]], order="F"), np.array([1.5], ">f4")]
+    value = [
+        np.float64(0.5),
+        np.float32(0.25),
+        np.int64(-3),
+        np.bool_(True),
+        np.array([[1, 2], [3, 4]], order="F"),
+        np.array([1.5], ">f4"),
+    ]
     held = read(pickle.dumps(value, protocol=2))
     assert held[:4] == [0.5, 0.25, -3, True]
     assert held[4].values.tolist() == [[1, 2], [3, 4]]
@@ -134,14 +157,37 @@ def test_numpy_numbers() -> None:
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
 def test_numpy_before_and_after_2(module: str) -> None:
     dtype = hostile.call(hostile.named("numpy", "dtype"), hostile.text("i2"), b"\x89", b"\x88")
-    state = hostile.row(hostile.number(3), hostile.text("<"), *[hostile.NONE] * 3, hostile.number(-1), hostile.number(-1), hostile.number(0))
+    state = hostile.row(
+        hostile.number(3),
+        hostile.text("<"),
+        *[hostile.NONE] * 3,
+        hostile.number(-1),
+        hostile.number(-1),
+        hostile.number(0),
+    )
     content = hostile.call(hostile.named("_codecs", "encode"), hostile.text("\x02\x01"), hostile.text("latin1"))
-    assert read(hostile.START + hostile.call(hostile.named(module, "scalar"), dtype + state + hostile.BUILD, content) + hostile.STOP) == 258
+    assert (
+        read(
+            hostile.START
+            + hostile.call(hostile.named(module, "scalar"), dtype + state + hostile.BUILD, content)
+            + hostile.STOP
+        )
+        == 258
+    )
 
 
 def test_paths_namespaces_devices_and_formats_are_data() -> None:
     held = read(
-        pickle.dumps([Path("runs/train/exp"), SimpleNamespace(lr0=0.01), torch.device("cuda:1"), torch.float16, torch.Size([1, 2])], protocol=2)
+        pickle.dumps(
+            [
+                Path("runs/train/exp"),
+                SimpleNamespace(lr0=0.01),
+                torch.device("cuda:1"),
+                torch.float16,
+                torch.Size([1, 2]),
+            ],
+            protocol=2,
+        )
     )
     assert held[0] == "runs/train/exp"
     assert (held[1].kind.path, held[1].state) == ("types.SimpleNamespace", {"lr0": 0.01})
@@ -150,15 +196,24 @@ def test_paths_namespaces_devices_and_formats_are_data() -> None:
 
 def test_a_layer_is_an_inert_stand_in() -> None:
     """`models.common.Conv` is a class of ours too: it is not what comes out."""
-    content = hostile.call(hostile.named("models.common", "Conv"), hostile.number(3)) + hostile.mapping(__class__=hostile.NONE, x=hostile.number(1))
+    content = hostile.call(hostile.named("models.common", "Conv"), hostile.number(3)) + hostile.mapping(
+        __class__=hostile.NONE, x=hostile.number(1)
+    )
     held = read(hostile.START + content + hostile.BUILD + hostile.STOP)
     assert type(held) is StandIn
-    assert (held.kind.path, held.kind.name, held.arguments, held.state) == ("models.common.Conv", "Conv", (3,), {"__class__": None, "x": 1})
+    assert (held.kind.path, held.kind.name, held.arguments, held.state) == (
+        "models.common.Conv",
+        "Conv",
+        (3,),
+        {"__class__": None, "x": 1},
+    )
 
 
 def test_stand_ins_are_keys_by_identity() -> None:
     made = hostile.named("models.common", "Conv") + hostile.EMPTY_TUPLE + hostile.NEWOBJ
-    content = hostile.START + hostile.EMPTY_DICT + hostile.MARK + (made + hostile.NONE) * 3 + hostile.SETITEMS + hostile.STOP
+    content = (
+        hostile.START + hostile.EMPTY_DICT + hostile.MARK + (made + hostile.NONE) * 3 + hostile.SETITEMS + hostile.STOP
+    )
     assert len(read(content)) == 3
 
 
@@ -173,7 +228,19 @@ def test_the_message_shows_no_control_characters() -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
+    "dtype",
+    [
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    ],
 )
 def test_number_formats(tmp_path: Path, dtype: torch.dtype, legacy: bool) -> None:
     value = torch.tensor([[0, 1, 2], [3, 4, 100]]).to(dtype)
@@ -187,8 +254,17 @@ def test_number_formats(tmp_path: Path, dtype: torch.dtype, legacy: bool) -> Non
 @pytest.mark.parametrize("legacy", [False, True])
 def test_views_share_a_storage_and_come_out_contiguous(tmp_path: Path, legacy: bool) -> None:
     base = torch.arange(24.0).view(4, 6)
-    views = {"all": base, "turned": base.t(), "part": base[1:3, ::2], "one": base[2, 3], "none": base[:0], "again": base[1:3, ::2]}
-    torch.save(views | {"parameter": torch.nn.Parameter(base)}, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    views = {
+        "all": base,
+        "turned": base.t(),
+        "part": base[1:3, ::2],
+        "one": base[2, 3],
+        "none": base[:0],
+        "again": base[1:3, ::2],
+    }
+    torch.save(
+        views | {"parameter": torch.nn.Parameter(base)}, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy
+    )
     held = load_torch_file(tmp_path / "w.pt")
     for name, value in (views | {"parameter": base}).items():
         assert torch.equal(held[name].read(), value)
@@ -198,7 +274,11 @@ def test_views_share_a_storage_and_come_out_contiguous(tmp_path: Path, legacy: b
 
 
 def test_a_truth_value_is_0_or_1(tmp_path: Path) -> None:
-    content = hostile.START + hostile.mapping(w=hostile.tensor((4,), (1,), held=hostile.storage(4, "1", "BoolStorage"))) + hostile.STOP
+    content = (
+        hostile.START
+        + hostile.mapping(w=hostile.tensor((4,), (1,), held=hostile.storage(4, "1", "BoolStorage")))
+        + hostile.STOP
+    )
     held = load_zip(tmp_path / "w.pt", content, more={"archive/data/1": b"\x00\x01\x02\xff"})
     assert held["w"].read().tolist() == [False, True, True, True]
 
@@ -206,7 +286,9 @@ def test_a_truth_value_is_0_or_1(tmp_path: Path) -> None:
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
     original = zipfile.ZipFile.read
-    monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, entry: (reads.append(entry.filename), original(self, entry))[1])
+    monkeypatch.setattr(
+        zipfile.ZipFile, "read", lambda self, entry: (reads.append(entry.filename), original(self, entry))[1]
+    )
     held = load_zip(tmp_path / "w.pt", hostile.state_dict(again=hostile.tensor((2, 2), (2, 1))))
     assert reads == ["archive/data.pkl"]
     assert held["model.0.conv.weight"].read().tolist() == [1, 2, 3, 4]
