@@ -1,4 +1,4 @@
-"""Find objects in pictures and videos: `python detect.py --weights best.pt --source street.jpg`."""
+"""Find objects in images and videos: `python detect.py --weights best.pt --source street.jpg`."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
     add(
         "--source",
         required=True,
-        help="picture, video, folder, 'pattern', list.txt with one path a line, or camera index (0)",
+        help="image, video, folder, 'pattern', list.txt with one path a line, or camera index (0)",
     )
     size = {
         "type": int,
@@ -41,7 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
         "help": "longer side, or height and width; as in training if not given",
     }
     add("--img", "--imgsz", "--img-size", dest="imgsz", **size)
-    rect_help = "fill pictures up with grey only as far as the stride needs it, not to the whole size"
+    rect_help = "fill images up with grey only as far as the stride needs it, not to the whole size"
     add("--rect", action=argparse.BooleanOptionalAction, default=defaults.rect, help=rect_help)
     add("--conf-thres", type=float, default=defaults.conf_thres, help="least confidence of a detection")
     add(
@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
         default=defaults.iou_thres,
         help="overlap above which the less confident of two boxes is dropped",
     )
-    add("--max-det", type=int, default=defaults.max_det, help="most detections of a picture")
+    add("--max-det", type=int, default=defaults.max_det, help="most detections of an image")
     add("--device", default="", help="cpu, mps, or a CUDA number; empty for the best one present")
     add("--amp", choices=AMP_CHOICES, default=defaults.amp, help="number format")
     add(
@@ -61,15 +61,15 @@ def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
         default=argparse.SUPPRESS,
         help="the same as --amp fp16",
     )
-    add("--view-img", **flag, help="show the pictures in a window")
+    add("--view-img", **flag, help="show the images in a window")
     add("--save-txt", **flag, help="write labels/NAME.txt: class cx cy w h (of a mask: x1 y1 x2 y2 …), normalised")
     add("--save-conf", **flag, help="append the confidence to each line of --save-txt")
     add("--save-crop", **flag, help="write every object as crops/CLASS/NAME.jpg")
     add("--save-json", **flag, help="write predictions.json in COCO's result form, masks as run lengths")
-    add("--nosave", **flag, help="write no annotated pictures and videos")
+    add("--nosave", **flag, help="write no annotated images and videos")
     add("--classes", nargs="+", metavar="CLASS", help="keep these classes only, by number or name")
     add("--agnostic-nms", **flag, help="boxes of different classes suppress each other")
-    add("--retina-masks", **flag, help="masks with the picture's resolution at their edges, not the network's")
+    add("--retina-masks", **flag, help="masks with the image's resolution at their edges, not the network's")
     add(
         "--visualize",
         nargs="*",
@@ -80,13 +80,13 @@ def parse_arguments(arguments: list[str] | None = None) -> DetectSettings:
         "--explain",
         nargs="*",
         metavar="LAYER",
-        help="write explain/NAME.png, one sheet a picture (of a video: a frame): class-activation maps at the head's inputs and what attention "
+        help="write explain/NAME.png, one sheet an image (of a video: a frame): class-activation maps at the head's inputs and what attention "
         "layers look at, or those of the named layers only (see docs/explain.md)",
     )
     add("--project", default=defaults.project, help="folder of the runs")
     add("--name", default=defaults.name, help="folder of this run; numbered if it exists")
     add("--exist-ok", **flag, help="write into an existing folder of this name")
-    add("--line-thickness", type=int, metavar="PIXELS", help="box lines; chosen by picture size if not given")
+    add("--line-thickness", type=int, metavar="PIXELS", help="box lines; chosen by image size if not given")
     add("--hide-labels", **flag, help="draw boxes only")
     add("--hide-conf", **flag, help="leave confidences out of the labels")
     add("--plugin", default=[], **PLUGIN_FLAG)

@@ -53,7 +53,7 @@ def parse_arguments(arguments: list[str] | None = None) -> ExportSettings:
         type=int,
         default=defaults.batch_size,
         metavar="N",
-        help="pictures at a time of a static file",
+        help="images at a time of a static file",
     )
     add("--dynamic", **flag, help="leave batch, height and width of onnx and torchscript free")
     add("--opset", type=int, default=defaults.opset, metavar="N", help="version of ONNX's operators")

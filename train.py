@@ -14,8 +14,8 @@ RETIRED = {
     "--bucket": "results stay in runs/",
     "--image-weights": "not supported",
     "--quad": "not supported",
-    "--mask-ratio": "masks are compared at a quarter of the picture's size, that of the prototypes",
-    "--no-overlap": "objects on top hide those below in the masks, as in the pictures",
+    "--mask-ratio": "masks are compared at a quarter of the image's size, that of the prototypes",
+    "--no-overlap": "objects on top hide those below in the masks, as in the images",
     "--sync-bn": "training on several devices is not supported yet",
     "--local_rank": "training on several devices is not supported yet",
     "--local-rank": "training on several devices is not supported yet",
@@ -35,8 +35,8 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     add("--weights", help="checkpoint to start from; without --cfg also the network")
     add("--hyp", help="hyperparameter yaml; its loss: chooses losses and assigner by name (docs/losses.md)")
     add("--epochs", type=int, help="length of the run")
-    add("--batch", "--batch-size", type=int, help="pictures a batch; -1 fills the GPU's memory")
-    add("--img", "--imgsz", "--img-size", type=int, help="picture size in pixels")
+    add("--batch", "--batch-size", type=int, help="images a batch; -1 fills the GPU's memory")
+    add("--img", "--imgsz", "--img-size", type=int, help="image size in pixels")
     add("--scale", help="letter of a family yaml's scales")
     add("--width", type=float, help="factor on channel counts, in place of the yaml's")
     add("--depth", type=float, help="factor on repeats, in place of the yaml's")
@@ -46,8 +46,8 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     add("--force", action="store_true", help="resume although the data or a yaml changed since the run began")
     add("--nosave", action="store_true", help="save only the last epoch")
     add("--noval", action="store_true", help="validate only the last epoch")
-    add("--noplots", action="store_true", help="draw no pictures")
-    add("--cache", nargs="?", const="ram", help="keep resized pictures in memory: auto, ram or off")
+    add("--noplots", action="store_true", help="draw no images")
+    add("--cache", nargs="?", const="ram", help="keep resized images in memory: auto, ram or off")
     add("--device", help="cpu, mps, or a CUDA number")
     add("--amp", help="mixed precision: auto, off, bf16 or fp16")
     add("--multi-scale", action="store_true", help="vary the size of batches by ± 50 %%")
@@ -58,7 +58,7 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
         schedule.add_argument(
             flag, dest="schedule", action="store_const", const=kind, help=f"{kind} learning rate, not linear"
         )
-    add("--workers", type=int, help="processes that load pictures")
+    add("--workers", type=int, help="processes that load images")
     add("--project", help="folder of the runs")
     add("--name", help="name of the run; a number is added if it exists")
     add("--exist-ok", action="store_true", help="write into an existing run's folder")
@@ -94,7 +94,7 @@ def parse_options(arguments: list[str] | None = None) -> TrainOptions:
         action="store_true",
         help="write best.pt and epoch*.pt in float16, half as large; last.pt stays float32",
     )
-    add("--min-items", type=int, help="leave out pictures with fewer objects")
+    add("--min-items", type=int, help="leave out images with fewer objects")
     add("--close-mosaic", type=int, help="no mosaics in the last so many epochs")
     add("--seed", type=int, help="seed of everything random")
     add("--plugin", **cli.PLUGIN_FLAG)

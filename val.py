@@ -37,7 +37,7 @@ def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
         type=int,
         default=defaults.batch_size,
         metavar="N",
-        help="pictures at a time",
+        help="images at a time",
     )
     add(
         "--img",
@@ -55,7 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
         default=defaults.iou_thres,
         help="overlap above which the less confident of two boxes is dropped",
     )
-    add("--max-det", type=int, default=defaults.max_det, metavar="N", help="most detections of a picture")
+    add("--max-det", type=int, default=defaults.max_det, metavar="N", help="most detections of an image")
     add("--task", choices=SPLITS, default=defaults.task, help="split of the data set")
     add("--device", default=defaults.device, help="cpu, mps, or a CUDA number; empty for the best one present")
     add("--amp", choices=AMP_CHOICES, default=defaults.amp, help="number format")
@@ -72,7 +72,7 @@ def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
         type=int,
         default=defaults.workers,
         metavar="N",
-        help="processes that load pictures, at most one a core",
+        help="processes that load images, at most one a core",
     )
     add("--single-cls", **flag, help="take all classes for one")
     add(
@@ -81,7 +81,7 @@ def parse_arguments(arguments: list[str] | None = None) -> ValSettings:
         default=defaults.rect,
         help="batches of similar aspect ratio with little padding, not squares",
     )
-    add("--min-items", type=int, default=defaults.min_items, metavar="N", help="leave out pictures with fewer objects")
+    add("--min-items", type=int, default=defaults.min_items, metavar="N", help="leave out images with fewer objects")
     add(
         "--deploy",
         action=switch,

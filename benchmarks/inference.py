@@ -19,12 +19,12 @@ def inference(cfg: str, amp: str, batch: int, size: int) -> Callable[[], Mapping
     torch.manual_seed(0)
     precision = choose_precision("cpu", amp)
     model = precision.place_for_inference(Model(cfg).eval().deploy())
-    pictures = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
 
     def run() -> Mapping[str, float]:
         clock = Clock()
         with torch.inference_mode():
-            images = precision.images(pictures, precision.dtype or torch.float32)
+            images = precision.images(pixels, precision.dtype or torch.float32)
             prediction = model(images)
             clock.lap("network")
             non_max_suppression(prediction, model.nc, 0.25, 0.45)

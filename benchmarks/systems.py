@@ -1,4 +1,4 @@
-"""Networks with a module beside their bases: parameters, GFLOPs and time a picture, the networks in turn.
+"""Networks with a module beside their bases: parameters, GFLOPs and time an image, the networks in turn.
 
 `python -m benchmarks.systems [--img 320] [--nc 3]`
 """

@@ -1,6 +1,6 @@
 """A whole training step (forward, loss, backward, clipping and optimizer, EMA): the default path against fp32 contiguous, in turn.
 
-`python -m benchmarks.train_step [--cfg gelan-t.yaml] [--batch 16] [--img 320]`. Targets are seeded, 15 objects a picture.
+`python -m benchmarks.train_step [--cfg gelan-t.yaml] [--batch 16] [--img 320]`. Targets are seeded, 15 objects an image.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from utils.optim.ema import ModelEMA
 from utils.optim.optimizer import build_optimizer
 from utils.precision import choose_precision
 
-OBJECTS_PER_PICTURE = 15
+OBJECTS_PER_IMAGE = 15
 
 
 def step(cfg: str, amp: str, batch: int, size: int, num_classes: int) -> Callable[[], Mapping[str, float]]:
@@ -27,15 +27,15 @@ def step(cfg: str, amp: str, batch: int, size: int, num_classes: int) -> Callabl
     ema, loss = ModelEMA(model), build_loss(model, hyp)
     optimizer = build_optimizer(model, "SGD", hyp, hyp.weight_decay)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    pictures = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
-    count = batch * OBJECTS_PER_PICTURE
-    owner = torch.arange(batch).repeat_interleave(OBJECTS_PER_PICTURE)[:, None].float()
+    pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+    count = batch * OBJECTS_PER_IMAGE
+    owner = torch.arange(batch).repeat_interleave(OBJECTS_PER_IMAGE)[:, None].float()
     classes = torch.randint(0, num_classes, (count, 1)).float()
     targets = torch.cat((owner, classes, 0.1 + 0.8 * torch.rand(count, 2), 0.03 + 0.2 * torch.rand(count, 2)), 1)
 
     def run() -> Mapping[str, float]:
         clock = Clock()
-        images = precision.images(pictures)
+        images = precision.images(pixels)
         with precision.autocast():
             outputs = model(images)
         clock.lap("forward")

@@ -1,1 +1,1 @@
-"""Data sets: reading, checking, augmenting and delivering pictures and labels."""
+"""Data sets: reading, checking, augmenting and delivering images and labels."""

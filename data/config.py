@@ -1,8 +1,8 @@
-"""The data yaml: where the pictures of each split are and what the classes are called.
+"""The data yaml: where the images of each split are and what the classes are called.
 
-Keys: `path` (root; relative to the yaml's folder, then to the working folder), `train`, `val`, `test` (a picture folder,
-a .txt list of pictures, a COCO .json file, or a list of these; relative to the root), `names` (list, or mapping from
-0..n-1; may be left out where a split is a COCO file), `nc` (checked against names), `images` (picture folder of COCO files:
+Keys: `path` (root; relative to the yaml's folder, then to the working folder), `train`, `val`, `test` (an image folder,
+a .txt list of images, a COCO .json file, or a list of these; relative to the root), `names` (list, or mapping from
+0..n-1; may be left out where a split is a COCO file), `nc` (checked against names), `images` (image folder of COCO files:
 one, or a mapping by split), `shapes` (settings of the drawn set, data/shapes.py). `download` is a remark for people: it is
 never run.
 """
@@ -28,16 +28,16 @@ class DataConfig:
     Attributes:
         path: the yaml file.
         root: folder that the splits are relative to.
-        splits: sources by split ("train", "val", "test"): picture folders, .txt lists of pictures or COCO .json files.
+        splits: sources by split ("train", "val", "test"): image folders, .txt lists of images or COCO .json files.
         names: class names by class index.
-        picture_dirs: picture folder of a split's COCO files, where the yaml gives one.
+        image_dirs: image folder of a split's COCO files, where the yaml gives one.
     """
 
     path: Path
     root: Path
     splits: dict[str, tuple[Path, ...]]
     names: list[str]
-    picture_dirs: dict[str, Path] = field(default_factory=dict)
+    image_dirs: dict[str, Path] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -95,7 +95,7 @@ def load_data_config(path: str | Path) -> DataConfig:
         raise DataError(
             f"{path}: nc is {content['nc']} but there are {len(names)} names: leave nc out, names are counted"
         )
-    return DataConfig(path, root, splits, names, _picture_dirs(path, content.get("images"), splits, root))
+    return DataConfig(path, root, splits, names, _image_dirs(path, content.get("images"), splits, root))
 
 
 def _find_yaml(path: str | Path) -> Path:
@@ -168,14 +168,14 @@ def _read_names(path: Path, value: object) -> list[str]:
     return [str(name) for name in value]
 
 
-def _picture_dirs(path: Path, value: object, splits: Iterable[str], root: Path) -> dict[str, Path]:
+def _image_dirs(path: Path, value: object, splits: Iterable[str], root: Path) -> dict[str, Path]:
     if value is None:
         return {}
     by_split = value if isinstance(value, dict) else dict.fromkeys(splits, value)
     for split, folder in by_split.items():
         if split not in SPLITS or not isinstance(folder, str):
             raise DataError(
-                f"{path}: images: {split}: {folder!r}: expected a picture folder, or a mapping from split to folder"
+                f"{path}: images: {split}: {folder!r}: expected an image folder, or a mapping from split to folder"
             )
     return {
         split: _first_existing(folder, (root, path.resolve().parent, Path.cwd())) for split, folder in by_split.items()

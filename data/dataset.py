@@ -1,4 +1,4 @@
-"""The pictures of one split as the network sees them, augmented or letterboxed.
+"""The images of one split as the network sees them, augmented or letterboxed.
 
 Everything random about an item depends on the seed, the epoch and its index alone, so batches are the same with any number of workers.
 """
@@ -21,14 +21,14 @@ from data.augment.transforms import (
     resize,
     resized_hw,
 )
-from data.images.cache import CACHE_CHOICES, PictureCache
-from data.images.reading import read_picture
+from data.images.cache import CACHE_CHOICES, ImageCache
+from data.images.reading import read_image
 from data.labels.annotation import Annotation
 from utils.errors import DataError, SettingsError
 
 
 class ItemKey(NamedTuple):
-    """What the sampler asks for: which picture, in which epoch (for its random changes), and whether mosaics are on."""
+    """What the sampler asks for: which image, in which epoch (for its random changes), and whether mosaics are on."""
 
     index: int
     epoch: int = 0
@@ -40,12 +40,12 @@ class Item:
     """One row of a batch.
 
     Attributes:
-        index: number of the picture in `DetectionDataset.annotations`.
+        index: number of the image in `DetectionDataset.annotations`.
         image_rgb: (H, W, 3) uint8.
-        targets: (N, 5) float32, class and centre x, centre y, width, height over the picture's size.
+        targets: (N, 5) float32, class and centre x, centre y, width, height over the image's size.
         masks: (H / 4, W / 4) int16 index map (`data.augment.sample.index_map`), or None.
         outlined: (N,) bool, objects that have an outline; the others are not in `masks`.
-        ratio_wh, pad_wh: how the picture was letterboxed (see `utils.geometry.boxes.unletterbox`); without meaning when augmented.
+        ratio_wh, pad_wh: how the image was letterboxed (see `utils.geometry.boxes.unletterbox`); without meaning when augmented.
     """
 
     index: int
@@ -58,22 +58,22 @@ class Item:
 
 
 class DetectionDataset:
-    """Pictures and targets of one split.
+    """Images and targets of one split.
 
     Args:
-        annotations: what is known about the pictures; kept, in this order, as `annotations`, less what `min_items` filters out.
+        annotations: what is known about the images; kept, in this order, as `annotations`, less what `min_items` filters out.
         names: class names by class index.
-        image_size: long side of a picture, and side of a square item, in pixels.
+        image_size: long side of an image, and side of a square item, in pixels.
         hyp: augmentation settings; may be None without `augment`.
-        augment: change pictures at random, in mosaics if `hyp.mosaic` says so; else letterbox them.
+        augment: change images at random, in mosaics if `hyp.mosaic` says so; else letterbox them.
         rect: items of similar aspect ratio share a batch and are as oblong as the batch allows; no mosaics.
-        batch_size: pictures in a batch, which share a shape when `rect`.
+        batch_size: images in a batch, which share a shape when `rect`.
         stride, pad: sides of rectangular items are multiples of `stride`, with `pad` strides of grey added before rounding up.
         seed: what all randomness starts from.
-        masks: draw index maps for instance segmentation; the objects of a picture then go from the largest to the smallest, those of
+        masks: draw index maps for instance segmentation; the objects of an image then go from the largest to the smallest, those of
             a copy-paste after them.
-        cache: 'ram' holds the resized pictures in memory, 'auto' does so if they are small, 'off' reads them every time.
-        min_items: leave out pictures with fewer objects, crowd regions not counted.
+        cache: 'ram' holds the resized images in memory, 'auto' does so if they are small, 'off' reads them every time.
+        min_items: leave out images with fewer objects, crowd regions not counted.
         single_cls: make one class, "object", of all.
     """
 
@@ -102,7 +102,7 @@ class DetectionDataset:
         self.num_filtered = len(annotations) - len(self.annotations)
         if not self.annotations:
             raise DataError(
-                f"data set: {len(annotations)} pictures, none with {min_items} or more objects: at least one was expected"
+                f"data set: {len(annotations)} images, none with {min_items} or more objects: at least one was expected"
             )
         self.names = list(names)
         if single_cls:
@@ -133,7 +133,7 @@ class DetectionDataset:
         return Item(key.index, sample.image_rgb, targets, masks, outlined(sample.polygons), ratio_wh, pad_wh)
 
     def load(self, index: int) -> Sample:
-        """Return picture `index` with its long side `image_size`, and its objects, crowd regions left out."""
+        """Return image `index` with its long side `image_size`, and its objects, crowd regions left out."""
         image = self.cache[index] if self.cache is not None else self._read(index)
         annotation = self.annotations[index]
         (height, width), keep = annotation.image_hw, ~annotation.crowd
@@ -145,26 +145,26 @@ class DetectionDataset:
         return by_area(sample) if self.masks else sample
 
     def describe_cache(self) -> str:
-        """One line for the start of a run: where pictures come from."""
+        """One line for the start of a run: where images come from."""
         if self.cache is not None:
-            return f"{len(self)} pictures in memory, {self.cache.num_bytes / 2**20:.0f} MiB"
-        return f"{len(self)} pictures, read from disk every time"
+            return f"{len(self)} images in memory, {self.cache.num_bytes / 2**20:.0f} MiB"
+        return f"{len(self)} images, read from disk every time"
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         annotation = self.annotations[index]
-        image = read_picture(annotation.path)
+        image = read_image(annotation.path)
         if image.shape[:2] != tuple(annotation.image_hw):
             (height, width), (known_height, known_width) = image.shape[:2], annotation.image_hw
             raise DataError(
-                f"{annotation.path}: the picture is {width} x {height} pixels: {known_width} x {known_height} was expected from its "
+                f"{annotation.path}: the image is {width} x {height} pixels: {known_width} x {known_height} was expected from its "
                 "annotation; if the file was replaced meanwhile, start again"
             )
         return resize(image, resized_hw(annotation.image_hw, self.image_size), fast=self.augment)
 
-    def _build_cache(self, choice: str) -> PictureCache | None:
+    def _build_cache(self, choice: str) -> ImageCache | None:
         if choice not in CACHE_CHOICES:
             raise SettingsError(f"cache {choice!r}: expected one of {', '.join(CACHE_CHOICES)}")
-        cache = PictureCache([resized_hw(annotation.image_hw, self.image_size) for annotation in self.annotations])
+        cache = ImageCache([resized_hw(annotation.image_hw, self.image_size) for annotation in self.annotations])
         if choice == "off" or (choice == "auto" and not cache.fits):
             return None
         cache.fill(self._read)
@@ -178,7 +178,7 @@ class DetectionDataset:
         shapes_hw = np.zeros((len(self), 2), np.int64)
         for start in range(0, len(self), self.batch_size):
             batch = order[start : start + self.batch_size]
-            # The least height and width, over the long side, that hold every picture of the batch.
+            # The least height and width, over the long side, that hold every image of the batch.
             share_hw = np.array((min(aspect[batch].max(), 1), min(1 / aspect[batch].min(), 1)))
             shapes_hw[batch] = np.ceil(share_hw * self.image_size / stride + pad).astype(np.int64) * stride
         return order, shapes_hw
@@ -190,7 +190,7 @@ class DetectionDataset:
         return int(height), int(width)
 
     def _letterboxed(self, index: int, scaleup: bool) -> tuple[Sample, tuple[float, float], tuple[int, int]]:
-        """Return a letterboxed picture with the ratio from, and padding around, the original."""
+        """Return a letterboxed image with the ratio from, and padding around, the original."""
         sample, (ratio_w, ratio_h), pad_wh = letterbox_sample(self.load(index), self._shape_hw(index), scaleup)
         height, width = self.annotations[index].image_hw
         resized_height, resized_width = resized_hw((height, width), self.image_size)

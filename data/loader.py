@@ -1,4 +1,4 @@
-"""Batches: which pictures, in which order, and how they are put together."""
+"""Batches: which images, in which order, and how they are put together."""
 
 import functools
 import multiprocessing
@@ -76,11 +76,11 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
 
     Returns:
         images: (B, 3, H, W) uint8 RGB, in channels_last layout.
-        targets: (N, 6) float32: image index in the batch, class, centre x, centre y, width, height over the picture's size.
-        masks: (B, H / 4, W / 4) int16, only if the data set draws them: k at the k-th target of that picture, 0 elsewhere.
+        targets: (N, 6) float32: image index in the batch, class, centre x, centre y, width, height over the image's size.
+        masks: (B, H / 4, W / 4) int16, only if the data set draws them: k at the k-th target of that image, 0 elsewhere.
         outlined: (N,) bool, with `masks`: targets that have an outline; the others are not drawn there.
-        paths: files; indices: numbers in `dataset.annotations`; original_hw: sizes of the files' pictures.
-        ratio_wh, pad_wh: how pictures were letterboxed; without meaning for augmented ones.
+        paths: files; indices: numbers in `dataset.annotations`; original_hw: sizes of the files' images.
+        ratio_wh, pad_wh: how images were letterboxed; without meaning for augmented ones.
     """
     counts = [len(item.targets) for item in items]
     row = np.repeat(np.arange(len(items), dtype=np.float32), counts)[:, None]
@@ -125,7 +125,7 @@ class Loader:
             pin_memory=pin_memory,
             worker_init_fn=functools.partial(_start_worker, loaded_plugins()),
             persistent_workers=workers > 0,
-            multiprocessing_context="fork" if workers > 0 and forks else None,  # shares the pictures in memory
+            multiprocessing_context="fork" if workers > 0 and forks else None,  # shares the images in memory
             generator=torch.Generator().manual_seed(batches.seed),  # leaves torch's global random numbers alone
         )
 
@@ -167,7 +167,7 @@ def build_loader(
         shuffle: draw a new order every epoch; otherwise the data set's own (by aspect ratio if it is rectangular).
         pin_memory: page-locked batches for a faster way to the GPU; by default if there is CUDA.
     Raises:
-        DataError: while iterating, a picture that cannot be read any more.
+        DataError: while iterating, an image that cannot be read any more.
         ValueError: another batch size than the rectangular data set's.
     """
     if dataset.rect and batch_size != dataset.batch_size:
@@ -175,7 +175,7 @@ def build_loader(
     batches = EpochBatches(dataset, batch_size, shuffle, seed, drop_last)
     if len(batches) == 0:
         raise DataError(
-            f"data set: {len(dataset)} pictures: at least one batch of {batch_size} was expected; lower the batch size"
+            f"data set: {len(dataset)} images: at least one batch of {batch_size} was expected; lower the batch size"
         )
     return Loader(dataset, batches, workers, torch.cuda.is_available() if pin_memory is None else pin_memory)
 

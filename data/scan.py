@@ -1,4 +1,4 @@
-"""All annotations of one split, whatever their format: pictures checked, labels parsed, results cached, skips accounted for."""
+"""All annotations of one split, whatever their format: images checked, labels parsed, results cached, skips accounted for."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from data.config import DataConfig
-from data.images.reading import find_pictures, inspect_picture, is_picture
-from data.labels.annotation import PICTURE, PROBLEM_TITLES, Annotation, Objects, Problem, ScanReport
+from data.images.reading import find_images, inspect_image, is_image
+from data.labels.annotation import IMAGE, PROBLEM_TITLES, Annotation, Objects, Problem, ScanReport
 from data.labels.cache import Entry, Stamp, cache_places, load_entries, save_entries, stamp
-from data.labels.coco_json import CocoPicture, fit_masks, read_coco_file
+from data.labels.coco_json import CocoImage, fit_masks, read_coco_file
 from data.labels.yolo_txt import label_path, read_label_file
 from utils.errors import DataError
 
@@ -25,16 +25,16 @@ Job = tuple[str, Stamp]
 def load_annotations(
     config: DataConfig, split: str, *, require_labels: bool | None = None, cache: bool = True, progress: bool = True
 ) -> tuple[list[Annotation], ScanReport]:
-    """Read a split: every picture decoded once, every label row checked; what is bad is skipped and named in the report.
+    """Read a split: every image decoded once, every label row checked; what is bad is skipped and named in the report.
 
     Args:
         require_labels: raise where there is no object at all; None does so for "train" only.
         cache: use and write the cache beside the labels (in the user's cache folder where that place is read-only).
         progress: show a progress bar on a terminal.
     Returns:
-        One annotation per usable picture, in the order of the sources and, inside a folder, by path; and the report.
+        One annotation per usable image, in the order of the sources and, inside a folder, by path; and the report.
     Raises:
-        DataError: no such split or source, no usable picture, a class index beyond the names, or no label where they are required.
+        DataError: no such split or source, no usable image, a class index beyond the names, or no label where they are required.
     """
     report = ScanReport(split, categories=list(range(len(config.names))))
     annotations: list[Annotation] = []
@@ -44,12 +44,12 @@ def load_annotations(
         else:
             annotations += _read_yolo(config, source, report, cache, progress)
     if not annotations:
-        raise DataError(f"{config.path}: {split}: none of the pictures can be used: {_first(report.problems)}")
+        raise DataError(f"{config.path}: {split}: none of the images can be used: {_first(report.problems)}")
     _count(report, annotations)
     if not report.objects and (split == "train" if require_labels is None else require_labels):
         place = config.splits[split][0] if config.kind == "coco" else label_path(annotations[0].path)
         reason = _first(report.problems) or f"looked for {place} and the like"
-        raise DataError(f"{config.path}: {split}: no labels at all for {len(annotations)} pictures: {reason}")
+        raise DataError(f"{config.path}: {split}: no labels at all for {len(annotations)} images: {reason}")
     return _number(annotations, report), report
 
 
@@ -61,11 +61,11 @@ def print_report(report: ScanReport, limit: int = 20) -> None:
 def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
     """Return the text of `print_report`; None for `limit` lists everything."""
     lines = [
-        f"{report.split}: {report.pictures} pictures ({report.backgrounds} without objects, {report.unlabelled} without a label file), "
+        f"{report.split}: {report.images} images ({report.backgrounds} without objects, {report.unlabelled} without a label file), "
         f"{report.objects} objects ({report.polygons} with outlines, {report.crowds} crowd regions); {report.from_cache} from the cache"
     ]
     if report.clipped:
-        lines.append(f"  {report.clipped} boxes cut at the border of their picture")
+        lines.append(f"  {report.clipped} boxes cut at the border of their image")
     lines += [f"  {note}" for note in report.notes]
     for kind, title in PROBLEM_TITLES.items():
         problems = [problem for problem in report.problems if problem.kind == kind]
@@ -110,109 +110,105 @@ def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split:
 
 def _read_yolo(config: DataConfig, source: Path, report: ScanReport, cache: bool, progress: bool) -> list[Annotation]:
     if source.is_dir():
-        pictures = find_pictures(source)
+        images = find_images(source)
         beside = label_path(source / "any.jpg").parent
     elif source.suffix.lower() == ".txt":
-        pictures = _read_list(source, config.root)
+        images = _read_list(source, config.root)
         beside = source
     else:
-        raise DataError(f"{source}: expected a picture folder, a .txt list of pictures or a COCO .json")
-    if not pictures:
-        raise DataError(f"{source}: no pictures: expected files such as .jpg or .png")
+        raise DataError(f"{source}: expected an image folder, a .txt list of images or a COCO .json")
+    if not images:
+        raise DataError(f"{source}: no images: expected files such as .jpg or .png")
     num_classes = len(config.names)
 
     def read(position: int) -> Entry:
-        return _yolo_entry(pictures[position], num_classes)
+        return _yolo_entry(images[position], num_classes)
 
-    labels = [label_path(picture) for picture in pictures]
-    entries = _cached(pictures, labels, read, beside if cache else None, f"yolo {num_classes}", report, progress)
+    labels = [label_path(image) for image in images]
+    entries = _cached(images, labels, read, beside if cache else None, f"yolo {num_classes}", report, progress)
     for entry in entries:
         report.unlabelled += entry.annotation is not None and not entry.labelled
     return _usable(entries, report)
 
 
-def _yolo_entry(picture: Path, num_classes: int) -> Entry:
-    image_hw, problem = _inspect(picture)
+def _yolo_entry(image: Path, num_classes: int) -> Entry:
+    image_hw, problem = _inspect(image)
     if image_hw is None:
         return Entry(None, [problem], False)
     try:
-        objects = read_label_file(label_path(picture), num_classes, image_hw)
+        objects = read_label_file(label_path(image), num_classes, image_hw)
     except FileNotFoundError:
-        return Entry(Objects().annotation(picture, image_hw), [], False)
+        return Entry(Objects().annotation(image, image_hw), [], False)
     except OSError as error:
         return Entry(
-            None, [Problem(PICTURE, str(label_path(picture)), f"label file cannot be read: {error.strerror}")], False
+            None, [Problem(IMAGE, str(label_path(image)), f"label file cannot be read: {error.strerror}")], False
         )
-    return Entry(objects.annotation(picture, image_hw), objects.problems, True, objects.clipped)
+    return Entry(objects.annotation(image, image_hw), objects.problems, True, objects.clipped)
 
 
-def _inspect(picture: Path) -> tuple[tuple[int, int] | None, Problem | None]:
+def _inspect(image: Path) -> tuple[tuple[int, int] | None, Problem | None]:
     try:
-        return inspect_picture(picture), None
+        return inspect_image(image), None
     except DataError as error:
-        return None, Problem(PICTURE, str(picture), str(error))
+        return None, Problem(IMAGE, str(image), str(error))
 
 
 def _read_list(source: Path, root: Path) -> list[Path]:
-    """Return the pictures of a list file; relative ones are sought from the list's folder, then the root, then the working folder."""
+    """Return the images of a list file; relative ones are sought from the list's folder, then the root, then the working folder."""
     try:
         lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: cannot be read as a list of pictures: {error}") from error
-    pictures = []
+        raise DataError(f"{source}: cannot be read as a list of images: {error}") from error
+    images = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
             continue
-        if not is_picture(line):
+        if not is_image(line):
             raise DataError(
-                f"{source}:{number}: {line!r} is no picture: expected one path a line, to a .jpg, .png or the like"
+                f"{source}:{number}: {line!r} is no image: expected one path a line, to a .jpg, .png or the like"
             )
         places = [folder / line for folder in (source.parent, root, Path.cwd())]
-        pictures.append(Path(os.path.normpath(next((place for place in places if place.is_file()), places[0]))))
-    return pictures
+        images.append(Path(os.path.normpath(next((place for place in places if place.is_file()), places[0]))))
+    return images
 
 
 def _read_coco(
     config: DataConfig, split: str, source: Path, report: ScanReport, cache: bool, progress: bool
 ) -> list[Annotation]:
-    content = read_coco_file(source, config.names, config.picture_dirs.get(split))
+    content = read_coco_file(source, config.names, config.image_dirs.get(split))
     report.categories = content.categories
     report.problems += content.problems
 
     def read(position: int) -> Entry:
-        path = content.pictures[position].path
+        path = content.images[position].path
         image_hw, problem = _inspect(path)
         return (
             Entry(None, [problem], False) if image_hw is None else Entry(Objects().annotation(path, image_hw), [], True)
         )
 
-    paths = [picture.path for picture in content.pictures]
+    paths = [image.path for image in content.images]
     checked = _cached(paths, [None] * len(paths), read, source if cache else None, "coco", report, progress)
-    return _usable(
-        [_coco_entry(picture, entry) for picture, entry in zip(content.pictures, checked, strict=True)], report
-    )
+    return _usable([_coco_entry(image, entry) for image, entry in zip(content.images, checked, strict=True)], report)
 
 
-def _coco_entry(picture: CocoPicture, checked: Entry) -> Entry:
-    """Return the objects of a picture once it is known to be whole and of the size that the COCO file was made for."""
+def _coco_entry(image: CocoImage, checked: Entry) -> Entry:
+    """Return the objects of an image once it is known to be whole and of the size that the COCO file was made for."""
     if checked.annotation is None:
         return checked
     height, width = checked.annotation.image_hw
-    if picture.stated_hw not in (None, (height, width)):
-        stated = "{1} x {0}".format(*picture.stated_hw)
+    if image.stated_hw not in (None, (height, width)):
+        stated = "{1} x {0}".format(*image.stated_hw)
         return Entry(
             None,
-            [Problem(PICTURE, str(picture.path), f"{width} x {height} pixels, but its COCO file says {stated}")],
+            [Problem(IMAGE, str(image.path), f"{width} x {height} pixels, but its COCO file says {stated}")],
             False,
         )
-    fit_masks(picture.objects, picture.path, (height, width))
-    return Entry(
-        picture.objects.annotation(picture.path, (height, width), picture.image_id), picture.objects.problems, True
-    )
+    fit_masks(image.objects, image.path, (height, width))
+    return Entry(image.objects.annotation(image.path, (height, width), image.image_id), image.objects.problems, True)
 
 
 def _cached(
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     labels: Sequence[Path | None],
     read: Callable[[int], Entry],
     beside: Path | None,
@@ -220,8 +216,8 @@ def _cached(
     report: ScanReport,
     progress: bool,
 ) -> list[Entry]:
-    """Return the entry of each picture, from the cache where neither picture nor label changed, else by `read(position)`."""
-    jobs: list[Job] = [(str(picture), stamp(picture, label)) for picture, label in zip(pictures, labels, strict=True)]
+    """Return the entry of each image, from the cache where neither image nor label changed, else by `read(position)`."""
+    jobs: list[Job] = [(str(image), stamp(image, label)) for image, label in zip(images, labels, strict=True)]
     places = cache_places(beside) if beside is not None else []
     known = load_entries(places, key)
     todo = [position for position, job in enumerate(jobs) if job not in known]
@@ -234,7 +230,7 @@ def _cached(
             where = (
                 f"the label cache is {written}"
                 if written
-                else "the label cache could not be written, so the next run checks all pictures again"
+                else "the label cache could not be written, so the next run checks all images again"
             )
             report.notes.append(f"{places[0].parent} is read-only: {where}")
     return [known[job] for job in jobs]
@@ -246,7 +242,7 @@ def _in_threads(read: Callable[[int], Entry], todo: Sequence[int], title: str, p
     try:
         yield from tqdm(
             executor.map(read, todo),
-            f"{title}: checking pictures and labels",
+            f"{title}: checking images and labels",
             len(todo),
             disable=None if progress else True,
         )
@@ -265,7 +261,7 @@ def _usable(entries: Iterable[Entry], report: ScanReport) -> list[Annotation]:
 
 
 def _count(report: ScanReport, annotations: Sequence[Annotation]) -> None:
-    report.pictures = len(annotations)
+    report.images = len(annotations)
     report.backgrounds = sum(not len(annotation) for annotation in annotations)
     report.objects = sum(map(len, annotations))
     report.polygons = sum(bool(polygon) for annotation in annotations for polygon in annotation.polygons)
@@ -273,9 +269,9 @@ def _count(report: ScanReport, annotations: Sequence[Annotation]) -> None:
 
 
 def _number(annotations: Sequence[Annotation], report: ScanReport) -> list[Annotation]:
-    """Return the annotations with ids that are unique in the split: the files' own, numbers in picture names, or a count from 1."""
+    """Return the annotations with ids that are unique in the split: the files' own, numbers in image names, or a count from 1."""
     image_ids = [annotation.image_id for annotation in annotations]
-    if not any(image_ids):  # YOLO txt: COCO's pictures are named by their id
+    if not any(image_ids):  # YOLO txt: COCO's images are named by their id
         stems = [annotation.path.stem for annotation in annotations]
         image_ids = [int(stem) if stem.isdecimal() else -1 for stem in stems]
     elif not _unique(image_ids):

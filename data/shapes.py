@@ -1,6 +1,6 @@
-"""The built-in data set: pictures of plane figures with YOLO labels, the same for the same settings to the last byte.
+"""The built-in data set: images of plane figures with YOLO labels, the same for the same settings to the last byte.
 
-Each label is of what is visible of a figure: the part inside the picture that no later figure covers. Some rows are boxes and
+Each label is of what is visible of a figure: the part inside the image that no later figure covers. Some rows are boxes and
 some are outlines, so that both kinds are met in one file; boxes are those of the outlines.
 """
 
@@ -19,11 +19,11 @@ from utils.errors import DataError, did_you_mean
 from utils.files import write_json
 
 STAMP = "shapes.json"
-GENERATOR = 5  # raise it with every change that draws other pictures: sets of an older number are drawn again
+GENERATOR = 5  # raise it with every change that draws other images: sets of an older number are drawn again
 SPLITS = ("train", "val")
-BACKGROUND_SHARE = 0.04  # pictures without any figure
+BACKGROUND_SHARE = 0.04  # images without any figure
 JPEG_QUALITY = 92
-ATTEMPTS = 60  # per picture, to place figures that stay visible enough
+ATTEMPTS = 60  # per image, to place figures that stay visible enough
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class ShapesSettings:
 
     Attributes:
         seed: another seed draws another set.
-        train, val: pictures per split.
-        picture_size: pixels, height and width apart, in steps of 32.
+        train, val: images per split.
+        image_size: pixels, height and width apart, in steps of 32.
         figure_size: pixels, diameter of the circle around a figure, all sizes alike.
-        figures: per picture.
+        figures: per image.
         max_hidden: share of a figure that others may cover.
         box_rows: share of label rows that are boxes instead of outlines.
         hue_hint: share of figures painted near their class's hue; the others are of any colour.
@@ -44,7 +44,7 @@ class ShapesSettings:
     seed: int = 0
     train: int = 400
     val: int = 100
-    picture_size: tuple[int, int] = (160, 224)
+    image_size: tuple[int, int] = (160, 224)
     figure_size: tuple[int, int] = (24, 110)
     figures: tuple[int, int] = (2, 7)
     max_hidden: float = 0.5
@@ -76,7 +76,7 @@ def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: P
         raise DataError(
             f"{root}: holds other files (no {STAMP}): expected an empty or absent folder to draw into; set another 'path' in {source}"
         )
-    print(f"drawing {chosen.train} + {chosen.val} pictures into {root}")
+    print(f"drawing {chosen.train} + {chosen.val} images into {root}")
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -94,13 +94,13 @@ def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: P
 def draw_sample(
     settings: ShapesSettings, names: Sequence[str], split: str, index: int
 ) -> tuple[np.ndarray, list[tuple[Figure, bool]]]:
-    """Draw one picture.
+    """Draw one image.
 
     Returns:
         (H, W, 3) uint8 RGB, and its figures, bottom one first, each with whether its label is a box row.
     """
     rng = np.random.default_rng((settings.seed, SPLITS.index(split), index))
-    low, high = settings.picture_size
+    low, high = settings.image_size
     height, width = (32 * int(rng.integers(low // 32, high // 32 + 1)) for _ in range(2))
     pixels = paint_background(rng, (height, width))
     paint_clutter(rng, pixels)
@@ -132,9 +132,9 @@ def visible_outlines(figures: Sequence[tuple[Figure, bool]]) -> list[np.ndarray]
     ]
 
 
-def label_row(outline: np.ndarray, class_index: int, as_box: bool, picture_hw: tuple[int, int]) -> str:
-    """Return the YOLO row of an outline (K, 2) in pixels: its box, or itself, in parts of the picture's size."""
-    outline = outline / (picture_hw[1], picture_hw[0])
+def label_row(outline: np.ndarray, class_index: int, as_box: bool, image_hw: tuple[int, int]) -> str:
+    """Return the YOLO row of an outline (K, 2) in pixels: its box, or itself, in parts of the image's size."""
+    outline = outline / (image_hw[1], image_hw[0])
     low, high = outline.min(0), outline.max(0)
     values = np.concatenate(((low + high) / 2, high - low)) if as_box else outline.reshape(-1)
     return " ".join((str(class_index), *(f"{value:.6f}" for value in values)))
@@ -143,7 +143,7 @@ def label_row(outline: np.ndarray, class_index: int, as_box: bool, picture_hw: t
 def _write_sample(root: Path, split: str, index: int, settings: ShapesSettings, names: Sequence[str]) -> None:
     pixels, figures = draw_sample(settings, names, split, index)
     done, encoded = cv2.imencode(".jpg", pixels[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    assert done, "cv2 encodes every uint8 picture"
+    assert done, "cv2 encodes every uint8 image"
     outlines = visible_outlines(figures)
     rows = [
         label_row(outline, names.index(figure.name), as_box, pixels.shape[:2])
@@ -175,8 +175,8 @@ def _settings(settings: object, source: Path) -> ShapesSettings:
     chosen = ShapesSettings(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     )
-    if chosen.picture_size[0] < 32 or chosen.figure_size[0] < 4:
-        raise DataError(f"{source}: shapes: expected picture_size from 32 and figure_size from 4 pixels")
+    if chosen.image_size[0] < 32 or chosen.figure_size[0] < 4:
+        raise DataError(f"{source}: shapes: expected image_size from 32 and figure_size from 4 pixels")
     return chosen
 
 

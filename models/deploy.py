@@ -91,7 +91,7 @@ def numbered_source(row: Row) -> Source | list[Source]:
 
 
 def numbers_of(row: Row) -> list[Source]:
-    """Return a row's sources as its yaml numbers them: -1 for the row before where it was counted back, -1 - index for the picture, else an index."""
+    """Return a row's sources as its yaml numbers them: -1 for the row before where it was counted back, -1 - index for the image, else an index."""
     numbers: list[Source] = []
     for source, said in zip(row.sources, row.written, strict=True):
         counted_back = isinstance(said, int) and said < 0 and source == row.index - 1

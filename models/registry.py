@@ -176,7 +176,7 @@ def keep(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Cha
 Role = Literal[
     "activation", "attention", "block", "convolution", "downsample", "fusion", "head", "other", "pooling", "upsample"
 ]
-"""What a layer is for in a network: where a person looks for it, and its colour in a picture of the network."""
+"""What a layer is for in a network: where a person looks for it, and its colour in an image of the network."""
 
 
 @dataclass(frozen=True)

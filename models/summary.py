@@ -21,7 +21,7 @@ from utils import cli
 from utils.errors import ModelConfigError
 
 IMAGE_SIZE = 640
-"""Side of the picture that GFLOPs are counted for."""
+"""Side of the image that GFLOPs are counted for."""
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -30,7 +30,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_gflops(model: Model, size: int = IMAGE_SIZE) -> list[float]:
-    """Return each row's 10^9 operations for one picture of `size` x `size`: two per multiply-accumulate of convolutions and matrix products."""
+    """Return each row's 10^9 operations for one image of `size` x `size`: two per multiply-accumulate of convolutions and matrix products."""
     totals = [0]
     with FlopCounterMode(display=False) as counter:
         handles = [
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m models.yolo", description="Print the layers of a network.")
     parser.add_argument("cfg", help="network yaml, a path or the name of a shipped one")
     parser.add_argument("--nc", type=int, help="number of classes, in place of the yaml's")
-    parser.add_argument("--ch", type=int, help="channels of the pictures")
+    parser.add_argument("--ch", type=int, help="channels of the images")
     parser.add_argument("--scale", help="letter of a family yaml's scales")
     parser.add_argument("--width", type=float, help="factor on channel counts, in place of the yaml's")
     parser.add_argument("--depth", type=float, help="factor on repeats, in place of the yaml's")

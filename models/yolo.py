@@ -33,7 +33,7 @@ def parse_model(
 
     Args:
         config: checked configuration with `backbone` and `head` rows (models/config/rows.py).
-        channels: channels of the picture.
+        channels: channels of the image.
         where: where the rows stand, for messages.
     Returns:
         The rows as built and their modules, index by index.
@@ -100,7 +100,7 @@ class Model(nn.Module):
     Args:
         cfg: path or shipped name of a yaml, or its content as a mapping.
         nc: number of classes, in place of the yaml's.
-        ch: channels of the pictures; the yaml's, or 3, by default.
+        ch: channels of the images; the yaml's, or 3, by default.
         scale: letter of a family yaml's `scales`.
         width, depth: multiples in place of the yaml's (models/config/scaling.py).
         patches: edits of its rows (models/config/language.py), such as "insert SE after p5".
@@ -161,7 +161,7 @@ class Model(nn.Module):
         return value
 
     def _level_strides(self) -> list[int]:
-        """Return the strides of the head's levels, as they come out for a picture of 256 x 256.
+        """Return the strides of the head's levels, as they come out for an image of 256 x 256.
 
         Raises:
             ModelConfigError: they are not whole, not ascending or not the same in every branch, or prototypes have another size.
@@ -238,7 +238,7 @@ class Model(nn.Module):
         return self.head.decode(output)
 
     def trace(self, size: int = 256) -> list[Any]:
-        """Return the output shape of every row for a `size` x `size` picture, without computing values.
+        """Return the output shape of every row for a `size` x `size` image, without computing values.
 
         Raises:
             ModelConfigError: a row cannot take its inputs; names it and their shapes.
@@ -257,11 +257,11 @@ class Model(nn.Module):
                 )
             except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
                 given = ", ".join(
-                    f"layer {source} ({self.rows[source].name if source != IMAGE else 'picture'}) gives {show_shape(x)}"
+                    f"layer {source} ({self.rows[source].name if source != IMAGE else 'image'}) gives {show_shape(x)}"
                     for source, x in zip(row.sources, inputs, strict=True)
                 )
                 raise ModelConfigError(
-                    f"{row.where}: does not fit its input for a {size} x {size} picture: {given}: {error}"
+                    f"{row.where}: does not fit its input for a {size} x {size} image: {given}: {error}"
                 ) from error
             shapes.append(shape_of(outputs[row.index]))
         self.train(training)

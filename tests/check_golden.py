@@ -166,7 +166,7 @@ def ellipse_maps(targets: torch.Tensor, batch: int, size_hw: tuple[int, int]) ->
 
 
 def check_segmentation_loss(golden: dict[str, Any], inputs: dict[str, Any]) -> float:
-    """Return the largest relative error of total, items and gradient norms; `inputs` has the targets and the picture's size."""
+    """Return the largest relative error of total, items and gradient norms; `inputs` has the targets and the image's size."""
     (height, width), stream = inputs["image_hw"], np.random.RandomState(21)
     shapes = [(3, 69, height // stride, width // stride) for stride in (8, 16, 32)]
     shapes += [(3, 32, sum(shape[2] * shape[3] for shape in shapes)), (3, 32, height // 4, width // 4)]

@@ -1,4 +1,4 @@
-"""What the tests share: the folder of reference data, and small pictures to make data sets of."""
+"""What the tests share: the folder of reference data, and small images to make data sets of."""
 
 import os
 from collections.abc import Callable
@@ -34,8 +34,8 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def write_picture() -> Callable[..., Path]:
-    """Return `write_picture(path, hw=(40, 60))`, which writes a grey picture and its folders and returns the path."""
+def write_image() -> Callable[..., Path]:
+    """Return `write_image(path, hw=(40, 60))`, which writes a grey image and its folders and returns the path."""
 
     def write(path: Path, hw: tuple[int, int] = (40, 60)) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

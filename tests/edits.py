@@ -7,7 +7,7 @@ Config = dict[str, Any]
 
 
 def _absolute(config: Config) -> list[list[Any]]:
-    """Return all rows, their sources as absolute indices (-1 only for the picture)."""
+    """Return all rows, their sources as absolute indices (-1 only for the image)."""
     rows = copy.deepcopy(config["backbone"] + config["head"])
     labels = {row[4]: number for number, row in enumerate(rows) if len(row) > 4}
     for number, row in enumerate(rows):

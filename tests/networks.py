@@ -53,5 +53,5 @@ def meta_pruned(name: str) -> Model:
 
 
 def seeded_images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Pictures in [0, 1]."""
+    """Images in [0, 1]."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

@@ -17,7 +17,7 @@ class PluginError(ModelConfigError):
 
 
 class DataError(UserError):
-    """A data set, label or picture source that cannot be used."""
+    """A data set, label or image source that cannot be used."""
 
 
 class CheckpointError(UserError):

@@ -29,7 +29,7 @@ class Hyperparameters:
     weight_decay: float = 0.0005
     """Decay of convolution and linear weights at the nominal batch."""
     nominal_batch: int = 64
-    """Gradients are accumulated to about this many pictures before a step, where an epoch is long enough for it."""
+    """Gradients are accumulated to about this many images before a step, where an epoch is long enough for it."""
     min_steps_per_epoch: int = 100
     """Accumulation is cut so that an epoch keeps this many optimizer steps (or one step a batch on smaller sets)."""
     warmup_epochs: float = 3.0
@@ -85,7 +85,7 @@ class Hyperparameters:
     fliplr: float = 0.5
     """Probability of a flip left to right."""
     mosaic: float = 1.0
-    """Probability of a mosaic of four pictures."""
+    """Probability of a mosaic of four images."""
     mixup: float = 0.15
     """Probability of blending a mosaic with another one."""
     copy_paste: float = 0.3

@@ -1,4 +1,4 @@
-"""Which picture size a run uses: what was asked for, what an exported file demands, or what the network was trained at."""
+"""Which image size a run uses: what was asked for, what an exported file demands, or what the network was trained at."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ def static_size(network: nn.Module) -> tuple[int, int] | None:
 
 
 def choose_image_size(asked: int | Sequence[int] | None, network: nn.Module) -> tuple[int, int]:
-    """Return the height and width for a network's pictures, multiples of its largest stride; says where they come from unless asked for.
+    """Return the height and width for a network's images, multiples of its largest stride; says where they come from unless asked for.
 
     Args:
         asked: --img: a size, a height and width, or None where it was not given.
@@ -56,5 +56,5 @@ def choose_image_size(asked: int | Sequence[int] | None, network: nn.Module) -> 
             else "since the weights do not say at which size they were trained"
         )
         asked = asked or DEFAULT_SIZE
-        print(f"picture size {asked}, {reason} (--img chooses another)")
+        print(f"image size {asked}, {reason} (--img chooses another)")
     return size_on_stride(asked, max(network.stride))

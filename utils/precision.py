@@ -62,10 +62,10 @@ class Precision:
             module.float().load_state_dict(state)
         return model
 
-    def images(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def images(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, ch, H, W) uint8 to the device in [0, 1], in the layout and `dtype` that the network wants."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return pictures.to(self.device, non_blocking=True).to(dtype, memory_format=layout).div_(255)
+        return pixels.to(self.device, non_blocking=True).to(dtype, memory_format=layout).div_(255)
 
     def describe(self) -> str:
         """One line for the start of a run."""

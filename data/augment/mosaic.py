@@ -1,4 +1,4 @@
-"""Pictures composed of several: mosaic of four, copy-paste of outlined objects, mixup."""
+"""Images composed of several: mosaic of four, copy-paste of outlined objects, mixup."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ MIXUP_BETA = 32.0
 
 
 def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Sample:
-    """Put four pictures round a random centre of a grey canvas.
+    """Put four images round a random centre of a grey canvas.
 
     Args:
-        tiles: four pictures (top left, top right, bottom left, bottom right), no side over `size`.
+        tiles: four images (top left, top right, bottom left, bottom right), no side over `size`.
         size: half the side of the canvas; the centre is uniform in its middle half.
     """
     side = 2 * size
@@ -47,7 +47,7 @@ def covered_share(box_xyxy: NDArray[np.float32], others_xyxy: NDArray[np.float32
 
 
 def copy_paste(sample: Sample, share: float, rng: np.random.Generator) -> Sample:
-    """Paste mirror images of outlined objects where they cover less than 30 % of every box; the picture itself is written to.
+    """Paste mirror images of outlined objects where they cover less than 30 % of every box; the image itself is written to.
 
     Args:
         share: part of the outlined objects that are tried, 0 to 1. Objects known by their box only are never copied.
@@ -91,7 +91,7 @@ def _paste_mirrored(image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32], p
 
 
 def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
-    """Blend two pictures of one size by a share from Beta(32, 32); the objects of both count.
+    """Blend two images of one size by a share from Beta(32, 32); the objects of both count.
 
     Source: Zhang et al. 2018, arxiv.org/abs/1710.09412. Differs: labels are joined, not weighted.
     """

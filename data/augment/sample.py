@@ -1,4 +1,4 @@
-"""One picture in work with its objects, and the geometry that keeps boxes and outlines together.
+"""One image in work with its objects, and the geometry that keeps boxes and outlines together.
 
 Coordinates are continuous pixels: pixel i covers [i, i + 1]. Images may be shared; only `copy_paste` writes to one,
 the fresh canvas of a mosaic.
@@ -19,7 +19,7 @@ SUBPIXEL_BITS = 4
 
 @dataclass(slots=True)
 class Sample:
-    """A picture and its objects, crowd regions left out.
+    """An image and its objects, crowd regions left out.
 
     Attributes:
         image_rgb: (H, W, 3) uint8.
@@ -35,11 +35,11 @@ class Sample:
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Width and height of the picture."""
+        """Width and height of the image."""
         return self.image_rgb.shape[1], self.image_rgb.shape[0]
 
     def select(self, keep: NDArray[np.bool_]) -> "Sample":
-        """Return the picture with those of its objects where `keep` is True."""
+        """Return the image with those of its objects where `keep` is True."""
         if keep.all():
             return self
         polygons = [self.polygons[index] for index in np.flatnonzero(keep)]
@@ -47,7 +47,7 @@ class Sample:
 
 
 def join(image_rgb: NDArray[np.uint8], samples: Sequence[Sample]) -> Sample:
-    """Return one picture with the objects of several, which already are in its coordinates."""
+    """Return one image with the objects of several, which already are in its coordinates."""
     return Sample(
         image_rgb,
         np.concatenate([sample.classes for sample in samples]),
@@ -90,7 +90,7 @@ def scale_and_shift(
 def mirror(
     boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], axis: int, length: int
 ) -> tuple[NDArray[np.float32], list[Polygon]]:
-    """Return boxes and outlines mirrored along `axis` (0 is x, 1 is y) of a picture that is `length` pixels long there."""
+    """Return boxes and outlines mirrored along `axis` (0 is x, 1 is y) of an image that is `length` pixels long there."""
     boxes_xyxy = boxes_xyxy.copy()
     boxes_xyxy[:, [axis, axis + 2]] = length - boxes_xyxy[:, [axis + 2, axis]]
     scale, shift = np.ones(2, np.float32), np.zeros(2, np.float32)
@@ -113,9 +113,9 @@ def _following(values: NDArray) -> NDArray:
 
 
 def clip_part(points: NDArray[np.float32], size_wh: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the part of an outline inside a picture, (K', 2); empty if nothing is left.
+    """Return the part of an outline inside an image, (K', 2); empty if nothing is left.
 
-    Source: Sutherland and Hodgman 1974, one side of the picture after the other.
+    Source: Sutherland and Hodgman 1974, one side of the image after the other.
     """
     for axis in (0, 1):
         for limit, sign in ((0, 1), (size_wh[axis], -1)):
@@ -136,14 +136,14 @@ def clip_part(points: NDArray[np.float32], size_wh: tuple[int, int]) -> NDArray[
 
 
 def _clip_polygon(polygon: Polygon, size_wh: tuple[int, int]) -> tuple[Polygon, NDArray[np.float32]]:
-    """Return the parts inside the picture and their tight (4,) box, zeros if nothing is left."""
+    """Return the parts inside the image and their tight (4,) box, zeros if nothing is left."""
     parts, seen = [], []
     for part in polygon:
         clipped = clip_part(part, size_wh)
         if len(clipped) == 0:
             continue
         parts.append(clipped)
-        # A corner of the picture joins pieces of a concave outline; it counts for the box only if the object covers it.
+        # A corner of the image joins pieces of a concave outline; it counts for the box only if the object covers it.
         corner = ((clipped == 0) | (clipped == np.array(size_wh, np.float32))).all(1)
         for row in np.flatnonzero(corner):
             corner[row] = cv2.pointPolygonTest(part, clipped[row].tolist(), False) < 0
@@ -157,7 +157,7 @@ def _clip_polygon(polygon: Polygon, size_wh: tuple[int, int]) -> tuple[Polygon, 
 def clip(
     boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], size_wh: tuple[int, int], refit: bool = False
 ) -> tuple[NDArray[np.float32], list[Polygon]]:
-    """Cut objects at the border of a picture; row i stays object i.
+    """Cut objects at the border of an image; row i stays object i.
 
     Args:
         refit: take the box of every outlined object from its outline, not only where the border cuts it.
@@ -182,7 +182,7 @@ def clip(
 
 
 def by_area(sample: Sample) -> Sample:
-    """Return the picture with its objects from the largest to the smallest box, so that `index_map` draws small ones on top."""
+    """Return the image with its objects from the largest to the smallest box, so that `index_map` draws small ones on top."""
     order = np.argsort(-(sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).prod(1), kind="stable")
     return Sample(
         sample.image_rgb, sample.classes[order], sample.boxes_xyxy[order], [sample.polygons[row] for row in order]

@@ -1,4 +1,4 @@
-"""Changes to one picture and its objects: letterbox, affine and perspective warp, colour, flips."""
+"""Changes to one image and its objects: letterbox, affine and perspective warp, colour, flips."""
 
 import math
 from typing import Protocol
@@ -20,7 +20,7 @@ class AugmentSettings(Protocol):
 
     Attributes:
         hsv_h, hsv_s, hsv_v: largest relative change of hue, saturation and value.
-        degrees, shear: largest angles; translate: largest shift over the picture's size; scale: largest relative change of size.
+        degrees, shear: largest angles; translate: largest shift over the image's size; scale: largest relative change of size.
         perspective: largest perspective term, 0 to 0.001.
         flipud, fliplr, mosaic, mixup, copy_paste: probabilities; copy_paste is the share of outlined objects that are copied.
     """
@@ -41,14 +41,14 @@ class AugmentSettings(Protocol):
 
 
 def resized_hw(image_hw: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """Height and width of a picture once its long side is `image_size`."""
+    """Height and width of an image once its long side is `image_size`."""
     height, width = image_hw
     ratio = image_size / max(image_hw)
     return max(round(height * ratio), 1), max(round(width * ratio), 1)
 
 
 def resize(image: NDArray[np.uint8], size_hw: tuple[int, int], fast: bool) -> NDArray[np.uint8]:
-    """Resize a picture: by area averaging when it shrinks, unless `fast`, else linearly."""
+    """Resize an image: by area averaging when it shrinks, unless `fast`, else linearly."""
     if image.shape[:2] == size_hw:
         return image
     shrinks = size_hw[0] * size_hw[1] < image.shape[0] * image.shape[1]
@@ -59,13 +59,13 @@ def resize(image: NDArray[np.uint8], size_hw: tuple[int, int], fast: bool) -> ND
 def letterbox(
     image: NDArray[np.uint8], shape_hw: tuple[int, int], scaleup: bool = True
 ) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[int, int]]:
-    """Fit a picture into `shape_hw`, centred on grey.
+    """Fit an image into `shape_hw`, centred on grey.
 
     Args:
         image: (H, W, 3).
-        scaleup: whether a picture that is smaller may be enlarged.
+        scaleup: whether an image that is smaller may be enlarged.
     Returns:
-        The picture (the same array if it fits already), ratio_wh (new over old size) and pad_wh (pixels added at the left and top),
+        The image (the same array if it fits already), ratio_wh (new over old size) and pad_wh (pixels added at the left and top),
         as `utils.geometry.boxes.unletterbox` takes them.
     """
     height, width = image.shape[:2]
@@ -85,7 +85,7 @@ def letterbox(
 def letterbox_sample(
     sample: Sample, shape_hw: tuple[int, int], scaleup: bool
 ) -> tuple[Sample, tuple[float, float], tuple[int, int]]:
-    """Letterbox a picture with its objects; see `letterbox`."""
+    """Letterbox an image with its objects; see `letterbox`."""
     image, ratio_wh, pad_wh = letterbox(sample.image_rgb, shape_hw, scaleup)
     boxes_xyxy, polygons = scale_and_shift(sample.boxes_xyxy, sample.polygons, ratio_wh, pad_wh)
     return Sample(image, sample.classes, boxes_xyxy, polygons), ratio_wh, pad_wh
@@ -111,7 +111,7 @@ def random_matrix(
 
 
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """Warp a picture by a (3, 3) map of continuous coordinates (OpenCV's are those of pixel centres, half a pixel off)."""
+    """Warp an image by a (3, 3) map of continuous coordinates (OpenCV's are those of pixel centres, half a pixel off)."""
     to_corner, to_centre = np.eye(3), np.eye(3)
     to_corner[:2, 2], to_centre[:2, 2] = 0.5, -0.5
     matrix = to_centre @ matrix @ to_corner
@@ -129,7 +129,7 @@ def _map_by(matrix: NDArray[np.float64], points: NDArray) -> NDArray[np.float64]
 def warp_objects(
     boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], matrix: NDArray[np.float64], size_wh: tuple[int, int]
 ) -> tuple[NDArray[np.float32], list[Polygon]]:
-    """Move objects by a (3, 3) map and cut them at the border of the new picture; row i stays object i.
+    """Move objects by a (3, 3) map and cut them at the border of the new image; row i stays object i.
 
     Returns:
         Boxes, around the outline of an object that has one and around the moved corners of the others; outlines.
@@ -156,7 +156,7 @@ def worth_keeping(
 
 
 def random_warp(sample: Sample, hyp: AugmentSettings, size_wh: tuple[int, int], rng: np.random.Generator) -> Sample:
-    """Warp a picture with its objects at random into a picture of `size_wh`, dropping objects of which too little is left."""
+    """Warp an image with its objects at random into an image of `size_wh`, dropping objects of which too little is left."""
     matrix, scale = random_matrix(hyp, sample.size_wh, size_wh, rng)
     boxes_xyxy, polygons = warp_objects(sample.boxes_xyxy, sample.polygons, matrix, size_wh)
     keep = worth_keeping(sample.boxes_xyxy * scale, boxes_xyxy, outlined(sample.polygons))
@@ -179,13 +179,13 @@ def random_hsv(image_rgb: NDArray[np.uint8], hyp: AugmentSettings, rng: np.rando
 
 
 def flip(sample: Sample, axis: int) -> Sample:
-    """Mirror a picture with its objects along `axis`: 0 swaps left and right, 1 top and bottom."""
+    """Mirror an image with its objects along `axis`: 0 swaps left and right, 1 top and bottom."""
     boxes_xyxy, polygons = mirror(sample.boxes_xyxy, sample.polygons, axis, sample.size_wh[axis])
     return Sample(cv2.flip(sample.image_rgb, 1 - axis), sample.classes, boxes_xyxy, polygons)
 
 
 def random_flips(sample: Sample, hyp: AugmentSettings, rng: np.random.Generator) -> Sample:
-    """Mirror a picture with probabilities `flipud` and `fliplr`."""
+    """Mirror an image with probabilities `flipud` and `fliplr`."""
     chance_ud, chance_lr = rng.random(2)
     if chance_ud < hyp.flipud:
         sample = flip(sample, 1)

@@ -1,4 +1,4 @@
-"""Resized pictures: read from file, or held in memory as one block that worker processes share."""
+"""Resized images: read from file, or held in memory as one block that worker processes share."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ def free_memory() -> int | None:
     return free
 
 
-class PictureCache:
-    """Pictures of known sizes in one block of memory, filled once, read-only afterwards."""
+class ImageCache:
+    """Images of known sizes in one block of memory, filled once, read-only afterwards."""
 
     def __init__(self, sizes_hw: Sequence[tuple[int, int]]) -> None:
         self.sizes_hw = list(sizes_hw)
@@ -46,7 +46,7 @@ class PictureCache:
         return self.num_bytes < (AUTO_LIMIT_BYTES if free is None else min(AUTO_LIMIT_BYTES, AUTO_LIMIT_SHARE * free))
 
     def fill(self, read: Callable[[int], NDArray[np.uint8]]) -> None:
-        """Read all pictures, in threads: `read` gives picture i in its size."""
+        """Read all images, in threads: `read` gives image i in its size."""
         self.block = np.empty(self.num_bytes, np.uint8)
 
         def put(index: int) -> None:

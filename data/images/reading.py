@@ -1,4 +1,4 @@
-"""Picture files: which ones there are, their pixels, and whether they are whole."""
+"""Image files: which ones there are, their pixels, and whether they are whole."""
 
 import os
 from pathlib import Path
@@ -9,30 +9,30 @@ from numpy.typing import NDArray
 
 from utils.errors import DataError
 
-PICTURE_SUFFIXES = frozenset((".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"))
+IMAGE_SUFFIXES = frozenset((".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"))
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND"
 
 
-def is_picture(path: str | Path) -> bool:
-    """Tell by the name's ending, upper or lower case, whether a file is a picture."""
-    return os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES
+def is_image(path: str | Path) -> bool:
+    """Tell by the name's ending, upper or lower case, whether a file is an image."""
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Return the pictures in a folder and below it, sorted by path; hidden files and folders are left out."""
+def find_images(folder: Path) -> list[Path]:
+    """Return the images in a folder and below it, sorted by path; hidden files and folders are left out."""
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, name) for name in files if is_picture(name) and not name.startswith(".")]
+        found += [os.path.join(parent, name) for name in files if is_image(name) and not name.startswith(".")]
     return [Path(path) for path in sorted(found)]
 
 
-def read_picture(path: str | Path) -> NDArray[np.uint8]:
-    """Return a picture as (H, W, 3) RGB, turned upright by its EXIF orientation.
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Return an image as (H, W, 3) RGB, turned upright by its EXIF orientation.
 
     Raises:
-        DataError: no picture could be read there.
+        DataError: no image could be read there.
     """
     try:
         return _decode(_read_bytes(path))
@@ -40,11 +40,11 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: {error}") from error
 
 
-def inspect_picture(path: str | Path) -> tuple[int, int]:
-    """Return the (height, width) that `read_picture` gives, having decoded the whole picture.
+def inspect_image(path: str | Path) -> tuple[int, int]:
+    """Return the (height, width) that `read_image` gives, having decoded the whole image.
 
     Raises:
-        DataError: it is missing, empty, truncated or no picture; the text is the reason alone.
+        DataError: it is missing, empty, truncated or no image; the text is the reason alone.
     """
     content = _read_bytes(path)
     if reason := _truncation(content):
@@ -70,7 +70,7 @@ def _decode(content: bytes) -> NDArray[np.uint8]:
     except cv2.error as error:  # raised for absurd sizes in the header
         raise DataError(f"cannot be decoded: {error.err}") from error
     if pixels is None:
-        raise DataError("cannot be decoded as a picture")
+        raise DataError("cannot be decoded as an image")
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: a picture or video file, a folder, a pattern, a text list, or a camera; files that fail are named."""
+"""Where images come from: an image or video file, a folder, a pattern, a text list, or a camera; files that fail are named."""
 
 import glob
 import math
@@ -10,24 +10,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.images.reading import PICTURE_SUFFIXES, read_picture
+from data.images.reading import IMAGE_SUFFIXES, read_image
 from utils.errors import DataError
 
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
-KNOWN_SUFFIXES = (*sorted(PICTURE_SUFFIXES), *VIDEO_SUFFIXES)
+KNOWN_SUFFIXES = (*sorted(IMAGE_SUFFIXES), *VIDEO_SUFFIXES)
 DEFAULT_FPS = 30.0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to look at.
+    """One image to look at.
 
     Attributes:
         path: the file it comes from, or `camera<index>`.
         image: (H, W, 3) uint8 RGB.
-        number: 1-based position in a video or camera stream, None for a picture file.
+        number: 1-based position in a video or camera stream, None for an image file.
         is_video: whether more frames of the same path may follow.
-        fps: frames per second of the stream after `vid_stride`, 0 for a picture file.
+        fps: frames per second of the stream after `vid_stride`, 0 for an image file.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Source:
 
     Attributes:
         name: what the user asked for.
-        files: picture and video files, in the order they are read.
+        files: image and video files, in the order they are read.
         skipped: (path, reason) of each file that could not be used, growing while frames are read.
     """
 
@@ -67,7 +67,7 @@ class Source:
             if path.suffix.lower() in KNOWN_SUFFIXES:
                 self.files.append(path)
             else:
-                self.skipped.append((str(path), "neither a picture nor a video by its name"))
+                self.skipped.append((str(path), "neither an image nor a video by its name"))
 
     def __iter__(self) -> Iterator[Frame]:
         if self.camera is not None:
@@ -77,7 +77,7 @@ class Source:
                 yield from self._stream(path, str(path))
                 continue
             try:
-                image = read_picture(path)
+                image = read_image(path)
             except DataError as error:
                 self.skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
                 continue
@@ -112,12 +112,10 @@ def _from_list(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not a text list: expected one picture path a line in UTF-8 ({error.reason})"
-        ) from error
+        raise DataError(f"{path}: not a text list: expected one image path a line in UTF-8 ({error.reason})") from error
     entries = [Path(line.strip()) for line in lines if line.strip()]
     if not entries:
-        raise DataError(f"no picture at {path}: the list is empty: expected one picture path a line")
+        raise DataError(f"no image at {path}: the list is empty: expected one image path a line")
     beside = [path.parent / entry for entry in entries]  # an absolute entry stays as it is
     found = (
         near if near.exists() or not entry.exists() else entry for near, entry in zip(beside, entries, strict=True)
@@ -132,7 +130,7 @@ def _find_files(source: str) -> list[Path]:
         if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
             inside = f" ({len(files)} other files)" if files else ""
             raise DataError(
-                f"no picture at {source}: the folder itself holds none{inside}: expected one of {' '.join(KNOWN_SUFFIXES)}; "
+                f"no image at {source}: the folder itself holds none{inside}: expected one of {' '.join(KNOWN_SUFFIXES)}; "
                 f"for its subfolders write '{path / '**' / '*'}'"
             )
         return files
@@ -142,26 +140,26 @@ def _find_files(source: str) -> list[Path]:
         if path.suffix.lower() not in KNOWN_SUFFIXES:
             expected = " ".join(KNOWN_SUFFIXES)
             raise DataError(
-                f"no picture at {source}: a file of kind '{path.suffix}': expected one of {expected}, or a .txt list of pictures"
+                f"no image at {source}: a file of kind '{path.suffix}': expected one of {expected}, or a .txt list of images"
             )
         return [path]
     if glob.has_magic(source):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
         if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
             raise DataError(
-                f"no picture at {source}: the pattern fits no picture or video file: put it in quotes so that the shell leaves it alone"
+                f"no image at {source}: the pattern fits no image or video file: put it in quotes so that the shell leaves it alone"
             )
         return files
     raise DataError(
-        f"no picture at {source}: there is no such file or folder: expected a picture, video, folder, pattern, .txt list or camera index"
+        f"no image at {source}: there is no such file or folder: expected an image, video, folder, pattern, .txt list or camera index"
     )
 
 
 def open_source(source: str | Path, vid_stride: int = 1) -> Source:
-    """Find the pictures that a --source names.
+    """Find the images that a --source names.
 
     Args:
-        source: picture or video file, folder (not its subfolders), pattern (`**` for all subfolders), .txt list of files, camera index.
+        source: image or video file, folder (not its subfolders), pattern (`**` for all subfolders), .txt list of files, camera index.
         vid_stride: use every n-th frame of a video.
 
     Raises:

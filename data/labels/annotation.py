@@ -1,4 +1,4 @@
-"""What is known about one picture and its objects, and the account of what reading a data set came upon."""
+"""What is known about one image and its objects, and the account of what reading a data set came upon."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 Polygon = list[NDArray[np.float32]]
 
-PICTURE, ROW, OUTLINE, DUPLICATE = "picture", "row", "outline", "duplicate"
+IMAGE, ROW, OUTLINE, DUPLICATE = "image", "row", "outline", "duplicate"
 PROBLEM_TITLES = {
-    PICTURE: "pictures skipped",
+    IMAGE: "images skipped",
     ROW: "label rows skipped",
     OUTLINE: "outlines left out (the box is kept)",
     DUPLICATE: "duplicate label rows dropped",
@@ -27,12 +27,12 @@ def outline_area(points: NDArray[np.floating]) -> float:
 
 @dataclass(slots=True)
 class Annotation:
-    """The objects of one picture, in pixels of the picture as it decodes (EXIF orientation applied).
+    """The objects of one image, in pixels of the image as it decodes (EXIF orientation applied).
 
     Attributes:
-        path: picture file.
+        path: image file.
         image_hw: height and width.
-        image_id: number of the picture in COCO results; unique in its split.
+        image_id: number of the image in COCO results; unique in its split.
         classes: (N,) int64, 0 to number of names - 1.
         boxes_xyxy: (N, 4) float32 corners.
         polygons: per object its parts, each (K, 2) float32 x, y; no part for an object known by its box only.
@@ -71,7 +71,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Objects:
-    """The objects of one picture while they are gathered, one list entry each, in the units of `Annotation`."""
+    """The objects of one image while they are gathered, one list entry each, in the units of `Annotation`."""
 
     classes: list[int] = field(default_factory=list)
     boxes_xyxy: list[NDArray[np.float64]] = field(default_factory=list)
@@ -123,17 +123,17 @@ class ScanReport:
 
     Attributes:
         categories: category id in the data set's own numbering by class index (identity for YOLO txt).
-        pictures: usable pictures.
-        backgrounds: usable pictures without any object, `unlabelled` of them for want of a label file.
+        images: usable images.
+        backgrounds: usable images without any object, `unlabelled` of them for want of a label file.
         objects: boxes kept, `polygons` of them with an outline and `crowds` of them crowd regions.
-        clipped: boxes cut at the picture's border.
-        problems: what was skipped, in the order of the pictures.
+        clipped: boxes cut at the image's border.
+        problems: what was skipped, in the order of the images.
         notes: other things to say once, such as where the cache went.
     """
 
     split: str
     categories: list[int] = field(default_factory=list)
-    pictures: int = 0
+    images: int = 0
     backgrounds: int = 0
     unlabelled: int = 0
     objects: int = 0

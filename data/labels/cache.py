@@ -1,7 +1,7 @@
-"""What reading a source of pictures gave, kept beside its labels so that only changed files are read again.
+"""What reading a source of images gave, kept beside its labels so that only changed files are read again.
 
 The file is a numpy archive without pickled objects. It is trusted entry by entry: an entry counts while the size and
-modification time of its picture and of its label file are those that it was made from.
+modification time of its image and of its label file are those that it was made from.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from utils.files import atomic_write
 
 VERSION = 2
 SUFFIX = ".cache.npz"
-Stamp = tuple[int, int, int, int]  # size and mtime_ns of the picture, then of the label file; -1, -1 for a missing file
+Stamp = tuple[int, int, int, int]  # size and mtime_ns of the image, then of the label file; -1, -1 for a missing file
 MISSING = (-1, -1)
 
 
 @dataclass(slots=True)
 class Entry:
-    """The result for one picture: its annotation (None where it was skipped) and the problems met."""
+    """The result for one image: its annotation (None where it was skipped) and the problems met."""
 
     annotation: Annotation | None
     problems: list[Problem]
@@ -33,9 +33,9 @@ class Entry:
     clipped: int = 0
 
 
-def stamp(picture: Path, label: Path | None) -> Stamp:
-    """Return what changes when a picture or its label file changes."""
-    return *_file_stamp(picture), *(_file_stamp(label) if label is not None else MISSING)
+def stamp(image: Path, label: Path | None) -> Stamp:
+    """Return what changes when an image or its label file changes."""
+    return *_file_stamp(image), *(_file_stamp(label) if label is not None else MISSING)
 
 
 def _file_stamp(path: Path) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def save_entries(places: Sequence[Path], key: str, entries: dict[tuple[str, Stam
 
 
 def _pack(entries: dict[tuple[str, Stamp], Entry]) -> tuple[dict[str, object], dict[str, np.ndarray]]:
-    """Return one flat array per quantity, with the counts that cut them into pictures, objects and polygon parts."""
+    """Return one flat array per quantity, with the counts that cut them into images, objects and polygon parts."""
     kept = [entry.annotation for entry in entries.values() if entry.annotation is not None]
     parts = [part for annotation in kept for polygon in annotation.polygons for part in polygon]
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data.labels.annotation import OUTLINE, PICTURE, ROW, Objects, Polygon, Problem
+from data.labels.annotation import IMAGE, OUTLINE, ROW, Objects, Polygon, Problem
 from utils.errors import DataError, did_you_mean
 from utils.geometry.outlines import join_outlines, trace
 from utils.geometry.rle import Counts, counts_region, read_counts
 
 
 @dataclass(slots=True)
-class CocoPicture:
-    """One picture of a COCO file with its objects; `stated_hw` is the size that the file gives, None where it gives none."""
+class CocoImage:
+    """One image of a COCO file with its objects; `stated_hw` is the size that the file gives, None where it gives none."""
 
     path: Path
     image_id: int
@@ -35,10 +35,10 @@ class CocoFile:
 
     Attributes:
         categories: category id by class index.
-        problems: those that belong to no picture.
+        problems: those that belong to no image.
     """
 
-    pictures: list[CocoPicture]
+    images: list[CocoImage]
     categories: list[int]
     problems: list[Problem]
 
@@ -48,15 +48,15 @@ def read_categories(path: Path) -> dict[int, str]:
     return _categories(path, _read_json(path))
 
 
-def read_coco_file(path: Path, names: Sequence[str], picture_dir: Path | None = None) -> CocoFile:
+def read_coco_file(path: Path, names: Sequence[str], image_dir: Path | None = None) -> CocoFile:
     """Read a COCO file whole.
 
     Args:
         names: class names by class index; the file's categories are matched to them by name or, where the names are others
             but as many, in file order.
-        picture_dir: folder of the pictures; None looks for it beside the file (annotations/instances_val2017.json: val2017/).
+        image_dir: folder of the images; None looks for it beside the file (annotations/instances_val2017.json: val2017/).
     Raises:
-        DataError: no COCO file, categories that do not fit `names`, a category id or picture folder that does not exist.
+        DataError: no COCO file, categories that do not fit `names`, a category id or image folder that does not exist.
     """
     content = _read_json(path)
     class_of, categories = _match_categories(path, _categories(path, content), names)
@@ -67,27 +67,25 @@ def read_coco_file(path: Path, names: Sequence[str], picture_dir: Path | None = 
     ]
     if not entries:
         raise DataError(f"{path}: images: no entry with id and file_name: expected a COCO instances file")
-    folder = picture_dir or find_picture_dir(path, [entry["file_name"] for entry in entries])
-    pictures = {
-        entry["id"]: CocoPicture(folder / entry["file_name"], entry["id"], _stated_hw(entry), Objects())
+    folder = image_dir or find_image_dir(path, [entry["file_name"] for entry in entries])
+    images = {
+        entry["id"]: CocoImage(folder / entry["file_name"], entry["id"], _stated_hw(entry), Objects())
         for entry in entries
     }
-    result = CocoFile(list(pictures.values()), categories, [])
-    if len(pictures) < len(entries):
+    result = CocoFile(list(images.values()), categories, [])
+    if len(images) < len(entries):
         twice = [str(image_id) for image_id, count in Counter(entry["id"] for entry in entries).items() if count > 1]
-        result.problems.append(
-            Problem(PICTURE, str(path), f"image id twice, the last one kept: {', '.join(twice[:20])}")
-        )
+        result.problems.append(Problem(IMAGE, str(path), f"image id twice, the last one kept: {', '.join(twice[:20])}"))
     for position, annotation in enumerate(content["annotations"]):
-        _add_annotation(result, pictures, annotation, class_of, f"{path}: annotations[{position}]")
+        _add_annotation(result, images, annotation, class_of, f"{path}: annotations[{position}]")
     return result
 
 
-def find_picture_dir(path: Path, file_names: Sequence[str]) -> Path:
-    """Return the folder near a COCO file that holds its pictures.
+def find_image_dir(path: Path, file_names: Sequence[str]) -> Path:
+    """Return the folder near a COCO file that holds its images.
 
     Raises:
-        DataError: none of the usual folders holds one of the first pictures.
+        DataError: none of the usual folders holds one of the first images.
     """
     split = path.stem.partition("_")[2] or path.stem
     above = path.parent.parent
@@ -104,7 +102,7 @@ def find_picture_dir(path: Path, file_names: Sequence[str]) -> Path:
             return folder
     tried = ", ".join(str(folder) for folder in dict.fromkeys(folders))
     raise DataError(
-        f"{path}: its pictures ({file_names[0]}, …) were not found in {tried}: name their folder by 'images' in the data yaml"
+        f"{path}: its images ({file_names[0]}, …) were not found in {tried}: name their folder by 'images' in the data yaml"
     )
 
 
@@ -164,15 +162,15 @@ def _stated_hw(entry: dict[str, object]) -> tuple[int, int] | None:
 
 
 def _add_annotation(
-    result: CocoFile, pictures: dict[int, CocoPicture], annotation: object, class_of: dict[int, int], where: str
+    result: CocoFile, images: dict[int, CocoImage], annotation: object, class_of: dict[int, int], where: str
 ) -> None:
-    """Add one annotation to its picture, or say why not."""
+    """Add one annotation to its image, or say why not."""
     if not isinstance(annotation, dict):
         result.problems.append(Problem(ROW, where, "no mapping"))
         return
     where += f" (id {annotation.get('id')})"
-    picture = pictures.get(annotation.get("image_id"))
-    if picture is None:
+    image = images.get(annotation.get("image_id"))
+    if image is None:
         result.problems.append(Problem(ROW, where, f"image_id {annotation.get('image_id')} is not among the images"))
         return
     category = annotation.get("category_id")
@@ -181,14 +179,14 @@ def _add_annotation(
     box = _box(annotation.get("bbox"))
     if box is None or (box[2:] <= box[:2]).any():
         reason = "expected four numbers x, y, width, height" if box is None else "the box has no area"
-        picture.objects.problems.append(Problem(ROW, where, f"bbox {annotation.get('bbox')}: {reason}"))
+        image.objects.problems.append(Problem(ROW, where, f"bbox {annotation.get('bbox')}: {reason}"))
         return
     area, number, crowd = annotation.get("area"), annotation.get("id"), bool(annotation.get("iscrowd", 0))
-    polygon, counts, reasons = _mask(annotation.get("segmentation"), crowd, picture.stated_hw)
-    picture.objects.problems += [Problem(OUTLINE, where, reason) for reason in reasons]
+    polygon, counts, reasons = _mask(annotation.get("segmentation"), crowd, image.stated_hw)
+    image.objects.problems += [Problem(OUTLINE, where, reason) for reason in reasons]
     if counts is not None:
-        picture.objects.run_lengths[len(picture.objects.classes)] = counts
-    picture.objects.add(
+        image.objects.run_lengths[len(image.objects.classes)] = counts
+    image.objects.add(
         class_of[category],
         box,
         polygon,
@@ -245,7 +243,7 @@ def _mask(
             [],
             None,
             [
-                f"segmentation of {size_hw[1]} x {size_hw[0]} pixels: expected the picture's {stated_hw[1]} x {stated_hw[0]}"
+                f"segmentation of {size_hw[1]} x {size_hw[0]} pixels: expected the image's {stated_hw[1]} x {stated_hw[0]}"
             ],
         )
     if crowd:
@@ -261,7 +259,7 @@ def _reason(number: int, part: object) -> str:
 
 
 def fit_masks(objects: Objects, path: Path, image_hw: tuple[int, int]) -> None:
-    """Leave out, and name, what of the objects' masks does not lie in their picture, whose size is known by now."""
+    """Leave out, and name, what of the objects' masks does not lie in their image, whose size is known by now."""
     height, width = image_hw
     for row, polygon in enumerate(objects.polygons):
         inside = [bool((part.max(0) > 0).all() and (part.min(0) < (width, height)).all()) for part in polygon]
@@ -269,9 +267,11 @@ def fit_masks(objects: Objects, path: Path, image_hw: tuple[int, int]) -> None:
             where = f"{path}: object {row + 1}" + (
                 f" (id {objects.annotation_ids[row]})" if objects.annotation_ids[row] else ""
             )
-            reason = f"{len(inside) - sum(inside)} of {len(inside)} parts lie outside the picture of {width} x {height} pixels"
+            reason = (
+                f"{len(inside) - sum(inside)} of {len(inside)} parts lie outside the image of {width} x {height} pixels"
+            )
             objects.problems.append(Problem(OUTLINE, where, reason))
             objects.polygons[row] = [part for part, right in zip(polygon, inside, strict=True) if right]
     for row in [row for row, counts in objects.run_lengths.items() if counts.sum() != height * width]:
-        reason = f"run lengths of {objects.run_lengths.pop(row).sum()} pixels: the picture has {width} x {height}"
+        reason = f"run lengths of {objects.run_lengths.pop(row).sum()} pixels: the image has {width} x {height}"
         objects.problems.append(Problem(OUTLINE, f"{path}: object {row + 1}", reason))

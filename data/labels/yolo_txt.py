@@ -1,4 +1,4 @@
-"""YOLO label files: one object a row, `class cx cy w h` or `class x1 y1 x2 y2 …`, all in parts of the picture's size."""
+"""YOLO label files: one object a row, `class cx cy w h` or `class x1 y1 x2 y2 …`, all in parts of the image's size."""
 
 from pathlib import Path
 
@@ -11,22 +11,22 @@ BOX_COLUMNS = 5
 TOLERANCE = 1e-3  # how far outside [0, 1] a number may lie from rounding alone; it is then moved to the border
 
 
-def label_path(picture: Path) -> Path:
-    """Return the label file of a picture: below `labels` in place of its last folder `images` (any case), or else beside it."""
-    parts = picture.parts
+def label_path(image: Path) -> Path:
+    """Return the label file of an image: below `labels` in place of its last folder `images` (any case), or else beside it."""
+    parts = image.parts
     for index in range(len(parts) - 2, -1, -1):
         if parts[index].lower() == "images":
             spellings = [Path(*parts[:index], name) for name in ("labels", "Labels", "LABELS")]
             folder = next((spelling for spelling in spellings if spelling.is_dir()), spellings[0])
             return folder.joinpath(*parts[index + 1 :]).with_suffix(".txt")
-    return picture.with_suffix(".txt")
+    return image.with_suffix(".txt")
 
 
 def read_label_file(path: Path, num_classes: int, image_hw: tuple[int, int]) -> Objects:
     """Parse a label file row by row; a bad row is left out and named, the others stay.
 
     Args:
-        image_hw: height and width of the picture, in pixels.
+        image_hw: height and width of the image, in pixels.
     Raises:
         DataError: a class index is not below `num_classes`.
         OSError: the file is missing or cannot be read.
@@ -66,7 +66,7 @@ def _numbers(words: list[str]) -> tuple[float, ...]:
         raise ValueError(f"class {words[0]}: expected a whole number from 0")
     for word, value in zip(words[1:], values[1:], strict=True):
         if not -TOLERANCE <= value <= 1 + TOLERANCE:
-            raise ValueError(f"{word} is outside 0..1: coordinates are parts of the picture's width and height")
+            raise ValueError(f"{word} is outside 0..1: coordinates are parts of the image's width and height")
     return values[0], *(min(max(value, 0.0), 1.0) for value in values[1:])
 
 

@@ -1,4 +1,4 @@
-"""Dynamic convolution: every picture mixes its own kernel from a layer's experts.
+"""Dynamic convolution: every image mixes its own kernel from a layer's experts.
 
 Source: Han et al. 2024, ParameterNet, arxiv.org/abs/2306.14525; Yang et al. 2019, CondConv, arxiv.org/abs/1904.04971.
 Parts of `DynamicConv2d` are named as in the published weights of both.
@@ -23,7 +23,7 @@ Route = Literal["sigmoid", "mlp_softmax", "mlp_sigmoid"]
 Form = Literal["pointwise", "grouped", "separate", "experts"]
 """How the mixed convolutions of a batch are computed; all are equal.
 
-grouped: the pictures of a batch as groups of one convolution, which with one picture is a plain one. separate: picture by picture,
+grouped: the images of a batch as groups of one convolution, which with one image is a plain one. separate: image by image,
 for channels-last maps on a CPU, which the groups would have to be copied from and to. pointwise: 1 x 1 kernels as a product of
 matrices. experts: every expert's convolution, then the mixture: as many times the work, but constant weights and any batch size,
 which is what graphs outside torch take.
@@ -31,7 +31,7 @@ which is what graphs outside torch take.
 
 
 class ExpertConv2d(nn.Module):
-    """Convolution with a kernel mixed for each picture from those of the experts, by given weights.
+    """Convolution with a kernel mixed for each image from those of the experts, by given weights.
 
     Args:
         padding: cells on each side; None keeps the size at stride 1; "same" gives ceil(H / stride) rows, any further cell below
@@ -109,7 +109,7 @@ class ExpertConv2d(nn.Module):
         return total // 2, total - total // 2
 
     def grouped(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve with the pictures of a batch as groups of one convolution."""
+        """Convolve with the images of a batch as groups of one convolution."""
         batch = x.shape[0]
         kernels = kernels.view(-1, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
         bias = None if bias is None else bias.flatten()
@@ -122,7 +122,7 @@ class ExpertConv2d(nn.Module):
         return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y
 
     def separate(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve picture by picture."""
+        """Convolve image by image."""
         kernels = kernels.view(
             -1, self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size
         )
@@ -181,7 +181,7 @@ class RouterMLP(nn.Module):
 
 
 class DynamicConv2d(nn.Module):
-    """Convolution whose kernel every picture mixes from the experts, by weights that follow from its mean over the map.
+    """Convolution whose kernel every image mixes from the experts, by weights that follow from its mean over the map.
 
     Args:
         experts: number of kernels.
@@ -227,7 +227,7 @@ class DynamicConv2d(nn.Module):
         self.softmax, self.temperature = route == "mlp_softmax", temperature
 
     def route(self, x: Tensor) -> Tensor:
-        """Return the experts' weights for each picture, (B, experts)."""
+        """Return the experts' weights for each image, (B, experts)."""
         with full_precision(x):
             pooled = x.mean((2, 3), dtype=wide(x))
             logits = linear(pooled, self.routing) if isinstance(self.routing, nn.Linear) else self.routing(pooled)
@@ -297,7 +297,7 @@ class DynamicConv(Conv):
             self.bn = nn.Identity()
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
-        """Return "routing_weights" (B, experts): how much of each expert a picture's kernel has."""
+        """Return "routing_weights" (B, experts): how much of each expert an image's kernel has."""
         return self.conv.explain(x)
 
 

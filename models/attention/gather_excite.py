@@ -113,7 +113,7 @@ class GatherExcite(nn.Module):
             if not x.is_meta:
                 raise ModelConfigError(
                     f"GatherExcite: the map is {x.shape[2]} x {x.shape[3]}, size_hw says {self.size_hw[0]} x {self.size_hw[1]}: a global kernel "
-                    "fits one size; train and run at that picture size alone (square batches, no multi-scale), or give an extent of 2, 4 or 8"
+                    "fits one size; train and run at that image size alone (square batches, no multi-scale), or give an extent of 2, 4 or 8"
                 )
             x = x.new_empty(*x.shape[:2], *self.size_hw)  # a probe for shapes may have any size
         return gather(x)
@@ -150,7 +150,7 @@ def check(
         raise ModelConfigError(f"extent is {extent}: expected a power of two such as 2, 4 or 8, or 'global'")
     if learned and not extent and size_hw is None:
         raise ModelConfigError(
-            "a learned global gather has a kernel as large as the map: give its size, such as size_hw: [20, 20], and use that picture size alone; "
+            "a learned global gather has a kernel as large as the map: give its size, such as size_hw: [20, 20], and use that image size alone; "
             "or an extent of 2, 4 or 8, which takes maps of any size"
         )
     if size_hw is not None and (extent or not learned):

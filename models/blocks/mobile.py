@@ -68,7 +68,7 @@ class MBConv(nn.Module):
         expansion: inner width over `in_channels`; at 1 there is no widening convolution.
         squeeze: hidden width of the gate (Squeeze-and-Excitation) over `in_channels`; 0 leaves the gate out.
         stride: of the depthwise convolution.
-        drop_path: share of pictures whose branch is left out while training.
+        drop_path: share of images whose branch is left out while training.
         start: `identity` starts with zeros in the last normalisation; needs the residual connection.
     Raises:
         ModelConfigError: an even kernel, a number that is not positive, or an identity start without residual connection.
@@ -128,7 +128,7 @@ class IRMB(nn.Module):
         window: side of the square windows; a map that they do not tile is padded by cells that no query looks at.
         kernel_size: of the depthwise convolution, odd.
         squeeze: hidden width of the gate (Squeeze-and-Excitation) over `in_channels`; 0 leaves the gate out.
-        drop_path: share of pictures whose branch is left out while training.
+        drop_path: share of images whose branch is left out while training.
         start: `identity` starts with zeros in the last convolution; needs the residual connection.
     Raises:
         ModelConfigError: heads that do not divide a width, an even kernel, or an identity start without residual connection.

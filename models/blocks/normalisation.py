@@ -12,7 +12,7 @@ def block_norm(channels: int) -> BatchNorm2d:
 
 
 def allow_single_values(block: nn.Module) -> None:
-    """Let every Conv of a block train on one value per channel, a 1 x 1 map of one picture, by its running statistics."""
+    """Let every Conv of a block train on one value per channel, a 1 x 1 map of one image, by its running statistics."""
     for unit in block.modules():
         if isinstance(unit, Conv) and type(unit.bn) is nn.BatchNorm2d:
             unit.bn = BatchNorm2d(unit.bn.num_features, unit.bn.eps, unit.bn.momentum)

@@ -100,7 +100,7 @@ class TimmBackbone(nn.Module):
     A row such as [backbone, 1, Pick, [2]] takes one map of the list; `python -m models.yolo` prints their sizes.
 
     Source: Wightman 2019, PyTorch Image Models, doi.org/10.5281/zenodo.4414861
-    Differs: pictures come in [0, 1], and are normalised as timm's weights expect only with `normalize`; the network's `activation` and the
+    Differs: images come in [0, 1], and are normalised as timm's weights expect only with `normalize`; the network's `activation` and the
         merging of normalisations for inference do not reach it.
 
     Args:
@@ -146,7 +146,7 @@ class TimmBackbone(nn.Module):
             x = (x - self.mean) / self.deviation
         try:
             maps_ = self.body(x)
-        except AssertionError as error:  # how networks of one picture size refuse another
+        except AssertionError as error:  # how networks of one image size refuse another
             raise ModelConfigError(
                 f"timm's network does not take a map of {x.shape[2]} x {x.shape[3]}: {error}"
             ) from error

@@ -74,12 +74,12 @@ def how_free(case: LayerCase, module: nn.Module, graph: Callable[..., list[Tenso
         try:
             torch.manual_seed(0)
             found = graph(*tensors_of(given))
-            demand_close(found, run(module, given), *TOLERANCE, f"{batch} pictures of {size_text(other_hw)}")
+            demand_close(found, run(module, given), *TOLERANCE, f"{batch} images of {size_text(other_hw)}")
         except (CheckFailedError, *ERRORS) as error:
             reason = reason or first_line(error)
             continue
         return f"{what}: {reason}" if reason else what
-    raise CheckFailedError(f"takes only {RECORDED_BATCH} pictures of {size_text(size_hw)}, as recorded: {reason}")
+    raise CheckFailedError(f"takes only {RECORDED_BATCH} images of {size_text(size_hw)}, as recorded: {reason}")
 
 
 @GRAPH_CHECKS.add(

@@ -21,7 +21,7 @@ RUNS, SIZES, REPEATABLE = "runs", "sizes", "repeatable"
 """Names of the checks that others stand on."""
 SIZES_HW = ((8, 8), (7, 12), (9, 5), (2, 2))
 TRACED_SIZE = 640
-"""Side of the picture for which the sizes of a network's maps are compared."""
+"""Side of the image for which the sizes of a network's maps are compared."""
 USUAL_HW, PLAIN_HW = (7, 9), (8, 8)
 ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError),

@@ -219,12 +219,12 @@ def check_copies(case: LayerCase) -> str:
     needs=(RUNS, REPEATABLE),
 )
 def check_neighbours(case: LayerCase) -> str:
-    """A picture's result does not depend on the other pictures of its batch."""
+    """An image's result does not depend on the other images of its batch."""
     module = randomise(case.build()).double().eval()
     together = case.given(case.size_hw, 3, torch.float64)
     alone = run(module, apply_to(together, lambda tensor: tensor[1:2].clone()))
     many = run(module, together)
-    demand_close([tensor[1:2] for tensor in many], alone, 1e-9, 1e-12, "the second of three pictures, alone")
+    demand_close([tensor[1:2] for tensor in many], alone, 1e-9, 1e-12, "the second of three images, alone")
     return "in float64"
 
 

@@ -17,15 +17,15 @@ NETWORK_CHECKS: Suite[Model] = Suite()
 RUNS, COPIES = "runs", "copies"
 
 
-def picture_size(model: Model) -> int:
-    """Return the side of the pictures that a network is checked with: small, unless one of its layers takes one size only."""
+def image_size(model: Model) -> int:
+    """Return the side of the images that a network is checked with: small, unless one of its layers takes one size only."""
     fixed = any(getattr(module, "size_hw", None) for module in model.modules())
     return TRACED_SIZE if fixed else max(2 * max(model.stride), 64)
 
 
-def pictures(model: Model, batch: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
-    """Return seeded pictures."""
-    size = picture_size(model)
+def random_images(model: Model, batch: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
+    """Return seeded images."""
+    size = image_size(model)
     return torch.rand(
         batch, model.channels, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     ).to(dtype)
@@ -48,7 +48,7 @@ def by_row(model: Model, names: Iterable[str], most: int = 6) -> str:
 def check_runs(model: Model) -> str:
     """The network runs, and the shapes of all rows follow without values."""
     model.trace(TRACED_SIZE)
-    images = pictures(model, 1)
+    images = random_images(model, 1)
     demand_finite(run(model.eval(), images), "predictions")
     return (
         f"{len(model.rows)} layers, task {model.task}, {model.nc} classes, strides {', '.join(map(str, model.stride))}"
@@ -63,20 +63,20 @@ def check_runs(model: Model) -> str:
 def check_copies(model: Model) -> str:
     """A network that was trained can be copied, as the moving average does."""
     used = copy.deepcopy(model).train()
-    run(used, pictures(model, 2))
+    run(used, random_images(model, 2))
     twin = copy.deepcopy(used)
-    demand_equal(run(twin.eval(), pictures(model, 1)), run(used.eval(), pictures(model, 1)), "the copy")
+    demand_equal(run(twin.eval(), random_images(model, 1)), run(used.eval(), random_images(model, 1)), "the copy")
     return "after a training pass"
 
 
 @NETWORK_CHECKS.add(
-    "long pictures",
+    "long images",
     "A layer fixes a size, or reshapes by height or width: take sizes from x.shape in forward().",
     needs=(RUNS,),
 )
-def check_long_pictures(model: Model) -> str:
-    """Pictures need not be square."""
-    if picture_size(model) == TRACED_SIZE:
+def check_long_images(model: Model) -> str:
+    """Images need not be square."""
+    if image_size(model) == TRACED_SIZE:
         return f"a layer takes one size only: the network runs at {TRACED_SIZE} x {TRACED_SIZE}"
     step = max(model.stride)
     demand_finite(run(model.eval(), torch.rand(1, model.channels, 2 * step, 3 * step)), "predictions")
@@ -95,7 +95,7 @@ def check_gradients(model: Model) -> str:
     optimizer = torch.optim.SGD(trainable.values(), lr=RATE)
     reached: dict[str, int] = {}
     for step in range(1, STEPS + 1):
-        outputs = run(model, pictures(model, 2, seed=step))
+        outputs = run(model, random_images(model, 2, seed=step))
         generator = torch.Generator().manual_seed(step + 1)
         optimizer.zero_grad()
         sum((tensor * torch.randn(tensor.shape, generator=generator)).mean() for tensor in outputs).backward()
@@ -127,7 +127,7 @@ def check_gradients(model: Model) -> str:
 def check_optimizer(model: Model) -> str:
     """Every trainable parameter is in exactly one group of the optimizer."""
     model = copy.deepcopy(model).train()
-    return grouped_exactly_once(model, run(model, pictures(model, 2)))
+    return grouped_exactly_once(model, run(model, random_images(model, 2)))
 
 
 @NETWORK_CHECKS.add(
@@ -138,7 +138,7 @@ def check_optimizer(model: Model) -> str:
 def check_deploy(model: Model) -> str:
     """The form for inference, lead branch only and folded, predicts the same."""
     whole = randomise(copy.deepcopy(model)).double().eval()
-    images = pictures(model, 2, torch.float64)
+    images = random_images(model, 2, torch.float64)
     deployed = whole.deploy().eval()
     demand_close(run(deployed, images), run(whole, images), 1e-7, 1e-7, "deployed")
     rebuilt = shapes_of(tensors_of(Model(deployed.config)(images.float())["main"]))
@@ -166,5 +166,5 @@ def check_cost(model: Model) -> str:
 
     return (
         f"{count_parameters(model):,} parameters, {sum(count_gflops(model)):.2f} GFLOPs; deployed {count_parameters(deployed):,}, "
-        f"{sum(count_gflops(deployed)):.2f}, {median_ms(predict):.0f} ms a picture of {TRACED_SIZE} x {TRACED_SIZE}"
+        f"{sum(count_gflops(deployed)):.2f}, {median_ms(predict):.0f} ms an image of {TRACED_SIZE} x {TRACED_SIZE}"
     )

@@ -19,12 +19,12 @@ STEPS, RATE = 3, 0.1
 
 
 @TRAINING_CHECKS.add(
-    "one picture",
+    "one image",
     "BatchNorm after a global pooling has one value per channel and no variance: use models.attention.attention.BatchNorm2d, or GroupNorm.",
     needs=(RUNS,),
 )
-def check_one_picture(case: LayerCase) -> str:
-    """A batch of one picture trains."""
+def check_one_image(case: LayerCase) -> str:
+    """A batch of one image trains."""
 
     def train(size_hw: tuple[int, int]) -> None:
         module = case.build().train()

@@ -17,7 +17,7 @@ from utils.errors import ModelConfigError, did_you_mean
 
 @dataclass(eq=False)
 class Node:
-    """One row of a network that is being edited; `None` among the sources stands for the picture.
+    """One row of a network that is being edited; `None` among the sources stands for the image.
 
     Attributes:
         written: each source as the row's author wrote it, in step with `sources`.

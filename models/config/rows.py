@@ -15,7 +15,7 @@ from models.registry import Channels
 from utils.errors import ModelConfigError, did_you_mean
 
 IMAGE = -1
-"""Index that stands for the picture itself among the sources of a row."""
+"""Index that stands for the image itself among the sources of a row."""
 
 LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED_LABELS = (
@@ -124,7 +124,7 @@ def resolve_source(source: Source, current: int, labels: Mapping[str, int]) -> i
         existing = (
             f"only layers 0..{current - 1} exist yet"
             if current
-            else "this is the first layer: its input is the picture, -1"
+            else "this is the first layer: its input is the image, -1"
         )
         raise ModelConfigError(f"'from' asks for layer {absolute if source >= 0 else source}, but {existing}")
     return absolute

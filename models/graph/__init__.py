@@ -1,1 +1,1 @@
-"""Pictures of networks."""
+"""Images of networks."""

@@ -1,4 +1,4 @@
-"""Writing a picture of a network: what `python -m models.yolo CFG --graph FILE` does."""
+"""Writing an image of a network: what `python -m models.yolo CFG --graph FILE` does."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def check_graph_path(path: str | Path) -> None:
 
 
 def write_graph(model: Model, summary: dict[str, Any], path: str | Path, title: str) -> str:
-    """Write the picture of a network, and return a line that says so.
+    """Write the image of a network, and return a line that says so.
 
     Args:
         summary: what models/summary.py says of it.

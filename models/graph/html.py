@@ -1,4 +1,4 @@
-"""The picture of a network (models/graph/svg.py) as one HTML file that opens without a network: a click on a layer shows its facts."""
+"""The image of a network (models/graph/svg.py) as one HTML file that opens without a network: a click on a layer shows its facts."""
 
 import json
 from typing import Any
@@ -224,7 +224,7 @@ def described_node(node: Node, graph: Graph) -> dict[str, Any]:
     facts = node.facts
     described = {
         "index": node.index,
-        "title": f"{node.index} {node.name}" if facts else "picture",
+        "title": f"{node.index} {node.name}" if facts else "image",
         "label": node.label,
         "shape": node.shape,
         "stride": ", ".join(stride_name(stride) for stride in node.strides) if facts else "1",

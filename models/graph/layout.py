@@ -1,4 +1,4 @@
-"""Where the layers of a network stand in a picture of it, and how the lines between them run.
+"""Where the layers of a network stand in an image of it, and how the lines between them run.
 
 Columns are strides, so that a detector's pyramid shows; each row of the yaml has a line of its own, top to bottom. A line that leaves or
 enters a box at its side therefore meets no other box, and what passes several rows runs down in the lanes between two columns.
@@ -25,10 +25,10 @@ LANE, GUTTER = 9, 30
 
 @dataclass
 class Node:
-    """A row of the network, or the picture (index -1), as a box.
+    """A row of the network, or the image (index -1), as a box.
 
     Attributes:
-        section: backbone, neck, auxiliary (rows after the neck that only training needs) or head; empty for the picture.
+        section: backbone, neck, auxiliary (rows after the neck that only training needs) or head; empty for the image.
         strides: pixels per cell of its output; of a head those of its inputs.
         auxiliary: only training needs it.
         x, y, width, height: the box, in pixels.
@@ -99,7 +99,7 @@ def lay_out(model: Model, title: str, summary: dict[str, Any] | None = None) -> 
         summary: of `summarize`, which is called without it.
     """
     summary = summary or summarize(model)
-    nodes, edges = [picture(model), *boxes(model, summary)], lines(model)
+    nodes, edges = [image(model), *boxes(model, summary)], lines(model)
     nodes[0].strides = nodes[1].strides
     strides = sorted({stride for node in nodes for stride in node.strides})
     for node in nodes:
@@ -114,10 +114,10 @@ def lay_out(model: Model, title: str, summary: dict[str, Any] | None = None) -> 
     return Graph(title, nodes, edges, columns, bands(nodes), width, bottom, totals)
 
 
-def picture(model: Model) -> Node:
+def image(model: Model) -> Node:
     """Return the box of the network's input; it stands above its first reader, since a column of its own would be empty."""
     shape = f"{model.channels}x{IMAGE_SIZE}x{IMAGE_SIZE}"
-    return Node(IMAGE, "picture", None, "picture", "", "", shape, [], 0, 0.0, [], False)
+    return Node(IMAGE, "image", None, "image", "", "", shape, [], 0, 0.0, [], False)
 
 
 def strides_of(model: Model, summary: dict[str, Any]) -> list[float]:

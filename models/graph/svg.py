@@ -17,7 +17,7 @@ ROLE_COLORS = {
     "activation": ("#ffe4e6", "#e11d48"),
     "other": ("#f1f5f9", "#64748b"),
     "head": ("#fee2e2", "#b91c1c"),
-    "picture": ("#ffffff", "#475569"),
+    "image": ("#ffffff", "#475569"),
 }
 """Fill and border of each role's boxes."""
 
@@ -41,7 +41,7 @@ text { font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", mono
 
 
 def draw_svg(graph: Graph, size: str = "") -> str:
-    """Return the picture.
+    """Return the image.
 
     Args:
         size: further attributes of the svg element.

@@ -198,7 +198,7 @@ class Branch(nn.Module):
         return [torch.cat((box(x), cls(x)), 1) for box, cls, x in zip(self.box, self.cls, features, strict=True)]
 
     def initialize_biases(self, num_classes: int, stride: list[int]) -> None:
-        """Start with boxes of about one cell and with the class prior of 5 objects in a 640-pixel picture."""
+        """Start with boxes of about one cell and with the class prior of 5 objects in a 640-pixel image."""
         for box, cls, step in zip(self.box, self.cls, stride, strict=True):
             box[-1].bias.data.fill_(1.0)
             cls[-1].bias.data.fill_(math.log(5 / num_classes / (640 / step) ** 2))
@@ -318,7 +318,7 @@ class DetectionHead(nn.Module):
         return output
 
     def problem_with(self, shapes: Any, size: int) -> str | None:
-        """Say what is wrong with one branch's output shapes for a `size` x `size` picture, levels aside; None if nothing is."""
+        """Say what is wrong with one branch's output shapes for a `size` x `size` image, levels aside; None if nothing is."""
         return None
 
     def predict(self, output: Any) -> Any:
@@ -328,7 +328,7 @@ class DetectionHead(nn.Module):
     def decode(self, output: Any) -> Tensor:
         """Turn one branch's output into (B, 4 + K, A): centre x, centre y, width, height in pixels, class probabilities.
 
-        Half-precision maps are decoded in float32: their 8 or 11 bits do not hold a coordinate of a large picture.
+        Half-precision maps are decoded in float32: their 8 or 11 bits do not hold a coordinate of a large image.
         """
         maps_ = self.maps_of(output)
         with torch.autocast(maps_[0].device.type, enabled=False):

@@ -144,7 +144,7 @@ class SegmentationHead(DetectionHead):
         return (
             None
             if found == PROTOTYPE_STRIDE
-            else f"its prototypes have stride {found:g}: expected {PROTOTYPE_STRIDE}, a map of a quarter of the picture"
+            else f"its prototypes have stride {found:g}: expected {PROTOTYPE_STRIDE}, a map of a quarter of the image"
         )
 
     def decode(self, output: dict[str, Any]) -> Tensor:

@@ -13,7 +13,7 @@ from utils.errors import ModelConfigError
 
 @layer(keep, "other")
 class Silence(nn.Module):
-    """Identity: makes the picture addressable as a layer, for a second backbone.
+    """Identity: makes the image addressable as a layer, for a second backbone.
 
     Source: Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
     """

@@ -1,4 +1,4 @@
-"""Runs the repository's command lines, and makes what they are tried on: small networks and a dozen pictures."""
+"""Runs the repository's command lines, and makes what they are tried on: small networks and a dozen images."""
 
 import json
 import os
@@ -96,19 +96,19 @@ def write_network(folder: Path, branches: int = 1, **settings: int) -> Path:
 
 
 def write_data(folder: Path, train: int = 8, val: int = 4, names: tuple[str, ...] = NAMES) -> Path:
-    """Write a data set of 64-pixel pictures with one rectangle of each of three colours; return its yaml."""
+    """Write a data set of 64-pixel images with one rectangle of each of three colours; return its yaml."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for number in range(count):
-            picture, rows = rng.integers(60, 120, (64, 64, 3), np.uint8), []
+            image, rows = rng.integers(60, 120, (64, 64, 3), np.uint8), []
             for index in range(len(NAMES)):
                 width, height = rng.integers(14, 30, 2)
                 left, top = rng.integers(0, 64 - width), rng.integers(0, 64 - height)
-                picture[top : top + height, left : left + width] = 255 * np.eye(3)[2 - index]  # BGR
+                image[top : top + height, left : left + width] = 255 * np.eye(3)[2 - index]  # BGR
                 rows.append(f"{index} {(left + width / 2) / 64} {(top + height / 2) / 64} {width / 64} {height / 64}\n")
-            assert cv2.imwrite(str(folder / "images" / split / f"{split}{number}.jpg"), picture)
+            assert cv2.imwrite(str(folder / "images" / split / f"{split}{number}.jpg"), image)
             (folder / "labels" / split / f"{split}{number}.txt").write_text("".join(rows))
     path = folder / "data.yaml"
     path.write_text(f"train: images/train\nval: images/val\nnames: [{', '.join(names)}]\n")

@@ -1,4 +1,4 @@
-"""Fixtures of the command-line tests: runs of small networks on a dozen pictures."""
+"""Fixtures of the command-line tests: runs of small networks on a dozen images."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The yaml of eight training and four validation pictures; not to be changed."""
+    """The yaml of eight training and four validation images; not to be changed."""
     return write_data(tmp_path_factory.mktemp("data"))
 
 

@@ -203,7 +203,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(cli: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Runs of a tiny network on eight pictures."""
+    """Runs of a tiny network on eight images."""
     return Runs(cli, tmp_path_factory.mktemp("runs"))
 
 

@@ -7,7 +7,7 @@ import cv2
 from tests.cli.command_line import CommandLine
 
 
-def test_one_sheet_a_picture(cli: CommandLine, data: Path, trained: Path, tmp_path: Path) -> None:
+def test_one_sheet_a_image(cli: CommandLine, data: Path, trained: Path, tmp_path: Path) -> None:
     shared = (
         "--weights",
         trained / "weights" / "best.pt",

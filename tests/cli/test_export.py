@@ -37,7 +37,7 @@ def exported(
     flags = ["--dynamic"] if request.param == "dynamic" else ["--batch", 3]
     done = cli("export.py", "--weights", best, "--include", "weights", "onnx", "torchscript", *flags, "--out", folder)
     lines = done.done().splitlines()
-    assert lines[0] == "picture size 64, at which the network was trained (--img chooses another)"
+    assert lines[0] == "image size 64, at which the network was trained (--img chooses another)"
     written = ["best-deploy.pt", "best-deploy.yaml", "best.onnx", "best.torchscript"]
     assert [line.partition(": ")[0] for line in lines[1:]] == [str(folder / name) for name in written]
     assert done.messages == []
@@ -46,7 +46,7 @@ def exported(
 
 
 def read_rows(folder: Path) -> dict[str, np.ndarray]:
-    """Return (n, 6) rows by picture: class, centre, size, confidence, pixels of a 64 x 64 picture."""
+    """Return (n, 6) rows by image: class, centre, size, confidence, pixels of a 64 x 64 image."""
     scale = np.array((1, 64, 64, 64, 64, 1))
     return {
         path.stem: np.loadtxt(path, ndmin=2).reshape(-1, 6) * scale for path in sorted((folder / "labels").iterdir())
@@ -68,7 +68,7 @@ def assert_same_boxes(found: dict[str, np.ndarray], expected: dict[str, np.ndarr
 def test_val_and_detect_give_the_same(cli: CommandLine, data: Path, best: Path, exported: Path, tmp_path: Path) -> None:
     rows, figures = {}, {}
     static = exported.name.startswith("static")
-    pictures = data.parent / "images" / "val"
+    images = data.parent / "images" / "val"
     for weights in (best, exported / "best-deploy.pt", exported / "best.onnx", exported / "best.torchscript"):
         name = weights.name
         rect = ["--no-rect"] if static and weights.suffix == ".pt" else []
@@ -79,7 +79,7 @@ def test_val_and_detect_give_the_same(cli: CommandLine, data: Path, best: Path, 
             "detect.py",
             *places,
             "--source",
-            pictures,
+            images,
             "--nosave",
             "--save-txt",
             "--save-conf",
@@ -92,7 +92,7 @@ def test_val_and_detect_give_the_same(cli: CommandLine, data: Path, best: Path, 
         for said in (out, found):
             if weights.suffix != ".pt":
                 assert ("static: 3 at a time, filled up to exactly 64 x 64" if static else ", any size") in said
-            assert ("picture size 64, at which the network was trained" in said) == (
+            assert ("image size 64, at which the network was trained" in said) == (
                 weights.suffix == ".pt" or not static
             )
     for name in list(rows)[1:]:
@@ -120,7 +120,7 @@ def test_oblong_static_file(cli: CommandLine, data: Path, best: Path, tmp_path: 
     cli("export.py", "--weights", best, "--include", "torchscript", "--img", 64, 96, "--out", tmp_path).done()
     places = ("--weights", tmp_path / "best.torchscript", *SHARED, "--project", tmp_path / "runs")
     out = cli("val.py", *places, "--data", data, "--workers", 0, "--noplots").done()
-    assert "4 pictures letterboxed to 64 x 96 (height x width)" in out
+    assert "4 images letterboxed to 64 x 96 (height x width)" in out
     assert json.loads((tmp_path / "runs" / "exp" / "metrics.json").read_text())["image_size"] == [64, 96]
     cli("detect.py", *places, "--source", data.parent / "images" / "val", "--nosave").done()
 

@@ -52,7 +52,7 @@ Train = Callable[..., Finished]
         (["--weights", "none.pt", "--head-hidden", "wide"], ["--head-hidden wide: expected one of keep, rule"]),
         (["--allow-partial"], ["--allow-partial: is about --weights, and none are given"]),
         (["--weights", "none.pt", "--min-transfer", "50"], ["--min-transfer 50.0: expected a share from 0 to 1"]),
-        (["--min-items", "4"], ["8 pictures, none with 4 or more objects"]),
+        (["--min-items", "4"], ["8 images, none with 4 or more objects"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )
@@ -103,11 +103,11 @@ def test_yaml_files(train: Train, tmp_path: Path, flag: str, content: bytes, exp
     train(flag, path).refused(f"error: {path}: ", expected)
 
 
-def remove_pictures(folder: Path) -> None:
+def remove_images(folder: Path) -> None:
     shutil.rmtree(folder / "images" / "train")
 
 
-def remove_validation_pictures(folder: Path) -> None:
+def remove_validation_images(folder: Path) -> None:
     shutil.rmtree(folder / "images" / "val")
 
 
@@ -123,20 +123,20 @@ def count_classes_wrongly(folder: Path) -> None:
     (folder / "data.yaml").write_text("nc: 4\n" + (folder / "data.yaml").read_text())
 
 
-def break_every_picture(folder: Path) -> None:
-    for picture in (folder / "images" / "train").iterdir():
-        picture.write_bytes(b"no picture")
+def break_every_image(folder: Path) -> None:
+    for image in (folder / "images" / "train").iterdir():
+        image.write_bytes(b"no image")
 
 
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (remove_pictures, ["data.yaml: train: ", "images/train does not exist: expected a folder"]),
-        (remove_validation_pictures, ["data.yaml: val: ", "images/val does not exist: expected a folder"]),
-        (remove_labels, ["data.yaml: train: no labels at all for 8 pictures: looked for ", "labels/train/train0.txt"]),
+        (remove_images, ["data.yaml: train: ", "images/train does not exist: expected a folder"]),
+        (remove_validation_images, ["data.yaml: val: ", "images/val does not exist: expected a folder"]),
+        (remove_labels, ["data.yaml: train: no labels at all for 8 images: looked for ", "labels/train/train0.txt"]),
         (name_an_unknown_class, ["labels/train/train3.txt:2: class 3: expected 0 to 2"]),
         (count_classes_wrongly, ["data.yaml: nc is 4 but there are 3 names"]),
-        (break_every_picture, ["data.yaml: train: none of the pictures can be used", "train0.jpg: cannot be decoded"]),
+        (break_every_image, ["data.yaml: train: none of the images can be used", "train0.jpg: cannot be decoded"]),
     ],
 )
 def test_data_sets(train: Train, tmp_path: Path, damage: Callable[[Path], None], expected: list[str]) -> None:
@@ -204,9 +204,9 @@ def test_val_with_other_classes(cli: CommandLine, trained: Path, tmp_path: Path)
     [
         (["--nonsense"], ["unrecognized arguments: --nonsense", "detect.py --help"]),
         (["--update"], ["--update: does not exist here"]),
-        (["--source", "none.jpg"], ["no picture at none.jpg: there is no such file"]),
-        (["--source", "*.jpg"], ["no picture at *.jpg: the pattern fits no picture"]),
-        (["--source", "."], ["no picture at .: the folder itself holds none"]),
+        (["--source", "none.jpg"], ["no image at none.jpg: there is no such file"]),
+        (["--source", "*.jpg"], ["no image at *.jpg: the pattern fits no image"]),
+        (["--source", "."], ["no image at .: the folder itself holds none"]),
         (["--source", "https://localhost/a.jpg"], ["network addresses are not read"]),
         (["--source", "999"], ["--source 999: no camera answers"]),
         (["--img", "0"], ["--img 0: expected one size"]),
@@ -222,13 +222,13 @@ def test_val_with_other_classes(cli: CommandLine, trained: Path, tmp_path: Path)
 def test_flags_of_detect(
     cli: CommandLine, data: Path, trained: Path, tmp_path: Path, flags: list[str], expected: list[str]
 ) -> None:
-    pictures = data.parent / "images" / "val"
+    images = data.parent / "images" / "val"
     command = (
         "detect.py",
         "--weights",
         trained / "weights" / "best.pt",
         "--source",
-        pictures,
+        images,
         "--device",
         "cpu",
         "--project",
@@ -239,7 +239,7 @@ def test_flags_of_detect(
 
 def test_detect_names_the_files_that_cannot_be_read(cli: CommandLine, trained: Path, tmp_path: Path) -> None:
     for name in ("a.jpg", "b.png", "c.mp4"):
-        (tmp_path / name).write_bytes(b"no picture")
+        (tmp_path / name).write_bytes(b"no image")
     command = (
         "detect.py",
         "--weights",

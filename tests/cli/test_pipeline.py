@@ -24,7 +24,7 @@ TRAIN_PLOTS = ("labels", "train_batch0", "train_batch1", "results")
 VAL_PLOTS = ("PR_curve", "F1_curve", "P_curve", "R_curve", "confusion_matrix", "val_batch0_labels", "val_batch0_pred")
 
 
-def check_pictures(folder: Path, names: tuple[str, ...]) -> None:
+def check_images(folder: Path, names: tuple[str, ...]) -> None:
     for name in names:
         assert cv2.imread(str(folder / f"{name}.png")) is not None, name
 
@@ -76,15 +76,15 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp
     assert "AP_small" in out
     assert json.loads((tmp_path / "val" / "exp" / "predictions.json").read_text())
     if not plots:
-        check_pictures(run, (*TRAIN_PLOTS, *VAL_PLOTS))
-        check_pictures(tmp_path / "val" / "exp", VAL_PLOTS)
+        check_images(run, (*TRAIN_PLOTS, *VAL_PLOTS))
+        check_images(tmp_path / "val" / "exp", VAL_PLOTS)
 
-    pictures = data.parent / "images" / "val"
+    images = data.parent / "images" / "val"
     cli(
         "detect.py",
         *shared,
         "--source",
-        pictures,
+        images,
         "--conf-thres",
         0.001,
         "--save-txt",
@@ -93,10 +93,10 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp
         tmp_path / "found",
     ).done()
     predict = load(best, image_size=64, conf_thres=0.001, max_det=1000, precision=choose_precision("cpu", "off"))
-    for picture in sorted(pictures.iterdir()):
-        assert cv2.imread(str(tmp_path / "found" / "exp" / picture.name)).shape == (64, 64, 3)
-        rows = (tmp_path / "found" / "exp" / "labels" / f"{picture.stem}.txt").read_text().splitlines()
-        (result,) = predict(picture)
+    for image in sorted(images.iterdir()):
+        assert cv2.imread(str(tmp_path / "found" / "exp" / image.name)).shape == (64, 64, 3)
+        rows = (tmp_path / "found" / "exp" / "labels" / f"{image.stem}.txt").read_text().splitlines()
+        (result,) = predict(image)
         assert result.txt_rows(with_conf=True) == rows
         assert all(0 <= float(value) <= 1 for row in rows for value in row.split()[1:])
         assert result.plot().shape == (64, 64, 3)
@@ -142,9 +142,9 @@ def test_layer_table(cli: CommandLine, network: Path) -> None:
 def test_a_small_set_is_learned_and_its_objects_are_found(
     cli: CommandLine, data: Path, tmp_path: Path, branches: int
 ) -> None:
-    pictures = data.parent / "images" / "train"
+    images = data.parent / "images" / "train"
     same = tmp_path / "same.yaml"
-    same.write_text(f"train: {pictures}\nval: {pictures}\nnames: [red, green, blue]\n")
+    same.write_text(f"train: {images}\nval: {images}\nnames: [red, green, blue]\n")
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("{lr0: 0.005, mosaic: 0, mixup: 0, scale: 0, translate: 0, hsv_h: 0, fliplr: 0}\n")
     flags = (
@@ -186,8 +186,8 @@ def test_a_small_set_is_learned_and_its_objects_are_found(
     for name in CONTRACT[4:11]:
         assert measured[name] == pytest.approx(trained[name], abs=2e-3), name
 
-    out = cli("detect.py", *shared, "--source", pictures, "--save-txt", "--project", tmp_path / "found").done()
-    assert "8 pictures, " in out
+    out = cli("detect.py", *shared, "--source", images, "--save-txt", "--project", tmp_path / "found").done()
+    assert "8 images, " in out
     labels = [
         (folder / f"train{number}.txt").read_text()
         for folder in (tmp_path / "found" / "exp" / "labels",)

@@ -79,8 +79,8 @@ def test_every_command_takes_a_plugin(cli: CommandLine, data: Path, gated: Path,
     )
     cli(*valued).refused("best.pt: its network cannot be built here", *needed)
     assert f"plug-in {plugin} (sha256 " in cli(*valued, *flags).done()
-    picture = data.parent / "images" / "val" / "val0.jpg"
-    found = ("detect.py", *weights, "--amp", "off", "--source", picture, "--project", tmp_path / "found")
+    image = data.parent / "images" / "val" / "val0.jpg"
+    found = ("detect.py", *weights, "--amp", "off", "--source", image, "--project", tmp_path / "found")
     cli(*found).refused(*needed)
     cli(*found, *flags).done()
     made = ("export.py", *weights, "--include", "weights", "torchscript")
@@ -98,7 +98,7 @@ def test_every_command_takes_a_plugin(cli: CommandLine, data: Path, gated: Path,
         "--weights",
         run / "weights" / "best.torchscript",
         "--source",
-        picture,
+        image,
         "--project",
         tmp_path / "found",
         *flags,

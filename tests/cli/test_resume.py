@@ -213,8 +213,8 @@ def test_resuming_refuses_another_data_set_or_other_settings(cli: CommandLine, t
     hyp.write_text("lr0: 0.03\n")
     before = last.read_bytes()
     message = cli(*resume).refused(
-        "last.pt: changed since the run began: class names: 1 'green' is now 'verde'; labels of the training pictures; "
-        "number of validation pictures: 4 are now 3; network yaml ",
+        "last.pt: changed since the run began: class names: 1 'green' is now 'verde'; labels of the training images; "
+        "number of validation images: 4 are now 3; network yaml ",
         "(the run keeps the network of its checkpoint)",
         "hyp.yaml: lr0 0.02 is now 0.03 (the run keeps the hyperparameters of its checkpoint)",
     )

@@ -35,7 +35,7 @@ def outline(row: str) -> str:
 
 @pytest.fixture(scope="module")
 def outlined(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set of tests/cli with outlines; the first object of the first picture of a split is known by its box."""
+    """The data set of tests/cli with outlines; the first object of the first image of a split is known by its box."""
     path = write_data(tmp_path_factory.mktemp("outlined"))
     for file in (path.parent / "labels").rglob("*.txt"):
         rows = file.read_text().splitlines()
@@ -114,23 +114,23 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, outlined: Path,
     check_detections(cli, shared, outlined.parent / "images" / "val", tmp_path / "found")
 
 
-def check_detections(cli: CommandLine, shared: tuple, pictures: Path, project: Path) -> None:
+def check_detections(cli: CommandLine, shared: tuple, images: Path, project: Path) -> None:
     """What detect.py writes is what prediction from Python gives, with and without --retina-masks."""
     for number, flags in enumerate(([], ["--retina-masks"])):
         saved = ("--conf-thres", 0.0001, "--save-txt", "--save-json", "--save-crop", "--project", project)
-        cli("detect.py", *shared, "--source", pictures, *saved, *flags).done()
+        cli("detect.py", *shared, "--source", images, *saved, *flags).done()
         folder = project / ("exp2" if number else "exp")
         entries = json.loads((folder / "predictions.json").read_text())
         precision = choose_precision("cpu", "off")
         predict = load(
             shared[1], image_size=64, conf_thres=0.0001, max_det=1000, precision=precision, retina_masks=bool(number)
         )
-        for picture in sorted(pictures.iterdir()):
-            (result,) = predict(picture)
+        for image in sorted(images.iterdir()):
+            (result,) = predict(image)
             assert result.masks.shape == (len(result), 64, 64)
             assert len(result) > 0
-            assert (folder / "labels" / f"{picture.stem}.txt").read_text().splitlines() == result.txt_rows()
-            own = [entry["segmentation"] for entry in entries if entry["file_name"] == picture.name]
+            assert (folder / "labels" / f"{image.stem}.txt").read_text().splitlines() == result.txt_rows()
+            own = [entry["segmentation"] for entry in entries if entry["file_name"] == image.name]
             assert [decode_region(rle).area for rle in own] == result.masks.sum((1, 2)).tolist()
 
 

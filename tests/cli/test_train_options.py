@@ -91,7 +91,7 @@ def test_single_cls_makes_one_class(train: Train, tmp_path: Path) -> None:
 )
 def test_other_ways_to_train(train: Train, tmp_path: Path, flags: list[str]) -> None:
     out = train(*flags).done()
-    assert ("pictures in memory" in out) == ("ram" in flags)
+    assert ("images in memory" in out) == ("ram" in flags)
     assert (tmp_path / "exp" / "weights" / "best.pt").is_file()
 
 
@@ -121,24 +121,24 @@ def test_names_of_runs(train: Train, tmp_path: Path) -> None:
     assert not (tmp_path / "a3").exists()
 
 
-def test_min_items_leaves_pictures_out(train: Train, tmp_path: Path) -> None:
+def test_min_items_leaves_images_out(train: Train, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
     (data.parent / "labels" / "train" / "train0.txt").write_text("0 .5 .5 .2 .2\n")
     out = train("--data", data, "--min-items", 2).done()
-    assert "train: 7 pictures in memory" in out
+    assert "train: 7 images in memory" in out
 
 
-def test_bad_pictures_and_rows_are_counted_named_and_left_out(train: Train, tmp_path: Path) -> None:
+def test_bad_images_and_rows_are_counted_named_and_left_out(train: Train, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
-    row, picture = data.parent / "labels" / "train" / "train1.txt", data.parent / "images" / "train" / "train2.jpg"
+    row, image = data.parent / "labels" / "train" / "train1.txt", data.parent / "images" / "train" / "train2.jpg"
     row.write_text("0 .5 .5 .2 .2\n0 .5 .5 .1\n")
-    broken = picture.read_bytes()[:500]
-    picture.write_bytes(broken)
+    broken = image.read_bytes()[:500]
+    image.write_bytes(broken)
     out = train("--data", data).done()
-    assert "train: 7 pictures" in out
-    assert f"1 pictures skipped:\n    {picture}: " in out
+    assert "train: 7 images" in out
+    assert f"1 images skipped:\n    {image}: " in out
     assert f"1 label rows skipped:\n    {row}:2: 4 columns" in out
-    assert picture.read_bytes() == broken
+    assert image.read_bytes() == broken
 
 
 def test_early_stopping_survives_resuming(cli: CommandLine, train: Train, tmp_path: Path) -> None:

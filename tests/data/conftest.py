@@ -20,7 +20,7 @@ HYP = SimpleNamespace(
 
 @pytest.fixture
 def annotate(tmp_path: Path) -> Callable[[int, tuple[int, int]], Annotation]:
-    """Return `annotate(number, size_hw)`: a picture with `number` objects, every second one with an outline, and a crowd region."""
+    """Return `annotate(number, size_hw)`: an image with `number` objects, every second one with an outline, and a crowd region."""
 
     def write(number: int, size_hw: tuple[int, int]) -> Annotation:
         rng = np.random.default_rng(number)
@@ -44,7 +44,7 @@ def annotate(tmp_path: Path) -> Callable[[int, tuple[int, int]], Annotation]:
 
 @pytest.fixture
 def annotations(annotate: Callable[[int, tuple[int, int]], Annotation]) -> list[Annotation]:
-    """Seven pictures with 0, 1, … 6 objects."""
+    """Seven images with 0, 1, … 6 objects."""
     return [annotate(number, size_hw) for number, size_hw in enumerate(SIZES_HW)]
 
 

@@ -63,7 +63,7 @@ def test_download_is_never_run(tmp_path: Path) -> None:
         ("- a\n", "list: expected a mapping"),
         ("path: 3\ntrain: a\nnames: [x]\n", "path is 3: expected a folder"),
         ("train: a.json\n", "no names, and .*a.json that would give them does not exist"),
-        ("train: a\nnames: [x]\nimages: {trian: b}\n", "images: trian: 'b': expected a picture folder"),
+        ("train: a\nnames: [x]\nimages: {trian: b}\n", "images: trian: 'b': expected an image folder"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -102,4 +102,4 @@ def test_shipped_coco_yaml() -> None:
     config = load_data_config("coco.yaml")
     assert len(config.names) == 80
     assert (config.names[0], config.names[79]) == ("person", "toothbrush")
-    assert config.picture_dirs["val"] == config.root / "val2017"
+    assert config.image_dirs["val"] == config.root / "val2017"

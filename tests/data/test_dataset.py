@@ -41,7 +41,7 @@ def test_rectangles_have_the_shape_of_their_batch(annotations: list[Annotation],
     assert build(annotations, rect=True, batch_size=1, pad=0.0).shapes_hw[[3, 2]].tolist() == [[32, 64], [64, 64]]
 
 
-def test_pictures_are_rgb_and_channels_last(annotate: Annotate, build: Build) -> None:
+def test_images_are_rgb_and_channels_last(annotate: Annotate, build: Build) -> None:
     one = annotate(0, (64, 64))
     cv2.imwrite(str(one.path), np.full((64, 64, 3), (10, 20, 30), np.uint8))  # written as BGR
     images = next(iter(build_loader(build([one]), 1)))["images"]
@@ -53,7 +53,7 @@ def test_pictures_are_rgb_and_channels_last(annotate: Annotate, build: Build) ->
 @pytest.mark.parametrize(
     ("written", "expected"), [(np.full((8, 8), 9, np.uint8), 9), (np.full((8, 8, 4), 9, np.uint8), 9)]
 )
-def test_grey_and_four_channel_pictures_become_rgb(annotate: Annotate, written: np.ndarray, expected: int) -> None:
+def test_grey_and_four_channel_images_become_rgb(annotate: Annotate, written: np.ndarray, expected: int) -> None:
     one = annotate(0, (8, 8))
     cv2.imwrite(str(one.path), written)
     images = next(iter(build_loader(DetectionDataset([one], ["a"], 32), 1)))["images"]
@@ -79,7 +79,7 @@ def test_augmented_items_depend_on_seed_epoch_and_index_only(annotations: list[A
         assert (first.targets[:, 1:] <= 1).all()
 
 
-def test_without_mosaic_each_item_shows_its_own_picture(annotations: list[Annotation], build: Build) -> None:
+def test_without_mosaic_each_item_shows_its_own_image(annotations: list[Annotation], build: Build) -> None:
     dataset = build(annotations, augment=True)
     assert len(dataset[ItemKey(0, 0, mosaic=False)].targets) == 0
     assert all(
@@ -88,7 +88,7 @@ def test_without_mosaic_each_item_shows_its_own_picture(annotations: list[Annota
     assert any(len(dataset[ItemKey(0, epoch)].targets) > 0 for epoch in range(5))
 
 
-def test_pictures_without_objects_give_empty_targets(annotate: Annotate, build: Build) -> None:
+def test_images_without_objects_give_empty_targets(annotate: Annotate, build: Build) -> None:
     empty = [annotate(0, (64, 64))] * 4
     for augment in (False, True):
         batch = next(iter(build_loader(build(empty, augment=augment, masks=True), 4)))
@@ -108,9 +108,9 @@ def test_min_items_and_single_class(annotations: list[Annotation], build: Build)
         build(annotations, min_items=9)
 
 
-def test_a_replaced_picture_is_named(annotations: list[Annotation], build: Build) -> None:
+def test_a_replaced_image_is_named(annotations: list[Annotation], build: Build) -> None:
     cv2.imwrite(str(annotations[1].path), np.zeros((10, 20, 3), np.uint8))
-    with pytest.raises(DataError, match=r"1\.png: the picture is 20 x 10 pixels: 64 x 64 was expected"):
+    with pytest.raises(DataError, match=r"1\.png: the image is 20 x 10 pixels: 64 x 64 was expected"):
         build(annotations)
 
 

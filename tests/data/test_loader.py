@@ -46,7 +46,7 @@ def test_order_changes_with_the_epoch_and_resumes_within_it(annotations: list[An
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_vanished_picture_is_named(annotations: list[Annotation], workers: int, build: Build) -> None:
+def test_a_vanished_image_is_named(annotations: list[Annotation], workers: int, build: Build) -> None:
     dataset = build(annotations, cache="off")
     annotations[4].path.unlink()
     with pytest.raises(DataError, match=r"4\.png") as caught:

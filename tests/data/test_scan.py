@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig, load_data_config
-from data.labels.annotation import DUPLICATE, PICTURE, ROW, Problem, ScanReport
+from data.labels.annotation import DUPLICATE, IMAGE, ROW, Problem, ScanReport
 from data.scan import check_outlines, load_annotations, print_report, report_lines
 from utils.errors import DataError
 
@@ -17,11 +17,11 @@ NAMES = ["cat", "dog"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, write_picture: Callable[..., Path]) -> Path:
-    """A training folder of four pictures: labelled, with a bad row, without label file, and broken."""
+def folder(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
+    """A training folder of four images: labelled, with a bad row, without label file, and broken."""
     for name in ("a", "b", "c"):
-        write_picture(tmp_path / "images" / "train" / f"{name}.jpg")
-    (tmp_path / "images" / "train" / "d.jpg").write_bytes(b"no picture")
+        write_image(tmp_path / "images" / "train" / f"{name}.jpg")
+    (tmp_path / "images" / "train" / "d.jpg").write_bytes(b"no image")
     labels = tmp_path / "labels" / "train"
     labels.mkdir(parents=True)
     (labels / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.1 0.1 0.5 0.1 0.5 0.5\n")
@@ -42,14 +42,14 @@ def test_folder(folder: Path) -> None:
     assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1, 2], [3], []]
     np.testing.assert_allclose(annotations[0].boxes_xyxy, [(15, 10, 45, 30), (6, 4, 30, 20)])
     np.testing.assert_allclose(annotations[0].areas, [600, 192])
-    assert (report.pictures, report.backgrounds, report.unlabelled, report.objects, report.polygons) == (3, 1, 1, 3, 1)
+    assert (report.images, report.backgrounds, report.unlabelled, report.objects, report.polygons) == (3, 1, 1, 3, 1)
     assert [(problem.kind, Path(problem.where).name) for problem in report.problems] == [
         (ROW, "b.txt:2"),
         (DUPLICATE, "b.txt:3"),
-        (PICTURE, "d.jpg"),
+        (IMAGE, "d.jpg"),
     ]
     assert report.categories == [0, 1]
-    assert (folder / "images/train/d.jpg").read_bytes() == b"no picture"
+    assert (folder / "images/train/d.jpg").read_bytes() == b"no image"
 
 
 def test_second_reading_comes_from_the_cache_and_is_the_same(folder: Path) -> None:
@@ -59,14 +59,14 @@ def test_second_reading_comes_from_the_cache_and_is_the_same(folder: Path) -> No
     second, again = load_annotations(config(folder, "images/train"), "train", progress=False)
     assert again.from_cache == 4
     assert again.problems == report.problems
-    assert (again.pictures, again.objects, again.unlabelled) == (report.pictures, report.objects, report.unlabelled)
+    assert (again.images, again.objects, again.unlabelled) == (report.images, report.objects, report.unlabelled)
     for before, after in zip(first, second, strict=True):
         assert (before.path, before.image_hw, before.image_id) == (after.path, after.image_hw, after.image_id)
         np.testing.assert_array_equal(before.boxes_xyxy, after.boxes_xyxy)
         np.testing.assert_array_equal(before.annotation_ids, after.annotation_ids)
 
 
-def test_cache_notices_changed_new_and_removed_files(folder: Path, write_picture: Callable[..., Path]) -> None:
+def test_cache_notices_changed_new_and_removed_files(folder: Path, write_image: Callable[..., Path]) -> None:
     load_annotations(config(folder, "images/train"), "train", progress=False)
     labels = folder / "labels" / "train"
     status = (labels / "a.txt").stat()
@@ -74,11 +74,11 @@ def test_cache_notices_changed_new_and_removed_files(folder: Path, write_picture
     os.utime(labels / "a.txt", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     (labels / "b.txt").unlink()
     (labels / "c.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    write_picture(folder / "images/train/d.jpg", (30, 30))
+    write_image(folder / "images/train/d.jpg", (30, 30))
     annotations, report = load_annotations(config(folder, "images/train"), "train", progress=False)
     assert report.from_cache == 0
     assert [annotation.classes.tolist() for annotation in annotations] == [[1, 1], [], [0], []]
-    write_picture(folder / "images/train/e.jpg")
+    write_image(folder / "images/train/e.jpg")
     annotations, report = load_annotations(config(folder, "images/train"), "train", progress=False)
     assert (report.from_cache, len(annotations)) == (4, 5)
 
@@ -100,8 +100,8 @@ def test_read_only_labels_are_said_once(folder: Path) -> None:
     assert (again.notes, again.from_cache) == ([], 4)
 
 
-def test_list_file_and_several_sources(folder: Path, write_picture: Callable[..., Path]) -> None:
-    write_picture(folder / "images" / "more" / "x.png", (20, 30))
+def test_list_file_and_several_sources(folder: Path, write_image: Callable[..., Path]) -> None:
+    write_image(folder / "images" / "more" / "x.png", (20, 30))
     (folder / "lists").mkdir()
     (folder / "lists" / "train.txt").write_text(
         f"# two\n../images/train/a.jpg\n\n{folder}/images/train/b.jpg\n./images/train/missing.jpg\n"
@@ -114,15 +114,15 @@ def test_list_file_and_several_sources(folder: Path, write_picture: Callable[...
     ]
 
 
-def test_line_that_is_no_picture_stops(folder: Path) -> None:
+def test_line_that_is_no_image_stops(folder: Path) -> None:
     (folder / "train.txt").write_text("images/train/a.jpg\nimages/train\n")
-    with pytest.raises(DataError, match=r"train.txt:2: 'images/train' is no picture"):
+    with pytest.raises(DataError, match=r"train.txt:2: 'images/train' is no image"):
         load_annotations(config(folder, "train.txt"), "train", progress=False)
 
 
-def test_numbers_in_picture_names_become_image_ids(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+def test_numbers_in_image_names_become_image_ids(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     for name in ("000042", "000007"):
-        write_picture(tmp_path / f"{name}.jpg")
+        write_image(tmp_path / f"{name}.jpg")
     annotations, _ = load_annotations(config(tmp_path, "", split="val"), "val", progress=False)
     assert [annotation.image_id for annotation in annotations] == [7, 42]
 
@@ -140,26 +140,26 @@ def test_fewer_names_than_when_the_cache_was_written_stop(folder: Path) -> None:
         load_annotations(DataConfig(settings.path, settings.root, settings.splits, ["cat"]), "train", progress=False)
 
 
-def test_no_labels_at_all(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
-    write_picture(tmp_path / "images" / "a.jpg")
-    with pytest.raises(DataError, match=r"train: no labels at all for 1 pictures: looked for .*labels/a.txt"):
+def test_no_labels_at_all(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "images" / "a.jpg")
+    with pytest.raises(DataError, match=r"train: no labels at all for 1 images: looked for .*labels/a.txt"):
         load_annotations(config(tmp_path, "images"), "train", progress=False)
     annotations, report = load_annotations(config(tmp_path, "images", split="val"), "val", progress=False)
     assert (len(annotations), report.unlabelled) == (1, 1)
 
 
-def test_no_pictures_and_no_usable_picture(tmp_path: Path) -> None:
+def test_no_images_and_no_usable_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match=r"images: no pictures: expected files such as .jpg"):
+    with pytest.raises(DataError, match=r"images: no images: expected files such as .jpg"):
         load_annotations(config(tmp_path, "images"), "train", progress=False)
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of the pictures can be used: .*a.jpg: empty file"):
+    with pytest.raises(DataError, match=r"none of the images can be used: .*a.jpg: empty file"):
         load_annotations(config(tmp_path, "images"), "train", progress=False)
 
 
 def test_source_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(DataError, match=r"a.csv: expected a picture folder"):
+    with pytest.raises(DataError, match=r"a.csv: expected an image folder"):
         load_annotations(config(tmp_path, "a.csv"), "train", progress=False)
 
 
@@ -169,9 +169,9 @@ def write_coco(root: Path, name: str, images: list[dict], annotations: list[dict
     (root / name).write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
 
 
-def test_coco_file(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
-    write_picture(tmp_path / "a.jpg")
-    write_picture(tmp_path / "b.jpg")
+def test_coco_file(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "b.jpg")
     images = [
         {"id": 30, "file_name": "a.jpg", "height": 40, "width": 60},
         {"id": 20, "file_name": "b.jpg", "height": 60, "width": 40},
@@ -194,10 +194,10 @@ def test_coco_file(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
 
 
 def test_ids_that_are_not_unique_over_two_coco_files_are_counted_anew(
-    tmp_path: Path, write_picture: Callable[..., Path]
+    tmp_path: Path, write_image: Callable[..., Path]
 ) -> None:
     for name in ("a", "b"):
-        write_picture(tmp_path / f"{name}.jpg")
+        write_image(tmp_path / f"{name}.jpg")
         image = {"id": 1, "file_name": f"{name}.jpg"}
         write_coco(
             tmp_path, f"{name}.json", [image], [{"id": 1, "image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}]
@@ -210,10 +210,10 @@ def test_ids_that_are_not_unique_over_two_coco_files_are_counted_anew(
 
 def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:
     problems = [Problem(ROW, f"a.txt:{line}", "4 columns") for line in (1, 2, 3)]
-    report = ScanReport("val", pictures=2, backgrounds=1, objects=5, problems=problems, notes=["a note"])
+    report = ScanReport("val", images=2, backgrounds=1, objects=5, problems=problems, notes=["a note"])
     print_report(report, limit=2)
     assert capsys.readouterr().out.splitlines() == [
-        "val: 2 pictures (1 without objects, 0 without a label file), 5 objects (0 with outlines, 0 crowd regions); 0 from the cache",
+        "val: 2 images (1 without objects, 0 without a label file), 5 objects (0 with outlines, 0 crowd regions); 0 from the cache",
         "  a note",
         "  3 label rows skipped:",
         "    a.txt:1: 4 columns",
@@ -228,7 +228,7 @@ def test_bccd(shared: Path) -> None:
     annotations, report = load_annotations(
         config_of(root, "images/val", ["RBC", "WBC", "Platelets"]), "val", progress=False
     )
-    assert (report.pictures, report.objects, report.problems) == (87, 1137, [])
+    assert (report.images, report.objects, report.problems) == (87, 1137, [])
     assert annotations[0].image_hw == (480, 640)
 
 
@@ -236,7 +236,7 @@ def test_coco_tiny(shared: Path) -> None:
     names = load_data_config("coco.yaml").names
     settings = config_of(shared / "datasets" / "coco_tiny", "annotations/instances_val2017.json", names)
     annotations, report = load_annotations(settings, "val", progress=False)
-    assert (report.pictures, report.objects, report.crowds, report.polygons, report.problems) == (50, 382, 5, 377, [])
+    assert (report.images, report.objects, report.crowds, report.polygons, report.problems) == (50, 382, 5, 377, [])
     assert (report.categories[0], report.categories[79]) == (1, 90)
     assert annotations[0].image_id == 397133
     assert annotations[0].areas.max() > 0

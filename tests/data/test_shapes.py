@@ -1,4 +1,4 @@
-"""The built-in data set: drawn whole, the same every time, with labels that fit the pictures."""
+"""The built-in data set: drawn whole, the same every time, with labels that fit the images."""
 
 import hashlib
 import json
@@ -9,14 +9,14 @@ import pytest
 
 from data.config import load_data_config
 from data.figures import FIGURES, random_figure
-from data.images.reading import read_picture
+from data.images.reading import read_image
 from data.labels.annotation import outline_area
 from data.scan import load_annotations
 from data.shapes import ShapesSettings, draw_if_needed, draw_sample, label_row, visible_outlines
 from utils.errors import DataError
 from utils.geometry.region import dense_masks, polygon_region
 
-SETTINGS = {"train": 6, "val": 3, "picture_size": [64, 96], "figure_size": [10, 50]}
+SETTINGS = {"train": 6, "val": 3, "image_size": [64, 96], "figure_size": [10, 50]}
 YAML = Path("set.yaml")
 NAMES = list(FIGURES)
 
@@ -69,7 +69,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
         ({"train": True}, "train is True"),
         ({"figures": [3, 2]}, r"figures is \[3, 2\]: expected two whole numbers, the lower one first"),
         ({"max_hidden": 2}, "max_hidden is 2: expected a share from 0 to 1"),
-        ({"picture_size": [16, 64]}, "picture_size from 32"),
+        ({"image_size": [16, 64]}, "image_size from 32"),
         (5, "shapes is 5: expected a mapping"),
     ],
 )
@@ -90,9 +90,9 @@ def test_read_back_through_a_yaml(tmp_path: Path) -> None:
     )
     config = load_data_config(path)
     annotations, report = load_annotations(config, "train", progress=False)
-    assert (report.pictures, report.problems, report.unlabelled) == (20, [], 0)
+    assert (report.images, report.problems, report.unlabelled) == (20, [], 0)
     assert 0 < report.polygons < report.objects
-    assert all(read_picture(annotation.path).shape[:2] == annotation.image_hw for annotation in annotations)
+    assert all(read_image(annotation.path).shape[:2] == annotation.image_hw for annotation in annotations)
     assert load_data_config(path).names == NAMES
 
 

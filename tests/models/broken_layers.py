@@ -73,7 +73,7 @@ class KeepsItsOutput(Sound):
         return self.last
 
 
-class MixesPictures(Sound):
+class MixesImages(Sound):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x - x.mean(0, keepdim=True))
 
@@ -177,12 +177,12 @@ BROKEN: dict[str, tuple[type[nn.Module], str]] = {
     "modes": (CountsInEvaluation, "evaluation changes calls"),
     "state": (StateOutsideTheStateDict, "another instance with the same state: differs by up to "),
     "copies": (KeepsItsOutput, "RuntimeError: Only Tensors created explicitly by the user"),
-    "neighbours": (MixesPictures, "the second of three pictures, alone: differs by up to "),
+    "neighbours": (MixesImages, "the second of three images, alone: differs by up to "),
     "input kept": (ChangesItsInput, "changed in training, by up to "),
     "number formats": (AlwaysFloat32, "float64 in, float32 out"),
     "channels last": (CountsOnStrides, "RuntimeError: view size is not compatible"),
     "folding": (FoldsWrongly, "folded: differs by up to "),
-    "one picture": (NormalisesOneValue, "ValueError: Expected more than 1 value per channel when training"),
+    "one image": (NormalisesOneValue, "ValueError: Expected more than 1 value per channel when training"),
     "gradients": (UnusedParameter, "1 of 3 parameters get none: unused"),
     "input gradients": (CutsTheInputOff, "input 0 of 1 gets none"),
     "optimizer": (ParameterInAList, "1 tensor that learns is no registered parameter"),

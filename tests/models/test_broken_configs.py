@@ -127,10 +127,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     # what rows are connected to
     "from ahead": (row(9, 1, "Conv", [8]), r"'from' asks for layer 9, but only layers 0\.\.4 exist yet"),
     "from itself": (row(5, 1, "Conv", [8]), r"'from' asks for layer 5, but only layers 0\.\.4 exist yet"),
-    "from before the picture": (row(-9, 1, "Conv", [8]), r"'from' asks for layer -9, but only layers 0\.\.4 exist yet"),
+    "from before the image": (row(-9, 1, "Conv", [8]), r"'from' asks for layer -9, but only layers 0\.\.4 exist yet"),
     "first row from itself": (
         broken(backbone=[[0, 1, "Conv", [8]]]),
-        r"'from' asks for layer 0, but this is the first layer: its input is the picture, -1",
+        r"'from' asks for layer 0, but this is the first layer: its input is the image, -1",
     ),
     "two inputs for one": (row([3, 4], 1, "Conv", [8]), r"'from' names 2 layers: this layer takes one input"),
     "one input for several": (row(-1, 1, "Concat", [1]), LAYER_5 + r"\[-1, 1, Concat, \[1\]\]: does not fit its input"),
@@ -229,7 +229,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "prototypes of another size": (
         head([[2, 3, 4, 3], 1, "DSegment", ["nc"]]),
-        r"\(layer 5\): .*: its prototypes have stride 16: expected 4, a map of a quarter of the picture",
+        r"\(layer 5\): .*: its prototypes have stride 16: expected 4, a map of a quarter of the image",
     ),
     "prototypes above stride 8": (head([[3, 4], 1, "Segment", ["nc"]]), r"its prototypes have stride 8: expected 4"),
     "no masks": (head([[2, 3, 4], 1, "Segment", ["nc", 0]]), r"num_masks is 0: expected a positive number"),

@@ -187,7 +187,7 @@ def test_compiled_by_the_default_backend(layer: nn.Module) -> None:
     torch.testing.assert_close(torch.compile(layer.eval())(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
-def test_explained_tensors_are_one_a_picture() -> None:
+def test_explained_tensors_are_one_a_image() -> None:
     for kind, settings in CASES.values():
         if hasattr(kind, "explain"):
             seen = kind(**settings).eval().explain(maps(3, 8, 9, 7))

@@ -328,7 +328,7 @@ def test_replaced_rows(network: str, base: str, changed: dict[int, tuple[str, li
         ),
     ],
 )
-def test_small_forms_of_the_articles_train_on_tiny_pictures(network: str) -> None:
+def test_small_forms_of_the_articles_train_on_tiny_images(network: str) -> None:
     torch.manual_seed(0)
     model = Model(network)
     outputs = model.train()(seeded_images(2, 3, 64, 64))

@@ -233,7 +233,7 @@ def test_half_precision_is_decoded_in_float32() -> None:
         assert model(seeded_images(1, 3, 64, 64).bfloat16()).dtype is torch.float32
 
 
-def test_large_pictures_keep_their_coordinates_under_autocast() -> None:
+def test_large_images_keep_their_coordinates_under_autocast() -> None:
     model = tiny_model().eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         prediction = model(seeded_images(1, 3, 64, 1024))
@@ -389,7 +389,7 @@ def test_deploying_drops_silence_and_auxiliary_rows() -> None:
     assert "Silence" not in {row.name for row in deployed.rows}
     assert deployed.rows[-1].name == "DDetect"
     assert len(deployed.rows) == len(meta_model("gelan-c").rows) == 23
-    assert meta_deployed("yolov9-e").rows[0].name == "Silence", "both of its backbones read the picture through it"
+    assert meta_deployed("yolov9-e").rows[0].name == "Silence", "both of its backbones read the image through it"
 
 
 def test_rows_of_the_lead_branch() -> None:

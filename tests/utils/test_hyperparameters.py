@@ -124,9 +124,9 @@ class Recording(Hyperparameters):
         return super().__getattribute__(name)
 
 
-def test_no_dead_knobs(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+def test_no_dead_knobs(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     for number in range(2):
-        write_picture(tmp_path / "images" / f"{number}.png", (48, 64))
+        write_image(tmp_path / "images" / f"{number}.png", (48, 64))
         (tmp_path / "labels").mkdir(exist_ok=True)
         (tmp_path / "labels" / f"{number}.txt").write_text("0 0.2 0.2 0.6 0.2 0.6 0.7 0.2 0.7\n")
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [a]\n")
@@ -137,7 +137,7 @@ def test_no_dead_knobs(tmp_path: Path, write_picture: Callable[..., Path]) -> No
     Recording.read = set()
     torch.manual_seed(0)
     run = set_up(options, hyp, load_data_config(options.data), choose_precision("cpu", "off"), None)
-    for epoch in range(6):  # what mixes pictures does so at random
+    for epoch in range(6):  # what mixes images does so at random
         run.train_loader.set_epoch(epoch, mosaic=epoch < 3)
         train_one_epoch(run.training, run.train_loader, min(epoch, 1), progress=False)
     assert NAMES - Recording.read == set()

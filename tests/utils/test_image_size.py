@@ -1,4 +1,4 @@
-"""Which picture size a run uses when several could tell."""
+"""Which image size a run uses when several could tell."""
 
 from types import SimpleNamespace
 
@@ -21,15 +21,15 @@ def network(**attributes: object) -> SimpleNamespace:
             None,
             {"trained_size": 192},
             (192, 192),
-            "picture size 192, at which the network was trained (--img chooses another)\n",
+            "image size 192, at which the network was trained (--img chooses another)\n",
         ),
         (
             None,
             {"trained_size": None},
             (640, 640),
-            "picture size 640, since the weights do not say at which size they were trained",
+            "image size 640, since the weights do not say at which size they were trained",
         ),
-        (None, {}, (640, 640), "picture size 640, since"),
+        (None, {}, (640, 640), "image size 640, since"),
         (100, {}, (128, 128), "--img 100: no multiple of the stride 32: 128 x 128"),
         (None, {"image_hw": (256, 320), "trained_size": 320}, (256, 320), ""),
         ([256, 320], {"image_hw": (256, 320)}, (256, 320), ""),

@@ -92,15 +92,15 @@ def test_devices_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images() -> None:
-    pictures = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    plain = Precision(CPU, None, channels_last=False).images(pictures)
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    plain = Precision(CPU, None, channels_last=False).images(images)
     assert plain.dtype is torch.float32
     assert plain[0, :, 0, 0].tolist() == pytest.approx([0, 0.2, 1])
     assert plain.is_contiguous()
     fast = Precision(CPU, torch.bfloat16, channels_last=True)
-    assert fast.images(pictures).dtype is torch.float32
-    assert fast.images(pictures).is_contiguous(memory_format=torch.channels_last)
-    assert fast.images(pictures, torch.bfloat16).dtype is torch.bfloat16
+    assert fast.images(images).dtype is torch.float32
+    assert fast.images(images).is_contiguous(memory_format=torch.channels_last)
+    assert fast.images(images, torch.bfloat16).dtype is torch.bfloat16
 
 
 def test_placing() -> None:
@@ -125,11 +125,11 @@ def test_placing() -> None:
 
 def test_bf16_inference_is_close_to_fp32() -> None:
     model = tiny_model().eval()
-    pictures = (seeded_images(1, 3, 64, 64) * 255).byte()
+    images = (seeded_images(1, 3, 64, 64) * 255).byte()
     fast = Precision(CPU, torch.bfloat16, channels_last=True)
     with torch.inference_mode():
-        expected = model(Precision(CPU, None, False).images(pictures))
-        found = fast.place_for_inference(model.deploy())(fast.images(pictures, torch.bfloat16))
+        expected = model(Precision(CPU, None, False).images(images))
+        found = fast.place_for_inference(model.deploy())(fast.images(images, torch.bfloat16))
     assert found[:, :4].sub(expected[:, :4]).abs().max() < 2
     assert found[:, 4:].sub(expected[:, 4:]).abs().max() < 0.02
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-PICTURE = -1
-"""Source index that stands for the picture."""
+IMAGE = -1
+"""Source index that stands for the image."""
 
 ROUNDS = 12
 """How many steps away in the graph a difference is still felt."""
@@ -60,7 +60,7 @@ def link_consumers(nodes: list[Node]) -> None:
     for index, node in enumerate(nodes):
         inputs = node.inputs or [""] * len(node.sources or ())
         for source, called in zip(node.sources or (), inputs, strict=True):
-            if source != PICTURE:
+            if source != IMAGE:
                 nodes[source].consumers.append((index, called))
 
 
@@ -110,7 +110,7 @@ def upstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
     """Return how alike what feeds two nodes is, 0 … 1: place by place, counted from the end of the row."""
     ours, theirs = before.sources or [], after.sources or []
     alike = [
-        float(b == a) if PICTURE in (b, a) else known[b, a]
+        float(b == a) if IMAGE in (b, a) else known[b, a]
         for b, a in zip(reversed(ours), reversed(theirs), strict=False)
     ]
     return sum(alike) / max(len(ours), len(theirs), 1)

@@ -1,4 +1,4 @@
-"""Boxes, labels and masks drawn on pictures.
+"""Boxes, labels and masks drawn on images.
 
 opencv-python 5 carries a font with Chinese, Japanese, Korean, Cyrillic, Greek and Latin letters. opencv-python 4 has ASCII only.
 A class name that the font at hand cannot draw is replaced by the class number.
@@ -100,12 +100,12 @@ def put_text(image: np.ndarray, text: str, left: int, top: int, size: int, colou
 
 
 def line_width_for(size_hw: tuple[int, int]) -> int:
-    """Return the box line width in pixels that suits a picture of this height and width."""
+    """Return the box line width in pixels that suits an image of this height and width."""
     return max(1, round(sum(size_hw) / 2 * 0.003))
 
 
 def letter_size_for(size_hw: tuple[int, int], line_width: int) -> int:
-    """Return the letter size in pixels that suits a picture of this height and width and this line width."""
+    """Return the letter size in pixels that suits an image of this height and width and this line width."""
     return int(np.clip(max(0.018 * sum(size_hw) / 2, 5 * line_width), 11, max(11, min(size_hw) // 6)))
 
 
@@ -174,7 +174,7 @@ def draw_boxes(
     hide_labels: bool = False,
     hide_conf: bool = False,
 ) -> np.ndarray:
-    """Return a copy of a picture with its objects drawn, the most confident ones on top.
+    """Return a copy of an image with its objects drawn, the most confident ones on top.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -183,7 +183,7 @@ def draw_boxes(
         names: class names by number.
         scores: (N,) confidences in [0, 1]; None draws labels without them.
         regions: pixels of each object, tinted and outlined; None draws boxes only.
-        line_width: pixels; None chooses by picture size.
+        line_width: pixels; None chooses by image size.
         hide_labels: draw no labels.
         hide_conf: leave the confidences out of the labels.
 
@@ -210,8 +210,8 @@ def draw_boxes(
     return canvas
 
 
-def write_picture(path: str | Path, image: np.ndarray) -> Path:
-    """Write an (H, W, 3) uint8 RGB picture whole or not at all, as JPEG where its suffix is one that OpenCV only reads.
+def write_image(path: str | Path, image: np.ndarray) -> Path:
+    """Write an (H, W, 3) uint8 RGB image whole or not at all, as JPEG where its suffix is one that OpenCV only reads.
 
     Returns:
         The path written to, which differs from `path` at most in its suffix.

@@ -1,4 +1,4 @@
-"""Panels of a contact sheet: maps over a picture with their colour scale, bars and profiles of numbers, captions; laid out in a grid."""
+"""Panels of a contact sheet: maps over an image with their colour scale, bars and profiles of numbers, captions; laid out in a grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from utils.geometry.masks import Placement
 
 PANEL_WIDTH = 320
 HIGHEST = 480
-"""Pixels of a picture in a panel: as wide as the panel, unless it were higher than this then."""
+"""Pixels of an image in a panel: as wide as the panel, unless it were higher than this then."""
 COLUMNS = 4
 GAP = 14
 LETTERS = 14
@@ -22,12 +22,12 @@ OPACITY, MOST_OPACITY = 0.62, 0.85
 MOST_BARS = 16
 PROFILE_HEIGHT = 90
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 Scale = Literal["heat", "level", "signed"]
-"""Colours of a map: heat, from nothing (the picture shows) to bright; level, dark blue to yellow; signed, blue below zero, red above."""
+"""Colours of a map: heat, from nothing (the image shows) to bright; level, dark blue to yellow; signed, blue below zero, red above."""
 
 
-def _scale_table(scale: Scale) -> Picture:
+def _scale_table(scale: Scale) -> Image:
     """Return the 256 RGB colours of a scale."""
     if scale != "signed":
         ramp = np.arange(256, dtype=np.uint8)[:, None]
@@ -41,7 +41,7 @@ def _scale_table(scale: Scale) -> Picture:
     )
 
 
-TABLES: dict[Scale, Picture] = {scale: _scale_table(scale) for scale in ("heat", "level", "signed")}
+TABLES: dict[Scale, Image] = {scale: _scale_table(scale) for scale in ("heat", "level", "signed")}
 
 
 class Panel(Protocol):
@@ -53,18 +53,18 @@ class Panel(Protocol):
 
     caption: Sequence[str]
 
-    def draw(self) -> Picture:
-        """Return an RGB picture, at most `PANEL_WIDTH` pixels wide."""
+    def draw(self) -> Image:
+        """Return an RGB image, at most `PANEL_WIDTH` pixels wide."""
 
 
 def shown_size(original_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return the height and width in a panel of a picture of `original_hw`."""
+    """Return the height and width in a panel of an image of `original_hw`."""
     factor = min(PANEL_WIDTH / original_hw[1], HIGHEST / original_hw[0])
     return max(1, round(original_hw[0] * factor)), max(1, round(original_hw[1] * factor))
 
 
-def resized(image: Picture, size_hw: tuple[int, int]) -> Picture:
-    """Return an RGB picture in another size."""
+def resized(image: Image, size_hw: tuple[int, int]) -> Image:
+    """Return an RGB image in another size."""
     smaller = size_hw[1] < image.shape[1]
     return cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
@@ -72,13 +72,13 @@ def resized(image: Picture, size_hw: tuple[int, int]) -> Picture:
 def laid_over(
     values: NDArray[np.float32], placement: Placement, input_hw: tuple[int, int], size_hw: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return a map of the network's input at every pixel of the original picture shown at another size, interpolated linearly.
+    """Return a map of the network's input at every pixel of the original image shown at another size, interpolated linearly.
 
     Args:
         values: (h, w), cells that tile the network's input.
-        placement: of the original picture in that input.
+        placement: of the original image in that input.
         input_hw: pixels of the input.
-        size_hw: of the result, which covers the original picture exactly: what was filled up is left out.
+        size_hw: of the result, which covers the original image exactly: what was filled up is left out.
     """
     for axis in (0, 1):
         side, cells = input_hw[axis], values.shape[axis]
@@ -114,7 +114,7 @@ def wrapped(text: str, width: int = PANEL_WIDTH, size: int = LETTERS) -> list[st
     return lines
 
 
-def text_block(paragraphs: Sequence[str], width: int = PANEL_WIDTH, colour: Colour = BLACK) -> Picture:
+def text_block(paragraphs: Sequence[str], width: int = PANEL_WIDTH, colour: Colour = BLACK) -> Image:
     """Return paragraphs as black lines on white, `width` pixels wide."""
     lines = [line for paragraph in paragraphs for line in wrapped(paragraph, width)]
     canvas = np.full((len(lines) * text_height(LETTERS) + 4, width, 3), 255, np.uint8)
@@ -123,8 +123,8 @@ def text_block(paragraphs: Sequence[str], width: int = PANEL_WIDTH, colour: Colo
     return canvas
 
 
-def stacked(*parts: Picture) -> Picture:
-    """Put pictures below each other, on white as wide as the widest."""
+def stacked(*parts: Image) -> Image:
+    """Put images below each other, on white as wide as the widest."""
     width = max(part.shape[1] for part in parts)
     return np.concatenate(
         [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=(255, 255, 255)) for p in parts]
@@ -132,8 +132,8 @@ def stacked(*parts: Picture) -> Picture:
 
 
 @dataclass
-class PicturePanel:
-    """A picture as it is, above the meaning of its colours.
+class ImagePanel:
+    """An image as it is, above the meaning of its colours.
 
     Attributes:
         image: (h, w, 3) RGB of the size shown.
@@ -141,10 +141,10 @@ class PicturePanel:
     """
 
     caption: Sequence[str]
-    image: Picture
+    image: Image
     meanings: Sequence[tuple[str, Colour]] = ()
 
-    def draw(self) -> Picture:
+    def draw(self) -> Image:
         """See Panel."""
         step, left, top, places = text_height(LETTERS), 0, 2, []
         for text, colour in self.meanings:
@@ -162,11 +162,11 @@ class PicturePanel:
 
 @dataclass
 class MapPanel:
-    """A map over a grey picture, above its colour scale.
+    """A map over a grey image, above its colour scale.
 
     Attributes:
         caption: paragraphs.
-        image: (h, w, 3) RGB picture of the size shown.
+        image: (h, w, 3) RGB image of the size shown.
         values: (h, w), see `laid_over`.
         scale: see Scale.
         limits: of the colours; the map's own range where None.
@@ -174,7 +174,7 @@ class MapPanel:
     """
 
     caption: Sequence[str]
-    image: Picture
+    image: Image
     values: NDArray[np.float32]
     scale: Scale
     limits: tuple[float, float] | None = None
@@ -188,7 +188,7 @@ class MapPanel:
             return -high, high
         return (0.0, high) if self.scale == "heat" else (low, high)
 
-    def draw(self) -> Picture:
+    def draw(self) -> Image:
         """See Panel."""
         low, high = self.ends()
         if is_flat(low, high):
@@ -199,18 +199,18 @@ class MapPanel:
         blended = (grey * (1 - opacity) + self._colours(share) * opacity).round().astype(np.uint8)
         return stacked(blended, self._legend(low, high))
 
-    def _colours(self, share: NDArray[np.floating]) -> Picture:
+    def _colours(self, share: NDArray[np.floating]) -> Image:
         """Return the colours of values, given as shares of the range; those of heat rise quickly, so that one peak does not hide the rest."""
         return TABLES[self.scale][((share**0.5 if self.scale == "heat" else share) * 255).round().astype(np.uint8)]
 
     def _opacity(self, share: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return how much of the picture colours cover: little near zero for heat and signed values."""
+        """Return how much of the image colours cover: little near zero for heat and signed values."""
         if self.scale == "level":
             return np.full_like(share, OPACITY)
         strength = share if self.scale == "heat" else abs(2 * share - 1)
         return MOST_OPACITY * strength**0.5
 
-    def _legend(self, low: float, high: float) -> Picture:
+    def _legend(self, low: float, high: float) -> Image:
         """Return the colour scale between the numbers at its ends."""
         canvas = np.full((text_height(LETTERS) + 4, PANEL_WIDTH, 3), 255, np.uint8)
         left, right = number(low), f"{number(high)} {self.unit}".strip()
@@ -235,7 +235,7 @@ class BarPanel:
     values: NDArray[np.float32]
     label: str = "{}"
 
-    def draw(self) -> Picture:
+    def draw(self) -> Image:
         """See Panel."""
         return self._bars() if len(self.values) <= MOST_BARS else self._profile()
 
@@ -243,7 +243,7 @@ class BarPanel:
         """Return the range of the axis: 0 to 1, further where values are beyond it."""
         return min(0.0, float(self.values.min())), max(1.0, float(self.values.max()))
 
-    def _bars(self) -> Picture:
+    def _bars(self) -> Image:
         (low, high), step = self._ends(), text_height(LETTERS) + 4
         names = [self.label.format(index + 1) for index in range(len(self.values))]
         start = max(text_width(name, LETTERS) for name in names) + 8
@@ -259,7 +259,7 @@ class BarPanel:
             put_text(canvas, f"{value:.3f}", start + room + 6, top + 1, LETTERS, BLACK)
         return canvas
 
-    def _profile(self) -> Picture:
+    def _profile(self) -> Image:
         low, high = self._ends()
         ordered = np.sort(self.values)
         heights = np.interp(np.linspace(0, len(ordered) - 1, PANEL_WIDTH), np.arange(len(ordered)), ordered)
@@ -275,11 +275,11 @@ class BarPanel:
         )
 
 
-def contact_sheet(heading: Sequence[str], groups: Sequence[Sequence[Panel]]) -> Picture:
-    """Return one RGB picture: the heading, then the panels row by row, bars after pictures; a group that fits into a row is not split."""
-    pictures = [[panel for panel in group if not isinstance(panel, BarPanel)] for group in groups]
+def contact_sheet(heading: Sequence[str], groups: Sequence[Sequence[Panel]]) -> Image:
+    """Return one RGB image: the heading, then the panels row by row, bars after images; a group that fits into a row is not split."""
+    images = [[panel for panel in group if not isinstance(panel, BarPanel)] for group in groups]
     charts = [[panel] for group in groups for panel in group if isinstance(panel, BarPanel)]
-    rows = [*_rows(pictures), *_rows(charts)]
+    rows = [*_rows(images), *_rows(charts)]
     width = max(2, *(len(row) for row in rows)) * (PANEL_WIDTH + GAP) - GAP
     parts = [text_block(heading, width)]
     for row in rows:
@@ -300,8 +300,8 @@ def _rows(groups: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
     return [row for row in rows if row]
 
 
-def _row(panels: Sequence[Panel]) -> Picture:
-    """Lay panels out beside each other on white, captions and pictures aligned."""
+def _row(panels: Sequence[Panel]) -> Image:
+    """Lay panels out beside each other on white, captions and images aligned."""
     captions, bodies = [text_block(panel.caption) for panel in panels], [panel.draw() for panel in panels]
     first = max(len(caption) for caption in captions)
     canvas = np.full(

@@ -29,7 +29,7 @@ from utils.drawing.draw import (
     put_text,
     text_height,
     text_width,
-    write_picture,
+    write_image,
 )
 from utils.errors import DataError
 from utils.files import write_bytes
@@ -201,10 +201,10 @@ def _pair(loss: str) -> list[tuple[str, str, str]]:
 
 
 def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: str | Path) -> Path:
-    """Draw label statistics: objects of each class, where box centres lie, box sizes, objects of a picture.
+    """Draw label statistics: objects of each class, where box centres lie, box sizes, objects of an image.
 
     Args:
-        annotations: one for each picture; crowd regions are left out.
+        annotations: one for each image; crowd regions are left out.
         names: class names by number.
         path: PNG file to write.
     """
@@ -224,15 +224,15 @@ def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: s
     heat = np.histogram2d(centres[:, 1], centres[:, 0], bins=HEAT_BINS, range=((0, 1), (0, 1)))[0]
     image = top_right.imshow(heat, extent=(0, 1, 1, 0), cmap="viridis", interpolation="nearest")
     figure.colorbar(image, ax=top_right, label="objects")
-    top_right.set(title="box centres", xlabel="x / picture width", ylabel="y / picture height")
+    top_right.set(title="box centres", xlabel="x / image width", ylabel="y / image height")
     chosen = np.random.default_rng(0).permutation(len(classes))[:MAX_POINTS]
     colours = np.array([_unit_colour(number) for number in classes[chosen].tolist()]).reshape(-1, 3)
     bottom_left.scatter(sizes[chosen, 0], sizes[chosen, 1], s=5, c=colours, alpha=0.4, linewidths=0)
     shown = f", {MAX_POINTS} of {len(classes)}" if len(classes) > MAX_POINTS else ""
     bottom_left.set(
         title=f"box sizes{shown}",
-        xlabel="width / picture width",
-        ylabel="height / picture height",
+        xlabel="width / image width",
+        ylabel="height / image height",
         xlim=(0, 1),
         ylim=(0, 1),
     )
@@ -244,7 +244,7 @@ def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: s
         color=TRAIN_COLOUR,
     )
     bottom_right.set(
-        title=f"{len(annotations)} pictures, {len(classes)} objects", xlabel="objects of a picture", ylabel="pictures"
+        title=f"{len(annotations)} images, {len(classes)} objects", xlabel="objects of an image", ylabel="images"
     )
     bottom_right.grid(alpha=0.3)
     return _save(figure, path)
@@ -272,27 +272,27 @@ def plot_batch(
     max_images: int = 16,
     masks: Tensor | ArrayLike | None = None,
 ) -> Path:
-    """Draw the pictures of a batch with their objects side by side.
+    """Draw the images of a batch with their objects side by side.
 
     Args:
         images: (B, 3, H, W) uint8 RGB.
         rows: (N, 6) or (N, 7): image index in the batch, class, centre x, centre y, width, height normalised (, confidence).
         names: class names by number.
-        path: picture file to write.
-        max_images: most pictures to show.
-        masks: (B, h, w) index maps of any size: k at the k-th row of the picture; None shows boxes only.
+        path: image file to write.
+        max_images: most images to show.
+        masks: (B, h, w) index maps of any size: k at the k-th row of the image; None shows boxes only.
     """
-    pictures = _to_array(images)[:max_images].transpose(0, 2, 3, 1)
+    shown = _to_array(images)[:max_images].transpose(0, 2, 3, 1)
     table = _to_array(rows).astype(np.float64) if len(rows) else np.zeros((0, 6))
     maps = None if masks is None else _to_array(masks)
-    across = math.ceil(math.sqrt(len(pictures)))
-    down = math.ceil(len(pictures) / across)
-    height, width = pictures.shape[1:3]
+    across = math.ceil(math.sqrt(len(shown)))
+    down = math.ceil(len(shown) / across)
+    height, width = shown.shape[1:3]
     scale = min(1.0, MAX_BATCH_SIDE / (max(across * width, down * height)))
     cell_h, cell_w = max(1, round(height * scale)), max(1, round(width * scale))
     canvas = np.full((down * cell_h, across * cell_w, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        small = cv2.resize(np.ascontiguousarray(picture), (cell_w, cell_h), interpolation=cv2.INTER_AREA)
+    for index, image in enumerate(shown):
+        small = cv2.resize(np.ascontiguousarray(image), (cell_w, cell_h), interpolation=cv2.INTER_AREA)
         mine = table[table[:, 0] == index]
         boxes = np.concatenate((mine[:, 2:4] - mine[:, 4:6] / 2, mine[:, 2:4] + mine[:, 4:6] / 2), 1) * (
             cell_w,
@@ -305,7 +305,7 @@ def plot_batch(
         drawn[[0, -1]], drawn[:, [0, -1]] = 255, 255
         top, left = index // across * cell_h, index % across * cell_w
         canvas[top : top + cell_h, left : left + cell_w] = drawn
-    return write_picture(path, canvas)
+    return write_image(path, canvas)
 
 
 def _regions_of(index_map: NDArray, count: int, size_hw: tuple[int, int]) -> list[Region]:

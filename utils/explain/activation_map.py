@@ -2,7 +2,7 @@
 
 Source: Draelos and Carin 2020, HiResCAM, arxiv.org/abs/2011.08891; after Selvaraju et al. 2017, Grad-CAM, arxiv.org/abs/1610.02391.
 
-Grad-CAM averages the gradient over the whole map before it weighs the channels. A classifier sees a picture as a whole and may do
+Grad-CAM averages the gradient over the whole map before it weighs the channels. A classifier sees an image as a whole and may do
 that; a detector's scores belong to places, and the average also lights up what looks like a detection elsewhere but added nothing to
 it. HiResCAM multiplies gradient and activation cell by cell: a cell that the scores do not depend on is exactly zero, and where the
 rest of the network is linear the cells add up to the score.
@@ -43,7 +43,7 @@ def kept_detections(
     classes: Sequence[int] | None,
     agnostic: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return what non-maximum suppression keeps of one picture, (n, 6), and the anchor point of each, (n,) int64.
+    """Return what non-maximum suppression keeps of one image, (n, 6), and the anchor point of each, (n,) int64.
 
     Args:
         prediction: (1, 4 + nc (+ nm), A), see `non_max_suppression`.
@@ -74,7 +74,7 @@ def class_score(logits: Tensor, detections: Tensor, anchors: Tensor, classes: Se
 
 
 def activation_maps(score: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """Return the class-activation map of each layer, for one picture.
+    """Return the class-activation map of each layer, for one image.
 
     Args:
         score: scalar.

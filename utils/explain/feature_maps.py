@@ -1,4 +1,4 @@
-"""What layers compute, as pictures: feature maps of any layer, and for Focal Modulation its gates and its modulator."""
+"""What layers compute, as images: feature maps of any layer, and for Focal Modulation its gates and its modulator."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from utils.drawing.draw import put_text, text_height, text_width, write_picture
+from utils.drawing.draw import put_text, text_height, text_width, write_image
 from utils.errors import SettingsError, did_you_mean
 
 MAX_CHANNELS = 32
@@ -135,7 +135,7 @@ def _sequential(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _titled(image: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
-    """Put a line of text above a picture, in white space as wide as either needs."""
+    """Put a line of text above an image, in white space as wide as either needs."""
     bar = text_height(LETTERS) + 6
     width = max(image.shape[1], text_width(title, LETTERS) + 12)
     canvas = np.full((image.shape[0] + bar, width, 3), 255, np.uint8)
@@ -145,7 +145,7 @@ def _titled(image: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
 
 
 def _tiles(images: Sequence[NDArray[np.uint8]], columns: int, gap: int = 4) -> NDArray[np.uint8]:
-    """Lay pictures out row by row on white, each row as high as its highest picture."""
+    """Lay images out row by row on white, each row as high as its highest image."""
     rows = [images[start : start + columns] for start in range(0, len(images), columns)]
     width = max(sum(image.shape[1] + gap for image in row) for row in rows) - gap
     heights = [max(image.shape[0] for image in row) for row in rows]
@@ -161,7 +161,7 @@ def _tiles(images: Sequence[NDArray[np.uint8]], columns: int, gap: int = 4) -> N
 
 
 def feature_grid(maps: Tensor, title: str) -> NDArray[np.uint8]:
-    """Return the first channels of (C, H, W) maps side by side, each scaled to its own range, as an RGB picture."""
+    """Return the first channels of (C, H, W) maps side by side, each scaled to its own range, as an RGB image."""
     channels = _to_numpy(maps[:MAX_CHANNELS])
     height, width = channels.shape[1:]
     scale = TILE / max(height, width)
@@ -171,29 +171,29 @@ def feature_grid(maps: Tensor, title: str) -> NDArray[np.uint8]:
     return _titled(_tiles(tiles, COLUMNS), f"{title}: {len(maps)} x {height} x {width}{shown}")
 
 
-def _over(picture: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Blend an (h, w) map, enlarged smoothly and coloured, over an (H, W, 3) RGB picture."""
+def _over(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Blend an (h, w) map, enlarged smoothly and coloured, over an (H, W, 3) RGB image."""
     low, high = float(values.min()), float(values.max())
-    grey = _scaled(cv2.resize(values, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC), low, high)
+    grey = _scaled(cv2.resize(values, image.shape[1::-1], interpolation=cv2.INTER_CUBIC), low, high)
     heat = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    return cv2.addWeighted(picture, 1 - OVERLAY_OPACITY, heat, OVERLAY_OPACITY, 0)
+    return cv2.addWeighted(image, 1 - OVERLAY_OPACITY, heat, OVERLAY_OPACITY, 0)
 
 
-def focal_sheet(picture: NDArray[np.uint8], gates: Tensor, modulator: Tensor, title: str) -> NDArray[np.uint8]:
-    """Return the gates and the modulator of a Focal Modulation beside the picture they belong to.
+def focal_sheet(image: NDArray[np.uint8], gates: Tensor, modulator: Tensor, title: str) -> NDArray[np.uint8]:
+    """Return the gates and the modulator of a Focal Modulation beside the image they belong to.
 
     Args:
-        picture: (H, W, 3) uint8 RGB as the network saw it.
+        image: (H, W, 3) uint8 RGB as the network saw it.
         gates: (L + 1, h, w), the raw gates, local levels first, the global one last; signed.
         modulator: (C, h, w).
         title: what the sheet is about.
 
     Returns:
-        RGB picture: the picture, the modulator's length per pixel over it, then every gate in its own range.
+        RGB image: the image, the modulator's length per pixel over it, then every gate in its own range.
     """
-    scale = OVERLAY_WIDTH / picture.shape[1]
-    size_wh = (OVERLAY_WIDTH, max(1, round(picture.shape[0] * scale)))
-    small = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    scale = OVERLAY_WIDTH / image.shape[1]
+    size_wh = (OVERLAY_WIDTH, max(1, round(image.shape[0] * scale)))
+    small = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     length = _to_numpy(modulator.float().norm(dim=0))
     panels = [
         _titled(small, f"{title}: input"),
@@ -202,13 +202,13 @@ def focal_sheet(picture: NDArray[np.uint8], gates: Tensor, modulator: Tensor, ti
     maps = _to_numpy(gates)
     for level, gate in enumerate(maps):
         name = "gate, global" if level == len(maps) - 1 else f"gate, level {level + 1}"
-        image = cv2.resize(_sequential(gate), size_wh, interpolation=cv2.INTER_NEAREST)
-        panels.append(_titled(image, f"{name}: {gate.min():.3g} (blue) to {gate.max():.3g} (yellow)"))
+        coloured = cv2.resize(_sequential(gate), size_wh, interpolation=cv2.INTER_NEAREST)
+        panels.append(_titled(coloured, f"{name}: {gate.min():.3g} (blue) to {gate.max():.3g} (yellow)"))
     return _tiles(panels, 2, gap=8)
 
 
 class Visualizer:
-    """Writes one PNG for each chosen layer and each picture.
+    """Writes one PNG for each chosen layer and each image.
 
     Args:
         model: the network in evaluation form, not deployed: layer numbers are those of its yaml.
@@ -222,7 +222,7 @@ class Visualizer:
 
     @torch.inference_mode()
     def write(self, image: NDArray[np.uint8], folder: Path) -> list[Path]:
-        """Run the network on a picture and write its maps into `folder`.
+        """Run the network on an image and write its maps into `folder`.
 
         Args:
             image: (H, W, 3) uint8 RGB, letterboxed: multiples of the largest stride.
@@ -239,7 +239,7 @@ class Visualizer:
         for label in self.layers:
             output = recorder.outputs.get(label)
             if isinstance(output, Tensor) and output.ndim == 4:
-                files.append(write_picture(folder / f"{label}.png", feature_grid(output[0], label)))
+                files.append(write_image(folder / f"{label}.png", feature_grid(output[0], label)))
             else:
                 self._skip(label, output)
         for label, (module, given) in recorder.inputs.items():
@@ -248,7 +248,7 @@ class Visualizer:
                 self._tell(label, f"{label} explains itself by {', '.join(parts)}: --explain shows it")
                 continue
             sheet = focal_sheet(image, parts["gates"][0], parts["modulator"][0], label)
-            files.append(write_picture(folder / f"{label}_focal.png", sheet))
+            files.append(write_image(folder / f"{label}_focal.png", sheet))
         return files
 
     def _skip(self, label: str, output: object) -> None:

@@ -1,7 +1,7 @@
-"""Why a network found what it found, on one sheet for each picture: class-activation maps, and what attention layers looked at.
+"""Why a network found what it found, on one sheet for each image: class-activation maps, and what attention layers looked at.
 
 A layer takes part by a method `explain(x)` that returns tensors by name, batch first: (B, n, h, w) maps, which are laid over the
-picture, or (B, n) or (B, n, 1, 1) numbers, which become bars. `READINGS` says how those of known names are shown; others are shown
+image, or (B, n) or (B, n, 1, 1) numbers, which become bars. `READINGS` says how those of known names are shown; others are shown
 under their own name.
 """
 
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from models.config.rows import IMAGE
 from models.heads.detect import NUM_BINS
 from models.yolo import Model
-from utils.drawing.draw import class_colour, draw_boxes, drawable_names, write_picture
+from utils.drawing.draw import class_colour, draw_boxes, drawable_names, write_image
 from utils.drawing.panels import (
     MOST_BARS,
     BarPanel,
+    ImagePanel,
     MapPanel,
     Panel,
-    PicturePanel,
     Scale,
     contact_sheet,
     laid_over,
@@ -78,11 +78,11 @@ READINGS = {
 
 @dataclass
 class View:
-    """One picture as the network saw it, and at the size of a panel.
+    """One image as the network saw it, and at the size of a panel.
 
     Attributes:
         image: (h, w, 3) RGB of the size shown.
-        placement: of the original picture in the network's input.
+        placement: of the original image in the network's input.
         input_hw: pixels of that input.
     """
 
@@ -96,7 +96,7 @@ class View:
 
 
 class Explainer:
-    """Writes one contact sheet for each picture; computes in float32, whatever detection does.
+    """Writes one contact sheet for each image; computes in float32, whatever detection does.
 
     Args:
         model: the network, not deployed: layer numbers are those of its yaml. It is changed to float32 and moved to the device.
@@ -131,10 +131,10 @@ class Explainer:
         return f"--explain: in float32; class-activation maps of {maps}; modules that explain themselves: {said}"
 
     def write(self, image: NDArray[np.uint8], path: Path) -> Path:
-        """Explain one picture.
+        """Explain one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, the original picture.
+            image: (H, W, 3) uint8 RGB, the original image.
             path: of the contact sheet.
         Returns:
             The path written to. What has no map is said on stderr, once for each layer.
@@ -157,7 +157,7 @@ class Explainer:
         shown = {label: values for label, values in maps.items() if values is not None and label not in silent}
         groups = [
             [
-                self._picture_panel(view, score),
+                self._image_panel(view, score),
                 *(self._map_panel(label, values, view) for label, values in shown.items()),
             ]
         ]
@@ -166,7 +166,7 @@ class Explainer:
                 module_panels(module, given, self._name(module), view) for module, given in recorder.inputs.values()
             ]
         self.written += 1
-        return write_picture(path, contact_sheet(self._heading(view, score, silent), groups))
+        return write_image(path, contact_sheet(self._heading(view, score, silent), groups))
 
     def _score(self, images: Tensor) -> Score:
         """Run the lead branch; return what the heat maps explain."""
@@ -200,15 +200,15 @@ class Explainer:
         caption = [f"layer {self._name(self.mapped[label])}", f"class-activation map, {height} x {width} cells"]
         return MapPanel(caption, view.image, view.over(values), "heat")
 
-    def _picture_panel(self, view: View, score: Score) -> Panel:
+    def _image_panel(self, view: View, score: Score) -> Panel:
         rows = score.detections.cpu()
         boxes = unletterbox(rows[:, :4], view.placement.ratio_wh, view.placement.pad_wh, view.placement.original_hw)
         boxes = boxes * (view.image.shape[1] / view.placement.original_hw[1])
         names = drawable_names(self.predictor.names)
         drawn = draw_boxes(view.image, boxes.numpy(), rows[:, 5].numpy(), names, line_width=1, hide_labels=True)
         counts = sorted(Counter(rows[:, 5].int().tolist()).items())
-        return PicturePanel(
-            [f"picture, {count_of(len(rows))}"],
+        return ImagePanel(
+            [f"image, {count_of(len(rows))}"],
             drawn,
             [(f"{count} {names[kind]}", class_colour(kind)) for kind, count in counts],
         )
@@ -223,7 +223,7 @@ class Explainer:
             what = f"class {kinds[kind]} (no detection; its highest probability is {probability:.2g}): what each cell adds to its probabilities"
         (height, width), (rows, columns) = view.placement.original_hw, view.input_hw
         lines = [
-            f"Picture of {width} x {height} pixels, for the network {columns} x {rows}. Class-activation maps (HiResCAM) explain {what}."
+            f"Image of {width} x {height} pixels, for the network {columns} x {rows}. Class-activation maps (HiResCAM) explain {what}."
         ]
         if silent:
             names = ", ".join(self._name(self.mapped[label]) for label in silent)
@@ -268,7 +268,7 @@ def number_panel(values: Tensor, reading: Reading, name: str) -> Panel:
 
 
 def map_panels(maps: Tensor, reading: Reading, name: str, view: View) -> list[Panel]:
-    """Return (n, h, w) maps over the picture: each, or what `reading` merges them into."""
+    """Return (n, h, w) maps over the image: each, or what `reading` merges them into."""
     count, height, width = maps.shape
     cells = f"{height} x {width} cells"
     if reading.merge == "length":

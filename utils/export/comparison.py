@@ -38,32 +38,32 @@ def largest(values: Tensor) -> float:
     return float(values.abs().nan_to_num(nan=torch.inf).max()) if values.numel() else 0.0
 
 
-def trial_pictures(shapes: list[tuple[int, int, int, int]], device: torch.device) -> list[Tensor]:
-    """Return pictures of these (B, ch, H, W) shapes in [0, 1], the same every time: smooth areas with noise on them, and noise alone."""
-    generator, pictures = torch.Generator().manual_seed(0), []
+def trial_images(shapes: list[tuple[int, int, int, int]], device: torch.device) -> list[Tensor]:
+    """Return images of these (B, ch, H, W) shapes in [0, 1], the same every time: smooth areas with noise on them, and noise alone."""
+    generator, images = torch.Generator().manual_seed(0), []
     for number, (batch, channels, height, width) in enumerate(shapes):
         noise = torch.rand(batch, channels, height, width, generator=generator)
         areas = torch.rand(batch, channels, 4, 4, generator=generator)
         smooth = nn.functional.interpolate(areas, (height, width), mode="bilinear", align_corners=False)
-        pictures.append((noise if number % 2 else 0.9 * smooth + 0.1 * noise).to(device))
-    return pictures
+        images.append((noise if number % 2 else 0.9 * smooth + 0.1 * noise).to(device))
+    return images
 
 
 @torch.inference_mode()
-def compare(expected: nn.Module, found: nn.Module, pictures: list[Tensor], nc: int) -> Difference:
+def compare(expected: nn.Module, found: nn.Module, batches: list[Tensor], nc: int) -> Difference:
     """Return the largest differences of two networks' outputs.
 
     Raises:
         ExportError: the outputs of the expected network are no numbers, or those of the other one have another form.
     """
     difference = Difference()
-    for images in pictures:
+    for images in batches:
         pair = [outputs if isinstance(outputs, tuple) else (outputs,) for outputs in (expected(images), found(images))]
         shapes = [[tuple(output.shape) for output in outputs] for outputs in pair]
         if not all(output.isfinite().all() for output in pair[0]):
             raise ExportError("the network's own outputs are not all numbers: its weights are broken")
         if shapes[0] != shapes[1]:
-            raise ExportError(f"pictures {tuple(images.shape)} give {shapes[1]}, {shapes[0]} was expected")
+            raise ExportError(f"images {tuple(images.shape)} give {shapes[1]}, {shapes[0]} was expected")
         for number, (right, other) in enumerate(zip(*pair, strict=True)):
             gap, masks = other - right, 4 + nc if number == 0 else 0
             difference.relative = max(difference.relative, largest(gap) / max(largest(right), TINY))

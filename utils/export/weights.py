@@ -12,7 +12,7 @@ from models.plugins.record import plugins_key
 from models.yolo import Model
 from utils.checkpoint.importing import load_model
 from utils.errors import CheckpointError
-from utils.export.comparison import compare, trial_pictures
+from utils.export.comparison import compare, trial_images
 from utils.export.formats import ExportError
 from utils.files import write_text
 from utils.weights.own_file import network_entry, read_checkpoint, save_checkpoint
@@ -56,7 +56,7 @@ def export_weights(model: Model, source: Path, paths: tuple[Path, Path], fold: b
 
 
 def carried(model: Model, source: Path) -> dict[str, Any]:
-    """Return what one of our checkpoints says about its training; of weights of another kind the picture size, if it is known."""
+    """Return what one of our checkpoints says about its training; of weights of another kind the image size, if it is known."""
     try:
         content = read_checkpoint(source)
     except CheckpointError:  # `load_network` could read it, so it is of another kind
@@ -96,9 +96,7 @@ def check(model: Model, deployed: Model, files: list[Path], half: bool) -> str:
     """
     step = max(model.stride)
     device = next(model.parameters()).device
-    pictures = trial_pictures(
-        [(1, model.channels, 8 * step, 8 * step), (2, model.channels, 4 * step, 6 * step)], device
-    )
+    images = trial_images([(1, model.channels, 8 * step, 8 * step), (2, model.channels, 4 * step, 6 * step)], device)
     with torch.device("meta"):
         built = Model(files[1])
     if {name: tensor.shape for name, tensor in built.state_dict().items()} != {
@@ -107,14 +105,14 @@ def check(model: Model, deployed: Model, files: list[Path], half: bool) -> str:
         raise ExportError("the yaml builds another network than the one that was written: please report this")
     reloaded = load_model(files[0]).to(device)
     if not half:
-        difference = compare(model, reloaded, pictures, model.nc)
+        difference = compare(model, reloaded, images, model.nc)
         limit(difference.relative)
         return difference.describe()
-    limit(compare(model, deployed, pictures, model.nc).relative)
+    limit(compare(model, deployed, images, model.nc).relative)
     exact = copy.deepcopy(deployed)
     exact.load_state_dict(rounded(rounded(deployed.state_dict(), torch.float16), torch.float32))
-    limit(compare(exact, reloaded, pictures, model.nc).relative)
-    return f"{compare(model, reloaded, pictures, model.nc).describe()} by rounding to fp16"
+    limit(compare(exact, reloaded, images, model.nc).relative)
+    return f"{compare(model, reloaded, images, model.nc).describe()} by rounding to fp16"
 
 
 def limit(relative: float) -> None:

@@ -1,4 +1,4 @@
-"""Boxes as tensors: formats, overlap, and the way back from a letterboxed picture to the original one.
+"""Boxes as tensors: formats, overlap, and the way back from a letterboxed image to the original one.
 
 Formats stand in the names: `xyxy` is two corners, `cxcywh` centre and size; pixels unless a name ends in `_norm`.
 """
@@ -68,12 +68,12 @@ def complete_iou(first_xyxy: Tensor, second_xyxy: Tensor, eps: float = 1e-7) -> 
 def unletterbox(
     boxes_xyxy: Tensor, ratio_wh: tuple[float, float], pad_wh: tuple[float, float], original_hw: tuple[int, int]
 ) -> Tensor:
-    """Map (N, 4) corners from a letterboxed picture to the original one, clipped to it.
+    """Map (N, 4) corners from a letterboxed image to the original one, clipped to it.
 
     Args:
         ratio_wh: letterboxed size over original size, width then height.
         pad_wh: pixels added at the left and at the top.
-        original_hw: height and width of the original picture.
+        original_hw: height and width of the original image.
     """
     scale = boxes_xyxy.new_tensor((*ratio_wh, *ratio_wh))
     shift = boxes_xyxy.new_tensor((*pad_wh, *pad_wh))

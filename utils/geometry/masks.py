@@ -1,11 +1,11 @@
-"""Masks of found objects: from coefficients and prototypes to the pixels of the picture, cut at the object's box.
+"""Masks of found objects: from coefficients and prototypes to the pixels of the image, cut at the object's box.
 
 A mask is where the combination of the prototypes, before the sigmoid, is above 0. The prototypes have a quarter of the
 network's resolution; between the centres of their cells the combination is linear. Two rules:
 
-- full: it is evaluated at the centre of every pixel of the picture. Validation, in training and in val.py, and what
+- full: it is evaluated at the centre of every pixel of the image. Validation, in training and in val.py, and what
   pycocotools is given, use this one, so that all of them measure the same masks; `detect.py --retina-masks` draws it.
-- fast: it is evaluated at the pixels that the network saw, and each pixel of the picture takes the one that it lies in. For pictures
+- fast: it is evaluated at the pixels that the network saw, and each pixel of the image takes the one that it lies in. For images
   larger than the network's input this is as many times less work as they have more pixels, with edges in steps of that ratio.
 """
 
@@ -24,7 +24,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Placement:
-    """How a picture lies in the network's input; see `utils.geometry.boxes.unletterbox`."""
+    """How an image lies in the network's input; see `utils.geometry.boxes.unletterbox`."""
 
     original_hw: tuple[int, int]
     ratio_wh: tuple[float, float]
@@ -39,13 +39,13 @@ def as_array(values: Tensor) -> Array:
 def instance_region(
     coefficients: Array, prototypes: Array, box_xyxy: NDArray, placement: Placement, full: bool = True
 ) -> Region:
-    """Return the pixels of one object in the original picture.
+    """Return the pixels of one object in the original image.
 
     Args:
         coefficients: (M,).
-        prototypes: (M, h, w) of the picture.
-        box_xyxy: (4,) corners in pixels of the original picture; pixels whose centres are outside are not the object's.
-        placement: of the picture in the network's input.
+        prototypes: (M, h, w) of the image.
+        box_xyxy: (4,) corners in pixels of the original image; pixels whose centres are outside are not the object's.
+        placement: of the image in the network's input.
         full: the rule (see above); False is the fast one.
     """
     region = box_region(box_xyxy, placement.original_hw)

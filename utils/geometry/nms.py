@@ -1,4 +1,4 @@
-"""Non-maximum suppression: from the network's dense predictions to a short list of boxes a picture."""
+"""Non-maximum suppression: from the network's dense predictions to a short list of boxes an image."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -23,18 +23,18 @@ def non_max_suppression(
     multi_label: bool = False,
     max_candidates: int = 30000,
 ) -> list[Tensor]:
-    """Return the boxes of each picture that survive, most confident first; equal scores keep the order of anchors.
+    """Return the boxes of each image that survive, most confident first; equal scores keep the order of anchors.
 
     Args:
         prediction: (B, 4 + nc + nm, A) centre x, centre y, width, height in pixels, class probabilities, mask coefficients.
         nc: number of classes.
         conf_thres: a box counts when its probability is above this.
         iou_thres: of two boxes of one class that overlap more than this, the less confident one goes.
-        max_det: most boxes a picture.
+        max_det: most boxes an image.
         classes: class indices to keep; None keeps all.
         agnostic: boxes of different classes suppress each other too.
         multi_label: an anchor gives one box for every class above `conf_thres`, not only for its best one.
-        max_candidates: most boxes a picture that go into the suppression.
+        max_candidates: most boxes an image that go into the suppression.
 
     Returns:
         B tensors (n, 6 + nm), at least float32: x1, y1, x2, y2 in pixels, probability, class index, mask coefficients.
@@ -42,8 +42,8 @@ def non_max_suppression(
     scores = prediction[:, 4 : 4 + nc]
     above = scores.amax(1) > conf_thres  # (B, A): the rest is never copied
     rows = []
-    for picture, anchors in zip(prediction, above, strict=True):
-        candidates = picture[:, anchors].T
+    for image, anchors in zip(prediction, above, strict=True):
+        candidates = image[:, anchors].T
         candidates = candidates.to(torch.promote_types(candidates.dtype, torch.float32))
         candidates = _one_class_each(candidates, nc, conf_thres, multi_label)
         if classes is not None:

@@ -10,7 +10,7 @@ Points = NDArray[np.float64]
 
 
 def trace(region: Region) -> list[list[Points]]:
-    """Return a region's pieces, each as its outer outline and then those of its holes, (K, 2) x, y in the picture, the largest first.
+    """Return a region's pieces, each as its outer outline and then those of its holes, (K, 2) x, y in the image, the largest first.
 
     The lines run along the edges of the pixels (but cut the inner corners of a pixel), so filling them gives the region again.
     Outer outlines and holes run round in opposite senses.
@@ -57,5 +57,5 @@ def join_outlines(pieces: list[list[Points]]) -> Points:
 
 
 def outline_norm(region: Region, size_hw: tuple[int, int]) -> Points:
-    """Return a region's outline as a label row holds it: one closed line (K, 2), in parts of the picture's width and height."""
+    """Return a region's outline as a label row holds it: one closed line (K, 2), in parts of the image's width and height."""
     return join_outlines(trace(region)) / (size_hw[1], size_hw[0])

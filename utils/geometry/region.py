@@ -1,4 +1,4 @@
-"""Regions: the pixels of one object in a picture, held as a window, and how an outline is filled.
+"""Regions: the pixels of one object in an image, held as a window, and how an outline is filled.
 
 A pixel belongs to an outline when its centre lies inside (even-odd rule), to a polygon of several parts when it belongs to one
 of them. Unlike cv2.fillPoly, which also draws the border's own pixels, this makes no object wider than it is, and a seam that
@@ -16,7 +16,7 @@ from data.labels.annotation import Polygon
 
 @dataclass(slots=True)
 class Region:
-    """The pixels of one object: `mask` (h, w) bool, its first pixel at row `top` and column `left` of the picture; none elsewhere."""
+    """The pixels of one object: `mask` (h, w) bool, its first pixel at row `top` and column `left` of the image; none elsewhere."""
 
     top: int
     left: int
@@ -29,7 +29,7 @@ class Region:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the picture that the mask covers."""
+        """Rows and columns of the image that the mask covers."""
         height, width = self.mask.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
@@ -46,7 +46,7 @@ class Region:
         return int(np.count_nonzero(parts[0] & parts[1]))
 
     def paint(self, canvas: NDArray, value: object) -> None:
-        """Set the region's pixels of a whole picture (H, W) or (H, W, C) in place."""
+        """Set the region's pixels of a whole image (H, W) or (H, W, C) in place."""
         canvas[self.window][self.mask] = value
 
 
@@ -56,7 +56,7 @@ def no_region() -> Region:
 
 
 def dense_masks(regions: Sequence[Region], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return (n, H, W), one whole picture for each region."""
+    """Return (n, H, W), one whole image for each region."""
     masks = np.zeros((len(regions), *size_hw), bool)
     for mask, region in zip(masks, regions, strict=True):
         region.paint(mask, True)
@@ -64,7 +64,7 @@ def dense_masks(regions: Sequence[Region], size_hw: tuple[int, int]) -> NDArray[
 
 
 def box_region(box_xyxy: NDArray, size_hw: tuple[int, int]) -> Region:
-    """Return the pixels of a picture of `size_hw` whose centres lie inside a box, x1 <= x < x2 and y1 <= y < y2."""
+    """Return the pixels of an image of `size_hw` whose centres lie inside a box, x1 <= x < x2 and y1 <= y < y2."""
     left, top, right, bottom = (
         int(edge) for edge in np.clip(np.ceil(np.asarray(box_xyxy, np.float64) - 0.5), 0, (size_hw[1], size_hw[0]) * 2)
     )
@@ -72,7 +72,7 @@ def box_region(box_xyxy: NDArray, size_hw: tuple[int, int]) -> Region:
 
 
 def polygon_region(polygon: Polygon, size_hw: tuple[int, int]) -> Region:
-    """Return the pixels of a picture of `size_hw` that lie inside one of the parts (K, 2) of a polygon."""
+    """Return the pixels of an image of `size_hw` that lie inside one of the parts (K, 2) of a polygon."""
     if not polygon:
         return no_region()
     points = np.concatenate(polygon)

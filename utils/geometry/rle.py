@@ -14,7 +14,7 @@ FIRST_CHARACTER, DATA_BITS, MORE, SIGN = 48, 5, 0x20, 0x10
 
 
 def region_counts(region: Region, size_hw: tuple[int, int]) -> Counts:
-    """Return the run lengths of a region in a picture of `size_hw`."""
+    """Return the run lengths of a region in an image of `size_hw`."""
     height, width = size_hw
     columns = np.zeros((region.mask.shape[1], region.mask.shape[0] + 2), np.int8)
     columns[:, 1:-1] = region.mask.T
@@ -103,13 +103,13 @@ def decode_region(rle: Mapping[str, object]) -> Region:
 
 
 def counts_region(counts: Counts, size_hw: tuple[int, int]) -> Region:
-    """Return the region that run lengths mark in a picture of `size_hw`, which they fill."""
+    """Return the region that run lengths mark in an image of `size_hw`, which they fill."""
     inside = np.arange(len(counts)) % 2 == 1
     return cropped(np.repeat(inside, counts).reshape(size_hw[1], size_hw[0]).T)
 
 
 def cropped(mask: NDArray[np.bool_]) -> Region:
-    """Return the region of a whole picture's mask (H, W)."""
+    """Return the region of a whole image's mask (H, W)."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return Region(0, 0, np.zeros((0, 0), bool))

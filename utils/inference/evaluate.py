@@ -38,8 +38,8 @@ class EvalResult:
 
     Attributes:
         metrics: precision, recall, mAP and curves.
-        losses: mean of each loss item over the pictures; empty without a loss.
-        speed_ms: milliseconds a picture by stage, the loader and the loss not included.
+        losses: mean of each loss item over the images; empty without a loss.
+        speed_ms: milliseconds an image by stage, the loader and the loss not included.
         confusion: (nc + 1, nc + 1), rows predicted, columns true, background last.
         detections: by data set index, (n, 6) x1, y1, x2, y2 in original pixels, confidence, class index; only if asked for.
         masks: the same metrics by the overlap of masks; None unless the network segments and the data set has outlines.
@@ -82,7 +82,7 @@ class Stopwatch:
 
 
 class LossMean:
-    """Mean of the loss items over pictures; nothing where there is no loss."""
+    """Mean of the loss items over images; nothing where there is no loss."""
 
     def __init__(self, loss: Loss | None) -> None:
         self.loss = loss
@@ -118,7 +118,7 @@ def evaluate(
     plots_dir: Path | None = None,
     progress: bool = True,
 ) -> EvalResult:
-    """Run `model` over the letterboxed pictures of `loader` and compare its boxes, and masks, with the data set's annotations.
+    """Run `model` over the letterboxed images of `loader` and compare its boxes, and masks, with the data set's annotations.
 
     Args:
         model: network on the precision's device. With float32 parameters it runs under autocast where `precision` has a dtype, else in its
@@ -127,7 +127,7 @@ def evaluate(
         precision: device, number format and layout of the run.
         conf_thres: least probability of a box; every class above it gives one.
         iou_thres: of two boxes of one class that overlap more than this, the less confident one goes.
-        max_det: most boxes a picture.
+        max_det: most boxes an image.
         loss: what `build_loss(model)` returned; None leaves `losses` empty.
         single_cls: take all of the network's classes for the data set's only one.
         keep_detections: return the boxes, and masks, too.
@@ -153,10 +153,10 @@ def evaluate(
                 rows = non_max_suppression(
                     prediction[0], model.nc, conf_thres, iou_thres, max_det, agnostic=single_cls, multi_label=True
                 )
-                rows = [picture.cpu() for picture in rows]
+                rows = [image.cpu() for image in rows]
             if single_cls:
-                for picture in rows:
-                    picture[:, 5] = 0
+                for image in rows:
+                    image[:, 5] = 0
             found = list(_in_original_pixels(rows, batch))
             for index, detections in zip(batch["indices"], found, strict=True):
                 item = dataset.annotations[int(index)]
@@ -191,7 +191,7 @@ def has_masks(model: nn.Module, annotations: Iterable[Annotation]) -> bool:
 
 
 class MaskEvaluation:
-    """Metrics of the masks, made by the full rule of utils/geometry/masks.py, picture by picture.
+    """Metrics of the masks, made by the full rule of utils/geometry/masks.py, image by image.
 
     Args:
         max_det: as of `DetectionMetrics`.
@@ -212,16 +212,14 @@ class MaskEvaluation:
         """Add one batch.
 
         Args:
-            found: of each picture (n, 6), in original pixels.
-            rows: of each picture (n, 6 + M), the same detections as the suppression gave them, with their coefficients.
+            found: of each image (n, 6), in original pixels.
+            rows: of each image (n, 6 + M), the same detections as the suppression gave them, with their coefficients.
             prototypes: (B, M, h, w).
         """
         places = zip(batch["original_hw"], batch["ratio_wh"], batch["pad_wh"], strict=True)
-        for index, detections, picture, own, place in zip(
-            batch["indices"], found, rows, prototypes, places, strict=True
-        ):
+        for index, detections, image, own, place in zip(batch["indices"], found, rows, prototypes, places, strict=True):
             item, placement, own = annotations[int(index)], Placement(*map(tuple, place)), as_array(own)
-            region_of = partial(numbered_region, as_array(picture[:, 6:]), own, detections[:, :4], placement)
+            region_of = partial(numbered_region, as_array(image[:, 6:]), own, detections[:, :4], placement)
             truths, forgiven = truth_masks(item)
             overlaps = mask_overlaps(detections, region_of, truths, item.classes, forgiven)
             self.metrics.update(detections, item.boxes_xyxy, item.classes, forgiven, item.image_id, overlaps)
@@ -244,25 +242,25 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _predict(
-    model: nn.Module, pictures: Tensor, precision: Precision, stopwatch: Stopwatch, raw: bool
+    model: nn.Module, pixels: Tensor, precision: Precision, stopwatch: Stopwatch, raw: bool
 ) -> tuple[tuple[Tensor, ...], Any]:
     """Return the decoded prediction (B, 4 + nc (+ nm), A) (and prototypes) and, with `raw`, the network's raw outputs."""
     dtype = next(
         (parameter.dtype for parameter in model.parameters()), torch.float32
     )  # an exported network has none here
     with stopwatch.stage("preprocess"):
-        images = precision.images(pictures, dtype)
+        images = precision.images(pixels, dtype)
     with stopwatch.stage("inference"), precision.autocast() if dtype is torch.float32 else contextlib.nullcontext():
         prediction, outputs = model(images, raw=True) if raw else (model(images), None)
     return prediction if isinstance(prediction, tuple) else (prediction,), outputs
 
 
 def _in_original_pixels(rows: Iterable[Tensor], batch: Batch) -> Iterator[np.ndarray]:
-    """Yield each picture's (n, 6) detections mapped back from the letterboxed picture."""
+    """Yield each image's (n, 6) detections mapped back from the letterboxed image."""
     places = zip(rows, batch["ratio_wh"], batch["pad_wh"], batch["original_hw"], strict=True)
-    for picture, ratio_wh, pad_wh, original_hw in places:
-        boxes_xyxy = unletterbox(picture[:, :4], tuple(ratio_wh), tuple(pad_wh), tuple(original_hw))
-        yield torch.cat((boxes_xyxy, picture[:, 4:6]), 1).numpy()
+    for image, ratio_wh, pad_wh, original_hw in places:
+        boxes_xyxy = unletterbox(image[:, :4], tuple(ratio_wh), tuple(pad_wh), tuple(original_hw))
+        yield torch.cat((boxes_xyxy, image[:, 4:6]), 1).numpy()
 
 
 def _plot_batch(
@@ -274,17 +272,25 @@ def _plot_batch(
         batch["images"], batch["targets"], names, folder / f"val_batch{number}_labels.png", masks=batch.get("masks")
     )
     found, masks = [], []
-    for image, picture in enumerate(rows):
-        confident = picture[picture[:, 4] > PLOT_CONF_THRES]
+    for number_in_batch, found_rows in enumerate(rows):
+        confident = found_rows[found_rows[:, 4] > PLOT_CONF_THRES]
         boxes_norm = xyxy_to_cxcywh(confident[:, :4]) / confident.new_tensor((width, height, width, height))
         found.append(
             torch.cat(
-                (torch.full((len(confident), 1), float(image)), confident[:, 5:6], boxes_norm, confident[:, 4:5]), 1
+                (
+                    torch.full((len(confident), 1), float(number_in_batch)),
+                    confident[:, 5:6],
+                    boxes_norm,
+                    confident[:, 4:5],
+                ),
+                1,
             )
         )
         if prototypes is not None:
             masks.append(
-                prototype_map(as_array(confident[:, 6:]), as_array(prototypes[image]), confident[:, :4].numpy())
+                prototype_map(
+                    as_array(confident[:, 6:]), as_array(prototypes[number_in_batch]), confident[:, :4].numpy()
+                )
             )
     shown = np.stack(masks) if masks else None
     plot_batch(batch["images"], torch.cat(found), names, folder / f"val_batch{number}_pred.png", masks=shown)

@@ -195,14 +195,14 @@ RUNNERS = {".onnx": OnnxRunner, ".torchscript": TorchScriptRunner}
 
 
 class ExportedNetwork(nn.Module):
-    """An exported file behind the interface of a network in evaluation: called with pictures it returns what `Model` returns.
+    """An exported file behind the interface of a network in evaluation: called with images it returns what `Model` returns.
 
     Args:
         path: an .onnx or .torchscript file of export.py.
     Attributes:
         names, nc, stride, task, channels: as a `Model` has them.
         image_hw: the one height and width that a static file takes; None for a dynamic one.
-        batch: pictures that a static file computes at a time; None for a dynamic one. Any number can be given: it is split and filled up.
+        batch: images that a static file computes at a time; None for a dynamic one. Any number can be given: it is split and filled up.
         trained_size: the size to prefer where it is free.
     Raises:
         CheckpointError: no such file, not one of export.py's, or only a part of one.
@@ -251,7 +251,7 @@ class ExportedNetwork(nn.Module):
         return f"exported, {self.runtime}, {size}"
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run the network on (B, ch, H, W) float32 pictures in [0, 1].
+        """Run the network on (B, ch, H, W) float32 images in [0, 1].
 
         Returns:
             (B, 4 + nc, A); for segmentation that with nm coefficients, and the prototypes (B, nm, H / 4, W / 4).
@@ -262,9 +262,7 @@ class ExportedNetwork(nn.Module):
         if channels != self.channels or height % step or width % step or self.image_hw not in (None, (height, width)):
             sides = f"multiples of {step}" if self.image_hw is None else "{} x {}".format(*self.image_hw)
             expected = f"{self.channels} channels, height x width {sides}"
-            raise SettingsError(
-                f"{self.path}: pictures of {channels} channels, {height} x {width}: expected {expected}"
-            )
+            raise SettingsError(f"{self.path}: images of {channels} channels, {height} x {width}: expected {expected}")
         images = images.float()
         outputs = self._runner(images) if self.batch in (None, len(images)) else self._in_batches(images)
         if outputs[0].ndim != 3 or outputs[0].shape[1] < 4 + self.nc:
@@ -274,7 +272,7 @@ class ExportedNetwork(nn.Module):
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def _in_batches(self, images: Tensor) -> list[Tensor]:
-        """Compute any number of pictures with a file of a fixed batch: the last batch is filled up with black ones."""
+        """Compute any number of images with a file of a fixed batch: the last batch is filled up with black ones."""
         missing = -len(images) % self.batch
         filled = torch.cat((images, images.new_zeros(missing, *images.shape[1:])))
         parts = [self._runner(part) for part in filled.split(self.batch)]
@@ -284,7 +282,7 @@ class ExportedNetwork(nn.Module):
 def load_network(path: str | Path) -> Model | ExportedNetwork:
     """Return the network of a file by its suffix: .onnx and .torchscript as `ExportedNetwork`, any other as a `Model`.
 
-    Either has `trained_size`, the picture size in pixels at which it was trained, or None where the file does not say.
+    Either has `trained_size`, the image size in pixels at which it was trained, or None where the file does not say.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -298,7 +296,7 @@ def load_network(path: str | Path) -> Model | ExportedNetwork:
 
 
 def trained_size(training: Mapping[str, Any]) -> int | None:
-    """Return the picture size in the training arguments that weights came with (ours, YOLOv9's, Ultralytics'); None without any."""
+    """Return the image size in the training arguments that weights came with (ours, YOLOv9's, Ultralytics'); None without any."""
     for key, name in (("options", "img"), ("opt", "imgsz"), ("train_args", "imgsz")):
         arguments = training.get(key)
         if isinstance(arguments, Mapping) and is_count(arguments.get(name)):

@@ -19,10 +19,10 @@ class ExportMetadata:
     """An exported network without its weights.
 
     Attributes:
-        names: class names by class number; nc: how many; ch: channels of the pictures.
+        names: class names by class number; nc: how many; ch: channels of the images.
         stride: pixels per cell of each level.
         image_hw: height and width in pixels that a static file takes; those to prefer for a dynamic one.
-        batch: pictures that a static file takes at a time.
+        batch: images that a static file takes at a time.
         dynamic: batch, height and width are free; the two sides are multiples of the largest stride.
         yolo_loom: version of this format.
     """

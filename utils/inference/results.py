@@ -1,4 +1,4 @@
-"""Prediction from Python: pictures in, boxes and masks in the pictures' own pixels out."""
+"""Prediction from Python: images in, boxes and masks in the images' own pixels out."""
 
 import math
 import time
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.augment.transforms import letterbox
-from data.images.reading import read_picture
-from utils.drawing.draw import draw_boxes, write_picture
+from data.images.reading import read_image
+from utils.drawing.draw import draw_boxes, write_image
 from utils.errors import DataError, SettingsError, did_you_mean
 from utils.geometry.boxes import unletterbox
 from utils.geometry.masks import Placement, as_array, instance_regions
@@ -24,16 +24,16 @@ from utils.geometry.rle import encode_region
 from utils.image_size import choose_image_size, static_size
 from utils.precision import Precision, choose_precision
 
-Picture = str | Path | NDArray[np.uint8]
+Image = str | Path | NDArray[np.uint8]
 
 
 @dataclass
 class Results:
-    """What the network found in one picture.
+    """What the network found in one image.
 
     Attributes:
         path: the file it came from; a made-up name such as `image0` for an array.
-        image: (H, W, 3) uint8 RGB, the picture itself.
+        image: (H, W, 3) uint8 RGB, the image itself.
         boxes_xyxy: (n, 4) float32, pixels of `image`, most confident first.
         scores: (n,) float32 confidences in [0, 1].
         classes: (n,) int64 class numbers.
@@ -56,13 +56,13 @@ class Results:
 
     @property
     def masks(self) -> NDArray[np.bool_] | None:
-        """(n, H, W) bool masks at the picture's size for a segmentation network, else None; made anew whenever it is asked for."""
+        """(n, H, W) bool masks at the image's size for a segmentation network, else None; made anew whenever it is asked for."""
         return None if self.regions is None else dense_masks(self.regions, self.image.shape[:2])
 
     def plot(
         self, line_width: int | None = None, hide_labels: bool = False, hide_conf: bool = False
     ) -> NDArray[np.uint8]:
-        """Return the picture with its objects drawn, (H, W, 3) uint8 RGB."""
+        """Return the image with its objects drawn, (H, W, 3) uint8 RGB."""
         return draw_boxes(
             self.image,
             self.boxes_xyxy,
@@ -76,8 +76,8 @@ class Results:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the annotated picture and return where (as .jpg if the suffix is one that cannot be written)."""
-        return write_picture(path, self.plot())
+        """Write the annotated image and return where (as .jpg if the suffix is one that cannot be written)."""
+        return write_image(path, self.plot())
 
     def counts(self) -> dict[str, int]:
         """Return the number of objects by class name, in class order, classes without objects left out."""
@@ -85,14 +85,14 @@ class Results:
         return {self.names[number]: int(count) for number, count in zip(numbers, counts, strict=True)}
 
     def crop(self, index: int) -> NDArray[np.uint8]:
-        """Return the (h, w, 3) part of the picture inside one box, at least one pixel."""
+        """Return the (h, w, 3) part of the image inside one box, at least one pixel."""
         height, width = self.image.shape[:2]
         x1, y1, x2, y2 = self.boxes_xyxy[index].tolist()
         left, top = min(int(x1), width - 1), min(int(y1), height - 1)
         return self.image[top : max(int(np.ceil(y2)), top + 1), left : max(int(np.ceil(x2)), left + 1)]
 
     def txt_rows(self, with_conf: bool = False) -> list[str]:
-        """Return label rows `class cx cy w h [confidence]`, normalised to the picture.
+        """Return label rows `class cx cy w h [confidence]`, normalised to the image.
 
         An object with a mask has its outline `x1 y1 x2 y2 …` in place of centre and size, one closed line: parts and holes are reached
         by a seam that is walked there and back.
@@ -158,7 +158,7 @@ def class_numbers(wanted: Sequence[int | str] | None, names: Sequence[str]) -> l
 
 
 class Predictor:
-    """Finds objects in pictures: call it with a path, an array (H, W, 3) uint8 RGB, or a list of them.
+    """Finds objects in images: call it with a path, an array (H, W, 3) uint8 RGB, or a list of them.
 
     Args:
         model: a network in evaluation form (`utils.inference.exported.load_network`); it is not changed.
@@ -166,12 +166,12 @@ class Predictor:
             the size that the network was trained at, 640 where it does not say. A static exported file takes its own size only.
         conf_thres: least confidence of a detection.
         iou_thres: overlap above which the less confident of two boxes of a class is dropped.
-        max_det: most detections of a picture.
+        max_det: most detections of an image.
         classes: class numbers or names to keep; None keeps all.
         agnostic: boxes of different classes suppress each other, too.
         precision: device and number format; None chooses the best present.
-        rect: fill a picture up with grey only as far as the stride needs it; else (and for static exported files) to the whole size.
-        retina_masks: masks with the picture's full resolution at their edges, not the network's (utils/geometry/masks.py).
+        rect: fill an image up with grey only as far as the stride needs it; else (and for static exported files) to the whole size.
+        retina_masks: masks with the image's full resolution at their edges, not the network's (utils/geometry/masks.py).
 
     Raises:
         SettingsError: a value out of range, or an unknown class.
@@ -197,7 +197,7 @@ class Predictor:
             raise SettingsError(f"--max-det {max_det}: expected 1 or more")
         if getattr(model, "channels", 3) != 3:
             raise SettingsError(
-                f"the network takes {model.channels} channels: prediction from picture files expects 3 (RGB)"
+                f"the network takes {model.channels} channels: prediction from image files expects 3 (RGB)"
             )
         self.names = list(model.names)
         self.nc = model.nc
@@ -209,26 +209,26 @@ class Predictor:
         self.classes = class_numbers(classes, self.names)
         self.precision = precision or choose_precision()
         self.net = self.precision.place_for_inference(model.deploy().eval())
-        torchvision_nms(self.precision.device.type)  # imported now, so that the first picture's time is its own
+        torchvision_nms(self.precision.device.type)  # imported now, so that the first image's time is its own
 
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> list[Results]:
-        """Return one `Results` for each picture, in order.
+    def __call__(self, images: Image | Sequence[Image]) -> list[Results]:
+        """Return one `Results` for each image, in order.
 
         Raises:
-            DataError: a file that cannot be read, or an array that is no (H, W, 3) uint8 picture.
+            DataError: a file that cannot be read, or an array that is no (H, W, 3) uint8 image.
         """
-        if isinstance(pictures, (str, Path, np.ndarray)):
-            pictures = [pictures]
+        if isinstance(images, (str, Path, np.ndarray)):
+            images = [images]
         results = []
-        for index, picture in enumerate(pictures):
-            if isinstance(picture, np.ndarray):
-                results.append(self.predict(picture, Path(f"image{index}")))
+        for index, image in enumerate(images):
+            if isinstance(image, np.ndarray):
+                results.append(self.predict(image, Path(f"image{index}")))
             else:
-                results.append(self.predict(read_picture(picture), Path(picture)))
+                results.append(self.predict(read_image(image), Path(image)))
         return results
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[int, int]]:
-        """Return the letterboxed picture, with `rect` both sides the smallest multiple of the stride, with its `ratio_wh` and `pad_wh`."""
+        """Return the letterboxed image, with `rect` both sides the smallest multiple of the stride, with its `ratio_wh` and `pad_wh`."""
         if not self.rect:
             return letterbox(image, self.size_hw)
         sides = image.shape[:2]
@@ -238,7 +238,7 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, image: NDArray[np.uint8], path: Path) -> Results:
-        """Return what is in one (H, W, 3) uint8 RGB picture.
+        """Return what is in one (H, W, 3) uint8 RGB image.
 
         Raises:
             DataError: another shape or number format.

@@ -55,7 +55,7 @@ def assign_by_anchors(
     Args:
         boxes_xyxy: (B, A, 4) predicted boxes, pixels.
         points, strides: (A, 2) and (A, 1), pixels, level by level; `level_sizes` of them.
-        target_image: (N,) int64, picture of each object; target_xyxy (N, 4) pixels.
+        target_image: (N,) int64, image of each object; target_xyxy (N, 4) pixels.
         topk: candidates a level.
         anchor_scale: side of the squares, strides.
         overlap_of: how alike objects and predicted boxes are, the score; CIoU by default.

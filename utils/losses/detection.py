@@ -17,7 +17,7 @@ from utils.geometry.boxes import cxcywh_to_xyxy
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.losses.assigners import Scene
 from utils.losses.box import Pairs
-from utils.losses.mask import fitted_maps, mask_loss, numbers_in_picture
+from utils.losses.mask import fitted_maps, mask_loss, numbers_in_image
 from utils.losses.settings import build_settings, choose_loss
 from utils.losses.task_aligned import Assignment
 
@@ -122,7 +122,7 @@ class SegmentationLoss(DetectionLoss):
     """The detection loss with an item `mask`.
 
     A branch's output is {"maps", "coefficients" (B, M, A), "prototypes" (B, M, H / 4, W / 4)}, and the batch has "masks", integer maps
-    (B, H / 4, W / 4) with k at the k-th of a picture's targets. Where it has "outlined" (N,), only those targets have a mask term:
+    (B, H / 4, W / 4) with k at the k-th of an image's targets. Where it has "outlined" (N,), only those targets have a mask term:
     nothing is known of the others' pixels.
     """
 
@@ -143,7 +143,7 @@ class SegmentationLoss(DetectionLoss):
             prototypes = output["prototypes"].float()
             maps = fitted_maps(batch["masks"].to(device), tuple(prototypes.shape[2:]))
             coefficients = output["coefficients"][image, :, anchor].float()
-            numbers = numbers_in_picture(targets[:, 0].long())[target]
+            numbers = numbers_in_image(targets[:, 0].long())[target]
             boxes_xyxy = cxcywh_to_xyxy(targets[target, 2:] * targets.new_tensor((image_hw[1], image_hw[0]) * 2))
             mask = mask_loss(coefficients, prototypes, image, numbers, boxes_xyxy, maps, image_hw)
         return torch.cat((items, (self.hyp.mask * mask)[None]))

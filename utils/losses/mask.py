@@ -1,7 +1,7 @@
 """Mask loss of instance segmentation: binary cross-entropy of each positive's mask inside its object's box.
 
 Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689, section 3.1. Differs: the mean is over the whole map and then divided
-by the box's share of the picture, so that objects count alike whatever their size.
+by the box's share of the image, so that objects count alike whatever their size.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ CHUNK = 1 << 22
 """Mask pixels that are worked on at once: memory does not grow with the number of positives."""
 
 LEAST_SHARE = 1e-9
-"""What a box's share of the picture is at least taken for."""
+"""What a box's share of the image is at least taken for."""
 
 
-def numbers_in_picture(image: Tensor) -> Tensor:
-    """(N,) picture of each object to (N,) its number among the objects of that picture, from 1 in row order, as index maps count."""
+def numbers_in_image(image: Tensor) -> Tensor:
+    """(N,) image of each object to (N,) its number among the objects of that image, from 1 in row order, as index maps count."""
     order = image.argsort(stable=True)
     counts = torch.bincount(image)
     starts = counts.cumsum(0) - counts
@@ -49,7 +49,7 @@ def mask_loss(
     Args:
         coefficients: (P, M) of each positive.
         prototypes: (B, M, h, w).
-        image: (P,) picture of each positive.
+        image: (P,) image of each positive.
         number: (P,) what the object's pixels hold in the index map.
         boxes_xyxy: (P, 4) corners of the object, pixels; the map's columns x1 <= x < x2 are inside (in its cells), rows likewise.
         maps: (B, h, w) integer index maps.
@@ -85,8 +85,8 @@ class _CroppedCrossEntropy(torch.autograd.Function):
         column, row = torch.arange(width, device=cells.device), torch.arange(height, device=cells.device)
         order, total = image.argsort(stable=True), coefficients.new_zeros(())
         counts = torch.bincount(image, minlength=len(prototypes)).tolist()
-        for picture, rows in enumerate(order.split(counts)):
-            basis, marks = prototypes[picture].flatten(1), maps[picture].flatten()
+        for number_in_batch, rows in enumerate(order.split(counts)):
+            basis, marks = prototypes[number_in_batch].flatten(1), maps[number_in_batch].flatten()
             for part in rows.split(max(1, CHUNK // (height * width))):
                 x1, y1, x2, y2 = cells[part, :, None].unbind(1)
                 inside = ((row >= y1) & (row < y2))[:, :, None] & ((column >= x1) & (column < x2))[:, None]
@@ -97,7 +97,7 @@ class _CroppedCrossEntropy(torch.autograd.Function):
                 if gradients is not None:
                     slope = logits.sigmoid_().sub_(target).mul_(factor)
                     gradients[0][part] = slope @ basis.T
-                    gradients[1][picture] += (coefficients[part].T @ slope).unflatten(1, (height, width))
+                    gradients[1][number_in_batch] += (coefficients[part].T @ slope).unflatten(1, (height, width))
         if gradients is not None:
             ctx.save_for_backward(*gradients)
         return total

@@ -1,8 +1,8 @@
 """Task-aligned assignment: which anchor points answer for which object.
 
 Source: Feng et al. 2021, TOOD, arxiv.org/abs/2108.07755, section 3.3. Differs: the overlap is CIoU (or another measure) clamped at 0, and an
-anchor point that several objects claim goes to the one with the highest overlap. Objects of all pictures are handled in
-one flat list instead of padded per picture; overlaps are computed only for anchor points inside an object.
+anchor point that several objects claim goes to the one with the highest overlap. Objects of all images are handled in
+one flat list instead of padded per image; overlaps are computed only for anchor points inside an object.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Assignment:
     """The anchor points that answer for an object (P of them), and how much each counts."""
 
     image: Tensor
-    """(P,) picture of the batch."""
+    """(P,) image of the batch."""
     anchor: Tensor
     """(P,) anchor point."""
     target: Tensor
@@ -66,7 +66,7 @@ def assign(
         class_logits: (B, K, A) predicted class scores before the sigmoid.
         boxes_xyxy: (B, A, 4) predicted boxes, pixels.
         points: (A, 2) anchor points, pixels.
-        target_image, target_class: (N,) int64, picture and class of each object.
+        target_image, target_class: (N,) int64, image and class of each object.
         target_xyxy: (N, 4) pixels.
         topk, alpha, beta: at most `topk` points an object, by score^alpha * overlap^beta.
         overlap_of: how alike objects and predicted boxes are; CIoU by default.

@@ -27,7 +27,7 @@ def coco_ground_truth(
     """Return the annotations of a data set as the content of a COCO instances file.
 
     Args:
-        annotations: pictures with unique image ids, and annotation ids from 1 (pycocotools takes 0 for 'unmatched').
+        annotations: images with unique image ids, and annotation ids from 1 (pycocotools takes 0 for 'unmatched').
         names: class names by class index.
         categories: category id by class index.
         masks: with the objects' masks, polygons as they are; objects without one then stand as crowds, as `truth_masks` says.
@@ -118,7 +118,7 @@ def evaluate_coco(
     Args:
         ground_truth: content or path of a COCO instances file.
         results: content of a COCO results file.
-        max_det: most detections a class and picture; COCO's own number is 100.
+        max_det: most detections a class and image; COCO's own number is 100.
         masks: compare masks, which both then hold.
 
     Returns:

@@ -61,7 +61,7 @@ def match_detections(
 
 
 def average_precision(scores: Array, matched: NDArray[np.bool_], ignored: NDArray[np.bool_], num_truths: int) -> Array:
-    """Return (T, 101) interpolated precision at `RECALL_POINTS` of one class, all pictures together.
+    """Return (T, 101) interpolated precision at `RECALL_POINTS` of one class, all images together.
 
     Args:
         scores: (N) confidences, in any order; equal ones keep their order.
@@ -135,7 +135,7 @@ class DetectionResult:
     classes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(K,) class indices; the arrays below follow this order."""
     class_images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(K,) pictures that hold the class."""
+    """(K,) images that hold the class."""
     class_instances: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     class_precision: Array = field(default_factory=lambda: np.zeros(0))
     class_recall: Array = field(default_factory=lambda: np.zeros(0))
@@ -179,8 +179,8 @@ class DetectionResult:
 
 
 @dataclass
-class _Picture:
-    """What one picture adds: its detections with their matches, and its truths."""
+class _Image:
+    """What one image adds: its detections with their matches, and its truths."""
 
     key: int
     scores: Array
@@ -191,15 +191,15 @@ class _Picture:
 
 
 class DetectionMetrics:
-    """Collects pictures one by one and computes a `DetectionResult` at the end.
+    """Collects images one by one and computes a `DetectionResult` at the end.
 
     Args:
-        max_det: most detections a class and picture that count, the most confident first (COCO's `maxDets`).
+        max_det: most detections a class and image that count, the most confident first (COCO's `maxDets`).
     """
 
     def __init__(self, max_det: int = 300) -> None:
         self.max_det = max_det
-        self._pictures: list[_Picture] = []
+        self._images: list[_Image] = []
 
     def update(
         self,
@@ -210,14 +210,14 @@ class DetectionMetrics:
         image_id: int | None = None,
         overlaps: Array | None = None,
     ) -> None:
-        """Add one picture.
+        """Add one image.
 
         Args:
             detections: (n, 6 or more) x1, y1, x2, y2 in original pixels, confidence, class index; any order.
             boxes_xyxy: (m, 4) truths in original pixels.
             classes: (m) class indices.
             crowd: (m) which truths are crowds, to be ignored; None: none.
-            image_id: decides the order of equal scores between pictures, rising as in pycocotools; None: order of the calls.
+            image_id: decides the order of equal scores between images, rising as in pycocotools; None: order of the calls.
             overlaps: (n, m) of the masks, where these are to be compared; None compares the boxes.
         """
         detections, boxes_xyxy, classes, crowd = _as_arrays(detections, boxes_xyxy, classes, crowd)
@@ -228,31 +228,31 @@ class DetectionMetrics:
         overlaps = box_iou_crowd(detections[:, :4], boxes_xyxy, crowd) if overlaps is None else overlaps[order]
         overlaps = np.where(labels[:, None] == classes[None], overlaps, -1.0)
         matched, ignored = match_detections(overlaps, crowd)
-        key = len(self._pictures) if image_id is None else image_id
-        self._pictures.append(_Picture(key, detections[:, 4], labels, matched, ignored, classes[~crowd]))
+        key = len(self._images) if image_id is None else image_id
+        self._images.append(_Image(key, detections[:, 4], labels, matched, ignored, classes[~crowd]))
 
     def compute(self) -> DetectionResult:
-        """Return the metrics over all pictures so far; all zero where no class has a truth."""
-        pictures = sorted(self._pictures, key=lambda picture: picture.key)
-        result = DetectionResult(num_images=len(pictures))
-        if not pictures:
+        """Return the metrics over all images so far; all zero where no class has a truth."""
+        images = sorted(self._images, key=lambda image: image.key)
+        result = DetectionResult(num_images=len(images))
+        if not images:
             return result
-        truth_labels = np.concatenate([picture.truth_labels for picture in pictures])
+        truth_labels = np.concatenate([image.truth_labels for image in images])
         result.classes, result.class_instances = np.unique(truth_labels, return_counts=True)
         result.num_instances = len(truth_labels)
-        present = np.concatenate([np.unique(picture.truth_labels) for picture in pictures])
+        present = np.concatenate([np.unique(image.truth_labels) for image in images])
         result.class_images = np.unique(present, return_counts=True)[1]
         if len(result.classes):
-            self._fill(result, pictures)
+            self._fill(result, images)
         return result
 
     @staticmethod
-    def _fill(result: DetectionResult, pictures: list[_Picture]) -> None:
+    def _fill(result: DetectionResult, images: list[_Image]) -> None:
         """Compute average precisions and curves class by class, then the means."""
-        scores = np.concatenate([picture.scores for picture in pictures])
-        labels = np.concatenate([picture.labels for picture in pictures])
-        matched = np.concatenate([picture.matched for picture in pictures], axis=1)
-        ignored = np.concatenate([picture.ignored for picture in pictures], axis=1)
+        scores = np.concatenate([image.scores for image in images])
+        labels = np.concatenate([image.labels for image in images])
+        matched = np.concatenate([image.matched for image in images], axis=1)
+        ignored = np.concatenate([image.ignored for image in images], axis=1)
         by_class = np.argsort(labels, kind="stable")
         bounds = np.searchsorted(labels[by_class], np.stack((result.classes, result.classes + 1), 1))
         interpolated, precision, recall = [], [], []
@@ -279,7 +279,7 @@ class DetectionMetrics:
 def _as_arrays(
     detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None
 ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
-    """Bring one picture's detections and truths (tensors, arrays, lists; empty ones too) to (n, 6 or more), (m, 4), (m) and (m)."""
+    """Bring one image's detections and truths (tensors, arrays, lists; empty ones too) to (n, 6 or more), (m, 4), (m) and (m)."""
     detections = np.asarray(detections, dtype=np.float64)
     detections = detections if len(detections) else np.zeros((0, 6))
     classes = np.asarray(classes, dtype=np.int64).reshape(-1)
@@ -314,7 +314,7 @@ class ConfusionMatrix:
     def update(
         self, detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None = None
     ) -> None:
-        """Add one picture; arguments as in `DetectionMetrics.update`. Pairs are made whatever their classes, the best overlap first."""
+        """Add one image; arguments as in `DetectionMetrics.update`. Pairs are made whatever their classes, the best overlap first."""
         detections, boxes_xyxy, classes, crowd = _as_arrays(detections, boxes_xyxy, classes, crowd)
         detections = detections[detections[:, 4] > self.conf_thres]
         predicted, true = detections[:, 5].astype(np.int64), classes[~crowd]

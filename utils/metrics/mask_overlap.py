@@ -1,4 +1,4 @@
-"""What masks are measured against, and how far found and true masks of one picture overlap.
+"""What masks are measured against, and how far found and true masks of one image overlap.
 
 Polygons are filled by pycocotools, where it is installed: its rule (corners go to fifths of a pixel) differs from that of
 utils/geometry/region.py by a pixel here and there along the edge, which moves the mAP of small objects in the third decimal, and numbers
@@ -22,7 +22,7 @@ LEAST = float(IOU_THRESHOLDS.min())
 
 
 def truth_masks(annotation: Annotation) -> tuple[list[Region], NDArray[np.bool_]]:
-    """Return the region of each object of a picture, and (N,) which of them masks are not measured on, but forgiven.
+    """Return the region of each object of an image, and (N,) which of them masks are not measured on, but forgiven.
 
     Those are crowd regions, and objects that are known by their box only: what is found inside the box is neither right nor wrong.
     """
@@ -54,7 +54,7 @@ def coco_polygon(polygon: Polygon) -> list[list[float]]:
 
 
 def filled(polygon: Polygon, size_hw: tuple[int, int]) -> Region:
-    """Return the pixels of a picture of `size_hw` that a polygon of one or more parts covers, as COCO's evaluation sees it."""
+    """Return the pixels of an image of `size_hw` that a polygon of one or more parts covers, as COCO's evaluation sees it."""
     module = coco_masks()
     if module is None:
         return polygon_region(polygon, size_hw)
@@ -75,7 +75,7 @@ def mask_overlaps(
     overlap is below `LEAST` (the lowest threshold of a match).
 
     Args:
-        detections: (D, 6 or more) corners in pixels of the picture, confidence, class index.
+        detections: (D, 6 or more) corners in pixels of the image, confidence, class index.
         region_of: makes the mask of a detection, which lies inside its box.
         truths: regions of the G truths.
         classes: (G) class indices.

@@ -88,7 +88,7 @@ class Schedule:
         kind: one of SCHEDULES.
         epochs: length of the run.
         batches_per_epoch: batches of an epoch.
-        batch_size: pictures of a batch.
+        batch_size: images of a batch.
     """
 
     hyp: Hyperparameters
@@ -111,7 +111,7 @@ class Schedule:
 
     @property
     def weight_decay(self) -> float:
-        """Weight decay of one step, in proportion to the pictures behind it."""
+        """Weight decay of one step, in proportion to the images behind it."""
         return self.hyp.weight_decay * self.batch_size * self.accumulate / self.hyp.nominal_batch
 
     def factor(self, epoch: int) -> float:

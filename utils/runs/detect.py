@@ -15,7 +15,7 @@ from torch import nn
 
 from data.images.sources import Frame, Source, open_source
 from models.plugins.loading import load_plugins
-from utils.drawing.draw import write_picture
+from utils.drawing.draw import write_image
 from utils.errors import DataError, SettingsError
 from utils.explain.sheet import Explainer
 from utils.inference.exported import ExportedNetwork, load_network, network_precision
@@ -150,7 +150,7 @@ class RunWriter:
         return self._names.claim(f"{stem}_{frame.number}") if frame.is_video else stem
 
     def write(self, frame: Frame, results: Results, stem: str, annotated: NDArray[np.uint8] | None) -> None:
-        """Write what the settings ask for about one frame; `annotated` is its drawn picture, None for none."""
+        """Write what the settings ask for about one frame; `annotated` is its drawn image, None for none."""
         if annotated is not None:
             self._write_annotated(frame, stem, annotated)
         if self.settings.save_txt:
@@ -159,14 +159,14 @@ class RunWriter:
         if self.settings.save_crop:
             for index, number in enumerate(results.classes.tolist()):
                 kind = file_name(results.names[number], str(number))
-                write_picture(self.folder / f"{self._names.claim(f'crops/{kind}/{stem}')}.jpg", results.crop(index))
+                write_image(self.folder / f"{self._names.claim(f'crops/{kind}/{stem}')}.jpg", results.crop(index))
         if self.settings.save_json:
             suffix = "" if frame.is_video else frame.path.suffix
             self._coco += results.coco_rows(int(stem) if stem.isdecimal() else stem, f"{stem}{suffix}")
 
     def _write_annotated(self, frame: Frame, stem: str, annotated: NDArray[np.uint8]) -> None:
         if not frame.is_video:
-            write_picture(self.folder / f"{stem}{frame.path.suffix}", annotated)
+            write_image(self.folder / f"{stem}{frame.path.suffix}", annotated)
             return
         if self._video is None or self._video_source != frame.path:
             self._close_video()
@@ -187,7 +187,7 @@ class RunWriter:
 
 
 class Viewer:
-    """Shows annotated pictures in a window; where none can be opened it says so once and shows nothing."""
+    """Shows annotated images in a window; where none can be opened it says so once and shows nothing."""
 
     def __init__(self, wanted: bool) -> None:
         self.on = wanted and can_show_windows()
@@ -195,10 +195,10 @@ class Viewer:
             print("--view-img: no window can be opened here (no display, or a headless OpenCV): going on without", file=sys.stderr)
 
     def show(self, frame: Frame, annotated: NDArray[np.uint8]) -> bool:
-        """Show a picture until a key is pressed, a video frame for a moment; return False when q or Escape asks to stop."""
+        """Show an image until a key is pressed, a video frame for a moment; return False when q or Escape asks to stop."""
         if not self.on:
             return True
-        cv2.imshow("YOLO Loom: any key for the next picture, q to stop", cv2.cvtColor(annotated, cv2.COLOR_RGB2BGR))
+        cv2.imshow("YOLO Loom: any key for the next image, q to stop", cv2.cvtColor(annotated, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(1 if frame.is_video else 0) & 0xFF not in QUIT_KEYS
 
 
@@ -211,10 +211,10 @@ def describe(frame: Frame, results: Results) -> str:
 
 def summarise(source: Source, writer: RunWriter, found: Counter[str], speeds: list[dict[str, float]]) -> str:
     """Return the last lines of a run: frames, objects, times, what was skipped and why, what was renamed, where everything is."""
-    lines = [f"{len(speeds)} pictures, {sum(found.values())} objects" + "".join(f", {count} {name}" for name, count in found.most_common())]
+    lines = [f"{len(speeds)} images, {sum(found.values())} objects" + "".join(f", {count} {name}" for name, count in found.most_common())]
     if speeds:
         means = {step: sum(speed[step] for speed in speeds) / len(speeds) for step in speeds[0]}
-        lines.append("mean time of a picture: " + ", ".join(f"{step} {value:.1f} ms" for step, value in means.items()))
+        lines.append("mean time of an image: " + ", ".join(f"{step} {value:.1f} ms" for step, value in means.items()))
     for title, entries in (
         ("skipped", [f"{path}: {reason}" for path, reason in source.skipped]),
         ("renamed, since another file of this run has the same name", writer.renamed),
@@ -234,7 +234,7 @@ def detect(settings: DetectSettings) -> Path:
         The run's folder.
 
     Raises:
-        UserError: settings, weights or source that cannot be used, or a source without one readable picture.
+        UserError: settings, weights or source that cannot be used, or a source without one readable image.
     """
     if settings.line_thickness is not None and settings.line_thickness < 1:
         raise SettingsError(f"--line-thickness {settings.line_thickness}: expected 1 or more")
@@ -268,7 +268,7 @@ def detect(settings: DetectSettings) -> Path:
         print(f"{explainer.written} contact sheets: {writer.folder / 'explain'}")
     print(summarise(source, writer, found, speeds))
     if not speeds:
-        raise DataError(f"{settings.source}: none of the {len(source.skipped)} files there could be read: expected pictures or videos")
+        raise DataError(f"{settings.source}: none of the {len(source.skipped)} files there could be read: expected images or videos")
     return writer.folder
 
 

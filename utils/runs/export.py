@@ -12,7 +12,7 @@ from models.plugins.loading import load_plugins
 from models.yolo import Model
 from utils.checkpoint.importing import import_state_dict, is_leftover, own_names, print_notes
 from utils.errors import CheckpointError, SettingsError
-from utils.export.comparison import compare, trial_pictures
+from utils.export.comparison import compare, trial_images
 from utils.export.formats import FAILURES, WRITERS, ExportError, Writer, check_packages
 from utils.inference.metadata import ExportMetadata
 from utils.export.weights import export_weights
@@ -100,11 +100,11 @@ def check_settings(settings: ExportSettings) -> tuple[str, ...]:
         unset = ExportSettings("")
         for flag, name in (("--dynamic", "dynamic"), ("--batch", "batch_size"), ("--opset", "opset"), ("--img", "imgsz")):
             if getattr(settings, name) != getattr(unset, name):
-                raise SettingsError(f"{flag}: is for --include onnx or torchscript; weights take pictures of any size and number: leave it out")
+                raise SettingsError(f"{flag}: is for --include onnx or torchscript; weights take images of any size and number: leave it out")
     elif settings.opset != ExportSettings("").opset and "onnx" not in formats:
         raise SettingsError(f"--opset {settings.opset}: is for --include onnx: leave it out")
     if settings.dynamic and settings.batch_size != 1:
-        raise SettingsError(f"--batch {settings.batch_size}: a --dynamic file takes any number of pictures: leave one of them out")
+        raise SettingsError(f"--batch {settings.batch_size}: a --dynamic file takes any number of images: leave one of them out")
     if settings.half and len(formats) > 1:
         print("--half: the weights are written in fp16, exported networks in float32")
     return formats
@@ -195,9 +195,9 @@ def write_checked(model: Model, network: nn.Module, writer: Writer, path: Path, 
         CheckpointError: the file cannot be run.
     """
     device = next(network.parameters()).device
-    pictures = trial_pictures(trial_shapes(metadata), device)
-    write_bytes(path, writer(network, pictures[0], metadata, opset))
-    difference = compare(model, ExportedNetwork(path).to(device), pictures, metadata.nc)
+    images = trial_images(trial_shapes(metadata), device)
+    write_bytes(path, writer(network, images[0], metadata, opset))
+    difference = compare(model, ExportedNetwork(path).to(device), images, metadata.nc)
     if not difference.exported_agrees():
         raise ExportError(f"computes something else than the network: {difference.describe()}")
     return difference.describe()

@@ -79,7 +79,7 @@ def validate(settings: ValSettings) -> EvalResult:
     network = precision.place_for_inference(network.eval())
     exported = isinstance(network, ExportedNetwork)
     loss = build_loss(network) if network.nc == len(dataset.names) and not exported else None
-    print(f"{precision.describe()}; {settings.weights}: {describe_form(network, settings.deploy)}; {describe_pictures(dataset, size_hw)}")
+    print(f"{precision.describe()}; {settings.weights}: {describe_form(network, settings.deploy)}; {describe_images(dataset, size_hw)}")
     folder = next_run_dir(settings.project, settings.name, settings.exist_ok)
     result = evaluate(
         network,
@@ -112,13 +112,13 @@ def describe_form(network: Model | ExportedNetwork, deploy: bool) -> str:
     return f"{network.describe()}; no losses" + ("" if deploy else "; --no-deploy does not apply: it is deployed already")
 
 
-def describe_pictures(dataset: DetectionDataset, size_hw: tuple[int, int]) -> str:
-    """Return how many pictures there are and how they are letterboxed."""
+def describe_images(dataset: DetectionDataset, size_hw: tuple[int, int]) -> str:
+    """Return how many images there are and how they are letterboxed."""
     if dataset.rect:
         shape = f"rectangles of at most {max(size_hw)} pixels and a margin"
     else:
         shape = f"squares of {size_hw[0]} pixels" if size_hw[0] == size_hw[1] else f"{size_hw[0]} x {size_hw[1]} (height x width)"
-    return f"{len(dataset)} pictures letterboxed to {shape}"
+    return f"{len(dataset)} images letterboxed to {shape}"
 
 
 def check_settings(settings: ValSettings) -> None:
@@ -140,7 +140,7 @@ def open_split(settings: ValSettings, model: Model | ExportedNetwork, size_hw: t
     """Return the split's data set, and the report of reading it, which is printed.
 
     Args:
-        size_hw: both the long side of the pictures, or what a static exported file takes, to which every picture is then filled up.
+        size_hw: both the long side of the images, or what a static exported file takes, to which every image is then filled up.
     Raises:
         DataError: it cannot be read, or its number of classes is not the network's.
     """
@@ -161,14 +161,14 @@ def open_split(settings: ValSettings, model: Model | ExportedNetwork, size_hw: t
         batch_size=settings.batch_size,
         stride=max(model.stride),
         masks=model.task == "segment",
-        cache="off",  # every picture is read once
+        cache="off",  # every image is read once
         min_items=settings.min_items,
         single_cls=settings.single_cls,
     )
     if size_hw[0] != size_hw[1]:
         dataset.shapes_hw = np.tile(np.array(size_hw), (len(dataset), 1))
     if dataset.num_filtered:
-        print(f"--min-items {settings.min_items}: {dataset.num_filtered} pictures with fewer objects left out")
+        print(f"--min-items {settings.min_items}: {dataset.num_filtered} images with fewer objects left out")
     if not settings.single_cls and model.names != dataset.names:
         print(f"class names differ: the data set's are used ({shorten(dataset.names)}), not the network's ({shorten(model.names)})")
     return dataset, report
@@ -192,10 +192,10 @@ def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> 
         for name, images, instances, *rates in rows:
             print(f"{name:<{width}}{images:>11}{instances:>11}" + "".join(f"{rate:>11.4f}" for rate in rates))
     if not result.metrics.num_instances:
-        print("no picture has an object to find: all metrics are 0 for want of ground truth")
+        print("no image has an object to find: all metrics are 0 for want of ground truth")
     if result.losses:
         print("loss: " + ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items()))
-    print("time of a picture: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in result.speed_ms.items()))
+    print("time of an image: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in result.speed_ms.items()))
 
 
 def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, size_hw: tuple[int, int]) -> None:
@@ -227,7 +227,7 @@ def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: 
 
 
 def write_labels(folder: Path, dataset: DetectionDataset, result: EvalResult, with_confidence: bool) -> None:
-    """Write one text file a picture: class, centre x, centre y, width, height over the picture's size (, confidence).
+    """Write one text file an image: class, centre x, centre y, width, height over the image's size (, confidence).
 
     An object that has a mask gets its outline x1 y1 x2 y2 … in place of centre and size.
     """
@@ -272,7 +272,7 @@ def compare_with_coco(folder: Path, dataset: DetectionDataset, result: EvalResul
 
 def compare_numbers(metrics: DetectionResult, by_limit: dict[int, dict[str, float]], max_det: int, what: str) -> dict[str, Any]:
     """Print and return COCO's numbers for each limit of detections, and how far the in-loop ones are from them."""
-    print(f"pycocotools, {what}, at most {DEFAULT_MAX_DET} detections a class and picture (-1: no such object):")
+    print(f"pycocotools, {what}, at most {DEFAULT_MAX_DET} detections a class and image (-1: no such object):")
     for name, value in by_limit[DEFAULT_MAX_DET].items():
         print(f"  {name:<10}{value:>8.4f}")
     in_loop = {"AP": metrics.map, "AP50": metrics.map50, "AP75": metrics.map75}

@@ -159,7 +159,7 @@ def settle_loss(hyp: Hyperparameters, model: Model, options: TrainOptions, said:
 def build_loaders(
     options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int, masks: bool = False
 ) -> tuple[Loader, Loader]:
-    """Build the loaders of the training pictures, augmented, and of the validation pictures, letterboxed in rectangular batches.
+    """Build the loaders of the training images, augmented, and of the validation images, letterboxed in rectangular batches.
 
     Args:
         masks: batches hold index maps of the objects' outlines, too.
@@ -167,7 +167,7 @@ def build_loaders(
         DataError: `masks` are asked for, and no object of a split has an outline.
     """
     loaders = []
-    config.sources("val")  # a missing one is said before the training pictures are checked
+    config.sources("val")  # a missing one is said before the training images are checked
     for split in ("train", "val"):
         annotations, report = load_annotations(config, split)
         print_report(report)
@@ -229,7 +229,7 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     batch = min(max(1, int((share * free - fixed) / each)), MAX_FITTING_BATCH)
     print(
-        f"--batch -1: {each / 2**20:.0f} MiB a picture, {free / 2**30:.1f} GiB free: {batch} is used (at most {MAX_FITTING_BATCH})"
+        f"--batch -1: {each / 2**20:.0f} MiB an image, {free / 2**30:.1f} GiB free: {batch} is used (at most {MAX_FITTING_BATCH})"
     )
     return batch
 

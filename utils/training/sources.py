@@ -19,9 +19,9 @@ from utils.training.options import TrainOptions
 
 SPLIT_TITLES = {"train": "training", "val": "validation"}
 PARTS = {
-    "files": "files of the {} pictures",
-    "sizes": "sizes of the {} pictures",
-    "labels": "labels of the {} pictures",
+    "files": "files of the {} images",
+    "sizes": "sizes of the {} images",
+    "labels": "labels of the {} images",
 }
 
 
@@ -38,7 +38,7 @@ def describe_sources(
     hyp = Path(before["hyp"]["path"]) if before.get("hyp") else find_shipped(options.hyp, "data")
     return {
         "names": list(datasets["train"].names),
-        **{split: describe_pictures(dataset) for split, dataset in datasets.items()},
+        **{split: describe_images(dataset) for split, dataset in datasets.items()},
         "cfg": {"path": str(cfg.resolve()), "digest": yaml_digest(cfg)} if cfg and cfg.is_file() else None,
         "hyp": {"path": str(hyp.resolve()), "digest": yaml_digest(hyp), "values": _hyperparameters(hyp)}
         if hyp and hyp.is_file()
@@ -46,8 +46,8 @@ def describe_sources(
     }
 
 
-def describe_pictures(dataset: DetectionDataset) -> dict[str, Any]:
-    """Return the number of pictures, and digests of their files (names and bytes, not contents), sizes and labels."""
+def describe_images(dataset: DetectionDataset) -> dict[str, Any]:
+    """Return the number of images, and digests of their files (names and bytes, not contents), sizes and labels."""
     files, sizes, labels = (hashlib.blake2b(digest_size=16) for _ in range(3))
     for one in dataset.annotations:
         files.update(f"{one.path.name}\0{one.path.stat().st_size if one.path.is_file() else -1}\0".encode())
@@ -56,7 +56,7 @@ def describe_pictures(dataset: DetectionDataset) -> dict[str, Any]:
         for array in (one.classes, one.boxes_xyxy, one.crowd, *(part for polygon in one.polygons for part in polygon)):
             labels.update(array.tobytes())
     return {
-        "pictures": len(dataset),
+        "images": len(dataset),
         "files": files.hexdigest(),
         "sizes": sizes.hexdigest(),
         "labels": labels.hexdigest(),
@@ -100,9 +100,9 @@ def compare_sources(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change
     changes = Changes(_changed_names(before["names"], now["names"]), [])
     for split, title in SPLIT_TITLES.items():
         if split in before:
-            changes.found += _changed_pictures(before[split], now[split], title)
+            changes.found += _changed_images(before[split], now[split], title)
         else:
-            changes.unknown.append(f"the {title} pictures and labels")
+            changes.unknown.append(f"the {title} images and labels")
     for key, title, kept in (("cfg", "network", "network"), ("hyp", "hyperparameter", "hyperparameters")):
         if key not in before:
             changes.unknown.append(f"the {title} yaml")
@@ -136,9 +136,9 @@ def _changed_names(before: list[str], now: list[str]) -> list[str]:
     return [f"class names: {_shortened(differing)}"] if differing else []
 
 
-def _changed_pictures(before: Mapping[str, Any], now: Mapping[str, Any], title: str) -> list[str]:
-    if before["pictures"] != now["pictures"]:
-        return [f"number of {title} pictures: {before['pictures']} are now {now['pictures']}"]
+def _changed_images(before: Mapping[str, Any], now: Mapping[str, Any], title: str) -> list[str]:
+    if before["images"] != now["images"]:
+        return [f"number of {title} images: {before['images']} are now {now['images']}"]
     return [text.format(title) for part, text in PARTS.items() if before[part] != now[part]]
 
 

@@ -10,12 +10,12 @@ from utils.weights.stand_ins import RefusedError, UnknownNameError
 
 STARTS: list[tuple[bytes, str]] = [
     *(
-        (b"\xff\xd8\xff", "a JPEG picture"),
-        (b"\x89PNG\r\n", "a PNG picture"),
-        (b"GIF8", "a GIF picture"),
-        (b"BM", "a BMP picture"),
+        (b"\xff\xd8\xff", "a JPEG image"),
+        (b"\x89PNG\r\n", "a PNG image"),
+        (b"GIF8", "a GIF image"),
+        (b"BM", "a BMP image"),
     ),
-    *((b"II*\0", "a TIFF picture"), (b"MM\0*", "a TIFF picture"), (b"%PDF", "a PDF document")),
+    *((b"II*\0", "a TIFF image"), (b"MM\0*", "a TIFF image"), (b"%PDF", "a PDF document")),
     *(
         (b"\x1f\x8b", "a gzip archive"),
         (b"7z\xbc\xaf", "a 7z archive"),
@@ -56,7 +56,7 @@ def describe_file(path: Path) -> str:
         if start.startswith(first):
             return f"is {kind}: expected weights (.pt or .safetensors)"
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "is a WebP picture: expected weights (.pt or .safetensors)"
+        return "is a WebP image: expected weights (.pt or .safetensors)"
     if is_tar:
         return (
             "is a tar archive: expected weights; unpack it, or save files of torch before 0.4 again with a newer torch"

@@ -29,7 +29,7 @@ def test_clip_makes_boxes_of_outlines_tight_and_only_cuts_the_others() -> None:
 
 
 def test_clip_follows_the_outline_and_not_its_box() -> None:
-    # Only the tip of the triangle reaches into the picture: x + y >= 90 for x, y <= 100 cut at 60.
+    # Only the tip of the triangle reaches into the image: x + y >= 90 for x, y <= 100 cut at 60.
     tip = np.array([[50, 40], [100, -10], [100, 40]], np.float32)
     boxes, _ = clip(array((50, -10, 100, 40)), [[tip]], (60, 100))
     assert boxes.tolist() == [[50, 30, 60, 40]]
@@ -72,7 +72,7 @@ BLANK = np.zeros((16, 24, 3), np.uint8)
 
 
 def sample(*polygons: list[np.ndarray]) -> Sample:
-    """A picture of 24 x 16 with these objects; the boxes are those of the outlines."""
+    """An image of 24 x 16 with these objects; the boxes are those of the outlines."""
     boxes = [np.concatenate((part.min(0), part.max(0))) for (part,) in polygons]
     return Sample(BLANK, np.arange(len(polygons)), array(*boxes), list(polygons))
 

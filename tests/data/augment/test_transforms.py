@@ -34,7 +34,7 @@ def boxes_of(*rows: tuple[float, ...]) -> np.ndarray:
     return np.array(rows, np.float32).reshape(-1, 4)
 
 
-def picture_with(box: tuple[int, int, int, int], size_hw: tuple[int, int] = (100, 100)) -> np.ndarray:
+def image_with(box: tuple[int, int, int, int], size_hw: tuple[int, int] = (100, 100)) -> np.ndarray:
     image = np.zeros((*size_hw, 3), np.uint8)
     image[box[1] : box[3], box[0] : box[2]] = 255
     return image
@@ -84,7 +84,7 @@ def test_warp_doubles_box_outline_and_pixels_alike() -> None:
     matrix = np.array([[2.0, 0, -40], [0, 2.0, -20], [0, 0, 1]])
     boxes, _ = warp_objects(boxes_of((30, 20, 50, 60)), [[]], matrix, (200, 200))
     assert boxes.tolist() == [[20, 20, 60, 100]]
-    warped = warp_image(picture_with((30, 20, 50, 60)), matrix, (200, 200))
+    warped = warp_image(image_with((30, 20, 50, 60)), matrix, (200, 200))
     assert bright_box(warped) == [20, 20, 60, 100]  # half a pixel off without the change to pixel centres
     assert warped[150, 199].tolist() == [114, 114, 114]
 
@@ -93,7 +93,7 @@ def test_warp_perspective_moves_pixels_with_their_box() -> None:
     matrix = np.array([[1.0, 0, 0], [0, 1.0, 0], [0.002, 0, 1]])
     boxes, _ = warp_objects(boxes_of((20, 20, 50, 60)), [[]], matrix, (100, 100))
     assert boxes[0] == pytest.approx([20 / 1.04, 20 / 1.1, 50 / 1.1, 60 / 1.04], abs=1e-4)
-    assert bright_box(warp_image(picture_with((20, 20, 50, 60)), matrix, (100, 100))) == pytest.approx(boxes[0], abs=1)
+    assert bright_box(warp_image(image_with((20, 20, 50, 60)), matrix, (100, 100))) == pytest.approx(boxes[0], abs=1)
 
 
 def test_warp_takes_boxes_from_corners_or_from_the_outline() -> None:
@@ -128,7 +128,7 @@ def test_worth_keeping_asks_for_size_area_and_aspect() -> None:
     assert worth_keeping(before, after, outlines).tolist() == [True, False, True, False, False]
 
 
-def test_random_matrix_centres_the_picture_when_nothing_is_random() -> None:
+def test_random_matrix_centres_the_image_when_nothing_is_random() -> None:
     matrix, scale = random_matrix(settings(), (640, 640), (320, 320), np.random.default_rng(0))
     assert scale == 1
     assert np.allclose(matrix, [[1, 0, -160], [0, 1, -160], [0, 0, 1]])
@@ -139,14 +139,14 @@ def test_random_warp_keeps_pixels_under_their_outline(seed: int) -> None:
     hyp = settings(degrees=30.0, translate=0.1, scale=0.3, shear=10.0, perspective=0.0005)
     square = np.array([[80, 90], [120, 90], [120, 130], [80, 130]], np.float32)
     sample = Sample(
-        picture_with((80, 90, 120, 130), (200, 200)), np.zeros(1, np.int64), boxes_of((80, 90, 120, 130)), [[square]]
+        image_with((80, 90, 120, 130), (200, 200)), np.zeros(1, np.int64), boxes_of((80, 90, 120, 130)), [[square]]
     )
     warped = random_warp(sample, hyp, (200, 200), np.random.default_rng(seed))
     assert warped.boxes_xyxy[0] == pytest.approx(bright_box(warped.image_rgb), abs=1.5)
 
 
 def test_flip_moves_pixels_and_boxes() -> None:
-    sample = Sample(picture_with((10, 20, 30, 60)), np.zeros(1, np.int64), boxes_of((10, 20, 30, 60)), [[]])
+    sample = Sample(image_with((10, 20, 30, 60)), np.zeros(1, np.int64), boxes_of((10, 20, 30, 60)), [[]])
     for axis, expected in ((0, [70, 20, 90, 60]), (1, [10, 40, 30, 80])):
         flipped = flip(sample, axis)
         assert flipped.boxes_xyxy[0].tolist() == expected

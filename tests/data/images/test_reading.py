@@ -1,4 +1,4 @@
-"""Picture files: found, checked whole, turned upright."""
+"""Image files: found, checked whole, turned upright."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,29 +7,29 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images.reading import find_pictures, inspect_picture, is_picture, read_picture
+from data.images.reading import find_images, inspect_image, is_image, read_image
 from utils.errors import DataError
 
-# An APP1 segment that says "orientation 6": turn a quarter clockwise to see the picture upright.
+# An APP1 segment that says "orientation 6": turn a quarter clockwise to see the image upright.
 EXIF_TURNED = b"\xff\xe1\x00\x22Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
 
 
 def noise(suffix: str, hw: tuple[int, int] = (48, 64)) -> bytes:
-    """Return an encoded picture of random pixels."""
+    """Return an encoded image of random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
 def test_endings_in_any_case() -> None:
-    assert all(map(is_picture, ("a.jpg", "a.JPEG", "b/c.Png", "a.webp", "a.TIF", "a.mpo", "a.dng", "a.bmp")))
-    assert not any(map(is_picture, ("a.txt", "jpg", "a.gif", "a.jpg.bak")))
+    assert all(map(is_image, ("a.jpg", "a.JPEG", "b/c.Png", "a.webp", "a.TIF", "a.mpo", "a.dng", "a.bmp")))
+    assert not any(map(is_image, ("a.txt", "jpg", "a.gif", "a.jpg.bak")))
 
 
-def test_find_pictures_looks_below_and_sorts(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+def test_find_images_looks_below_and_sorts(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     for name in ("b.png", "sub/a.JPG", "a.jpg", ".hidden.jpg", ".cache/c.jpg"):
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     (tmp_path / "note.txt").write_text("")
-    assert [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)] == [
+    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == [
         "a.jpg",
         "b.png",
         "sub/a.JPG",
@@ -40,53 +40,53 @@ def test_find_pictures_looks_below_and_sorts(tmp_path: Path, write_picture: Call
 def test_size(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(noise(suffix))
-    assert inspect_picture(path) == (48, 64)
+    assert inspect_image(path) == (48, 64)
 
 
 def test_pixels_are_rgb(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(cv2.imencode(".png", np.full((2, 2, 3), (0, 0, 255), np.uint8))[1].tobytes())
-    assert read_picture(path)[0, 0].tolist() == [255, 0, 0]
+    assert read_image(path)[0, 0].tolist() == [255, 0, 0]
 
 
 def test_grey_and_alpha_become_three_channels(tmp_path: Path) -> None:
     for shape in ((5, 6), (5, 6, 4)):
         (tmp_path / "a.png").write_bytes(cv2.imencode(".png", np.full(shape, 9, np.uint8))[1].tobytes())
-        assert read_picture(tmp_path / "a.png").shape == (5, 6, 3)
+        assert read_image(tmp_path / "a.png").shape == (5, 6, 3)
 
 
 def test_exif_orientation_turns_size_and_pixels_alike(tmp_path: Path) -> None:
     content = noise(".jpg")
     path = tmp_path / "a.jpg"
     path.write_bytes(content[:2] + EXIF_TURNED + content[2:])
-    assert inspect_picture(path) == (64, 48)
-    assert read_picture(path).shape == (64, 48, 3)
+    assert inspect_image(path) == (64, 48)
+    assert read_image(path).shape == (64, 48, 3)
 
 
 def test_bytes_after_the_end_of_a_jpeg_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(noise(".jpg") + b"trailing bytes")
-    assert inspect_picture(path) == (48, 64)
+    assert inspect_image(path) == (48, 64)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty file"),
-        (b"not a picture at all", "cannot be decoded as a picture"),
+        (b"not an image at all", "cannot be decoded as an image"),
         (noise(".jpg")[:1500], "truncated JPEG"),
         (noise(".jpg")[:60], "truncated JPEG"),
         (noise(".png")[:1500], "truncated PNG"),
     ],
 )
-def test_broken_pictures(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_broken_images(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError, match=reason):
-        inspect_picture(path)
+        inspect_image(path)
     assert path.read_bytes() == content
 
 
-def test_missing_picture(tmp_path: Path) -> None:
+def test_missing_image(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.jpg: cannot be read: No such file"):
-        read_picture(tmp_path / "a.jpg")
+        read_image(tmp_path / "a.jpg")

@@ -1,4 +1,4 @@
-"""Picture sources: files, folders, patterns, lists, videos, and what is skipped."""
+"""Image sources: files, folders, patterns, lists, videos, and what is skipped."""
 
 from pathlib import Path
 
@@ -20,13 +20,13 @@ def write_video(path: Path, frames: int = 5, fps: float = 10.0) -> Path:
 
 
 @pytest.fixture
-def mixed(tmp_path: Path, write_picture) -> Path:
-    """A folder with two good pictures, a video, three broken files, a text, a hidden file and a subfolder."""
+def mixed(tmp_path: Path, write_image) -> Path:
+    """A folder with two good images, a video, three broken files, a text, a hidden file and a subfolder."""
     folder = tmp_path / "mixed"
-    write_picture(folder / "b.jpg")
-    write_picture(folder / "图片 一.PNG", (20, 30))
-    write_picture(folder / "sub" / "deep.jpg")
-    write_picture(folder / ".hidden.jpg")
+    write_image(folder / "b.jpg")
+    write_image(folder / "图片 一.PNG", (20, 30))
+    write_image(folder / "sub" / "deep.jpg")
+    write_image(folder / ".hidden.jpg")
     write_video(folder / "видео.mp4")
     (folder / "corrupt.jpg").write_bytes(b"\xff\xd8\xff no jpeg" * 20)
     (folder / "empty.png").write_bytes(b"")
@@ -38,8 +38,8 @@ def mixed(tmp_path: Path, write_picture) -> Path:
 def test_folder_yields_what_can_be_read_and_names_the_rest(mixed: Path) -> None:
     source = open_source(mixed)
     frames = list(source)
-    pictures = [frame for frame in frames if not frame.is_video]
-    assert [(frame.path.name, frame.image.shape, frame.number) for frame in pictures] == [
+    images = [frame for frame in frames if not frame.is_video]
+    assert [(frame.path.name, frame.image.shape, frame.number) for frame in images] == [
         ("b.jpg", (40, 60, 3), None),
         ("图片 一.PNG", (20, 30, 3), None),
     ]
@@ -52,7 +52,7 @@ def test_folder_yields_what_can_be_read_and_names_the_rest(mixed: Path) -> None:
     assert not any(str(mixed) in reason for reason in reasons.values())
 
 
-def test_pictures_are_rgb(tmp_path: Path) -> None:
+def test_images_are_rgb(tmp_path: Path) -> None:
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 2] = 255
     path = tmp_path / "red.png"
@@ -74,8 +74,8 @@ def test_patterns(mixed: Path) -> None:
     assert {frame.path.name for frame in open_source(str(mixed / "**" / "*.jpg"))} == {"b.jpg", "deep.jpg"}
 
 
-def test_a_name_with_brackets_is_a_file_first(tmp_path: Path, write_picture) -> None:
-    path = write_picture(tmp_path / "a[1].jpg")
+def test_a_name_with_brackets_is_a_file_first(tmp_path: Path, write_image) -> None:
+    path = write_image(tmp_path / "a[1].jpg")
     assert [frame.path for frame in open_source(path)] == [path]
 
 
@@ -94,11 +94,11 @@ def test_text_list(mixed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing_here", "no picture at .*there is no such file or folder"),
-        ("empty", r"no picture at .*the folder itself holds none \(1 other file"),
-        ("empty/*.jpg", "no picture at .*the pattern fits no picture"),
-        ("empty/readme.md", r"no picture at .*kind '.md'"),
-        ("empty.txt", "no picture at .*the list is empty"),
+        ("nothing_here", "no image at .*there is no such file or folder"),
+        ("empty", r"no image at .*the folder itself holds none \(1 other file"),
+        ("empty/*.jpg", "no image at .*the pattern fits no image"),
+        ("empty/readme.md", r"no image at .*kind '.md'"),
+        ("empty.txt", "no image at .*the list is empty"),
     ],
 )
 def test_nothing_found(tmp_path: Path, name: str, message: str) -> None:
@@ -114,9 +114,9 @@ def test_network_addresses_are_refused() -> None:
         open_source("rtsp://camera/stream")
 
 
-def test_stride_below_one_is_refused(tmp_path: Path, write_picture) -> None:
+def test_stride_below_one_is_refused(tmp_path: Path, write_image) -> None:
     with pytest.raises(DataError, match="--vid-stride 0"):
-        open_source(write_picture(tmp_path / "a.jpg"), vid_stride=0)
+        open_source(write_image(tmp_path / "a.jpg"), vid_stride=0)
 
 
 def test_no_camera() -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.labels.annotation import PICTURE, ROW, Objects, Problem
+from data.labels.annotation import IMAGE, ROW, Objects, Problem
 from data.labels.cache import Entry, cache_places, load_entries, save_entries, stamp
 
 
 def entries() -> dict[tuple[str, tuple[int, int, int, int]], Entry]:
-    """Return three pictures: one with objects, one that was skipped, one without objects."""
+    """Return three images: one with objects, one that was skipped, one without objects."""
     objects = Objects()
     objects.add(
         2,
@@ -23,7 +23,7 @@ def entries() -> dict[tuple[str, tuple[int, int, int, int]], Entry]:
         ("a.jpg", (1, 2, 3, 4)): Entry(
             objects.annotation(Path("a.jpg"), (40, 60)), [Problem(ROW, "a.txt:3", "bad — 坏")], True, 1
         ),
-        ("b.jpg", (1, 2, -1, -1)): Entry(None, [Problem(PICTURE, "b.jpg", "empty file")], False),
+        ("b.jpg", (1, 2, -1, -1)): Entry(None, [Problem(IMAGE, "b.jpg", "empty file")], False),
         ("c.jpg", (5, 6, 7, 8)): Entry(Objects().annotation(Path("c.jpg"), (10, 20)), [], False),
     }
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.labels.annotation import OUTLINE, PICTURE, ROW
-from data.labels.coco_json import find_picture_dir, fit_masks, read_categories, read_coco_file
+from data.labels.annotation import IMAGE, OUTLINE, ROW
+from data.labels.coco_json import find_image_dir, fit_masks, read_categories, read_coco_file
 from utils.errors import DataError
 from utils.geometry.region import polygon_region
 
@@ -54,7 +54,7 @@ def test_categories_in_file_order(tmp_path: Path) -> None:
 def test_boxes_parts_crowds_areas_and_ids(tmp_path: Path) -> None:
     content = read_coco_file(write(tmp_path), ["dog", "car"], tmp_path)
     assert content.categories == [18, 3]
-    first, second = content.pictures
+    first, second = content.images
     assert (first.path, first.image_id, first.stated_hw) == (tmp_path / "b.jpg", 42, (40, 60))
     assert (second.path, second.stated_hw) == (tmp_path / "sub" / "a.jpg", None)
     assert first.objects.classes == [1, 0, 0]
@@ -71,13 +71,13 @@ def test_boxes_parts_crowds_areas_and_ids(tmp_path: Path) -> None:
 def test_names_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
     content = read_coco_file(write(tmp_path), ["cat", "car", "dog"], tmp_path)
     assert content.categories == [19, 3, 18]
-    assert content.pictures[0].objects.classes == [1, 2, 2]
+    assert content.images[0].objects.classes == [1, 2, 2]
 
 
 def test_translated_names_are_matched_in_file_order(tmp_path: Path) -> None:
     content = read_coco_file(write(tmp_path), ["Hund", "Auto"], tmp_path)
     assert content.categories == [18, 3]
-    assert content.pictures[0].objects.classes == [1, 0, 0]
+    assert content.images[0].objects.classes == [1, 0, 0]
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_bad_annotations_are_named_and_the_others_stay(tmp_path: Path, change: d
     annotations = copy.deepcopy(CONTENT["annotations"])
     annotations[0] |= change
     content = read_coco_file(write(tmp_path, annotations=annotations), ["dog", "car"], tmp_path)
-    assert content.pictures[0].objects.classes == [0, 0]
-    problems = content.problems + content.pictures[0].objects.problems
+    assert content.images[0].objects.classes == [0, 0]
+    problems = content.problems + content.images[0].objects.problems
     assert [problem.kind for problem in problems] == [ROW]
     assert "annotations[0] (id 5)" in problems[0].where
     assert reason in problems[0].reason
@@ -119,21 +119,21 @@ def test_image_id_twice_is_named(tmp_path: Path) -> None:
     content = read_coco_file(
         write(tmp_path, images=[*CONTENT["images"], {"id": 7, "file_name": "c.jpg"}]), ["dog", "car"], tmp_path
     )
-    assert [picture.path.name for picture in content.pictures] == ["b.jpg", "c.jpg"]
+    assert [image.path.name for image in content.images] == ["b.jpg", "c.jpg"]
     assert [(problem.kind, problem.reason) for problem in content.problems] == [
-        (PICTURE, "image id twice, the last one kept: 7")
+        (IMAGE, "image id twice, the last one kept: 7")
     ]
 
 
 @pytest.mark.parametrize("folder", ["val2017", "images/val2017", "annotations", "images"])
-def test_pictures_are_found_beside(tmp_path: Path, write_picture: Callable[..., Path], folder: str) -> None:
-    write_picture(tmp_path / folder / "b.jpg")
-    assert find_picture_dir(write(tmp_path), ["missing.jpg", "b.jpg"]) == tmp_path / folder
+def test_images_are_found_beside(tmp_path: Path, write_image: Callable[..., Path], folder: str) -> None:
+    write_image(tmp_path / folder / "b.jpg")
+    assert find_image_dir(write(tmp_path), ["missing.jpg", "b.jpg"]) == tmp_path / folder
 
 
-def test_pictures_that_are_nowhere(tmp_path: Path) -> None:
+def test_images_that_are_nowhere(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"its pictures \(b.jpg, …\) were not found in .*val2017.*name their folder by 'images'"
+        DataError, match=r"its images \(b.jpg, …\) were not found in .*val2017.*name their folder by 'images'"
     ):
         read_coco_file(write(tmp_path), ["dog", "car"])
 
@@ -170,7 +170,7 @@ def with_mask(folder: Path, segmentation: object, **change: object) -> Path:
 def test_run_lengths_of_an_object_become_its_outline(tmp_path: Path, counts: object) -> None:
     objects = (
         read_coco_file(with_mask(tmp_path, {"counts": counts, "size": [40, 60]}), ["dog", "car"], tmp_path)
-        .pictures[0]
+        .images[0]
         .objects
     )
     region = polygon_region(objects.polygons[0], (40, 60))
@@ -186,13 +186,13 @@ def test_run_lengths_of_an_object_become_its_outline(tmp_path: Path, counts: obj
         ([[1, 2, 3, 4, 5, "x"]], 0, "segmentation[0]: no list of numbers"),
         ("polygon", 0, "segmentation is str"),
         ({"counts": [0, 9], "size": [40, 60]}, 0, "segmentation: the runs cover 9 pixels, expected 40 x 60"),
-        ({"counts": [0, 100], "size": [10, 10]}, 0, "segmentation of 10 x 10 pixels: expected the picture's 60 x 40"),
+        ({"counts": [0, 100], "size": [10, 10]}, 0, "segmentation of 10 x 10 pixels: expected the image's 60 x 40"),
     ],
 )
 def test_what_is_wrong_with_a_mask_is_named_and_the_box_stays(
     tmp_path: Path, segmentation: object, parts: int, reason: str
 ) -> None:
-    objects = read_coco_file(with_mask(tmp_path, segmentation), ["dog", "car"], tmp_path).pictures[0].objects
+    objects = read_coco_file(with_mask(tmp_path, segmentation), ["dog", "car"], tmp_path).images[0].objects
     assert [problem.kind for problem in objects.problems] == [OUTLINE]
     assert "annotations[0] (id 5)" in objects.problems[0].where
     assert reason in objects.problems[0].reason
@@ -200,14 +200,14 @@ def test_what_is_wrong_with_a_mask_is_named_and_the_box_stays(
     assert len(objects.boxes_xyxy) == 3
 
 
-def test_masks_outside_the_picture_are_named_and_left_out(tmp_path: Path) -> None:
+def test_masks_outside_the_image_are_named_and_left_out(tmp_path: Path) -> None:
     far = [x + 100 for x in SQUARE]
-    objects = read_coco_file(with_mask(tmp_path, [SQUARE, far]), ["dog", "car"], tmp_path).pictures[0].objects
+    objects = read_coco_file(with_mask(tmp_path, [SQUARE, far]), ["dog", "car"], tmp_path).images[0].objects
     fit_masks(objects, tmp_path / "b.jpg", (40, 60))
     assert len(objects.polygons[0]) == 1
     assert str(objects.problems[0]).endswith(
-        "b.jpg: object 1 (id 5): 1 of 2 parts lie outside the picture of 60 x 40 pixels"
+        "b.jpg: object 1 (id 5): 1 of 2 parts lie outside the image of 60 x 40 pixels"
     )
     fit_masks(objects, tmp_path / "b.jpg", (40, 50))
     assert objects.run_lengths == {}
-    assert "run lengths of 2400 pixels: the picture has 50 x 40" in objects.problems[1].reason
+    assert "run lengths of 2400 pixels: the image has 50 x 40" in objects.problems[1].reason

@@ -13,14 +13,14 @@ HW = (100, 200)
 
 
 def read(folder: Path, text: str, num_classes: int = 3) -> Objects:
-    """Parse `text` as the label file of a picture of 200 x 100 pixels."""
+    """Parse `text` as the label file of an image of 200 x 100 pixels."""
     path = folder / "a.txt"
     path.write_text(text, encoding="utf-8")
     return read_label_file(path, num_classes, HW)
 
 
 @pytest.mark.parametrize(
-    ("picture", "label"),
+    ("image", "label"),
     [
         ("set/images/train/a.jpg", "set/labels/train/a.txt"),
         ("set/Images/a.JPG", "set/labels/a.txt"),
@@ -29,8 +29,8 @@ def read(folder: Path, text: str, num_classes: int = 3) -> Objects:
         ("set/images.jpg", "set/images.txt"),
     ],
 )
-def test_label_path(picture: str, label: str) -> None:
-    assert label_path(Path(picture)) == Path(label)
+def test_label_path(image: str, label: str) -> None:
+    assert label_path(Path(image)) == Path(label)
 
 
 def test_label_path_follows_the_spelling_that_exists(tmp_path: Path) -> None:

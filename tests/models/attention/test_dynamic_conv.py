@@ -20,14 +20,14 @@ def maps(*shape: int) -> torch.Tensor:
 
 
 def by_hand(conv: ExpertConv2d, x: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
-    """Sum the experts' outputs, picture by picture."""
+    """Sum the experts' outputs, image by image."""
     shape = (conv.out_channels, conv.in_channels // conv.groups, conv.kernel_size, conv.kernel_size)
     settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    pictures = []
-    for picture, weights in zip(x.split(1), mixture, strict=True):
-        outputs = (functional.conv2d(picture, kernel.view(shape), None, *settings) for kernel in conv.weight)
-        pictures.append(sum(weight * output for weight, output in zip(weights, outputs, strict=True)))
-    y = torch.cat(pictures)
+    images = []
+    for image, weights in zip(x.split(1), mixture, strict=True):
+        outputs = (functional.conv2d(image, kernel.view(shape), None, *settings) for kernel in conv.weight)
+        images.append(sum(weight * output for weight, output in zip(weights, outputs, strict=True)))
+    y = torch.cat(images)
     return y if conv.bias is None else y + (mixture @ conv.bias)[:, :, None, None]
 
 
@@ -75,7 +75,7 @@ def test_form_by_situation() -> None:
     assert [node.args[1].op for node in program.graph.nodes if "conv2d" in str(node.target)] == ["call_function"]
 
 
-def test_exported_weights_do_not_depend_on_the_picture() -> None:
+def test_exported_weights_do_not_depend_on_the_image() -> None:
     torch.manual_seed(0)
     layer = DynamicConv(8, 8, 3).eval()
     graph = torch.jit.trace(layer, (torch.rand(1, 8, 5, 6),), check_trace=False)

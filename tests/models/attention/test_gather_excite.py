@@ -140,7 +140,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         GatherExcite(8, **settings)
 
 
-def test_global_kernel_in_a_network_fits_one_picture_size() -> None:
+def test_global_kernel_in_a_network_fits_one_image_size() -> None:
     rows = [[-1, 1, "Conv", [8, 3, 2]] for _ in range(3)] + [[-1, 1, "GatherExcite", ["global", "theta", [8, 8]]]]
     rows += [[-1, 1, "Conv", [8, 3, 2]] for _ in range(2)]
     model = Model({"nc": 2, "backbone": rows, "head": [[[3, 4, 5], 1, "DDetect", ["nc"]]]}).eval()

@@ -27,7 +27,7 @@ def starting(name: str, **settings: Any) -> nn.Module:
     return entry.cls(**keywords)
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.randn(2, 16, 9, 7, generator=torch.Generator().manual_seed(0))
 
 
@@ -42,7 +42,7 @@ def test_there_are_such_layers() -> None:
 @pytest.mark.parametrize("name", with_start())
 def test_output_is_input_and_it_learns(name: str) -> None:
     layer = starting(name)
-    x = picture()
+    x = image()
     assert torch.equal(layer.eval()(x), x)
     layer.train()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -62,7 +62,7 @@ def test_output_is_input_and_it_learns(name: str) -> None:
     "settings", [{"use_layerscale": True}, {"use_postln": True}, {"use_postln": True, "use_layerscale": True}]
 )
 def test_every_form_of_the_block(settings: dict[str, bool]) -> None:
-    x = picture()
+    x = image()
     assert torch.equal(starting("FocalModulationBlock", **settings)(x), x)
     assert not torch.equal(FocalModulationBlock(16, **settings)(x), x)
 

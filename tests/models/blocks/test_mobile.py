@@ -83,15 +83,15 @@ def plain_attention(block: IRMB, query_key: Tensor, values: Tensor) -> Tensor:
         return row // block.window, column // block.window
 
     cells = [(row, column) for row in range(height) for column in range(width)]
-    for picture in range(batch):
+    for image in range(batch):
         for head in range(block.heads):
             mine, theirs = slice(head * depth, (head + 1) * depth), slice(head * value_depth, (head + 1) * value_depth)
             for here in cells:
                 near = [there for there in cells if window_of(*there) == window_of(*here)]
-                query = queries[picture, mine, here[0], here[1]]
-                scores = torch.stack([query @ keys[picture, mine, r, c] / depth**0.5 for r, c in near])
-                seen = torch.stack([values[picture, theirs, r, c] for r, c in near])
-                out[picture, theirs, here[0], here[1]] = scores.softmax(0) @ seen
+                query = queries[image, mine, here[0], here[1]]
+                scores = torch.stack([query @ keys[image, mine, r, c] / depth**0.5 for r, c in near])
+                seen = torch.stack([values[image, theirs, r, c] for r, c in near])
+                out[image, theirs, here[0], here[1]] = scores.softmax(0) @ seen
     return out
 
 

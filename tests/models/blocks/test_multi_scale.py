@@ -121,16 +121,16 @@ def plain_patch_attention(block: PatchAttention, x: Tensor) -> Tensor:
     """Patch by patch, as the paper says it, on a map that the patches tile; the projections after the interpolation."""
     size, (batch, channels, height, width) = block.patch_size, x.shape
     tokens = torch.empty(batch, channels, height // size, width // size, dtype=x.dtype)
-    for picture in range(batch):
+    for image in range(batch):
         for row in range(height // size):
             for column in range(width // size):
-                patch = x[picture, :, row * size : (row + 1) * size, column * size : (column + 1) * size]
+                patch = x[image, :, row * size : (row + 1) * size, column * size : (column + 1) * size]
                 hidden = block.fc1.weight.flatten(1) @ patch.mean(0).flatten() + block.fc1.bias
                 hidden = functional.layer_norm(hidden, hidden.shape, block.norm.weight, block.norm.bias)
                 token = block.fc2.weight.flatten(1) @ hidden + block.fc2.bias
                 token = token * token.softmax(0)
                 alike = functional.cosine_similarity(token, block.prompt, dim=0).clamp(0, 1)
-                tokens[picture, :, row, column] = block.transform.weight.flatten(1) @ (token * alike)
+                tokens[image, :, row, column] = block.transform.weight.flatten(1) @ (token * alike)
     return functional.conv2d(
         functional.interpolate(tokens, (height, width), mode="bilinear"), block.proj.weight, block.proj.bias
     )

@@ -53,7 +53,7 @@ def test_network_on_a_backbone() -> None:
 
 
 @pytest.mark.usefixtures("timm")
-def test_chosen_maps_of_pictures_of_one_channel() -> None:
+def test_chosen_maps_of_images_of_one_channel() -> None:
     channels = find_layer("TimmBackbone").rule.apply(
         [1], arguments := {"name": "resnet18", "out_indices": [1, 3]}, Scale(width=0.25)
     )
@@ -152,7 +152,7 @@ def test_refused(arguments: list[Any], message: str) -> None:
 
 
 @pytest.mark.usefixtures("timm")
-def test_a_network_of_one_picture_size_says_so() -> None:
+def test_a_network_of_one_image_size_says_so() -> None:
     layer = TimmBackbone("swin_tiny_patch4_window7_224", 3, out_indices=[0], options={"depths": (1, 1, 1, 1)})
     with pytest.raises(ModelConfigError, match=r"timm's network does not take a map of 64 x 64: .*224"):
         layer(torch.rand(1, 3, 64, 64))

@@ -92,7 +92,7 @@ def test_insert_before_an_input_taken_twice() -> None:
     assert rows[4:6] == [[-1, 1, "GatherExcite", []], [[-1, -1], 1, "Concat", []]]
 
 
-def test_insert_before_the_first_row_takes_the_picture() -> None:
+def test_insert_before_the_first_row_takes_the_image() -> None:
     assert rows_after("insert Conv [8] before 0")[:2] == [[-1, 1, "Conv", [8]], [-1, 1, "Conv", [8, 3, 2]]]
     assert Model(NETWORK, patches=["insert Conv [8] before 0"]).rows[0].sources == [-1]
 
@@ -283,7 +283,7 @@ def test_an_edit_that_empties_a_section() -> None:
 @pytest.mark.parametrize(
     ("cfg", "patches", "multiples"),
     [
-        ("yolov9-e", ["remove picture"], {}),
+        ("yolov9-e", ["remove input"], {}),
         ("gelan-t", ["insert Conv [16, 3, 2] before 0", "remove 0", "insert GatherExcite before head"], {}),
         (
             "yolov9-c",

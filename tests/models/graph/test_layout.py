@@ -1,4 +1,4 @@
-"""The picture of a network: every layer and connection in it, boxes apart, lines around boxes, files that open alone."""
+"""The image of a network: every layer and connection in it, boxes apart, lines around boxes, files that open alone."""
 
 import json
 import os

@@ -94,7 +94,7 @@ def test_an_insertion_between_twins() -> None:
 
 
 def test_twins_are_told_apart_by_what_they_feed() -> None:
-    """Two equal branches of one picture; the one that feeds the head's auxiliary input is gone in the new network."""
+    """Two equal branches of one image; the one that feeds the head's auxiliary input is gone in the new network."""
     head = Node("Head", {"w": (1,)}, [0, 1], ["auxiliary 0", "lead 0"])
     single = Node("Head", {"w": (1,)}, [0], ["lead 0"])
     assert align([conv(-1), conv(-1), head], [conv(-1), single]) == {0: 1, 1: 2}

@@ -1,4 +1,4 @@
-"""Boxes, labels and masks on pictures."""
+"""Boxes, labels and masks on images."""
 
 import cv2
 import numpy as np
@@ -75,7 +75,7 @@ def test_first_colours_differ() -> None:
     assert min(distances) > 40
 
 
-def test_picture_is_copied_and_box_drawn_where_it_is() -> None:
+def test_image_is_copied_and_box_drawn_where_it_is() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     drawn = draw.draw_boxes(
         image, np.array([[50.2, 40.4, 149.8, 79.6]]), np.array([0]), ["a"], line_width=1, hide_labels=True
@@ -93,7 +93,7 @@ def test_no_objects() -> None:
 
 
 @pytest.mark.parametrize("box", [[0, 0, 10, 10], [190, 90, 200, 100], [0, 0, 200, 100], [-50, -50, 400, 300]])
-def test_label_stays_inside_the_picture(box: list[int]) -> None:
+def test_label_stays_inside_the_image(box: list[int]) -> None:
     size_wh = (80, 20)
     left, top = draw._label_corner(
         np.array(box).clip(0, (199, 99, 199, 99)), size_wh, (200, 100), np.zeros((0, 4), np.int64)
@@ -112,7 +112,7 @@ def test_label_avoids_the_one_above() -> None:
     assert draw._label_corner(box, (60, 15), (200, 120), placed) == (20, 50)
 
 
-def test_lines_and_letters_grow_with_the_picture() -> None:
+def test_lines_and_letters_grow_with_the_image() -> None:
     assert draw.line_width_for((120, 160)) == 1
     assert draw.line_width_for((3000, 4000)) >= 8
     assert draw.letter_size_for((120, 160), 1) == 11
@@ -149,10 +149,10 @@ def test_labels() -> None:
     assert draw.label_texts(np.array([7]), None, ["a", "b"]) == ["7"]
 
 
-def test_write_picture_keeps_rgb_and_mends_the_suffix(tmp_path) -> None:
+def test_write_image_keeps_rgb_and_mends_the_suffix(tmp_path) -> None:
     image = np.zeros((4, 5, 3), np.uint8)
     image[..., 0] = 200
-    path = draw.write_picture(tmp_path / "图 1.PNG", image)
+    path = draw.write_image(tmp_path / "图 1.PNG", image)
     assert path.name == "图 1.PNG"
     assert cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)[0, 0].tolist() == [0, 0, 200]
-    assert draw.write_picture(tmp_path / "raw.dng", image).name == "raw.jpg"
+    assert draw.write_image(tmp_path / "raw.dng", image).name == "raw.jpg"

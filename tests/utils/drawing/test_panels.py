@@ -1,4 +1,4 @@
-"""Maps laid over pictures, colours, and the layout of contact sheets."""
+"""Maps laid over images, colours, and the layout of contact sheets."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from utils.drawing.panels import (
     PANEL_WIDTH,
     TABLES,
     BarPanel,
+    ImagePanel,
     MapPanel,
-    PicturePanel,
     _rows,
     contact_sheet,
     is_flat,
@@ -31,8 +31,8 @@ def hot(cells_hw: tuple[int, int], row: int, column: int) -> np.ndarray:
     return values
 
 
-def test_a_map_lies_where_the_picture_was_in_the_network() -> None:
-    """Of 200 x 100 pixels at half size in 64 x 128, the rows 7 to 57 of 64 are the picture's; cell (3, 10) of 8 x 8 pixels is at y 24 to 32."""
+def test_a_map_lies_where_the_image_was_in_the_network() -> None:
+    """Of 200 x 100 pixels at half size in 64 x 128, the rows 7 to 57 of 64 are the image's; cell (3, 10) of 8 x 8 pixels is at y 24 to 32."""
     placement = Placement((100, 200), (0.5, 0.5), (14, 7))
     found = laid_over(hot((8, 16), 3, 10), placement, (64, 128), (100, 200))
     assert found.shape == (100, 200)
@@ -42,7 +42,7 @@ def test_a_map_lies_where_the_picture_was_in_the_network() -> None:
     assert (found.sum(0) @ centre_x) / found.sum() == pytest.approx((84 - 14) / 0.5)
 
 
-def test_a_letterboxed_picture_comes_back() -> None:
+def test_a_letterboxed_image_comes_back() -> None:
     """A map with a cell for every pixel of the network's input is that input; over the original it must be the original."""
     ramp = np.add.outer(np.arange(60), np.arange(90) * 1.5).astype(np.uint8)
     boxed, ratio_wh, pad_wh = letterbox(np.repeat(ramp[:, :, None], 3, 2), (128, 128))
@@ -64,7 +64,7 @@ def test_shown_sizes_keep_the_aspect(original_hw: tuple[int, int], expected: tup
     assert shown_size(original_hw) == expected
 
 
-def test_heat_leaves_the_picture_where_there_is_none() -> None:
+def test_heat_leaves_the_image_where_there_is_none() -> None:
     image = np.random.default_rng(0).integers(0, 255, (40, 80, 1), np.uint8).repeat(3, 2)
     panel = MapPanel(["x"], image, hot((40, 80), 7, 9), "heat")
     assert panel.ends() == (0, 1)
@@ -114,13 +114,13 @@ def test_many_numbers_are_a_rising_profile() -> None:
 
 
 def test_a_group_stays_in_a_row() -> None:
-    groups = [[PicturePanel([], GREY)] * count for count in (2, 3, 1, 6, 0)]
+    groups = [[ImagePanel([], GREY)] * count for count in (2, 3, 1, 6, 0)]
     assert [len(row) for row in _rows(groups)] == [2, 4, 4, 2]
 
 
 def test_a_sheet_holds_everything() -> None:
     panels = [
-        PicturePanel(["a"], GREY, [("3 cells", (255, 0, 0))]),
+        ImagePanel(["a"], GREY, [("3 cells", (255, 0, 0))]),
         MapPanel(["b"], GREY, hot((40, 80), 1, 1), "level"),
     ]
     sheet = contact_sheet(["heading"], [panels, [BarPanel(["c"], np.array([0.5], np.float32))]])

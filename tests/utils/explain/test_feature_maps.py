@@ -128,6 +128,6 @@ def test_grids_of_odd_maps() -> None:
 
 
 def test_focal_sheet_holds_every_gate() -> None:
-    picture = np.zeros((32, 64, 3), np.uint8)
-    two, three = (focal_sheet(picture, torch.randn(gates, 4, 8), torch.randn(6, 4, 8), "t") for gates in (2, 3))
+    image = np.zeros((32, 64, 3), np.uint8)
+    two, three = (focal_sheet(image, torch.randn(gates, 4, 8), torch.randn(6, 4, 8), "t") for gates in (2, 3))
     assert three.shape[0] > two.shape[0]

@@ -17,7 +17,7 @@ from utils.geometry.masks import Placement
 from utils.inference.results import Predictor
 from utils.precision import choose_precision
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
 VIEW = View(np.zeros((24, 40, 3), np.uint8), Placement((48, 80), (1.0, 1.0), (0, 8)), (64, 80))
 
 
@@ -66,7 +66,7 @@ def test_chosen_layers_and_what_is_in_them(tmp_path: Path, capsys: pytest.Captur
     found = explainer(model, "1", "6")
     assert list(found.layers) == ["01_Conv", "06_Detect"]
     for number in range(2):
-        found.write(PICTURE, tmp_path / f"{number}.png")
+        found.write(IMAGE, tmp_path / f"{number}.png")
     said = capsys.readouterr().err
     assert (
         said.count("--explain: 06_Detect has no class-activation map: it gives a dict, not one (B, C, H, W) tensor")
@@ -81,7 +81,7 @@ def test_layers_of_auxiliary_branches_are_named(tmp_path: Path, capsys: pytest.C
     config = tiny_config(2)
     config["backbone"].append([1, 1, "Conv", [8, 3, 2]])
     config["head"] = [[[5, 3, 4, 2, 3, 4], 1, "DualDDetect", ["nc"]]]
-    explainer(Model(config), "5").write(PICTURE, tmp_path / "a.png")
+    explainer(Model(config), "5").write(IMAGE, tmp_path / "a.png")
     assert "05_Conv has no class-activation map: it did not run: inference does not need it" in capsys.readouterr().err
 
 
@@ -90,7 +90,7 @@ def test_layers_of_auxiliary_branches_are_named(tmp_path: Path, capsys: pytest.C
 def test_a_sheet_with_and_without_detections(tmp_path: Path, conf_thres: float, segment: bool) -> None:
     torch.manual_seed(0)
     model = Model(tiny_segment_config() if segment else tiny_config())
-    path = explainer(model, conf_thres=conf_thres, max_det=5).write(PICTURE, tmp_path / "explain" / "a.png")
+    path = explainer(model, conf_thres=conf_thres, max_det=5).write(IMAGE, tmp_path / "explain" / "a.png")
     assert cv2.imread(str(path)).shape[1] > 1000
 
 
@@ -101,7 +101,7 @@ def test_detection_in_bf16_and_folded_weights_are_explained_in_float32(tmp_path:
     )
     for model, amp in ((half, "off"), (half, "bf16"), (half.deploy(), "off")):
         files.append(
-            explainer(model, precision=choose_precision("cpu", amp)).write(PICTURE, tmp_path / f"{len(files)}.png")
+            explainer(model, precision=choose_precision("cpu", amp)).write(IMAGE, tmp_path / f"{len(files)}.png")
         )
     exact, bf16, folded = (cv2.imread(str(path)).astype(int) for path in files)
     assert (exact == bf16).all()
@@ -112,7 +112,7 @@ def test_detection_in_bf16_and_folded_weights_are_explained_in_float32(tmp_path:
 def test_nothing_stays_on_the_network(tmp_path: Path) -> None:
     model = network(["ACmix", [{"heads": 2}]])
     found = explainer(model)
-    found.write(PICTURE, tmp_path / "a.png")
+    found.write(IMAGE, tmp_path / "a.png")
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 

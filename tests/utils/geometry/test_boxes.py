@@ -68,7 +68,7 @@ def test_complete_iou_of_degenerate_boxes_has_finite_gradients(second: tuple) ->
 
 
 def test_unletterbox_undoes_scale_and_padding_and_clips() -> None:
-    # a picture of 200 x 100 (h x w) at half size with 7 pixels added left and 10 above
+    # an image of 200 x 100 (h x w) at half size with 7 pixels added left and 10 above
     boxes = torch.tensor([[7.0, 10, 57, 110], [0, 0, 999, 999], [17, 20, 27, 40]])
     assert unletterbox(boxes, (0.5, 0.5), (7, 10), (200, 100)).tolist() == [
         [0, 0, 100, 200],

@@ -35,15 +35,15 @@ def test_the_edge_lies_where_the_logit_is_zero() -> None:
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_pictures_are_letterboxed(full: bool) -> None:
-    # a picture of 64 x 48 at half size, 4 rows of padding above: column 12 of the input is column 24 of the picture
+def test_images_are_letterboxed(full: bool) -> None:
+    # an image of 64 x 48 at half size, 4 rows of padding above: column 12 of the input is column 24 of the image
     placement = Placement((48, 64), (0.5, 0.5), (0, 4))
     region = instance_region(ONE, step(3), WHOLE, placement, full)
     assert region.mask.shape == (48, 64)
     assert region.mask.all(0).tolist() == [False] * 24 + [True] * 40
     down = instance_region(
         ONE, step(3).transpose(0, 2, 1), WHOLE, placement, full
-    )  # row 12 of the input is row 16 of the picture
+    )  # row 12 of the input is row 16 of the image
     assert down.mask.all(1).tolist() == [False] * 16 + [True] * 32
 
 
@@ -61,7 +61,7 @@ def test_the_full_rule_has_finer_edges_than_the_fast_one() -> None:
         generator.standard_normal((4, 8, 8)).astype(np.float32),
         generator.standard_normal((1, 4)).astype(np.float32),
     )
-    placement = Placement((256, 256), (0.125, 0.125), (0, 0))  # a picture of eight times the input's size
+    placement = Placement((256, 256), (0.125, 0.125), (0, 0))  # an image of eight times the input's size
     full, fast = (
         dense_masks(instance_regions(coefficients, prototypes, WHOLE[None], placement, rule), (256, 256))[0]
         for rule in (True, False)

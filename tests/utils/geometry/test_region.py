@@ -55,7 +55,7 @@ def test_parts_are_united_and_a_seam_leaves_no_trace() -> None:
     assert not filled[2, 3:5].any()
 
 
-def test_what_lies_outside_the_picture_is_cut_off() -> None:
+def test_what_lies_outside_the_image_is_cut_off() -> None:
     assert polygon_region([SQUARE - (4, 0)], (8, 10)).window == (slice(1, 4), slice(0, 2))
     assert polygon_region([SQUARE + 100], (8, 10)).area == 0
     assert polygon_region([np.array([[1, 1], [5, 5], [3, 3]], np.float32)], (8, 10)).area == 0

@@ -1,4 +1,4 @@
-"""Evaluation with a network that knows the answer: boxes must find their way back to the original pictures."""
+"""Evaluation with a network that knows the answer: boxes must find their way back to the original images."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.dataset import DetectionDataset
 from data.labels.annotation import Annotation
 from data.loader import Loader, build_loader
-from utils.drawing.draw import write_picture
+from utils.drawing.draw import write_image
 from utils.inference.evaluate import evaluate, evaluation_mode
 from utils.precision import Precision
 
@@ -21,11 +21,11 @@ NAMES = ["cat", "dog", "kite"]
 
 
 def make_dataset(folder: Path, rect: bool, crowd: bool = False, image_size: int = 128) -> DetectionDataset:
-    """Five pictures of odd sizes with two objects each, the second a crowd if asked for."""
+    """Five images of odd sizes with two objects each, the second a crowd if asked for."""
     annotations = []
     for number, (height, width) in enumerate(SIZES_HW):
         path = folder / f"{number}.png"
-        write_picture(path, np.full((height, width, 3), 40 * number, np.uint8))
+        write_image(path, np.full((height, width, 3), 40 * number, np.uint8))
         box = np.array([[0.1, 0.2, 0.45, 0.7], [0.5, 0.1, 0.97, 0.6]], np.float32) * np.array(
             [width, height, width, height], np.float32
         )
@@ -104,7 +104,7 @@ def test_single_class_takes_all_for_one(tmp_path: Path):
     assert result.confusion.tolist() == [[10, 0], [0, 0]]
 
 
-def test_loss_is_the_mean_over_pictures(tmp_path: Path):
+def test_loss_is_the_mean_over_images(tmp_path: Path):
     loader = build_loader(make_dataset(tmp_path, rect=False), 2)
 
     def loss(outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -140,7 +140,7 @@ def test_nothing_found(tmp_path: Path):
     assert set(result.speed_ms) == {"preprocess", "inference", "NMS"}
 
 
-def test_pictures_are_drawn(tmp_path: Path):
+def test_images_are_drawn(tmp_path: Path):
     loader = build_loader(make_dataset(tmp_path, rect=True), 2)
     folder = tmp_path / "plots"
     evaluate(Oracle(loader), loader, CPU, plots_dir=folder, progress=False)
@@ -150,7 +150,7 @@ def test_pictures_are_drawn(tmp_path: Path):
 
 
 class MaskOracle(Oracle):
-    """Answers with the targets and with their masks, one prototype for each object of a picture."""
+    """Answers with the targets and with their masks, one prototype for each object of an image."""
 
     task = "segment"
 
@@ -167,7 +167,7 @@ class MaskOracle(Oracle):
 
 
 def make_outlined(folder: Path, rect: bool = True) -> DetectionDataset:
-    """The pictures of `make_dataset`, objects outlined by diamonds in their boxes; the last object of all is known by its box only."""
+    """The images of `make_dataset`, objects outlined by diamonds in their boxes; the last object of all is known by its box only."""
     annotations = make_dataset(folder, rect).annotations
     for item in annotations:
         for row, box in enumerate(item.boxes_xyxy):

@@ -55,7 +55,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def files(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return `files("onnx-static")`: what export.py makes, static for 2 pictures of 64 x 96 or dynamic; not to be changed."""
+    """Return `files("onnx-static")`: what export.py makes, static for 2 images of 64 x 96 or dynamic; not to be changed."""
     folder, made = tmp_path_factory.mktemp("exported"), {}
     weights = write(folder / "bést.pt", model)
 
@@ -99,7 +99,7 @@ class TestOutputs:
         assert (dynamic.image_hw, dynamic.batch, dynamic.trained_size) == (None, None, 96)
 
     @pytest.mark.parametrize("batch", [1, 2, 3, 5])
-    def test_static_takes_any_number_of_pictures(self, name: str, batch: int, files, model: Model) -> None:
+    def test_static_takes_any_number_of_images(self, name: str, batch: int, files, model: Model) -> None:
         images = seeded_images(batch, 3, 64, 96)
         with torch.inference_mode():
             assert_same(ExportedNetwork(files(f"{name}-static"))(images), model(images))
@@ -115,18 +115,18 @@ class TestOutputs:
     def test_other_sizes_are_refused(self, name: str, files) -> None:
         static, dynamic = (ExportedNetwork(files(f"{name}-{form}")) for form in ("static", "dynamic"))
         with pytest.raises(
-            SettingsError, match=r"pictures of 3 channels, 64 x 64: expected 3 channels, height x width 64 x 96"
+            SettingsError, match=r"images of 3 channels, 64 x 64: expected 3 channels, height x width 64 x 96"
         ):
             static(seeded_images(1, 3, 64, 64))
         with pytest.raises(SettingsError, match=r"64 x 100: expected 3 channels, height x width multiples of 32"):
             dynamic(seeded_images(1, 3, 64, 100))
-        with pytest.raises(SettingsError, match="pictures of 1 channels"):
+        with pytest.raises(SettingsError, match="images of 1 channels"):
             dynamic(seeded_images(1, 1, 64, 64))
 
     def test_predictor_gives_the_same_boxes(
         self, name: str, files, model: Model, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        picture = np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)
+        image = np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)
         static = load(files(f"{name}-static"), precision=CPU, image_size=320)
         assert static.size_hw == (64, 96)
         assert "--img 320: does not apply to a static file: exactly 64 x 96" in capsys.readouterr().out
@@ -135,18 +135,18 @@ class TestOutputs:
             (static, Predictor(model, (64, 96), precision=CPU, rect=False)),
             (dynamic, Predictor(model, 160, precision=CPU)),
         ):
-            found, expected = network(picture)[0], other(picture)[0]
+            found, expected = network(image)[0], other(image)[0]
             assert len(found) == len(expected) > 0
             assert np.abs(found.boxes_xyxy - expected.boxes_xyxy).max() < 0.01
             assert np.abs(found.scores - expected.scores).max() < 1e-5
             assert found.names == NAMES
 
 
-def test_static_pictures_are_filled_up_to_the_whole_size(files) -> None:
-    picture = np.zeros((20, 90, 3), np.uint8)
-    prepared = load(files("torchscript-static"), precision=CPU).prepare(picture)
+def test_static_images_are_filled_up_to_the_whole_size(files) -> None:
+    image = np.zeros((20, 90, 3), np.uint8)
+    prepared = load(files("torchscript-static"), precision=CPU).prepare(image)
     assert prepared[0].shape == (64, 96, 3)
-    assert prepared[1:] == letterbox(picture, (64, 96))[1:]
+    assert prepared[1:] == letterbox(image, (64, 96))[1:]
 
 
 class TestBrokenFiles:

@@ -43,7 +43,7 @@ def predictor(**settings: object) -> Predictor:
     return Predictor(network, **({"image_size": 320, "precision": CPU} | settings))
 
 
-def test_boxes_come_back_in_the_pictures_own_pixels() -> None:
+def test_boxes_come_back_in_the_images_own_pixels() -> None:
     found = predictor()
     (result,) = found(
         np.full((300, 640, 3), 255, np.uint8)
@@ -74,8 +74,8 @@ def test_network_sees_the_smallest_multiple_of_the_stride(hw: tuple[int, int], e
     assert tuple(found.net.seen.shape[2:]) == expected
 
 
-def test_paths_arrays_and_lists(tmp_path: Path, write_picture) -> None:
-    path = write_picture(tmp_path / "фото.png", (40, 60))
+def test_paths_arrays_and_lists(tmp_path: Path, write_image) -> None:
+    path = write_image(tmp_path / "фото.png", (40, 60))
     found = predictor()
     assert [result.path.name for result in found(path)] == ["фото.png"]
     assert [result.path.name for result in found(str(path))] == ["фото.png"]
@@ -136,7 +136,7 @@ def test_class_numbers() -> None:
 
 
 def result() -> Results:
-    """Two objects in a picture of 200 x 100."""
+    """Two objects in an image of 200 x 100."""
     boxes = np.array([[20, 10, 60, 50], [150.5, 0, 200, 100]], np.float32)
     image = np.arange(100 * 200 * 3).reshape(100, 200, 3).astype(np.uint8)
     return Results(Path("dir/a.jpg"), image, boxes, np.array([0.75, 0.5], np.float32), np.array([1, 0]), ["cat", "dog"])
@@ -173,7 +173,7 @@ def test_plot_and_save(tmp_path: Path) -> None:
 
 
 class SegmentingNetwork(FixedNetwork):
-    """Sees the same boxes as `FixedNetwork`, the first one with the left half of the picture as its mask, the second with the right one."""
+    """Sees the same boxes as `FixedNetwork`, the first one with the left half of the image as its mask, the second with the right one."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         prediction = super().forward(images)
@@ -189,7 +189,7 @@ def segmenter(**settings: object) -> Predictor:
 
 
 @pytest.mark.parametrize("retina", [False, True])
-def test_masks_come_at_the_pictures_size_and_inside_their_boxes(retina: bool) -> None:
+def test_masks_come_at_the_images_size_and_inside_their_boxes(retina: bool) -> None:
     (result,) = segmenter(retina_masks=retina)(np.full((300, 640, 3), 255, np.uint8))
     assert (result.masks.shape, result.masks.dtype) == ((2, 300, 640), bool)
     rows, columns = np.nonzero(result.masks[0])

@@ -58,11 +58,11 @@ def plain(
                 fits.setdefault((int(image[row]), anchor), []).append((value, row))
     result = torch.zeros(*boxes.shape[:2], 2, dtype=torch.float64)
     result[..., 0] = -1
-    for (picture, anchor), claims in fits.items():
+    for (number, anchor), claims in fits.items():
         row = max(claims, key=lambda claim: (claim[0], -claim[1]))[1]
-        score = complete_iou(corners[row], boxes[picture, anchor]).clamp(0, 1)
+        score = complete_iou(corners[row], boxes[number, anchor]).clamp(0, 1)
         if score > 0:
-            result[picture, anchor] = torch.tensor([row, score.item()], dtype=torch.float64)
+            result[number, anchor] = torch.tensor([row, score.item()], dtype=torch.float64)
     return result
 
 

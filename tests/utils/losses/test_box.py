@@ -10,7 +10,7 @@ from torch import Tensor
 from utils.losses.box import BoxLoss, Pairs
 from utils.losses.parts import read_call, registered_parts
 
-# The pair of the hand-worked numbers: the predicted box 4 x 4 around (2, 2), the object 6 x 3 around (5, 2.5), in a picture of 40 x 30.
+# The pair of the hand-worked numbers: the predicted box 4 x 4 around (2, 2), the object 6 x 3 around (5, 2.5), in an image of 40 x 30.
 #   intersection 2 * 3 = 6, union 16 + 18 - 6 = 28, IoU 3 / 14 = 0.2142857
 #   hull 8 x 4: area 32, squared diagonal 80; centres 3 and 0.5 apart: squared distance 9.25
 PREDICTED, GOAL, IMAGE_HW = (0.0, 0.0, 4.0, 4.0), (2.0, 1.0, 8.0, 4.0), (30, 40)
@@ -100,7 +100,7 @@ def test_wrappers_by_hand(measure: str, wraps: list[str], expected: float) -> No
 
 
 @pytest.mark.parametrize("measure", sorted(set(MEASURES) - {"mpdiou", "nwd"}))
-def test_a_measure_does_not_depend_on_the_scale_of_the_picture(measure: str) -> None:
+def test_a_measure_does_not_depend_on_the_scale_of_the_image(measure: str) -> None:
     larger = Pairs(pairs_of().predicted_xyxy.detach() * 50, pairs_of().goal_xyxy * 50, IMAGE_HW)
     assert overlap(measure, pairs=larger).item() == pytest.approx(overlap(measure).item(), abs=1e-7)
 

@@ -19,13 +19,13 @@ LN2 = math.log(2)
 
 
 def one_cell(box_logits: Tensor, class_logit: float = 0.0, classes: int = 1, batch: int = 1) -> list[Tensor]:
-    """Maps of a single cell at stride 8: its point is (4, 4) of a picture of 8 x 8."""
+    """Maps of a single cell at stride 8: its point is (4, 4) of an image of 8 x 8."""
     cell = torch.cat((box_logits, torch.full((classes,), class_logit))).view(1, -1, 1, 1)
     return [cell.repeat(batch, 1, 1, 1).requires_grad_()]
 
 
 def halfway() -> Tensor:
-    """Logits that put all four sides half a cell away: the box of the whole 8 x 8 picture."""
+    """Logits that put all four sides half a cell away: the box of the whole 8 x 8 image."""
     sides = torch.full((4, NUM_BINS), -1e4)
     sides[:, :2] = 0
     return sides.flatten()
@@ -43,7 +43,7 @@ def score(
 
 
 def random_maps(seed: int = 0, batch: int = 3, classes: int = 4) -> list[Tensor]:
-    """Three levels of a 64 x 64 picture."""
+    """Three levels of a 64 x 64 image."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(batch, 64 + classes, side, side, generator=generator).requires_grad_() for side in (8, 4, 2)]
 
@@ -133,7 +133,7 @@ def test_no_objects_in_the_batch() -> None:
     assert finite(maps, total)
 
 
-def test_a_picture_without_objects_is_background() -> None:
+def test_a_image_without_objects_is_background() -> None:
     maps = random_maps()
     total, _ = score(maps, TARGETS)
     assert finite(maps, total)
@@ -237,7 +237,7 @@ def test_one_loss_for_any_number_of_branches(branches: int) -> None:
         assert build_loss(model)(raw, {"image_hw": (64, 64), "targets": TARGETS})[0].isfinite()
 
 
-def test_picture_size_from_either_key() -> None:
+def test_image_size_from_either_key() -> None:
     loss, outputs = DetectionLoss([8, 16, 32], Hyperparameters()), {"main": random_maps(), "aux": []}
     by_size, _ = loss(outputs, {"targets": TARGETS, "image_hw": [64, 64]})
     by_images, _ = loss(outputs, {"targets": TARGETS, "images": torch.zeros(3, 3, 64, 64, dtype=torch.uint8)})
@@ -246,7 +246,7 @@ def test_picture_size_from_either_key() -> None:
 
 def test_width_and_height_are_not_swapped() -> None:
     maps = [torch.zeros(1, 65, 4, 8).requires_grad_()]
-    total, _ = score(maps, torch.tensor([[0, 0, 0.9375, 0.5, 0.125, 1.0]]))  # the last column of a 32 x 64 picture
+    total, _ = score(maps, torch.tensor([[0, 0, 0.9375, 0.5, 0.125, 1.0]]))  # the last column of a 32 x 64 image
     total.backward()
     columns = maps[0].grad[0, :64].abs().sum((0, 1))
     assert columns[7] > 0
@@ -270,7 +270,7 @@ def test_build_loss_refuses_unknown_keys() -> None:
 
 
 def segment_outputs(seed: int = 0, batch: int = 3) -> dict[str, Any]:
-    """One branch's output for 64 x 64 pictures: three levels, four masks."""
+    """One branch's output for 64 x 64 images: three levels, four masks."""
     generator = torch.Generator().manual_seed(100 + seed)
     return {
         "maps": random_maps(seed, batch),
@@ -335,12 +335,12 @@ def test_objects_known_by_their_box_have_no_mask_term() -> None:
     assert partly["box"].item() == whole["box"].item()
     assert partly["mask"].item() != pytest.approx(whole["mask"].item(), rel=1e-3)
     changed = segment_batch(outlined=some)
-    changed["masks"][0][changed["masks"][0] == 2] = 0  # the second object of the first picture, known by its box
+    changed["masks"][0][changed["masks"][0] == 2] = 0  # the second object of the first image, known by its box
     assert segment_score(changed)[1]["mask"].item() == partly["mask"].item()
     assert segment_score(segment_batch(outlined=torch.zeros(4, dtype=torch.bool)))[1]["mask"].item() == 0
 
 
-def test_order_of_the_targets_between_pictures_does_not_matter() -> None:
+def test_order_of_the_targets_between_images_does_not_matter() -> None:
     first, second = segment_score(segment_batch())[1], segment_score(segment_batch(TARGETS[[2, 0, 3, 1]]))[1]
     assert first["mask"].item() == pytest.approx(second["mask"].item(), rel=1e-6)
 
@@ -362,7 +362,7 @@ def test_a_segmentation_network_learns_by_every_parameter(branches: int) -> None
 
 
 def test_maps_of_another_size_than_the_prototypes() -> None:
-    """Multi-scale training: pictures and prototypes are resized, index maps are not."""
+    """Multi-scale training: images and prototypes are resized, index maps are not."""
     batch = segment_batch()
     batch["masks"] = batch["masks"].repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert segment_score(batch)[1]["mask"].item() == pytest.approx(segment_score(segment_batch())[1]["mask"].item())

@@ -8,22 +8,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from utils.losses import mask as module
-from utils.losses.mask import fitted_maps, mask_loss, numbers_in_picture
+from utils.losses.mask import fitted_maps, mask_loss, numbers_in_image
 
-HW = (32, 48)  # of the picture; maps are 8 x 12
+HW = (32, 48)  # of the image; maps are 8 x 12
 
 
-def random_inputs(dtype: torch.dtype = torch.float64, positives: int = 9, pictures: int = 3) -> list[Tensor]:
+def random_inputs(dtype: torch.dtype = torch.float64, positives: int = 9, images: int = 3) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(positives, 2, generator=generator) * torch.tensor([30.0, 18.0])
     boxes = torch.cat((corner, corner + 4 + torch.rand(positives, 2, generator=generator) * 20), 1)
     return [
         torch.randn(positives, 4, generator=generator, dtype=dtype).requires_grad_(),
-        torch.randn(pictures, 4, 8, 12, generator=generator, dtype=dtype).requires_grad_(),
-        torch.randint(0, pictures, (positives,), generator=generator),
+        torch.randn(images, 4, 8, 12, generator=generator, dtype=dtype).requires_grad_(),
+        torch.randint(0, images, (positives,), generator=generator),
         torch.randint(1, 4, (positives,), generator=generator),
         boxes.to(dtype),
-        torch.randint(0, 4, (pictures, 8, 12), generator=generator, dtype=torch.int16),
+        torch.randint(0, 4, (images, 8, 12), generator=generator, dtype=torch.int16),
     ]
 
 
@@ -43,7 +43,7 @@ def dense(
 
 
 def test_by_hand() -> None:
-    # logits of 0 everywhere: ln 2 a cell. A box of 8 x 8 pixels holds 2 x 2 of 96 cells, and 64 / 1536 of the picture
+    # logits of 0 everywhere: ln 2 a cell. A box of 8 x 8 pixels holds 2 x 2 of 96 cells, and 64 / 1536 of the image
     zeros, prototypes, maps = torch.zeros(1, 4), torch.zeros(1, 4, 8, 12), torch.zeros(1, 8, 12, dtype=torch.int16)
     one = torch.ones(1, dtype=torch.int64)
     loss = mask_loss(zeros, prototypes, one - 1, one, torch.tensor([[8.0, 4, 16, 12]]), maps, HW)
@@ -104,9 +104,9 @@ def test_a_box_without_area_and_saturated_logits_stay_finite() -> None:
     assert prototypes.grad.isfinite().all()
 
 
-def test_numbers_in_picture() -> None:
-    assert numbers_in_picture(torch.tensor([2, 0, 2, 2, 0])).tolist() == [1, 1, 2, 3, 2]
-    assert numbers_in_picture(torch.zeros(0, dtype=torch.int64)).tolist() == []
+def test_numbers_in_image() -> None:
+    assert numbers_in_image(torch.tensor([2, 0, 2, 2, 0])).tolist() == [1, 1, 2, 3, 2]
+    assert numbers_in_image(torch.zeros(0, dtype=torch.int64)).tolist() == []
 
 
 def test_maps_of_another_size_are_fitted_without_new_numbers() -> None:

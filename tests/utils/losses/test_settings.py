@@ -310,7 +310,7 @@ def test_a_measure_below_0_everywhere_gives_way_to_iou(loss: dict[str, Any], ass
     assert items["dfl"].item() == pytest.approx(1.5 * 2.7725887 * 64 / 14400, rel=1e-4)
 
 
-def test_mpdiou_knows_the_pictures_size_and_nwd_counts_pixels() -> None:
+def test_mpdiou_knows_the_images_size_and_nwd_counts_pixels() -> None:
     # centred on the object of 8 x 8 pixels, each corner 56 * sqrt(2) off: 2 * 2 * 56^2 / (8^2 + 8^2) = 98 less than IoU
     _, items = score(one_cell(torch.zeros(64)), WHOLE, {"box": "mpdiou", "assigner_iou": "ciou"}, tal_beta=1.0)
     assert items["box"].item() == pytest.approx(7.5 * (1 - 64 / 14400 + 98) * 64 / 14400, rel=1e-4)

@@ -21,7 +21,7 @@ def run(
     points: Tensor,
     **settings: float,
 ) -> Assignment:
-    """Assign with targets written as (picture, class, corners)."""
+    """Assign with targets written as (image, class, corners)."""
     image = torch.tensor([item[0] for item in targets], dtype=torch.int64)
     classes = torch.tensor([item[1] for item in targets], dtype=torch.int64)
     corners = torch.tensor([item[2] for item in targets], dtype=torch.float64).view(-1, 4)
@@ -39,7 +39,7 @@ def dense(
     alpha: float,
     beta: float,
 ) -> Tensor:
-    """The rule picture by picture over full tables; (B, A, 2) of target row (-1 for none) and score."""
+    """The rule image by image over full tables; (B, A, 2) of target row (-1 for none) and score."""
     result = torch.zeros(len(boxes), len(points), 2, dtype=torch.float64)
     result[..., 0] = -1
     for number in range(len(boxes)):
@@ -164,7 +164,7 @@ def test_a_contested_point_goes_to_the_higher_overlap() -> None:
     )
 
 
-def test_the_same_point_of_two_pictures_is_not_contested() -> None:
+def test_the_same_point_of_two_images_is_not_contested() -> None:
     points = torch.tensor([[4.0, 4]]).double()
     boxes = torch.tensor([[[0.0, 0, 8, 8]]] * 2).double()
     found = run([(1, 0, (0, 0, 8, 8)), (0, 0, (0, 0, 8, 8))], torch.zeros(2, 1, 1).double(), boxes, points)

@@ -11,7 +11,7 @@ from utils.geometry.rle import counts_region, cropped
 
 
 def synthetic_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> list[Annotation]:
-    """Pictures of 640 x 480 with 0 to 14 boxes of all sizes, one in ten a crowd; image ids in no order."""
+    """Images of 640 x 480 with 0 to 14 boxes of all sizes, one in ten a crowd; image ids in no order."""
     rng = np.random.default_rng(seed)
     annotations, next_id = [], 1
     for image_id in rng.permutation(np.arange(1, num_images + 1) * 7):
@@ -39,7 +39,7 @@ def synthetic_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> l
 def perturbed(
     annotation: Annotation, noise: float, nc: int, rng: np.random.Generator, false_alarms: int = 6
 ) -> np.ndarray:
-    """(n, 6) float32 detections of one picture: jittered, some dropped, doubled or mislabelled, others on nothing; many equal scores.
+    """(n, 6) float32 detections of one image: jittered, some dropped, doubled or mislabelled, others on nothing; many equal scores.
 
     Crowds get several boxes inside, as a detector gives them.
     """
@@ -70,7 +70,7 @@ def perturbed(
             ]
         )
     detections = np.array(rows, dtype=np.float32).reshape(-1, 6)
-    detections[:, 4] = detections[:, 4].round(2)  # ties, within pictures and between them
+    detections[:, 4] = detections[:, 4].round(2)  # ties, within images and between them
     return detections
 
 
@@ -106,7 +106,7 @@ def outlined_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> li
 def perturbed_masks(
     annotation: Annotation, noise: float, nc: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Region]]:
-    """Detections (n, 6) of one picture with their masks: true ones grown, shrunk or shifted, some dropped, doubled or mislabelled."""
+    """Detections (n, 6) of one image with their masks: true ones grown, shrunk or shifted, some dropped, doubled or mislabelled."""
     rows, regions = [], []
     height, width = annotation.image_hw
     for row, label in enumerate(annotation.classes):

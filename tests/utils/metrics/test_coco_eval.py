@@ -91,7 +91,7 @@ def test_equal_number_of_detections_matters(max_det: int):
 @pytest.mark.parametrize(
     ("noise", "false_alarms"), [(0.1, 12), (0.16, 12), (0.2, 12), (0.24, 12), (0.3, 12), (0.06, 280)]
 )
-def test_coco_pictures_equal_pycocotools(shared: Path, noise: float, false_alarms: int):
+def test_coco_images_equal_pycocotools(shared: Path, noise: float, false_alarms: int):
     annotations, content = read_coco(shared / "datasets" / "coco_tiny" / "annotations" / "instances_val2017.json")
     assert sum(int(item.crowd.sum()) for item in annotations) > 0
     detections = damaged(annotations, noise, 80, seed=0, false_alarms=false_alarms)
@@ -151,7 +151,7 @@ def test_masks_equal_pycocotools(noise: float):
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.2, 0.4])
-def test_masks_of_coco_pictures_equal_pycocotools(shared: Path, noise: float):
+def test_masks_of_coco_images_equal_pycocotools(shared: Path, noise: float):
     path = shared / "datasets" / "coco_tiny" / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     config = DataConfig(path, path.parent, {"val": (path,)}, [category["name"] for category in content["categories"]])

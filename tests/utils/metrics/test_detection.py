@@ -17,10 +17,10 @@ SQUARE = [0, 0, 10, 10]
 NO_CROWD = np.zeros(1, bool)
 
 
-def score(*pictures: tuple[list, list, list], crowd: list[bool] | None = None, **settings: int):
-    """Metrics of pictures given as detections, boxes, classes."""
+def score(*images: tuple[list, list, list], crowd: list[bool] | None = None, **settings: int):
+    """Metrics of images given as detections, boxes, classes."""
     metrics = DetectionMetrics(**settings)
-    for detections, boxes, classes in pictures:
+    for detections, boxes, classes in images:
         metrics.update(detections, boxes, classes, crowd)
     return metrics.compute()
 
@@ -144,7 +144,7 @@ class TestDetectionMetrics:
     def test_class_with_only_crowds_is_left_out(self):
         assert len(score(([[*SQUARE, 0.5, 0]], [SQUARE], [0]), crowd=[True]).classes) == 0
 
-    def test_max_det_counts_per_class_and_picture(self):
+    def test_max_det_counts_per_class_and_image(self):
         detections = [[90, 90, 99, 99, 0.9, 0], [*SQUARE, 0.8, 0], [*SQUARE, 0.7, 1]]
         result = score((detections, [SQUARE, SQUARE], [0, 1]), max_det=1)
         assert result.class_ap[:, 0].tolist() == pytest.approx([0, 1])
@@ -166,11 +166,11 @@ class TestDetectionMetrics:
         metrics = DetectionMetrics()
         metrics.update([[90, 90, 99, 99, 0.5, 0]], [SQUARE], [0], image_id=2)
         metrics.update([[*SQUARE, 0.5, 0]], [SQUARE], [0], image_id=1)
-        assert metrics.compute().map50 == pytest.approx(51 / 101)  # the hit of picture 1 comes first
+        assert metrics.compute().map50 == pytest.approx(51 / 101)  # the hit of image 1 comes first
 
-    @pytest.mark.parametrize("pictures", [[], [([], [], [])], [([[*SQUARE, 0.9, 0]], [], [])]])
-    def test_empty(self, pictures: list):
-        result = score(*pictures)
+    @pytest.mark.parametrize("images", [[], [([], [], [])], [([[*SQUARE, 0.9, 0]], [], [])]])
+    def test_empty(self, images: list):
+        result = score(*images)
         assert (result.map, result.map50, result.precision, result.recall, result.fitness) == (0, 0, 0, 0, 0)
         assert len(result.table([])) == 1
 

@@ -52,13 +52,13 @@ def test_masks_that_cannot_match_are_not_made() -> None:
 
 
 def test_objects_without_a_mask_are_forgiven() -> None:
-    picture = annotation(3)
-    picture.polygons = [[np.array([[10, 20], [60, 20], [60, 80]], np.float32)], [], []]
-    picture.crowd[2] = True
-    picture.run_lengths = {2: np.array([200, 100, 100 * 200 - 300])}  # the third column
-    regions, forgiven = truth_masks(picture)
+    image = annotation(3)
+    image.polygons = [[np.array([[10, 20], [60, 20], [60, 80]], np.float32)], [], []]
+    image.crowd[2] = True
+    image.run_lengths = {2: np.array([200, 100, 100 * 200 - 300])}  # the third column
+    regions, forgiven = truth_masks(image)
     assert forgiven.tolist() == [False, True, True]
-    assert picture.crowd.tolist() == [False, False, True]
+    assert image.crowd.tolist() == [False, False, True]
     assert regions[1].window == (slice(20, 80), slice(10, 60))
     assert (regions[2].window, regions[2].area) == ((slice(0, 100), slice(2, 3)), 100)
     assert 1450 < regions[0].area < 1550

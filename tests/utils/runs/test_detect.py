@@ -17,7 +17,7 @@ from utils.errors import DataError
 
 
 class FixedNetwork(nn.Module):
-    """Sees a 'red/cell' of 16 x 8 and a 'cat' of 8 x 8 in every picture."""
+    """Sees a 'red/cell' of 16 x 8 and a 'cat' of 8 x 8 in every image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +61,8 @@ def names_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_everything_a_picture_can_give(tmp_path: Path, write_picture, run, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run(write_picture(tmp_path / "街 1.jpg", (32, 32)), save_txt=True, save_conf=True, save_crop=True, save_json=True, visualize=[])
+def test_everything_a_image_can_give(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(write_image(tmp_path / "街 1.jpg", (32, 32)), save_txt=True, save_conf=True, save_crop=True, save_json=True, visualize=[])
     assert names_below(folder) == {
         "街 1.jpg",
         "labels/街 1.txt",
@@ -76,19 +76,19 @@ def test_everything_a_picture_can_give(tmp_path: Path, write_picture, run, capsy
     assert rows[0] == {"image_id": "街 1", "file_name": "街 1.jpg", "category_id": 0, "bbox": [8, 12, 16, 8], "score": 0.9}
     said = capsys.readouterr().out
     assert "街 1.jpg: 1 red/cell, 1 cat, " in said
-    assert "1 pictures, 2 objects, 1 red/cell, 1 cat" in said
+    assert "1 images, 2 objects, 1 red/cell, 1 cat" in said
     assert f"saved to {folder}" in said
 
 
-def test_annotated_picture_differs_and_nosave_writes_none(tmp_path: Path, write_picture, run) -> None:
-    path = write_picture(tmp_path / "a.png", (32, 32))
+def test_annotated_image_differs_and_nosave_writes_none(tmp_path: Path, write_image, run) -> None:
+    path = write_image(tmp_path / "a.png", (32, 32))
     assert not np.array_equal(cv2.imread(str(run(path) / "a.png")), cv2.imread(str(path)))
     assert names_below(run(path, nosave=True)) == set()
 
 
-def test_same_name_twice_overwrites_nothing(tmp_path: Path, write_picture, run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_name_twice_overwrites_nothing(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a/x.jpg", "b/x.jpg", "b/X.png"):
-        write_picture(tmp_path / "in" / name, (32, 32))
+        write_image(tmp_path / "in" / name, (32, 32))
     folder = run(tmp_path / "in" / "**" / "*", save_txt=True)
     assert names_below(folder) == {"x.jpg", "X_2.png", "x_3.jpg", "labels/x.txt", "labels/X_2.txt", "labels/x_3.txt"}
     assert "2 renamed" in capsys.readouterr().out
@@ -104,8 +104,8 @@ def test_video(video: Path, run) -> None:
     assert {row["file_name"] for row in json.loads((folder / "predictions.json").read_text())} == {"clip_1", "clip_3", "clip_5"}
 
 
-def test_a_broken_picture_is_named_and_the_rest_done(tmp_path: Path, write_picture, run, capsys: pytest.CaptureFixture[str]) -> None:
-    write_picture(tmp_path / "in" / "good.jpg", (32, 32))
+def test_a_broken_image_is_named_and_the_rest_done(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "in" / "good.jpg", (32, 32))
     (tmp_path / "in" / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     assert names_below(run(tmp_path / "in")) == {"good.jpg"}
     said = capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_a_broken_picture_is_named_and_the_rest_done(tmp_path: Path, write_pictu
     assert "bad.jpg: " in said
 
 
-def test_no_readable_picture_at_all(tmp_path: Path, run) -> None:
+def test_no_readable_image_at_all(tmp_path: Path, run) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(DataError, match="none of the 1 files there could be read"):
         run(tmp_path / "bad.jpg")
@@ -134,15 +134,15 @@ def test_interrupted_video_is_finished(video: Path, run, monkeypatch: pytest.Mon
     assert names_below(tmp_path / "runs") == {"exp/clip.mp4", "exp/predictions.json"}
 
 
-def test_runs_are_numbered(tmp_path: Path, write_picture, run) -> None:
-    path = write_picture(tmp_path / "a.png", (32, 32))
+def test_runs_are_numbered(tmp_path: Path, write_image, run) -> None:
+    path = write_image(tmp_path / "a.png", (32, 32))
     assert [run(path).name, run(path).name, run(path, exist_ok=True).name] == ["exp", "exp2", "exp"]
 
 
-def test_no_window_is_said_once(tmp_path: Path, write_picture, run, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_window_is_said_once(tmp_path: Path, write_image, run, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(detect_run, "can_show_windows", lambda: False)
     for name in ("a.jpg", "b.jpg"):
-        write_picture(tmp_path / "in" / name, (32, 32))
+        write_image(tmp_path / "in" / name, (32, 32))
     folder = run(tmp_path / "in", view_img=True)
     assert names_below(folder) == {"a.jpg", "b.jpg"}
     assert capsys.readouterr().err.count("--view-img: no window can be opened here") == 1
@@ -185,4 +185,4 @@ def test_retired_flags_say_what_to_use(flag: str, capsys: pytest.CaptureFixture[
 
 def test_no_source_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(lambda: detect_run.detect(DetectSettings("w.pt", "nothing/here"))) == cli.EXIT_USER
-    assert capsys.readouterr().err.startswith("error: no picture at nothing/here")
+    assert capsys.readouterr().err.startswith("error: no image at nothing/here")

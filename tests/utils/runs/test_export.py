@@ -13,7 +13,7 @@ from utils.runs import export as export_run
 from utils.checkpoint.importing import load_model
 from utils.weights.own_file import network_entry, read_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, ModelConfigError, SettingsError
-from utils.export.comparison import compare, largest, trial_pictures
+from utils.export.comparison import compare, largest, trial_images
 from utils.export.formats import ExportError, onnx_by_dynamo, torchscript_by_tracing
 from utils.runs.export import ExportSettings, check_settings, export, load_source
 from utils.export.weights import rounded, yaml_text
@@ -154,8 +154,8 @@ class TestComparison:
         with pytest.raises(ExportError, match="the network's own outputs are not all numbers"):
             compare(lambda _: boxes / 0, lambda _: boxes, [boxes], nc=2)
 
-    def test_trial_pictures_differ_and_stay(self) -> None:
-        first, again = (trial_pictures([(1, 3, 32, 32), (2, 1, 64, 32)], torch.device("cpu")) for _ in range(2))
+    def test_trial_images_differ_and_stay(self) -> None:
+        first, again = (trial_images([(1, 3, 32, 32), (2, 1, 64, 32)], torch.device("cpu")) for _ in range(2))
         assert [tuple(images.shape) for images in first] == [(1, 3, 32, 32), (2, 1, 64, 32)]
         assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
         assert all(0 <= images.min() and images.max() <= 1 for images in first)
@@ -203,7 +203,7 @@ class TestExportedFiles:
     def test_size_of_the_training(self, weights: Path, tmp_path: Path, capsys) -> None:
         (path,) = export(settings(weights, tmp_path, "torchscript", imgsz=None))
         assert ExportedNetwork(path).image_hw == (96, 96)
-        assert "picture size 96, at which the network was trained" in capsys.readouterr().out
+        assert "image size 96, at which the network was trained" in capsys.readouterr().out
 
     def test_opset(self, weights: Path, tmp_path: Path) -> None:
         onnx = pytest.importorskip("onnx")
@@ -314,7 +314,7 @@ def test_rounded_leaves_counts_alone() -> None:
         ({"include": ["weights"], "batch_size": 2}, r"--batch: is for --include onnx or torchscript"),
         ({"include": ["weights"], "imgsz": [64]}, r"--img: is for --include onnx or torchscript"),
         ({"include": ["torchscript"], "opset": 17}, r"--opset 17: is for --include onnx"),
-        ({"include": ["torchscript"], "dynamic": True, "batch_size": 2}, r"--batch 2: a --dynamic file takes any number of pictures"),
+        ({"include": ["torchscript"], "dynamic": True, "batch_size": 2}, r"--batch 2: a --dynamic file takes any number of images"),
     ],
 )
 def test_flags_that_would_do_nothing(given: dict[str, object], message: str) -> None:

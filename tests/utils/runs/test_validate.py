@@ -1,4 +1,4 @@
-"""A whole validation run on a handful of pictures with an untrained network, and the command line in front of it."""
+"""A whole validation run on a handful of images with an untrained network, and the command line in front of it."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import torch
 import val
 from models.yolo import Model
 from utils.weights.own_file import network_entry, save_checkpoint
-from utils.drawing.draw import write_picture
+from utils.drawing.draw import write_image
 from utils.errors import CheckpointError, DataError, SettingsError
 from utils.runs.validate import ValSettings, label_rows, validate
 
@@ -36,11 +36,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three small pictures, one without objects, as YOLO txt."""
+    """Three small images, one without objects, as YOLO txt."""
     root = tmp_path_factory.mktemp("data")
     for number, rows in enumerate(["0 0.5 0.5 0.4 0.6\n1 0.3 0.3 0.2 0.2\n", "1 0.5 0.5 0.9 0.9\n", ""]):
         noise = np.random.default_rng(number).integers(0, 255, (48 + 16 * number, 64, 3), dtype=np.uint8)
-        write_picture(root / "images" / f"{number}.png", noise)
+        write_image(root / "images" / f"{number}.png", noise)
         (root / "labels").mkdir(exist_ok=True)
         (root / "labels" / f"{number}.txt").write_text(rows)
     (root / "data.yaml").write_text("train: images\nval: images\nnames: [cat, dog]\n")
@@ -89,9 +89,9 @@ def test_size_off_the_stride_is_rounded_and_said(weights: Path, data: Path, tmp_
     assert "--img 50: no multiple of the stride 32: 64 x 64" in capsys.readouterr().out
 
 
-def test_min_items_leaves_pictures_out(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_min_items_leaves_images_out(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert validate(settings(weights, data, tmp_path, min_items=1)).metrics.num_images == 2
-    assert "--min-items 1: 1 pictures" in capsys.readouterr().out
+    assert "--min-items 1: 1 images" in capsys.readouterr().out
 
 
 def test_other_number_of_classes(weights: Path, data: Path, tmp_path: Path):

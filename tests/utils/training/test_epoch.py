@@ -24,7 +24,7 @@ FAST = Hyperparameters(lr0=0.02, warmup_epochs=0.0, weight_decay=0.0, lrf=1.0)
 
 
 def make_batch(batch: int = 2, side: int = 64) -> dict[str, Any]:
-    """Pictures with one bright square each, and where it is."""
+    """Images with one bright square each, and where it is."""
     images = torch.full((batch, 3, side, side), 30, dtype=torch.uint8)
     images[:, :, 16:48, 8:40] = 220
     targets = torch.tensor([[number, number % 3, 24 / 64, 0.5, 0.5, 0.5] for number in range(batch)])

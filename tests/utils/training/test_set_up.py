@@ -35,7 +35,7 @@ HEADER = (
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with six pictures of squares, a data yaml and a dual-branch network."""
+    """A folder with six images of squares, a data yaml and a dual-branch network."""
     folder = tmp_path_factory.mktemp("workplace")
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -125,7 +125,7 @@ def test_what_a_checkpoint_holds(finished: Path) -> None:
         "schedule",
         "compute",
     } <= set(last)
-    assert (last["partial"], last["metrics"]["epoch"], last["sources"]["train"]["pictures"]) == (None, 1, 3)
+    assert (last["partial"], last["metrics"]["epoch"], last["sources"]["train"]["images"]) == (None, 1, 3)
     assert all(tensor.dtype is not torch.float16 for part in ("model", "ema") for tensor in last[part].values())
     assert set(best) == {"version", "network", "model", "epoch", "metrics", "hyp", "options"}
     assert best["metrics"]["epoch"] + 1 == best["epoch"]
@@ -332,7 +332,7 @@ def test_an_older_checkpoint_is_resumed(finished: Path, tmp_path: Path, capsys: 
     torch.save(content | {"rng": content["rng"]["torch"]}, last)
     train(TrainOptions(resume=str(last), epochs=3, given=frozenset({"resume", "epochs"})))
     said = capsys.readouterr().out
-    assert "last.pt: from an older version, cannot be checked for changes: the training pictures and labels" in said
+    assert "last.pt: from an older version, cannot be checked for changes: the training images and labels" in said
     assert "last.pt: holds torch's random state only" in said
     assert read_checkpoint(last)["epoch"] == 3
 

@@ -14,17 +14,17 @@ from data.labels.annotation import Annotation, Objects
 from tests.networks import tiny_config
 from utils.errors import CheckpointError
 from utils.training.options import TrainOptions
-from utils.training.sources import check_sources, compare_sources, describe_pictures, describe_sources, yaml_digest
+from utils.training.sources import check_sources, compare_sources, describe_images, describe_sources, yaml_digest
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, write_picture: Callable[..., Path]) -> DetectionDataset:
-    """Two pictures with a box each, one of them with an outline."""
+def dataset(tmp_path: Path, write_image: Callable[..., Path]) -> DetectionDataset:
+    """Two images with a box each, one of them with an outline."""
     annotations = []
     for number, polygon in enumerate(([], [np.array([[1, 1], [9, 1], [9, 9]], np.float32)])):
         objects = Objects()
         objects.add(number, np.array([1.0, 1.0, 9.0, 9.0]), polygon, area=64.0)
-        annotations.append(objects.annotation(write_picture(tmp_path / f"{number}.png"), (40, 60)))
+        annotations.append(objects.annotation(write_image(tmp_path / f"{number}.png"), (40, 60)))
     return DetectionDataset(annotations, ["a", "b"], 64, cache="off")
 
 
@@ -75,26 +75,26 @@ def replace_the_file(one: Annotation) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (label, "labels of the validation pictures"),
-        (name_another_class, "labels of the validation pictures"),
-        (move_the_outline, "labels of the validation pictures"),
-        (resize, "sizes of the validation pictures"),
-        (replace_the_file, "files of the validation pictures"),
+        (label, "labels of the validation images"),
+        (name_another_class, "labels of the validation images"),
+        (move_the_outline, "labels of the validation images"),
+        (resize, "sizes of the validation images"),
+        (replace_the_file, "files of the validation images"),
     ],
 )
-def test_changed_pictures(
+def test_changed_images(
     dataset: DetectionDataset, sources: dict[str, Any], change: Callable[[Annotation], None], expected: str
 ) -> None:
     change(dataset.annotations[1])
-    assert compare_sources(sources, sources | {"val": describe_pictures(dataset)}).found == [expected]
+    assert compare_sources(sources, sources | {"val": describe_images(dataset)}).found == [expected]
 
 
 def test_other_numbers_and_names(dataset: DetectionDataset, sources: dict[str, Any]) -> None:
     dataset.annotations = dataset.annotations[:1]
-    now = sources | {"train": describe_pictures(dataset), "names": ["a", "c"]}
+    now = sources | {"train": describe_images(dataset), "names": ["a", "c"]}
     assert compare_sources(sources, now).found == [
         "class names: 1 'b' is now 'c'",
-        "number of training pictures: 2 are now 1",
+        "number of training images: 2 are now 1",
     ]
     assert compare_sources(sources | {"names": ["a"]}, sources).found == ["class names: 1 are now 2"]
 
@@ -133,8 +133,8 @@ def test_a_yaml_that_is_gone_is_no_change(
 
 def test_refused_unless_forced(sources: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     now = copy.deepcopy(sources)
-    now["train"]["labels"], now["val"]["pictures"] = "other", 5
-    said = r"^runs/last\.pt: changed since the run began: labels of the training pictures; number of validation pictures: 2 are now 5"
+    now["train"]["labels"], now["val"]["images"] = "other", 5
+    said = r"^runs/last\.pt: changed since the run began: labels of the training images; number of validation images: 2 are now 5"
     with pytest.raises(CheckpointError, match=said + r": expected .*; --resume runs/last\.pt --force goes on"):
         check_sources(sources, now, "runs/last.pt", force=False)
     check_sources(sources, now, "runs/last.pt", force=True)
@@ -147,8 +147,8 @@ def test_a_checkpoint_of_an_older_version_says_what_it_cannot_tell(
     check_sources({"names": ["a", "b"]}, sources, "last.pt", force=False)
     said = capsys.readouterr().out
     assert said == (
-        "last.pt: from an older version, cannot be checked for changes: the training pictures and labels, "
-        "the validation pictures and labels, the network yaml, the hyperparameter yaml\n"
+        "last.pt: from an older version, cannot be checked for changes: the training images and labels, "
+        "the validation images and labels, the network yaml, the hyperparameter yaml\n"
     )
     with pytest.raises(CheckpointError, match=r"class names: 0 'x' is now 'a'"):
         check_sources({"names": ["x", "b"]}, sources, "last.pt", force=False)
