@@ -63,7 +63,10 @@ def run_command(place: Path, project: Path, network: dict, hyp: dict | None, *fl
 
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_a_run_with_losses_by_name(
-    name: str, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    workplace: Path,  # noqa: F811 the fixture
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     network, hyp = COMBINATIONS[name]
     assert run_command(workplace, tmp_path, network, hyp) == 0

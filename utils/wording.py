@@ -1,0 +1,21 @@
+"""Small helpers for the text of messages and for checks that many messages share."""
+
+from collections.abc import Iterable
+
+
+def listed(items: Iterable[object], most: int = 5) -> str:
+    """Join the first items with commas: ``a, b, c and 4 more``."""
+    texts = [str(item) for item in items]
+    rest = len(texts) - most
+    return f"{', '.join(texts[:most])} and {rest} more" if rest > 0 else ", ".join(texts)
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text that is not empty; the error's class name if it has no text."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+def is_count(value: object, least: int = 1) -> bool:
+    """Tell whether a value is an integer of at least `least`; True and False are no integers here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
