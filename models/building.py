@@ -1,17 +1,124 @@
-"""Layers inside blocks: a block's argument names any registered layer that keeps a map's width, and it is built at the block's inner width."""
+"""Layers from their names and arguments: rows of a network, layers inside blocks, wrapped layers and the checks build alike."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from models.registry import Scale, bind, find_layer
+from models.registry import Channels, Layer, Scale, bind, find_layer
 from utils.errors import ModelConfigError
 
 InnerLayer = str | list
-"""A registered layer as a block's argument says it: its name, or a list of its name and its arguments as a row would give them."""
+"""A registered layer as a block's argument names it: its name, or a list of its name and its arguments as in a row."""
+
+LAYER_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Raised by a layer whose arguments or input do not fit; anything else is a fault in its code."""
 
 RESIZING = ("downsample", "upsample")
-"""Roles of layers that give a map of another size."""
+"""Roles of layers that change a map's size."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A layer that is ready to be built.
+
+    Attributes:
+        entry: the registered layer.
+        copies: constructor arguments of every copy that a repeated row stacks.
+        channels: of the output.
+    """
+
+    entry: Layer
+    copies: list[dict[str, Any]]
+    channels: Channels
+
+    def build(self) -> nn.Module:
+        """Construct the layer, its copies in a row.
+
+        Raises:
+            ModelConfigError: the constructor refuses the arguments.
+        """
+        built = [construct(self.entry, keywords) for keywords in self.copies]
+        return built[0] if len(built) == 1 else nn.Sequential(*built)
+
+
+def plan_layer(
+    entry: Layer,
+    arguments: Sequence[Any],
+    inputs: Sequence[Channels],
+    scale: Scale,
+    repeats: int = 1,
+    num_classes: int = 0,
+    settings: dict[str, Any] | None = None,
+) -> Plan:
+    """Bind a layer's arguments and apply its channel rule.
+
+    Args:
+        arguments: positional values; the last may be a mapping of keyword arguments.
+        inputs: channels of each input.
+        repeats: scaled already; copies in a row, unless the layer takes the number itself.
+        num_classes: what the string ``nc`` stands for.
+        settings: constructor arguments in place of those in `arguments`.
+    Raises:
+        ModelConfigError: arguments or inputs that the layer does not take.
+    """
+    fixed = dict(settings or {})
+    if entry.repeats:
+        fixed[entry.repeats] = repeats
+    copies: list[dict[str, Any]] = []
+    widths = list(inputs)
+    for _ in range(1 if entry.repeats else repeats):
+        keywords = bind(entry, list(arguments), num_classes) | fixed
+        try:
+            widths = [entry.rule.apply(widths, keywords, scale)]
+        except ModelConfigError:
+            raise
+        except LAYER_ERRORS as error:
+            raise refused(entry, keywords, error) from error
+        copies.append(keywords)
+    return Plan(entry, copies, widths[0])
+
+
+def build_layer(
+    name: str,
+    arguments: Sequence[Any],
+    inputs: Sequence[Channels],
+    scale: Scale,
+    repeats: int = 1,
+    num_classes: int = 0,
+) -> tuple[nn.Module, Channels]:
+    """Find and build a layer; see `plan_layer`.
+
+    Returns:
+        The module and its output channels.
+    Raises:
+        ModelConfigError: no such layer, or arguments or inputs that it does not take.
+    """
+    plan = plan_layer(find_layer(name), arguments, inputs, scale, repeats, num_classes)
+    return plan.build(), plan.channels
+
+
+def construct(entry: Layer, keywords: dict[str, Any]) -> nn.Module:
+    """Call a layer's constructor.
+
+    Raises:
+        ModelConfigError: it refuses the arguments.
+    """
+    try:
+        return entry.cls(**keywords)
+    except ModelConfigError:
+        raise
+    except LAYER_ERRORS as error:
+        raise refused(entry, keywords, error) from error
+
+
+def refused(entry: Layer, keywords: dict[str, Any], error: Exception) -> ModelConfigError:
+    """Make the error for arguments that a layer's constructor or rule refuses."""
+    return ModelConfigError(f"cannot be built with {keywords}: {error}: the layer is {entry.signature()}")
+
+
+# --- layers inside blocks
 
 
 @dataclass(frozen=True)
@@ -22,53 +129,62 @@ class Unscaled(Scale):
         return count
 
 
-def check_inner(unit: InnerLayer | None, attention: InnerLayer | None, **bottleneck: object) -> None:
-    """Refuse arguments of a shell that a `unit` of another kind would leave without meaning.
+def name_and_arguments(inner: InnerLayer, role: str) -> tuple[str, list[Any]]:
+    """Split an inner layer into its name and arguments.
 
     Args:
-        bottleneck: arguments that only its Bottlenecks have, by name; those that hold something are refused.
+        role: name of the block's argument, for the message.
     Raises:
-        ModelConfigError: names the argument.
-    """
-    given = [f"{name} {value!r}" for name, value in {"attention": attention, **bottleneck}.items() if value]
-    if unit is not None and given:
-        raise ModelConfigError(
-            f"unit {unit!r} together with {' and '.join(given)}: the unit takes the Bottlenecks' place, and this is theirs: leave it out"
-        )
-
-
-def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
-    """Build a registered layer for maps of `width` channels, which it must keep.
-
-    Args:
-        inner: such as "GatherExcite" or ["ACmix", {"heads": 8}]; an `out_channels` that it asks for is `width`, and not to be given.
-        role: name of the block's argument, for messages.
-    Raises:
-        ModelConfigError: no such layer, arguments that it refuses, or a layer that gives another width or size.
+        ModelConfigError: it is neither a name nor a list that begins with one.
     """
     name, *arguments = inner if isinstance(inner, list) and inner else [inner]
     if not isinstance(name, str):
         raise ModelConfigError(
-            f"{role} is {inner!r}: expected a layer's name, or a list of its name and arguments, such as [ACmix, {{heads: 8}}]"
+            f"{role} is {inner!r}: expected a layer's name, or a list of its name and arguments, "
+            "such as [ACmix, {heads: 8}]"
         )
+    return name, arguments
+
+
+def check_inner(unit: InnerLayer | None, attention: InnerLayer | None, **bottleneck: object) -> None:
+    """Reject arguments of a CSP shell that have no effect beside a `unit`.
+
+    Args:
+        bottleneck: arguments that only Bottlenecks have, by name; those that are set are rejected.
+    Raises:
+        ModelConfigError: names the arguments.
+    """
+    given = [f"{name} {value!r}" for name, value in {"attention": attention, **bottleneck}.items() if value]
+    if unit is not None and given:
+        raise ModelConfigError(
+            f"unit {unit!r} together with {' and '.join(given)}: "
+            "the unit replaces the Bottlenecks, which these arguments are for: leave one out"
+        )
+
+
+def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
+    """Build a registered layer for maps of `width` channels; it must keep their width and size.
+
+    Args:
+        inner: such as "GatherExcite" or ["ACmix", {"heads": 8}]. `out_channels` is always `width` and cannot be given.
+        role: name of the block's argument, for messages.
+    Raises:
+        ModelConfigError: no such layer, arguments that it refuses, or a layer that changes width or size.
+    """
+    name, arguments = name_and_arguments(inner, role)
     try:
         entry = find_layer(name)
         if next(iter(entry.parameters()), None) == "out_channels":
             if arguments and isinstance(arguments[-1], dict) and "out_channels" in arguments[-1]:
                 raise ModelConfigError(
-                    f"out_channels is {arguments[-1]['out_channels']}: the block's inner width is taken: leave it out"
+                    f"out_channels is {arguments[-1]['out_channels']}: the block sets it to its inner width: leave it out"
                 )
             arguments.insert(0, width)
-        keywords = bind(entry, arguments, num_classes=0)
-        given = entry.rule.apply([width], keywords, Unscaled())
-        if given != width:
-            raise ModelConfigError(f"gives {given} channels: expected a layer that keeps its width")
-        if entry.role in RESIZING or keywords.get("stride", 1) != 1:
+        plan = plan_layer(entry, arguments, [width], Unscaled())
+        if plan.channels != width:
+            raise ModelConfigError(f"gives {plan.channels} channels: expected a layer that keeps its width")
+        if entry.role in RESIZING or plan.copies[0].get("stride", 1) != 1:
             raise ModelConfigError("changes the size of a map: expected a layer that keeps it")
-        return entry.cls(**keywords)
+        return plan.build()
     except ModelConfigError as error:
         raise ModelConfigError(f"{role} {name} at {width} channels: {error}") from error
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
-        raise ModelConfigError(
-            f"{role} {name} at {width} channels: cannot be built: {error}: the layer is {find_layer(name).signature()}"
-        ) from error

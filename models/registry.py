@@ -8,7 +8,8 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -264,6 +265,16 @@ def replace_layers(layers: dict[str, Layer]) -> None:
     kept = dict(layers)
     _LAYERS.clear()
     _LAYERS.update(kept)
+
+
+@contextmanager
+def temporary_layers() -> Iterator[None]:
+    """Take back, at the end of a `with` block, what was registered or replaced in it."""
+    before = registered_layers()
+    try:
+        yield
+    finally:
+        replace_layers(before)
 
 
 def find_layer(name: object) -> Layer:

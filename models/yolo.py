@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import models.catalogue  # noqa: F401 registers the built-in layers
+from models.building import LAYER_ERRORS, build_layer
 from models.common import set_activation
 from models.config.places import Places
 from models.config.reading import choose_scale, read_config
@@ -22,7 +23,6 @@ from models.config.scaling import with_multiples
 from models.deploy import fold_modules, needed_rows, prune_to_lead
 from models.heads.detect import DetectionHead
 from models.plugins.loading import load_plugins
-from models.registry import Layer, bind, find_layer
 from utils.errors import ModelConfigError
 
 
@@ -52,15 +52,11 @@ def parse_model(
                 widths = [channels if index == IMAGE else rows[index].out_channels for index in sources]
                 if label in labels:
                     raise ModelConfigError(f"label '{label}' is taken by layer {labels[label]}: choose another")
-                entry, repeats = find_layer(name), scale.repeats(repeats)
-                built = []
-                for _ in range(1 if entry.repeats else repeats):
-                    keywords = bind(entry, arguments, num_classes) | ({entry.repeats: repeats} if entry.repeats else {})
-                    widths = [entry.rule.apply(widths, keywords, scale)]
-                    built.append(construct(entry, keywords))
+                repeats = scale.repeats(repeats)
+                module, out_channels = build_layer(name, arguments, widths, scale, repeats, num_classes)
             except ModelConfigError as error:
                 raise ModelConfigError(f"{row_where}: {error}") from error
-            modules.append(built[0] if len(built) == 1 else nn.Sequential(*built))
+            modules.append(module)
             if label is not None:
                 labels[label] = len(rows)
             rows.append(
@@ -73,25 +69,11 @@ def parse_model(
                     repeats,
                     name,
                     arguments,
-                    widths[0],
+                    out_channels,
                     label,
                 )
             )
     return rows, modules
-
-
-def construct(entry: Layer, keywords: dict[str, Any]) -> nn.Module:
-    """Build a layer.
-
-    Raises:
-        ModelConfigError: its constructor refuses the arguments.
-    """
-    try:
-        return entry.cls(**keywords)
-    except ModelConfigError:
-        raise
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
-        raise ModelConfigError(f"cannot be built with {keywords}: {error}: the layer is {entry.signature()}") from error
 
 
 class Model(nn.Module):
@@ -255,7 +237,7 @@ class Model(nn.Module):
                 outputs[row.index] = torch.func.functional_call(
                     module, tensors, (inputs[0] if row.one_source else inputs,)
                 )
-            except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            except LAYER_ERRORS as error:
                 given = ", ".join(
                     f"layer {source} ({self.rows[source].name if source != IMAGE else 'image'}) gives {show_shape(x)}"
                     for source, x in zip(row.sources, inputs, strict=True)

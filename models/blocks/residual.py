@@ -6,49 +6,47 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.attention import Start
-from models.building import InnerLayer
-from models.registry import Channels, Rule, Scale, bind, find_layer, layer, only
+from models.building import InnerLayer, Plan, name_and_arguments, plan_layer
+from models.registry import Channels, Rule, Scale, find_layer, layer, only
 from utils.errors import ModelConfigError
 
 UNSCALED = Scale()
 
 
-def plan(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Scale) -> tuple[list[dict[str, Any]], int]:
-    """Return the constructor arguments of a wrapped layer, one mapping for each of its copies, and its output channels.
+def plan_wrapped(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Scale) -> Plan:
+    """Plan a wrapped layer.
 
     Raises:
         ModelConfigError: no such layer, arguments that it refuses, or a layer that does not take one map and give one.
     """
-    name, *arguments = wrapped if isinstance(wrapped, list) and wrapped else [wrapped]
-    if not isinstance(name, str):
-        raise ModelConfigError(
-            f"layer is {wrapped!r}: expected a layer's name, or a list of its name and arguments, such as [C2f, 256]"
-        )
+    name, arguments = name_and_arguments(wrapped, "layer")
     try:
-        entry, width, copies = find_layer(name), in_channels, []
-        for _ in range(1 if entry.repeats else repeats):
-            keywords = bind(entry, arguments, num_classes=0) | ({entry.repeats: repeats} if entry.repeats else {})
-            given = entry.rule.apply([width], keywords, scale)
-            if not isinstance(given, int):
-                raise ModelConfigError("gives no single map: expected a layer with one input and one output")
-            width = given
-            copies.append(keywords)
+        plan = plan_layer(find_layer(name), arguments, [in_channels], scale, repeats)
+        if not isinstance(plan.channels, int):
+            raise ModelConfigError("gives no single map: expected a layer with one input and one output")
     except ModelConfigError as error:
         raise ModelConfigError(f"layer {name}: {error}") from error
-    return copies, width
+    return plan
 
 
-def build(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Scale) -> nn.Module:
-    """Build a wrapped layer, its copies in a row where it has no repeats of its own."""
-    entry = find_layer(wrapped[0] if isinstance(wrapped, list) else wrapped)
-    made = [entry.cls(**keywords) for keywords in plan(wrapped, in_channels, repeats, scale)[0]]
-    return made[0] if len(made) == 1 else nn.Sequential(*made)
+def build_wrapped(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Scale) -> nn.Module:
+    """Build a wrapped layer.
+
+    Raises:
+        ModelConfigError: as `plan_wrapped`, or the layer's constructor refuses the arguments.
+    """
+    plan = plan_wrapped(wrapped, in_channels, repeats, scale)
+    try:
+        return plan.build()
+    except ModelConfigError as error:
+        raise ModelConfigError(f"layer {plan.entry.name}: {error}") from error
 
 
 def around_layer(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
     """One input; the wrapped layer's widths and repeats are scaled as in a row of its own, and it must keep the width."""
     arguments |= {"in_channels": only(inputs), "scale": scale}
-    width = plan(arguments["layer"], arguments["in_channels"], arguments.get("repeats", 1), scale)[1]
+    plan = plan_wrapped(arguments["layer"], arguments["in_channels"], arguments.get("repeats", 1), scale)
+    width = only([plan.channels])
     if width != arguments["in_channels"]:
         raise ModelConfigError(
             f"the wrapped layer gives {width} channels for {arguments['in_channels']}: expected one that keeps its width"
@@ -80,7 +78,7 @@ class Residual(nn.Module):
         start: Start = "random",
     ) -> None:
         super().__init__()
-        self.inner = build(layer, in_channels, repeats, scale)
+        self.inner = build_wrapped(layer, in_channels, repeats, scale)
         self.gain = nn.Parameter(torch.full((in_channels,), 0.0 if start == "identity" else 1.0))
 
     def forward(self, x: Tensor) -> Tensor:

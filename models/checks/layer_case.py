@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from models.building import Plan, plan_layer
 from models.common import set_activation
 from models.config.reading import choose_scale
 from models.config.rows import IMAGE, Row
 from models.heads.detect import DetectionHead
-from models.registry import Channels, Layer, Scale, bind, find_layer
+from models.registry import Channels, Layer, Scale, find_layer
 
 if TYPE_CHECKING:
     from models.yolo import Model
@@ -135,28 +136,29 @@ class LayerCase:
         """Return the case with constructor arguments in place of the row's."""
         return replace(self, settings=self.settings | settings)
 
-    def keywords(self) -> tuple[dict[str, Any], Channels]:
-        """Return constructor arguments and declared output channels.
+    def plan(self) -> Plan:
+        """Plan the layer for its inputs.
 
         Raises:
             ModelConfigError: arguments or inputs that the layer does not take.
         """
-        keywords = bind(self.entry, list(self.arguments), self.num_classes) | self.settings
-        if self.entry.repeats:
-            keywords[self.entry.repeats] = self.repeats
-        declared = self.entry.rule.apply(list(self.inputs), keywords, self.scale)
-        return keywords, declared
+        repeats = self.repeats if self.entry.repeats else 1
+        return plan_layer(self.entry, self.arguments, self.inputs, self.scale, repeats, self.num_classes, self.settings)
 
     @property
     def declared(self) -> Channels:
         """Output channels that the layer's rule declares."""
-        return self.keywords()[1]
+        return self.plan().channels
 
     def build(self, seed: int = 0) -> nn.Module:
-        """Return a new layer with seeded parameters."""
-        keywords, _ = self.keywords()
+        """Build the layer with seeded parameters.
+
+        Raises:
+            ModelConfigError: arguments or inputs that the layer does not take.
+        """
+        plan = self.plan()
         torch.manual_seed(seed)
-        module = self.entry.cls(**keywords)
+        module = plan.build()
         if self.activation is not None:
             set_activation(module, self.activation)
         return module

@@ -9,10 +9,12 @@ from torch import nn
 from models.attention.acmix import ACmix
 from models.attention.gather_excite import GatherExcite
 from models.blocks.csp import C3, Bottleneck, C2f, C3k, C3k2
-from models.building import build_inner
+from models.building import LAYER_ERRORS, build_inner
 from models.common import ELAN1, Conv, RepBottleneck, RepCSP, RepNCSPELAN4
+from models.registry import Channels, Scale, layer, rule, same, temporary_layers
 from models.yolo import Model
 from tests.networks import tiny_config
+from tests.saying import assert_says
 from utils.errors import ModelConfigError
 
 
@@ -55,100 +57,60 @@ def test_nested_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "message"),
+    ("name", "arguments", "facts"),
     [
-        (
-            "C2f",
-            [32, {"unit": "GatherExcit"}],
-            "unit GatherExcit at 16 channels: unknown layer 'GatherExcit'. Did you mean 'GatherExcite'?",
-        ),
+        ("C2f", [32, {"unit": "GatherExcit"}], ("unit GatherExcit at 16 channels", "Did you mean 'GatherExcite'?")),
         (
             "C2f",
             [32, {"attention": ["ACmix", {"heads": 5}]}],
-            "attention ACmix at 16 channels: heads is 5: does not divide 16 channels; try one of 1, 2, 4, 8, 16",
+            ("attention ACmix at 16 channels", "heads is 5", "1, 2, 4, 8, 16"),
         ),
         (
             "C3k2",
             [32, {"attention": ["ACmix", {"head": 5}]}],
-            "attention ACmix at 16 channels: unknown argument 'head': the layer is ACmix(",
+            ("attention ACmix at 16 channels", "'head'", "ACmix"),
         ),
-        (
-            "C2f",
-            [32, {"attention": [[]]}],
-            "attention is [[]]: expected a layer's name, or a list of its name and arguments, such as [ACmix, {heads: 8}]",
-        ),
-        ("C2f", [32, {"attention": []}], "attention is []: expected a layer's name"),
-        (
-            "C2f",
-            [32, {"attention": {"ACmix": 1}}],
-            "argument 'attention' is {'ACmix': 1}, expected str | list | None: the layer is C2f(",
-        ),
-        (
-            "C3",
-            [32, {"unit": ["ACmix", {"out_channels": 8}]}],
-            "unit ACmix at 16 channels: out_channels is 8: the block's inner width is taken: leave it out",
-        ),
+        ("C2f", [32, {"attention": [[]]}], ("attention is [[]]", "[ACmix, {heads: 8}]")),
+        ("C2f", [32, {"attention": []}], ("attention is []", "[ACmix, {heads: 8}]")),
+        ("C2f", [32, {"attention": {"ACmix": 1}}], ("'attention' is {'ACmix': 1}", "str | list | None", "C2f")),
+        ("C3", [32, {"unit": ["ACmix", {"out_channels": 8}]}], ("unit ACmix at 16 channels", "out_channels is 8")),
         (
             "C3",
             [32, {"unit": ["RepNCSPELAN4", 8]}],
-            "unit RepNCSPELAN4 at 16 channels: missing argument 'branch_channels': the layer is RepNCSPELAN4(",
+            ("unit RepNCSPELAN4 at 16 channels", "'branch_channels'", "RepNCSPELAN4"),
         ),
-        (
-            "C2f",
-            [32, {"unit": "ADown"}],
-            "unit ADown at 16 channels: changes the size of a map: expected a layer that keeps it",
-        ),
-        (
-            "C2f",
-            [32, {"unit": ["Conv", 3, 2]}],
-            "unit Conv at 16 channels: changes the size of a map: expected a layer that keeps it",
-        ),
+        ("C2f", [32, {"unit": "ADown"}], ("unit ADown at 16 channels", "changes the size")),
+        ("C2f", [32, {"unit": ["Conv", 3, 2]}], ("unit Conv at 16 channels", "changes the size")),
         (
             "C2f",
             [32, {"attention": ["nn.MaxPool2d", 2]}],
-            "attention nn.MaxPool2d at 16 channels: changes the size of a map: expected a layer that keeps it",
+            ("attention nn.MaxPool2d at 16 channels", "changes the size"),
         ),
-        (
-            "C2f",
-            [32, {"unit": ["Detect", 3]}],
-            "unit Detect at 16 channels: gives [] channels: expected a layer that keeps its width",
-        ),
-        (
-            "C2f",
-            [32, True, {"unit": "ACmix"}],
-            "unit 'ACmix' together with shortcut True: the unit takes the Bottlenecks' place, and this is theirs: leave it out",
-        ),
-        ("C2f", [32, False, 2, {"unit": "ACmix"}], "unit 'ACmix' together with groups 2: "),
-        ("C3k2", [32, True, {"unit": "ACmix"}], "unit 'ACmix' together with c3k True: "),
-        (
-            "C3",
-            [32, {"unit": "ACmix", "attention": "GatherExcite"}],
-            "unit 'ACmix' together with attention 'GatherExcite': ",
-        ),
-        (
-            "RepNCSP",
-            [32, {"unit": "ACmix", "attention": "GatherExcite"}],
-            "unit 'ACmix' together with attention 'GatherExcite': ",
-        ),
+        ("C2f", [32, {"unit": ["Detect", 3]}], ("unit Detect at 16 channels", "gives [] channels")),
+        ("C2f", [32, True, {"unit": "ACmix"}], ("unit 'ACmix'", "shortcut True")),
+        ("C2f", [32, False, 2, {"unit": "ACmix"}], ("unit 'ACmix'", "groups 2")),
+        ("C3k2", [32, True, {"unit": "ACmix"}], ("unit 'ACmix'", "c3k True")),
+        ("C3", [32, {"unit": "ACmix", "attention": "GatherExcite"}], ("unit 'ACmix'", "attention 'GatherExcite'")),
+        ("RepNCSP", [32, {"unit": "ACmix", "attention": "GatherExcite"}], ("unit 'ACmix'", "attention 'GatherExcite'")),
         (
             "ELAN1",
             [32, 16, 8, {"unit": "ACmix", "attention": "GatherExcite"}],
-            "unit 'ACmix' together with attention 'GatherExcite': ",
+            ("unit 'ACmix'", "attention 'GatherExcite'"),
         ),
         (
             "RepNCSPELAN4",
             [32, 16, 8, {"attention": "GatherExcit"}],
-            "attention GatherExcit at 4 channels: unknown layer 'GatherExcit'. Did you mean",
+            ("attention GatherExcit at 4 channels", "Did you mean 'GatherExcite'?"),
         ),
         (
             "ELAN1",
             [32, 16, 8, {"unit": "GatherExcit"}],
-            "unit GatherExcit at 8 channels: unknown layer 'GatherExcit'. Did you mean",
+            ("unit GatherExcit at 8 channels", "Did you mean 'GatherExcite'?"),
         ),
     ],
 )
-def test_refused(name: str, arguments: list[Any], message: str) -> None:
-    assert row_error(name, arguments).startswith(message)
+def test_refused(name: str, arguments: list[Any], facts: tuple[str, ...]) -> None:
+    assert_says(row_error(name, arguments), *facts)
 
 
 @pytest.mark.parametrize("shell", [C2f, C3, C3k2])
@@ -242,3 +204,50 @@ def test_names_of_weights_are_the_published_ones_without_inner_layers(
         names
         == {ELAN1: {"cv1", "cv2", "cv3", "cv4"}, RepNCSPELAN4: elan, RepCSP: csp, RepBottleneck: bottleneck}[block]
     )
+
+
+class Faulty(nn.Module):
+    """A layer whose constructor fails with an error that a user's code may raise."""
+
+    raises: type[Exception] = AttributeError
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        raise self.raises("no such thing as missing_part")
+
+
+@pytest.mark.parametrize("kind", LAYER_ERRORS)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("Faulty", []),
+        ("Residual", ["Faulty"]),
+        ("C2f", [32, {"attention": "Faulty"}]),
+        ("C2f", [32, {"unit": ["Faulty"]}]),
+    ],
+    ids=["row", "wrapped", "attention", "unit"],
+)
+def test_same_fault_is_answered_alike(
+    kind: type[Exception], name: str, arguments: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Faulty, "raises", kind)
+    with temporary_layers():
+        layer(same)(Faulty)
+        message = row_error(name, arguments)
+    assert_says(message, "missing_part", "Faulty()", "cannot be built with")
+
+
+def test_same_fault_of_a_rule_is_answered_alike() -> None:
+    @rule()
+    def broken(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
+        return inputs[0] + arguments["absent"]
+
+    with temporary_layers():
+        layer(broken, name="Ruleless")(nn.Identity)
+        messages = [
+            row_error("Ruleless", []),
+            row_error("Residual", ["Ruleless"]),
+            row_error("C2f", [32, {"attention": "Ruleless"}]),
+        ]
+    for message in messages:
+        assert_says(message, "'absent'", "Ruleless()", "cannot be built with")
