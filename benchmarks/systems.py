@@ -9,7 +9,8 @@ import torch
 
 from benchmarks.inference import inference
 from benchmarks.timing import in_turn, machine, report
-from models.summary import count_gflops, count_parameters
+from models.parameters import count_parameters
+from models.summary import count_gflops
 from models.yolo import Model
 from utils.precision import choose_precision
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.config.composed import show_difference
 from models.config.reading import base_of, find_config, read_config
 from models.deploy import numbered_source
+from models.parameters import count_parameters
 from models.plugins.loading import load_plugins, used_plugins
 from models.registry import find_layer
 from models.yolo import Model
@@ -22,11 +22,6 @@ from utils.errors import ModelConfigError
 
 IMAGE_SIZE = 640
 """Side of the image that GFLOPs are counted for."""
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Return the number of parameters, frozen ones included."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_gflops(model: Model, size: int = IMAGE_SIZE) -> list[float]:

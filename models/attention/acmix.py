@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import Start, is_channels_last
 from models.attention.window_attention import graph_leaves_torch, wide, window_attention, window_attention_by_taps
+from models.parts import Start, is_channels_last
 from models.registry import Channels, Scale, layer, only, rule
 from utils.errors import ModelConfigError
 

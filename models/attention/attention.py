@@ -6,55 +6,13 @@ A module that can start as the identity does so with `{start: identity}` in its 
 nothing at first, and learns from there.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.registry import Channels, Scale, layer, only, rule, same
+from models.parts import MLP, DepthwiseConv2d, DropPath, LayerNorm2d, Start, same_as_asked, zero_
+from models.registry import layer, same
 from utils.errors import ModelConfigError
-
-Start = Literal["random", "identity"]
-"""How a module that stands in place begins: as initialised, or passing its input on unchanged."""
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Tell whether a map lies in memory with its channels last, and not also with its width last."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of every pixel of a (B, C, H, W) map, eps 1e-5."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that uses its running statistics where a batch in training has one value per channel, and so no variance."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """Depthwise convolution of odd kernel that keeps the size, without bias.
-
-    In training on a CPU, bf16 maps pass through it in float32: oneDNN's bf16 backward of 5 x 5 and larger kernels, channels last,
-    takes up to four times as long.
-    """
-
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.dtype is torch.bfloat16 and x.device.type == "cpu" and self.kernel_size[0] > 3:
-            with torch.autocast("cpu", enabled=False):
-                return self._conv_forward(x.float(), self.weight.float(), None).to(x.dtype)
-        return super().forward(x)
 
 
 @layer(same, "attention", example=())
@@ -138,53 +96,6 @@ class FocalModulation(nn.Module):
         """Return what the layer looks at in `x`: "gates" (B, levels + 1, H, W) and "modulator" (B, C, H, W)."""
         _, gates, modulator = self.gather(x)
         return {"gates": gates, "modulator": modulator}
-
-
-def zero_(module: nn.Module) -> None:
-    """Set every parameter of a module's own to zero."""
-    for parameter in module.parameters(recurse=False):
-        nn.init.zeros_(parameter)
-
-
-class MLP(nn.Module):
-    """Two 1 x 1 convolutions with GELU between them, per pixel."""
-
-    def __init__(self, channels: int, hidden_channels: int, drop: float = 0.0) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
-        self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
-
-
-class DropPath(nn.Module):
-    """Leave a whole residual branch out, sample by sample, while training (stochastic depth)."""
-
-    def __init__(self, probability: float = 0.0) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.probability == 0:
-            return x
-        kept = 1 - self.probability
-        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(kept).div_(kept)
-
-
-@rule("in_channels")
-def same_as_asked(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """One input; `out_channels` may be left out, and must be the input's where it is given (a residual block keeps its width)."""
-    arguments["in_channels"] = only(inputs)
-    asked = arguments.get("out_channels")
-    if asked is not None and arguments["in_channels"] not in (asked, scale.channels(asked)):
-        raise ModelConfigError(
-            f"out_channels {asked} after {arguments['in_channels']} channels: a residual block keeps its width; leave it out"
-        )
-    arguments["out_channels"] = arguments["in_channels"]
-    return arguments["in_channels"]
 
 
 @layer(same_as_asked, "attention", example=(16, {"focal_window": 3}))

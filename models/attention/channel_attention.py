@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.attention.attention import Start, zero_
 from models.attention.gather_excite import Excite
-from models.attention.gating import GatedLayer, require_odd, require_positive, squeezed
+from models.attention.gating import GatedLayer, squeezed
+from models.parts import Start, require_odd, require_positive, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import BatchNorm2d, is_channels_last
 from models.attention.window_attention import full_precision, graph_leaves_torch, wide
 from models.common import Conv
+from models.parts import BatchNorm2d, is_channels_last
 from models.registry import layer, to
 from utils.errors import ModelConfigError
 

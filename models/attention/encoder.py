@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import Start, zero_
-from models.attention.gating import require_divisor, require_positive
 from models.attention.window_attention import full_precision, graph_leaves_torch, wide
+from models.parts import Start, require_divisor, require_positive, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import BatchNorm2d, Start
 from models.common import fold_batchnorm
+from models.parts import BatchNorm2d, Start
 from models.registry import layer, same
 from utils.errors import ModelConfigError
 

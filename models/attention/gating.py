@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.attention.attention import Start
-from utils.errors import ModelConfigError
+from models.parts import Start, require_positive
 
 
 class GatedLayer(nn.Module):
@@ -49,42 +48,3 @@ def squeezed(channels: int, reduction: int) -> int:
     """
     require_positive("reduction", reduction)
     return max(channels // reduction, min(channels, 8))
-
-
-def require_positive(name: str, value: float) -> None:
-    """Refuse a setting that is zero or less.
-
-    Raises:
-        ModelConfigError: it is.
-    """
-    if value <= 0:
-        raise ModelConfigError(f"{name} is {value}: expected a positive number")
-
-
-def require_odd(name: str, kernel: int) -> None:
-    """Refuse a kernel without a middle, which would not keep a map's size.
-
-    Raises:
-        ModelConfigError: it is even, or not positive.
-    """
-    if kernel < 1 or kernel % 2 == 0:
-        raise ModelConfigError(f"{name} is {kernel}: expected an odd positive number such as {max(kernel, 2) + 1}")
-
-
-def require_divisor(name: str, value: int, channels: int, least: int = 1) -> None:
-    """Refuse a number of parts into which the channels cannot be divided.
-
-    Args:
-        least: channels that a part must have.
-    Raises:
-        ModelConfigError: says which numbers can be.
-    """
-    if value < 1 or channels % value:
-        wrong = f"does not divide {channels} channels"
-    elif channels // value < least:
-        wrong = f"leaves fewer than {least} of {channels} channels each"
-    else:
-        return
-    fitting = [number for number in range(1, min(channels // least, 32) + 1) if channels % number == 0]
-    remedy = f"try one of {', '.join(map(str, fitting))}" if fitting else "use another layer at this width"
-    raise ModelConfigError(f"{name} is {value}: {wrong}; {remedy}")

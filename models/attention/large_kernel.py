@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import Start, zero_
-from models.attention.gating import require_odd
+from models.parts import Start, require_odd, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from models.attention.attention import Start
-from models.attention.gating import GatedLayer, GroupNorm, require_divisor
+from models.attention.gating import GatedLayer, GroupNorm
 from models.attention.window_attention import wide
+from models.parts import Start, require_divisor
 from models.registry import layer, same
 
 

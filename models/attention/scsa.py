@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import Start, zero_
-from models.attention.gating import GatedLayer, GroupNorm, require_divisor, require_odd, require_positive
+from models.attention.gating import GatedLayer, GroupNorm
 from models.attention.window_attention import full_precision, wide
+from models.parts import Start, require_divisor, require_odd, require_positive, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from models.attention.attention import Start
-from models.attention.gating import GatedLayer, require_positive
+from models.attention.gating import GatedLayer
 from models.attention.window_attention import full_precision, wide
+from models.parts import Start, require_positive
 from models.registry import layer, same
 
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from models.attention.attention import BatchNorm2d, Start, zero_
 from models.attention.gather_excite import Excite
-from models.attention.gating import GatedLayer, require_odd, squeezed
+from models.attention.gating import GatedLayer, squeezed
 from models.common import fold_batchnorm
+from models.parts import BatchNorm2d, Start, require_odd, zero_
 from models.registry import layer, same
 
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.gating import require_odd, require_positive
 from models.blocks.csp import CrossStage
 from models.blocks.normalisation import allow_single_values
 from models.common import Conv
+from models.parts import require_odd, require_positive
 from models.registry import layer, to
 from utils.errors import ModelConfigError
 

@@ -4,11 +4,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attention.acmix import to_or_same
-from models.attention.attention import DropPath, Start, zero_
-from models.attention.gating import require_divisor, require_odd, require_positive
 from models.blocks.light_convolution import cropped, up_to_multiple
 from models.blocks.normalisation import allow_single_values, block_norm, fold_batchnorm_ahead
 from models.common import Conv
+from models.parts import DropPath, Start, require_divisor, require_odd, require_positive, zero_
 from models.registry import layer
 from utils.errors import ModelConfigError
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention.attention import LayerNorm2d, Start, same_as_asked, zero_
 from models.attention.channel_attention import ECA
-from models.attention.gating import GatedLayer, require_odd, require_positive
+from models.attention.gating import GatedLayer
 from models.attention.window_attention import wide
 from models.blocks.light_convolution import check_even, cropped, space_to_depth
 from models.blocks.normalisation import allow_single_values, block_norm, fold_batchnorm_ahead, merge_pointwise
 from models.common import Conv, build_activation, fix_activation
+from models.parts import LayerNorm2d, Start, require_odd, require_positive, same_as_asked, zero_
 from models.registry import layer, to
 from utils.errors import ModelConfigError
 

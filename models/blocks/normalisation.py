@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from models.attention.attention import BatchNorm2d
 from models.common import Conv, biased_conv
+from models.parts import BatchNorm2d
 
 
 def block_norm(channels: int) -> BatchNorm2d:

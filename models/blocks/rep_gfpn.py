@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from models.attention.gating import require_positive
 from models.blocks.normalisation import allow_single_values
 from models.building import InnerLayer, build_inner, check_inner
 from models.common import Conv, RepBottleneck
+from models.parts import require_positive
 from models.registry import layer, to
 
 

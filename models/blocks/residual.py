@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention.attention import Start
 from models.building import InnerLayer, Plan, name_and_arguments, plan_layer
+from models.parts import Start
 from models.registry import Channels, Rule, Scale, find_layer, layer, only
 from utils.errors import ModelConfigError
 

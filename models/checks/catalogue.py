@@ -5,11 +5,10 @@ import re
 import typing
 from pathlib import Path
 
-from torch import nn
-
 from models.checks.graph_checks import count_gflops
 from models.checks.layer_case import LayerCase, show, size_text
 from models.checks.report import markdown_table
+from models.parameters import count_parameters
 from models.registry import Layer, Role, registered_layers
 from utils.files import REPOSITORY
 
@@ -78,11 +77,6 @@ def source_file(cls: type) -> str:
     """Return the file that a class is written in: relative to the repository, or its module's name."""
     path = Path(inspect.getsourcefile(cls) or cls.__module__)
     return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY / "models") else cls.__module__
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Return the number of parameters, frozen ones included."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def layer_facts(entry: Layer) -> dict[str, str]:

@@ -24,6 +24,7 @@ from models.checks.layer_case import (
     size_text,
     tensors_of,
 )
+from models.parameters import count_parameters
 from utils.quiet import quiet
 
 GRAPH_CHECKS: Suite[LayerCase] = Suite()
@@ -260,7 +261,7 @@ def measure(case: LayerCase) -> Cost:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = module(given)
     del outputs
-    parameters = sum(parameter.numel() for parameter in module.parameters())
+    parameters = count_parameters(module)
     return Cost(size_hw, parameters, count_gflops(case, size_hw), forward_ms, training_ms, sum(saved.values()) / 2**20)
 
 

@@ -11,6 +11,8 @@ from models.checks.checking import Suite, demand, demand_close, demand_equal, de
 from models.checks.graph_checks import median_ms
 from models.checks.layer_case import TRACED_SIZE, randomise, tensors_of
 from models.checks.training_checks import RATE, STEPS, grouped_exactly_once
+from models.parameters import count_parameters
+from models.summary import count_gflops
 from models.yolo import Model
 
 NETWORK_CHECKS: Suite[Model] = Suite()
@@ -155,8 +157,6 @@ def check_deploy(model: Model) -> str:
 )
 def check_cost(model: Model) -> str:
     """Its cost can be measured."""
-    from models.summary import count_gflops, count_parameters
-
     images = torch.rand(1, model.channels, TRACED_SIZE, TRACED_SIZE)
     deployed = model.deploy().eval()
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.checks.checking import NotApplicableError, Suite, demand, demand_equal, demand_finite, first_line, run
 from models.checks.layer_case import REPEATABLE, RUNS, LayerCase, apply_to, size_text, tensors_of
+from models.parameters import parameter_groups
 from utils.errors import ModelConfigError
 
 TRAINING_CHECKS: Suite[LayerCase] = Suite()
@@ -20,7 +21,7 @@ STEPS, RATE = 3, 0.1
 
 @TRAINING_CHECKS.add(
     "one image",
-    "BatchNorm after a global pooling has one value per channel and no variance: use models.attention.attention.BatchNorm2d, or GroupNorm.",
+    "BatchNorm after a global pooling has one value per channel and no variance: use models.parts.BatchNorm2d, or GroupNorm.",
     needs=(RUNS,),
 )
 def check_one_image(case: LayerCase) -> str:
@@ -151,8 +152,6 @@ def check_optimizer(case: LayerCase) -> str:
 
 def grouped_exactly_once(module: nn.Module, outputs: list[Tensor]) -> str:
     """Fail unless the optimizer's groups hold every trainable parameter once, and all that the outputs' gradients would reach."""
-    from utils.optim.optimizer import parameter_groups
-
     groups = parameter_groups(module)
     grouped = [id(parameter) for group in groups for parameter in group]
     trainable = [id(parameter) for parameter in module.parameters() if parameter.requires_grad]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.attention.acmix import ACmix
-from models.attention.attention import BatchNorm2d, FocalModulation, FocalModulationBlock
+from models.attention.attention import FocalModulation, FocalModulationBlock
 from models.attention.channel_attention import ECA, MLCA, SE
 from models.attention.dynamic_conv import DynamicConv
 from models.attention.encoder import AIFI
@@ -19,6 +19,7 @@ from models.attention.scsa import SCSA
 from models.attention.simam import SimAM
 from models.attention.spatial_attention import CBAM, CoordAtt
 from models.deploy import fold_modules
+from models.parts import BatchNorm2d
 from models.registry import registered_layers
 from tests.models.layer_promises import (
     SIZES_HW,

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 import models
-from models.summary import count_gflops, count_parameters
+from models.parameters import count_parameters
+from models.summary import count_gflops
 from models.yolo import Model
 from tests.networks import meta_deployed, meta_model, meta_pruned, seeded_images
 from utils.weights.foreign_names import foreign_head_names, foreign_name

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from models.parameters import BIAS, DECAYED, OTHER, parameter_groups
 from utils.errors import SettingsError
 from utils.hyperparameters import Hyperparameters
 
@@ -21,35 +21,6 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "fixed": lambda share, lrf: 1.0,
 }
 """Factor on lr0 by the share of the run that is over, in [0, 1)."""
-
-BIAS, DECAYED, OTHER = 0, 1, 2
-"""Parameter groups: biases; weights that decay; norms and every other vector or scalar, which do not decay."""
-
-
-def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """Return the trainable parameters in three groups: biases, decayed weights, others; every one exactly once.
-
-    A parameter belongs by what it is, not by what it is called: matrices and kernels decay; a vector or scalar does not
-    (layer scales, gates, mixing rates); one named `bias` or `…_bias` is a bias.
-    """
-    groups: list[list[nn.Parameter]] = [[], [], []]
-    seen: set[int] = set()
-    for module in model.modules():
-        norm = isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm)
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            if (name == "bias" or name.endswith("_bias")) and parameter.ndim <= 1:
-                groups[BIAS].append(parameter)
-            elif norm or parameter.ndim <= 1:
-                groups[OTHER].append(parameter)
-            else:
-                groups[DECAYED].append(parameter)
-    grouped = [id(parameter) for group in groups for parameter in group]
-    trainable = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
-    assert sorted(grouped) == sorted(trainable), "every trainable parameter must be in exactly one group"
-    return groups
 
 
 def build_optimizer(

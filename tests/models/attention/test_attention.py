@@ -10,14 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 import models.attention
-from models.attention.attention import (
-    MLP,
-    DepthwiseConv2d,
-    DropPath,
-    FocalModulation,
-    FocalModulationBlock,
-    LayerNorm2d,
-)
+from models.attention.attention import FocalModulation, FocalModulationBlock
+from models.parts import MLP, DepthwiseConv2d, DropPath, LayerNorm2d
 from tests.networks import seeded_images
 from utils.errors import ModelConfigError
 

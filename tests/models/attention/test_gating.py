@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from models.attention.gating import GroupNorm, require_divisor, require_odd, require_positive, squeezed
+from models.attention.gating import GroupNorm, squeezed
 from models.blocks.csp import C2f
+from models.parts import require_divisor, require_odd, require_positive
 from models.yolo import Model
 from tests.networks import tiny_config
 from utils.errors import ModelConfigError

@@ -6,9 +6,9 @@ from torch import nn
 
 from models.blocks.activation import ARelu
 from models.common import Conv, set_activation
+from models.parameters import OTHER, parameter_groups
 from models.yolo import Model
 from tests.networks import tiny_config
-from utils.optim.optimizer import OTHER, parameter_groups
 
 
 def sigmoid(value: float) -> float:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.attention.attention import BatchNorm2d
 from models.blocks.normalisation import allow_single_values, fold_batchnorm_ahead, merge_pointwise
 from models.common import Conv, RepConv
+from models.parts import BatchNorm2d
 
 
 def test_fold_batchnorm_ahead_by_hand() -> None:

@@ -12,7 +12,7 @@ from models.config import reading as network_config
 from models.config.foreign import translate_config
 from models.heads.detect import Detect, V9Detect
 from models.heads.segment import V9Segment
-from models.summary import count_parameters
+from models.parameters import count_parameters
 from models.yolo import Model
 from tests.networks import meta_model, tiny_config
 from utils.errors import ModelConfigError

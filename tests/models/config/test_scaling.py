@@ -10,6 +10,7 @@ import yaml
 
 from models import summary
 from models.config import reading as config_file
+from models.parameters import count_parameters
 from models.registry import Scale, find_layer, with_inner_repeats
 from models.yolo import Model
 from tests.networks import meta_model, randomise, seeded_images, tiny_config
@@ -125,8 +126,8 @@ def test_half_a_yolov9c_is_the_one_written_by_hand() -> None:
             row[3][position] = [count // 2 for count in value] if isinstance(value, list) else value // 2
     half = on_meta("yolov9-c", width=0.5, depth=0.33)
     assert shapes(half) == shapes(on_meta(config))
-    assert summary.count_parameters(half) == 13_073_472
-    assert summary.count_parameters(half.deploy()) == 6_552_000
+    assert count_parameters(half) == 13_073_472
+    assert count_parameters(half.deploy()) == 6_552_000
     assert [row.out_channels for row in half.rows[23:26]] == [[128], [128, 256], [128, 256, 256]]
 
 
@@ -141,7 +142,7 @@ def test_half_a_yolov9c_is_the_one_written_by_hand() -> None:
     ],
 )
 def test_counted_networks(name: str, width: float, depth: float, parameters: int) -> None:
-    assert summary.count_parameters(on_meta(name, width=width, depth=depth)) == parameters
+    assert count_parameters(on_meta(name, width=width, depth=depth)) == parameters
 
 
 @pytest.mark.slow

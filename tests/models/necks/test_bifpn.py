@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from models.necks.bifpn import BiFPNAdd
+from models.parameters import DECAYED, OTHER, parameter_groups
 from models.yolo import Model
 from tests.models.necks.neck_rows import network, refusal
-from utils.optim.optimizer import DECAYED, OTHER, parameter_groups
 
 
 def test_weighted_sum_by_hand() -> None:

@@ -4,68 +4,16 @@ import itertools
 import math
 
 import pytest
-import torch
-from torch import nn
 
 from tests.networks import tiny_model
 from utils.errors import SettingsError
 from utils.hyperparameters import Hyperparameters
 from utils.optim.optimizer import (
-    BIAS,
-    DECAYED,
     OPTIMIZERS,
-    OTHER,
     SCHEDULES,
     Schedule,
     build_optimizer,
-    parameter_groups,
 )
-
-
-class Attention(nn.Module):
-    """Parameters that a search by the names weight and bias would miss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(8))
-        self.temperature = nn.Parameter(torch.tensor(1.0))
-        self.pos = nn.Parameter(torch.zeros(1, 4, 8))
-        self.sweight = nn.Parameter(torch.zeros(8))
-        self.mha = nn.MultiheadAttention(8, 2)
-        self.norm = nn.LayerNorm([4, 8])
-        self.plain = nn.LayerNorm(8, elementwise_affine=False)
-        self.batch_norm = nn.BatchNorm2d(8)
-        self.group_norm = nn.GroupNorm(2, 8)
-        self.conv = nn.Conv2d(8, 8, 1)
-        self.twin = self.conv  # one module under two names
-        self.linear = nn.Linear(8, 8)
-        self.linear.weight = self.mha.out_proj.weight  # one parameter in two modules
-        self.frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
-
-
-def test_groups_of_unusual_parameters() -> None:
-    module = Attention()
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    groups = [{names[id(parameter)] for parameter in group} for group in parameter_groups(module)]
-    biases = {"mha.in_proj_bias", "mha.out_proj.bias", "batch_norm.bias", "group_norm.bias", "conv.bias", "linear.bias"}
-    assert groups[BIAS] == biases
-    assert groups[DECAYED] == {"mha.in_proj_weight", "mha.out_proj.weight", "conv.weight", "pos"}
-    assert groups[OTHER] == {
-        "gamma",
-        "temperature",
-        "sweight",
-        "norm.weight",
-        "norm.bias",
-        "batch_norm.weight",
-        "group_norm.weight",
-    }
-
-
-def test_every_trainable_parameter_exactly_once() -> None:
-    for module in (Attention(), tiny_model(3)):
-        grouped = [id(parameter) for group in parameter_groups(module) for parameter in group]
-        assert len(grouped) == len(set(grouped))
-        assert set(grouped) == {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
