@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from data.figures import FIGURES, Figure, paint_background, paint_clutter, paint_figure, random_figure, visible_outline
+from data.labels.yolo_txt import row_text
 from utils.errors import DataError, did_you_mean
 from utils.files import write_json
 
@@ -137,7 +138,7 @@ def label_row(outline: np.ndarray, class_index: int, as_box: bool, image_hw: tup
     outline = outline / (image_hw[1], image_hw[0])
     low, high = outline.min(0), outline.max(0)
     values = np.concatenate(((low + high) / 2, high - low)) if as_box else outline.reshape(-1)
-    return " ".join((str(class_index), *(f"{value:.6f}" for value in values)))
+    return row_text(class_index, values, ".6f")
 
 
 def _write_sample(root: Path, split: str, index: int, settings: ShapesSettings, names: Sequence[str]) -> None:

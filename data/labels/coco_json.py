@@ -7,16 +7,21 @@ evaluation looks at, is kept as it is.
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from data.labels.annotation import IMAGE, OUTLINE, ROW, Objects, Polygon, Problem
 from utils.errors import DataError, did_you_mean
 from utils.geometry.outlines import join_outlines, trace
 from utils.geometry.rle import Counts, counts_region, read_counts
+
+PIXEL_DIGITS, SCORE_DIGITS = 4, 9
+"""Precision of result rows: decimals of a coordinate, significant digits of a score (nine give a float32 back exactly)."""
 
 
 @dataclass(slots=True)
@@ -275,3 +280,44 @@ def fit_masks(objects: Objects, path: Path, image_hw: tuple[int, int]) -> None:
     for row in [row for row, counts in objects.run_lengths.items() if counts.sum() != height * width]:
         reason = f"run lengths of {objects.run_lengths.pop(row).sum()} pixels: the image has {width} x {height}"
         objects.problems.append(Problem(OUTLINE, f"{path}: object {row + 1}", reason))
+
+
+def result_rows(
+    image_id: int | str,
+    boxes_xyxy: ArrayLike,
+    scores: ArrayLike,
+    categories: Sequence[int],
+    masks: Sequence[Mapping[str, object]] | None = None,
+) -> list[dict[str, Any]]:
+    """Write one image's detections as rows of a COCO results file.
+
+    Coordinates are rounded to PIXEL_DIGITS decimals, scores to SCORE_DIGITS significant digits, so that different
+    scores stay different: pycocotools ranks detections by them.
+
+    Args:
+        boxes_xyxy: (n, 4) corners in pixels of the image file.
+        scores: (n,) confidences.
+        categories: category id of each detection.
+        masks: mask of each detection as COCO's run lengths; None for boxes only.
+    """
+    boxes_xywh = corners_to_xywh(boxes_xyxy).round(PIXEL_DIGITS).tolist()
+    values = np.asarray(scores, np.float64).tolist()
+    segmentations: Sequence[dict[str, Any]] = (
+        [{}] * len(values) if masks is None else [{"segmentation": mask} for mask in masks]
+    )
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(category),
+            "bbox": box_xywh,
+            "score": float(f"{score:.{SCORE_DIGITS}g}"),
+            **segmentation,
+        }
+        for box_xywh, score, category, segmentation in zip(boxes_xywh, values, categories, segmentations, strict=True)
+    ]
+
+
+def corners_to_xywh(boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """Turn (n, 4) corners into COCO's (n, 4) left, top, width, height, in float64."""
+    boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
+    return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)

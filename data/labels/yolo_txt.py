@@ -1,11 +1,15 @@
 """YOLO label files: one object a row, `class cx cy w h` or `class x1 y1 x2 y2 …`, all in parts of the image's size."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from data.labels.annotation import DUPLICATE, MIN_OUTLINE_AREA, OUTLINE, ROW, Objects, Polygon, Problem, outline_area
 from utils.errors import DataError
+from utils.geometry.outlines import outline_norm
+from utils.geometry.region import Region
 
 BOX_COLUMNS = 5
 TOLERANCE = 1e-3  # how far outside [0, 1] a number may lie from rounding alone; it is then moved to the border
@@ -98,3 +102,39 @@ def _add_row(objects: Objects, values: tuple[float, ...], image_hw: tuple[int, i
         objects.problems.append(Problem(OUTLINE, where, "it encloses no area"))
         polygon, area = [], float(np.prod(clipped[2:] - clipped[:2]))
     objects.add(int(values[0]), clipped, polygon, area=area)
+
+
+def label_rows(
+    boxes_xyxy: ArrayLike,
+    classes: Sequence[int],
+    file_hw: tuple[int, int],
+    regions: Sequence[Region] | None = None,
+    scores: Iterable[float] | None = None,
+) -> list[str]:
+    """Write the objects of one image as label rows `class cx cy w h`, in parts of the image's size.
+
+    An object with a mask gets its outline `x1 y1 x2 y2 …` in place of centre and size, one closed line: a seam that is
+    walked there and back joins parts and holes.
+
+    Args:
+        boxes_xyxy: (n, 4) corners in pixels of the image file.
+        classes: class index of each object.
+        file_hw: height and width of the image file.
+        regions: mask of each object, in pixels of the image file; None for boxes only.
+        scores: confidences, added as the last column; None leaves that column out.
+    """
+    height, width = file_hw
+    corners = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4) / (width, height, width, height)
+    centres, sizes = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+    coordinates = np.concatenate((centres, sizes), 1).tolist()
+    for index, region in enumerate(regions or ()):
+        outline = outline_norm(region, file_hw)
+        coordinates[index] = outline.reshape(-1).tolist() if len(outline) else coordinates[index]
+    if scores is not None:
+        coordinates = [[*row, score] for row, score in zip(coordinates, scores, strict=True)]
+    return [row_text(index, row) for index, row in zip(classes, coordinates, strict=True)]
+
+
+def row_text(class_index: int, values: Iterable[float], spec: str = ".6g") -> str:
+    """Write one row: the class index, then the values in the format `spec`."""
+    return " ".join((str(class_index), *(f"{value:{spec}}" for value in values)))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from data.augment.transforms import letterbox
 from data.images.reading import read_image
+from data.labels.coco_json import result_rows
+from data.labels.yolo_txt import label_rows
 from utils.drawing.draw import draw_boxes, write_image
 from utils.errors import DataError, SettingsError, did_you_mean
 from utils.geometry.boxes import unletterbox
 from utils.geometry.masks import Placement, as_array, instance_regions
 from utils.geometry.nms import non_max_suppression, torchvision_nms
-from utils.geometry.outlines import outline_norm
 from utils.geometry.region import Region, dense_masks
 from utils.geometry.rle import encode_region
 from utils.image_size import choose_image_size, static_size
@@ -92,49 +94,16 @@ class Results:
         return self.image[top : max(int(np.ceil(y2)), top + 1), left : max(int(np.ceil(x2)), left + 1)]
 
     def txt_rows(self, with_conf: bool = False) -> list[str]:
-        """Return label rows `class cx cy w h [confidence]`, normalised to the image.
+        """Return rows of a YOLO label file, `with_conf` with the confidence at the end (see `label_rows`)."""
+        scores = self.scores.tolist() if with_conf else None
+        return label_rows(self.boxes_xyxy, self.classes.tolist(), self.image.shape[:2], self.regions, scores)
 
-        An object with a mask has its outline `x1 y1 x2 y2 …` in place of centre and size, one closed line: parts and holes are reached
-        by a seam that is walked there and back.
-        """
-        height, width = self.image.shape[:2]
-        low, high = self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:]
-        boxes_norm = np.concatenate(((low + high) / 2, high - low), 1) / np.array((width, height) * 2)
-        places = list(boxes_norm)
-        for index, region in enumerate(self.regions or ()):
-            outline = outline_norm(region, (height, width))
-            places[index] = outline.reshape(-1) if len(outline) else places[index]
-        rows = zip(self.classes.tolist(), places, self.scores.tolist(), strict=True)
-        values = ((number, [*place.tolist(), score] if with_conf else place.tolist()) for number, place, score in rows)
-        return [" ".join((str(number), *(f"{value:.6g}" for value in row))) for number, row in values]
-
-    def coco_rows(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, object]]:
-        """Return COCO result rows; `category_id` is the class number and `bbox` is left, top, width, height in pixels.
-
-        An object with a mask has it as `segmentation`, in COCO's run lengths.
-        """
-        size_hw = self.image.shape[:2]
-        masks = (
-            [{}] * len(self)
-            if self.regions is None
-            else [{"segmentation": encode_region(region, size_hw)} for region in self.regions]
-        )
-        corner_and_size = np.concatenate(
-            (self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]), 1
-        ).astype(float)
-        return [
-            {
-                "image_id": image_id,
-                "file_name": file_name or self.path.name,
-                "category_id": number,
-                "bbox": [round(value, 3) for value in box],
-                "score": round(score, 5),
-                **mask,
-            }
-            for number, box, score, mask in zip(
-                self.classes.tolist(), corner_and_size.tolist(), self.scores.tolist(), masks, strict=True
-            )
-        ]
+    def coco_rows(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, Any]]:
+        """Return rows of a COCO results file; `category_id` is the class index, masks are run lengths."""
+        file_hw = self.image.shape[:2]
+        masks = None if self.regions is None else [encode_region(region, file_hw) for region in self.regions]
+        rows = result_rows(image_id, self.boxes_xyxy, self.scores, self.classes.tolist(), masks)
+        return [{"image_id": image_id, "file_name": file_name or self.path.name} | row for row in rows]
 
 
 def class_numbers(wanted: Sequence[int | str] | None, names: Sequence[str]) -> list[int] | None:

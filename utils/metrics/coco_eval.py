@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data.labels.annotation import Annotation
+from data.labels.coco_json import corners_to_xywh, result_rows
 from utils.errors import SettingsError
 from utils.files import write_text
 from utils.geometry.rle import encode_region
@@ -18,7 +19,6 @@ from utils.metrics.mask_overlap import coco_polygon, truth_masks
 
 DEFAULT_MAX_DET = 100
 AREA_RANGES = {"_small": 1, "_medium": 2, "_large": 3}
-PIXEL_DIGITS, SCORE_DIGITS = 4, 9  # nine significant digits give a float32 back exactly: no ties that were not there
 
 
 def coco_ground_truth(
@@ -44,7 +44,7 @@ def coco_ground_truth(
     objects: list[dict[str, Any]] = []
     for item in annotations:
         first = len(objects)
-        boxes_xywh = _corners_to_xywh(item.boxes_xyxy)
+        boxes_xywh = corners_to_xywh(item.boxes_xyxy)
         columns = zip(item.annotation_ids, item.classes, boxes_xywh, item.areas, item.crowd, strict=True)
         for annotation_id, label, box_xywh, area, crowd in columns:
             objects.append(
@@ -79,26 +79,13 @@ def coco_results(
         categories: category id by class index.
         segmentations: by image id, the mask of each detection as COCO's run lengths.
     """
-    results = []
+    results: list[dict[str, Any]] = []
     for image_id, rows in detections.items():
         rows = np.asarray(rows, dtype=np.float64)
-        if not len(rows):
-            continue
-        boxes_xywh = _corners_to_xywh(rows).round(PIXEL_DIGITS).tolist()
-        masks = [{"segmentation": mask} for mask in segmentations[image_id]] if segmentations else [{}] * len(rows)
-        for box_xywh, score, label, mask in zip(
-            boxes_xywh, rows[:, 4].tolist(), rows[:, 5].astype(int).tolist(), masks, strict=True
-        ):
-            score = float(f"{score:.{SCORE_DIGITS}g}")
-            results.append(
-                {
-                    "image_id": int(image_id),
-                    "category_id": int(categories[label]),
-                    "bbox": box_xywh,
-                    "score": score,
-                    **mask,
-                }
-            )
+        if len(rows):
+            category_ids = [int(categories[index]) for index in rows[:, 5].astype(int)]
+            masks = segmentations[image_id] if segmentations else None
+            results += result_rows(int(image_id), rows[:, :4], rows[:, 4], category_ids, masks)
     return results
 
 
@@ -175,9 +162,3 @@ def _twelve(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> dic
     numbers |= {f"AP{name}": mean(precision[..., area, -1]) for name, area in AREA_RANGES.items()}
     numbers |= {f"AR{limit}": mean(recall[..., 0, row]) for row, limit in enumerate(limits)}
     return numbers | {f"AR{name}": mean(recall[..., area, -1]) for name, area in AREA_RANGES.items()}
-
-
-def _corners_to_xywh(boxes_xyxy: ArrayLike) -> np.ndarray:
-    """(n, 4 or more) corners to (n, 4) left, top, width, height in float64."""
-    boxes_xyxy = np.asarray(boxes_xyxy, dtype=np.float64)
-    return np.concatenate((boxes_xyxy[:, :2], boxes_xyxy[:, 2:4] - boxes_xyxy[:, :2]), axis=1)

@@ -15,14 +15,14 @@ from torch import nn
 
 from data.images.sources import Frame, Source, open_source
 from models.plugins.loading import load_plugins
+from models.plugins.record import print_plugins
 from utils.drawing.draw import write_image
 from utils.errors import DataError, SettingsError
-from utils.explain.sheet import Explainer
-from utils.inference.exported import ExportedNetwork, load_network, network_precision
-from utils.files import next_run_dir, write_json, write_text
-from models.plugins.record import print_plugins
-from utils.inference.results import Predictor, Results
 from utils.explain.feature_maps import Visualizer
+from utils.explain.sheet import Explainer
+from utils.files import next_run_dir, write_json, write_text
+from utils.inference.exported import ExportedNetwork, load_network, network_precision
+from utils.inference.results import Predictor, Results
 
 FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
 SKIPPED_SHOWN = 20

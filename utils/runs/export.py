@@ -9,19 +9,19 @@ from pathlib import Path
 from torch import nn
 
 from models.plugins.loading import load_plugins
+from models.plugins.record import print_plugins
 from models.yolo import Model
 from utils.checkpoint.importing import import_state_dict, is_leftover, own_names, print_notes
+from utils.checkpoint.transfer import class_towers
 from utils.errors import CheckpointError, SettingsError
 from utils.export.comparison import compare, trial_images
 from utils.export.formats import FAILURES, WRITERS, ExportError, Writer, check_packages
-from utils.inference.metadata import ExportMetadata
 from utils.export.weights import export_weights
-from utils.inference.exported import RUNNERS, ExportedNetwork, load_network
 from utils.files import write_bytes
 from utils.image_size import choose_image_size
-from models.plugins.record import print_plugins
+from utils.inference.exported import RUNNERS, ExportedNetwork, load_network
+from utils.inference.metadata import ExportMetadata
 from utils.precision import choose_device
-from utils.checkpoint.transfer import class_towers
 from utils.weights.reading import read_weights
 
 FORMATS = ("weights", *WRITERS)

@@ -6,26 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data.labels.annotation import ScanReport
 from data.config import load_data_config
 from data.dataset import DetectionDataset
-from data.scan import load_annotations, print_report
+from data.labels.annotation import ScanReport
+from data.labels.yolo_txt import label_rows
 from data.loader import build_loader
-from utils.geometry.outlines import outline_norm
-from utils.geometry.rle import decode_region
+from data.scan import load_annotations, print_report
 from models.plugins.loading import load_plugins
+from models.plugins.record import print_plugins
 from models.yolo import Model
-from utils.metrics.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.errors import DataError, SettingsError
+from utils.files import next_run_dir, write_csv, write_json, write_text
+from utils.geometry.rle import decode_region
+from utils.image_size import choose_image_size, static_size
 from utils.inference.evaluate import EvalResult, evaluate
 from utils.inference.exported import ExportedNetwork, load_network, network_precision
-from utils.files import next_run_dir, write_csv, write_json, write_text
-from utils.image_size import choose_image_size, static_size
 from utils.losses.detection import build_loss
+from utils.metrics.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.metrics.detection import DetectionResult
-from models.plugins.record import print_plugins
 from utils.precision import Precision, worker_count
 
 MANY_CLASSES = 50
@@ -79,7 +78,9 @@ def validate(settings: ValSettings) -> EvalResult:
     network = precision.place_for_inference(network.eval())
     exported = isinstance(network, ExportedNetwork)
     loss = build_loss(network) if network.nc == len(dataset.names) and not exported else None
-    print(f"{precision.describe()}; {settings.weights}: {describe_form(network, settings.deploy)}; {describe_images(dataset, size_hw)}")
+    print(
+        f"{precision.describe()}; {settings.weights}: {describe_form(network, settings.deploy)}; {describe_images(dataset, size_hw)}"
+    )
     folder = next_run_dir(settings.project, settings.name, settings.exist_ok)
     result = evaluate(
         network,
@@ -109,7 +110,9 @@ def describe_form(network: Model | ExportedNetwork, deploy: bool) -> str:
     """Return in what form a network runs, and which flags that leaves without meaning."""
     if not isinstance(network, ExportedNetwork):
         return "lead branch only, folded" if deploy else "with auxiliary branches, not folded"
-    return f"{network.describe()}; no losses" + ("" if deploy else "; --no-deploy does not apply: it is deployed already")
+    return f"{network.describe()}; no losses" + (
+        "" if deploy else "; --no-deploy does not apply: it is deployed already"
+    )
 
 
 def describe_images(dataset: DetectionDataset, size_hw: tuple[int, int]) -> str:
@@ -117,7 +120,11 @@ def describe_images(dataset: DetectionDataset, size_hw: tuple[int, int]) -> str:
     if dataset.rect:
         shape = f"rectangles of at most {max(size_hw)} pixels and a margin"
     else:
-        shape = f"squares of {size_hw[0]} pixels" if size_hw[0] == size_hw[1] else f"{size_hw[0]} x {size_hw[1]} (height x width)"
+        shape = (
+            f"squares of {size_hw[0]} pixels"
+            if size_hw[0] == size_hw[1]
+            else f"{size_hw[0]} x {size_hw[1]} (height x width)"
+        )
     return f"{len(dataset)} images letterboxed to {shape}"
 
 
@@ -128,15 +135,23 @@ def check_settings(settings: ValSettings) -> None:
         SettingsError: names the flag, its value and what it may be.
     """
     if not (0 <= settings.conf_thres < 1 and 0 <= settings.iou_thres <= 1):
-        raise SettingsError(f"--conf-thres {settings.conf_thres} --iou-thres {settings.iou_thres}: expected numbers from 0 to 1")
-    lowest = {"batch": (settings.batch_size, 1), "img": (1 if settings.imgsz is None else settings.imgsz, 1), "max-det": (settings.max_det, 1)}
+        raise SettingsError(
+            f"--conf-thres {settings.conf_thres} --iou-thres {settings.iou_thres}: expected numbers from 0 to 1"
+        )
+    lowest = {
+        "batch": (settings.batch_size, 1),
+        "img": (1 if settings.imgsz is None else settings.imgsz, 1),
+        "max-det": (settings.max_det, 1),
+    }
     lowest |= {"workers": (settings.workers, 0), "min-items": (settings.min_items, 0)}
     for flag, (value, least) in lowest.items():
         if value < least:
             raise SettingsError(f"--{flag} {value}: expected {least} or more")
 
 
-def open_split(settings: ValSettings, model: Model | ExportedNetwork, size_hw: tuple[int, int]) -> tuple[DetectionDataset, ScanReport]:
+def open_split(
+    settings: ValSettings, model: Model | ExportedNetwork, size_hw: tuple[int, int]
+) -> tuple[DetectionDataset, ScanReport]:
     """Return the split's data set, and the report of reading it, which is printed.
 
     Args:
@@ -170,7 +185,9 @@ def open_split(settings: ValSettings, model: Model | ExportedNetwork, size_hw: t
     if dataset.num_filtered:
         print(f"--min-items {settings.min_items}: {dataset.num_filtered} images with fewer objects left out")
     if not settings.single_cls and model.names != dataset.names:
-        print(f"class names differ: the data set's are used ({shorten(dataset.names)}), not the network's ({shorten(model.names)})")
+        print(
+            f"class names differ: the data set's are used ({shorten(dataset.names)}), not the network's ({shorten(model.names)})"
+        )
     return dataset, report
 
 
@@ -198,7 +215,14 @@ def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> 
     print("time of an image: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in result.speed_ms.items()))
 
 
-def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: ValSettings, precision: Precision, size_hw: tuple[int, int]) -> None:
+def write_metrics(
+    folder: Path,
+    result: EvalResult,
+    names: list[str],
+    settings: ValSettings,
+    precision: Precision,
+    size_hw: tuple[int, int],
+) -> None:
     """Write metrics.json and, by class, classes.csv; of masks, classes_mask.csv."""
     metrics, masks = result.metrics, result.masks
     rows = metrics.table(names)
@@ -207,7 +231,11 @@ def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: 
         **metrics.summary(),
         "metrics/mAP_0.75": metrics.map75,
         "metrics/F1": metrics.f1,
-        **({**masks.summary("(mask)"), "metrics/mAP_0.75(mask)": masks.map75, "metrics/F1(mask)": masks.f1} if masks else {}),
+        **(
+            {**masks.summary("(mask)"), "metrics/mAP_0.75(mask)": masks.map75, "metrics/F1(mask)": masks.f1}
+            if masks
+            else {}
+        ),
         "confidence": metrics.confidence,
         "fitness": result.fitness,
         **{f"val/{name}_loss": value for name, value in result.losses.items()},
@@ -227,33 +255,21 @@ def write_metrics(folder: Path, result: EvalResult, names: list[str], settings: 
 
 
 def write_labels(folder: Path, dataset: DetectionDataset, result: EvalResult, with_confidence: bool) -> None:
-    """Write one text file an image: class, centre x, centre y, width, height over the image's size (, confidence).
-
-    An object that has a mask gets its outline x1 y1 x2 y2 … in place of centre and size.
-    """
+    """Write one label file for each image (see `label_rows`)."""
     uses = Counter(item.path.stem for item in dataset.annotations)
     for index, detections in result.detections.items():
         item = dataset.annotations[index]
         name = item.path.stem if uses[item.path.stem] == 1 else f"{item.path.stem}_{item.image_id}"
-        rows = label_rows(detections, item.image_hw)
-        places = [row[1:5] for row in rows]
-        for number, rle in enumerate(result.segmentations.get(index, ())):
-            outline = outline_norm(decode_region(rle), item.image_hw)
-            places[number] = outline.reshape(-1) if len(outline) else places[number]
-        values = [np.append(place, row[5]) if with_confidence else place for place, row in zip(places, rows, strict=True)]
-        lines = (" ".join([f"{row[0]:.0f}", *(f"{value:.6g}" for value in numbers)]) for row, numbers in zip(rows, values, strict=True))
-        write_text(folder / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+        regions = [decode_region(mask) for mask in result.segmentations.get(index, ())]
+        scores = detections[:, 4].tolist() if with_confidence else None
+        classes = detections[:, 5].astype(int).tolist()
+        rows = label_rows(detections[:, :4], classes, item.image_hw, regions, scores)
+        write_text(folder / f"{name}.txt", "".join(f"{row}\n" for row in rows))
 
 
-def label_rows(detections: NDArray[np.float32], image_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """(n, 6) corners in pixels, confidence, class to (n, 6) class, normalised centre and size, confidence."""
-    height, width = image_hw
-    corners_norm = detections[:, :4].astype(np.float64) / (width, height, width, height)
-    centre, size = (corners_norm[:, :2] + corners_norm[:, 2:]) / 2, corners_norm[:, 2:] - corners_norm[:, :2]
-    return np.concatenate((detections[:, 5:6], centre, size, detections[:, 4:5]), 1)
-
-
-def compare_with_coco(folder: Path, dataset: DetectionDataset, result: EvalResult, categories: list[int], max_det: int) -> None:
+def compare_with_coco(
+    folder: Path, dataset: DetectionDataset, result: EvalResult, categories: list[int], max_det: int
+) -> None:
     """Write predictions.json and coco_eval.json, print COCO's twelve numbers, and how far the in-loop ones are from them."""
     image_ids = [item.image_id for item in dataset.annotations]
     detections = {image_ids[index]: rows for index, rows in result.detections.items()}
@@ -264,20 +280,30 @@ def compare_with_coco(folder: Path, dataset: DetectionDataset, result: EvalResul
     for metrics, what in ((result.metrics, "boxes"), (result.masks, "masks")):
         if metrics is not None:
             truth = coco_ground_truth(dataset.annotations, dataset.names, categories, masks=what == "masks")
-            by_limit = {limit: evaluate_coco(truth, results, limit, what == "masks") for limit in dict.fromkeys((DEFAULT_MAX_DET, max_det))}
+            by_limit = {
+                limit: evaluate_coco(truth, results, limit, what == "masks")
+                for limit in dict.fromkeys((DEFAULT_MAX_DET, max_det))
+            }
             compared = compare_numbers(metrics, by_limit, max_det, what)
             content |= compared if what == "boxes" else {what: compared}
     write_json(folder / "coco_eval.json", content)
 
 
-def compare_numbers(metrics: DetectionResult, by_limit: dict[int, dict[str, float]], max_det: int, what: str) -> dict[str, Any]:
+def compare_numbers(
+    metrics: DetectionResult, by_limit: dict[int, dict[str, float]], max_det: int, what: str
+) -> dict[str, Any]:
     """Print and return COCO's numbers for each limit of detections, and how far the in-loop ones are from them."""
     print(f"pycocotools, {what}, at most {DEFAULT_MAX_DET} detections a class and image (-1: no such object):")
     for name, value in by_limit[DEFAULT_MAX_DET].items():
         print(f"  {name:<10}{value:>8.4f}")
     in_loop = {"AP": metrics.map, "AP50": metrics.map50, "AP75": metrics.map75}
-    gaps = {limit: {name: value - numbers[name] for name, value in in_loop.items()} for limit, numbers in by_limit.items()}
+    gaps = {
+        limit: {name: value - numbers[name] for name, value in in_loop.items()} for limit, numbers in by_limit.items()
+    }
     for limit, gap in gaps.items():
         differences = ", ".join(f"{name} {value:+.1e}" for name, value in gap.items())
         print(f"in-loop (at most {max_det}) minus pycocotools at {limit}: {differences}")
-    return {"in_loop": in_loop, **{f"max_det_{limit}": numbers | {"gap": gaps[limit]} for limit, numbers in by_limit.items()}}
+    return {
+        "in_loop": in_loop,
+        **{f"max_det_{limit}": numbers | {"gap": gaps[limit]} for limit, numbers in by_limit.items()},
+    }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.labels.annotation import IMAGE, OUTLINE, ROW
-from data.labels.coco_json import find_image_dir, fit_masks, read_categories, read_coco_file
+from data.labels.coco_json import find_image_dir, fit_masks, read_categories, read_coco_file, result_rows
 from utils.errors import DataError
 from utils.geometry.region import polygon_region
 
@@ -211,3 +211,15 @@ def test_masks_outside_the_image_are_named_and_left_out(tmp_path: Path) -> None:
     fit_masks(objects, tmp_path / "b.jpg", (40, 50))
     assert objects.run_lengths == {}
     assert "run lengths of 2400 pixels: the image has 50 x 40" in objects.problems[1].reason
+
+
+def test_result_rows_keep_scores_apart() -> None:
+    scores = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(1))], np.float32)
+    rows = result_rows("b", np.array([[1, 2, 4.00004, 8]] * 2, np.float32), scores, [90, 3])
+    assert [(row["image_id"], row["category_id"], row["bbox"]) for row in rows] == [
+        ("b", 90, [1, 2, 3, 6]),
+        ("b", 3, [1, 2, 3, 6]),
+    ]
+    assert np.array_equal(np.array([row["score"] for row in rows], np.float32), scores)
+    assert "segmentation" not in rows[0]
+    assert result_rows(1, [[0, 0, 1, 1]], [0.5], [1], [{"size": [1, 1]}])[0]["segmentation"] == {"size": [1, 1]}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from data.labels.annotation import DUPLICATE, OUTLINE, ROW, Objects
-from data.labels.yolo_txt import label_path, read_label_file
+from data.labels.yolo_txt import label_path, label_rows, read_label_file
 from utils.errors import DataError
+from utils.geometry.region import Region, no_region, polygon_region
 
 HW = (100, 200)
 
@@ -120,3 +121,22 @@ def test_an_outline_without_area_is_named_and_the_box_stays(tmp_path: Path) -> N
     assert objects.polygons == [[]]
     np.testing.assert_allclose(objects.boxes_xyxy, [(20, 10, 60, 30)])
     assert objects.areas == pytest.approx([800])
+
+
+def test_rows_are_written_in_parts_of_the_image() -> None:
+    boxes = np.array([[10, 20, 30, 60], [0, 0, 200, 100]], np.float32)
+    assert label_rows(boxes, [3, 0], HW) == ["3 0.1 0.4 0.1 0.4", "0 0.5 0.5 1 1"]
+    assert label_rows(boxes, [3, 0], HW, scores=[0.5, 0.123456789]) == [
+        "3 0.1 0.4 0.1 0.4 0.5",
+        "0 0.5 0.5 1 1 0.123457",
+    ]
+    assert label_rows(np.zeros((0, 4)), [], HW) == []
+
+
+def test_written_rows_are_read_back(tmp_path: Path) -> None:
+    boxes, region = [[10, 20, 30, 60], [50, 40, 70, 50]], Region(40, 50, np.ones((10, 20), bool))
+    objects = read(tmp_path, "\n".join(label_rows(boxes, [2, 1], HW, [no_region(), region])))
+    assert (objects.classes, objects.problems) == ([2, 1], [])
+    assert np.allclose(objects.boxes_xyxy, boxes, atol=1e-3)
+    assert objects.polygons[0] == []
+    assert polygon_region(objects.polygons[1], HW).area == region.area

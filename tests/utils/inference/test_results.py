@@ -13,6 +13,7 @@ from utils.geometry.region import Region, dense_masks, no_region, polygon_region
 from utils.geometry.rle import decode_region
 from utils.image_size import size_on_stride
 from utils.inference.results import Predictor, Results, class_numbers
+from utils.metrics.coco_eval import coco_results
 from utils.precision import choose_precision
 
 
@@ -151,6 +152,16 @@ def test_coco_rows() -> None:
     rows = result().coco_rows(7)
     assert rows[0] == {"image_id": 7, "file_name": "a.jpg", "category_id": 1, "bbox": [20, 10, 40, 40], "score": 0.75}
     assert rows[1]["bbox"] == [150.5, 0, 49.5, 100]
+
+
+def test_coco_rows_are_those_of_an_evaluation() -> None:
+    found = result()
+    found.boxes_xyxy[0] = [20.00012, 10, 60, 50]
+    found.scores[:] = [0.7500001, 0.75]  # different float32 numbers, which five decimals would make a tie
+    rows = np.concatenate((found.boxes_xyxy, found.scores[:, None], found.classes[:, None]), 1)
+    expected = coco_results({7: rows}, [0, 1])
+    assert expected[0]["score"] > expected[1]["score"]
+    assert found.coco_rows(7) == [row | {"file_name": "a.jpg"} for row in expected]
 
 
 def test_crop_and_counts() -> None:

@@ -12,10 +12,10 @@ import torch
 
 import val
 from models.yolo import Model
-from utils.weights.own_file import network_entry, save_checkpoint
 from utils.drawing.draw import write_image
 from utils.errors import CheckpointError, DataError, SettingsError
-from utils.runs.validate import ValSettings, label_rows, validate
+from utils.runs.validate import ValSettings, validate
+from utils.weights.own_file import network_entry, save_checkpoint
 
 ROOT = Path(__file__).parents[3]
 NAMES = ["cat", "dog"]
@@ -48,7 +48,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(weights: Path, data: Path, folder: Path, **changes: object) -> ValSettings:
-    plain = {"imgsz": 64, "batch_size": 2, "workers": 0, "device": "cpu", "amp": "off", "project": str(folder), "noplots": True}
+    plain = {
+        "imgsz": 64,
+        "batch_size": 2,
+        "workers": 0,
+        "device": "cpu",
+        "amp": "off",
+        "project": str(folder),
+        "noplots": True,
+    }
     return ValSettings(str(weights), str(data), **{**plain, **changes})
 
 
@@ -61,10 +69,21 @@ def test_everything_is_written(weights: Path, data: Path, tmp_path: Path, capsys
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["metrics/mAP_0.5:0.95"] == result.metrics.map
-    assert {"val/box_loss", "val/cls_loss", "val/dfl_loss", "metrics/precision", "metrics/recall", "metrics/mAP_0.5"} <= set(metrics)
+    assert {
+        "val/box_loss",
+        "val/cls_loss",
+        "val/dfl_loss",
+        "metrics/precision",
+        "metrics/recall",
+        "metrics/mAP_0.5",
+    } <= set(metrics)
     assert metrics["settings"]["iou_thres"] == 0.7
     rows = list(csv.DictReader((folder / "classes.csv").open()))
-    assert [(row["class"], row["images"], row["instances"]) for row in rows] == [("all", "3", "3"), ("cat", "1", "1"), ("dog", "2", "2")]
+    assert [(row["class"], row["images"], row["instances"]) for row in rows] == [
+        ("all", "3", "3"),
+        ("cat", "1", "1"),
+        ("dog", "2", "2"),
+    ]
 
     detections = sum(len(rows) for rows in result.detections.values())
     assert detections > 0
@@ -84,7 +103,9 @@ def test_full_and_deployed_network_agree(weights: Path, data: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exp", "exp2"]
 
 
-def test_size_off_the_stride_is_rounded_and_said(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_size_off_the_stride_is_rounded_and_said(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     validate(settings(weights, data, tmp_path, imgsz=50, rect=False))
     assert "--img 50: no multiple of the stride 32: 64 x 64" in capsys.readouterr().out
 
@@ -104,7 +125,10 @@ def test_other_number_of_classes(weights: Path, data: Path, tmp_path: Path):
     assert result.losses == {}
 
 
-@pytest.mark.parametrize(("change", "text"), [({"conf_thres": 1.5}, "--conf-thres"), ({"batch_size": 0}, "--batch 0"), ({"imgsz": -1}, "--img -1")])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [({"conf_thres": 1.5}, "--conf-thres"), ({"batch_size": 0}, "--batch 0"), ({"imgsz": -1}, "--img -1")],
+)
 def test_numbers_out_of_range(weights: Path, data: Path, tmp_path: Path, change: dict, text: str):
     with pytest.raises(SettingsError, match=text):
         validate(settings(weights, data, tmp_path, **change))
@@ -116,11 +140,6 @@ def test_missing_weights_and_split(weights: Path, data: Path, tmp_path: Path):
     with pytest.raises(DataError, match="no 'test' split"):
         validate(settings(weights, data, tmp_path, task="test"))
     assert not (tmp_path / "exp").exists()
-
-
-def test_label_rows_are_normalised():
-    rows = label_rows(np.array([[10, 20, 30, 60, 0.5, 3]], np.float32), (100, 200))
-    assert rows[0] == pytest.approx([3, 0.1, 0.4, 0.1, 0.4, 0.5])
 
 
 class TestCommandLine:
