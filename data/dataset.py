@@ -26,6 +26,9 @@ from data.images.reading import read_image
 from data.labels.annotation import Annotation
 from utils.errors import DataError, SettingsError
 
+RECT_PAD = 0.5
+"""Strides of grey that are added to a rectangle's sides before they are rounded up to the stride."""
+
 
 class ItemKey(NamedTuple):
     """What the sampler asks for: which image, in which epoch (for its random changes), and whether mosaics are on."""
@@ -68,7 +71,7 @@ class DetectionDataset:
         augment: change images at random, in mosaics if `hyp.mosaic` says so; else letterbox them.
         rect: items of similar aspect ratio share a batch and are as oblong as the batch allows; no mosaics.
         batch_size: images in a batch, which share a shape when `rect`.
-        stride, pad: sides of rectangular items are multiples of `stride`, with `pad` strides of grey added before rounding up.
+        stride: the sides of rectangular items are multiples of it, after RECT_PAD.
         seed: what all randomness starts from.
         masks: draw index maps for instance segmentation; the objects of an image then go from the largest to the smallest, those of
             a copy-paste after them.
@@ -87,7 +90,6 @@ class DetectionDataset:
         rect: bool = False,
         batch_size: int = 16,
         stride: int = 32,
-        pad: float = 0.5,
         seed: int = 0,
         masks: bool = False,
         cache: str = "auto",
@@ -112,7 +114,7 @@ class DetectionDataset:
             ]
         self.image_size, self.hyp, self.augment, self.rect = image_size, hyp, augment, rect
         self.batch_size, self.seed, self.masks = batch_size, seed, masks
-        self.order, self.shapes_hw = self._rectangles(stride, pad) if rect else (np.arange(len(self)), None)
+        self.order, self.shapes_hw = self._rectangles(stride) if rect else (np.arange(len(self)), None)
         self.cache = self._build_cache(cache)
 
     def __len__(self) -> int:
@@ -136,7 +138,7 @@ class DetectionDataset:
         """Return image `index` with its long side `image_size`, and its objects, crowd regions left out."""
         image = self.cache[index] if self.cache is not None else self._read(index)
         annotation = self.annotations[index]
-        (height, width), keep = annotation.image_hw, ~annotation.crowd
+        (height, width), keep = annotation.file_hw, ~annotation.crowd
         scale_wh = image.shape[1] / width, image.shape[0] / height
         polygons = [annotation.polygons[row] if self.augment or self.masks else [] for row in np.flatnonzero(keep)]
         sample = Sample(
@@ -153,26 +155,26 @@ class DetectionDataset:
     def _read(self, index: int) -> NDArray[np.uint8]:
         annotation = self.annotations[index]
         image = read_image(annotation.path)
-        if image.shape[:2] != tuple(annotation.image_hw):
-            (height, width), (known_height, known_width) = image.shape[:2], annotation.image_hw
+        if image.shape[:2] != tuple(annotation.file_hw):
+            (height, width), (known_height, known_width) = image.shape[:2], annotation.file_hw
             raise DataError(
                 f"{annotation.path}: the image is {width} x {height} pixels: {known_width} x {known_height} was expected from its "
                 "annotation; if the file was replaced meanwhile, start again"
             )
-        return resize(image, resized_hw(annotation.image_hw, self.image_size), fast=self.augment)
+        return resize(image, resized_hw(annotation.file_hw, self.image_size), fast=self.augment)
 
     def _build_cache(self, choice: str) -> ImageCache | None:
         if choice not in CACHE_CHOICES:
             raise SettingsError(f"cache {choice!r}: expected one of {', '.join(CACHE_CHOICES)}")
-        cache = ImageCache([resized_hw(annotation.image_hw, self.image_size) for annotation in self.annotations])
+        cache = ImageCache([resized_hw(annotation.file_hw, self.image_size) for annotation in self.annotations])
         if choice == "off" or (choice == "auto" and not cache.fits):
             return None
         cache.fill(self._read)
         return cache
 
-    def _rectangles(self, stride: int, pad: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _rectangles(self, stride: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the indices by aspect ratio, batch after batch, and (N, 2) height and width of each index's item."""
-        sizes_hw = np.array([annotation.image_hw for annotation in self.annotations], np.float64)
+        sizes_hw = np.array([annotation.file_hw for annotation in self.annotations], np.float64)
         aspect = sizes_hw[:, 0] / sizes_hw[:, 1]
         order = np.argsort(aspect, kind="stable")
         shapes_hw = np.zeros((len(self), 2), np.int64)
@@ -180,7 +182,7 @@ class DetectionDataset:
             batch = order[start : start + self.batch_size]
             # The least height and width, over the long side, that hold every image of the batch.
             share_hw = np.array((min(aspect[batch].max(), 1), min(1 / aspect[batch].min(), 1)))
-            shapes_hw[batch] = np.ceil(share_hw * self.image_size / stride + pad).astype(np.int64) * stride
+            shapes_hw[batch] = np.ceil(share_hw * self.image_size / stride + RECT_PAD).astype(np.int64) * stride
         return order, shapes_hw
 
     def _shape_hw(self, index: int) -> tuple[int, int]:
@@ -192,7 +194,7 @@ class DetectionDataset:
     def _letterboxed(self, index: int, scaleup: bool) -> tuple[Sample, tuple[float, float], tuple[int, int]]:
         """Return a letterboxed image with the ratio from, and padding around, the original."""
         sample, (ratio_w, ratio_h), pad_wh = letterbox_sample(self.load(index), self._shape_hw(index), scaleup)
-        height, width = self.annotations[index].image_hw
+        height, width = self.annotations[index].file_hw
         resized_height, resized_width = resized_hw((height, width), self.image_size)
         return sample, (ratio_w * resized_width / width, ratio_h * resized_height / height), pad_wh
 

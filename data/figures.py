@@ -83,15 +83,15 @@ class Figure:
 
 
 def random_figure(
-    rng: np.random.Generator, name: str, size: tuple[int, int], image_hw: tuple[int, int]
+    rng: np.random.Generator, name: str, size: tuple[int, int], canvas_hw: tuple[int, int]
 ) -> Figure | None:
     """Return a figure of random size, stretch, angle and place, or None where too much of it would lie outside.
 
     Args:
         size: lowest and highest diameter of the circle around it, pixels; no more than 0.8 of the image's shorter side.
     """
-    height, width = image_hw
-    diameter = rng.uniform(size[0], min(size[1], 0.8 * min(image_hw)))
+    height, width = canvas_hw
+    diameter = rng.uniform(size[0], min(size[1], 0.8 * min(canvas_hw)))
     angle, stretch = rng.uniform(0, 2 * math.pi), np.array((1.0, rng.uniform(0.85, 1.0)))
     turn = np.array(((math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))))
     centre = np.array((rng.uniform(0, width), rng.uniform(0, height)))
@@ -99,7 +99,7 @@ def random_figure(
     inside = clip_part(points, (width, height))
     if len(inside) < 3 or outline_area(inside) < MIN_INSIDE * outline_area(points):
         return None
-    coverage = _coverage(points, image_hw)
+    coverage = _coverage(points, canvas_hw)
     left, top, box_width, box_height = cv2.boundingRect(coverage)
     drawn_xyxy = np.array((left, top, left + box_width, top + box_height))
     if np.abs(np.concatenate((inside.min(0), inside.max(0))) - drawn_xyxy).max() > BOX_TOLERANCE:
@@ -107,14 +107,14 @@ def random_figure(
     return Figure(name, points, inside, coverage, int((coverage > 127).sum()))
 
 
-def _coverage(points: Points, image_hw: tuple[int, int]) -> Pixels:
+def _coverage(points: Points, canvas_hw: tuple[int, int]) -> Pixels:
     """Return (H, W) uint8, the share of each pixel inside an outline times 255.
 
     Drawn larger and shrunk, since cv2's own smooth edges make a figure about a pixel wider than its outline.
     """
-    coverage = np.zeros(image_hw, np.uint8)
+    coverage = np.zeros(canvas_hw, np.uint8)
     low = np.maximum(np.floor(points.min(0)).astype(int), 0)
-    high = np.minimum(np.ceil(points.max(0)).astype(int), image_hw[::-1])
+    high = np.minimum(np.ceil(points.max(0)).astype(int), canvas_hw[::-1])
     width, height = (high - low).tolist()
     large = _drawn_large(points, low, (width, height))
     coverage[low[1] : high[1], low[0] : high[0]] = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
@@ -152,13 +152,13 @@ def visible_outline(figure: Figure, above: Sequence[Figure]) -> Points:
     return join_outlines([piece for piece in pieces if piece])
 
 
-def paint_background(rng: np.random.Generator, image_hw: tuple[int, int]) -> Pixels:
+def paint_background(rng: np.random.Generator, canvas_hw: tuple[int, int]) -> Pixels:
     """Return (H, W, 3): a gradient between two colours under coarse and fine noise, sometimes with stripes or squares."""
     colours = rng.integers(20, 236, (2, 3)).astype(np.float32)
-    pixels = _texture(rng, image_hw, colours, str(rng.choice(TEXTURES, p=(0.2, 0.4, 0.2, 0.2))), contrast=0.35)
+    pixels = _texture(rng, canvas_hw, colours, str(rng.choice(TEXTURES, p=(0.2, 0.4, 0.2, 0.2))), contrast=0.35)
     coarse = rng.normal(0, 14, (int(rng.integers(3, 12)), int(rng.integers(3, 12)), 3)).astype(np.float32)
-    pixels += cv2.resize(coarse, image_hw[::-1], interpolation=cv2.INTER_CUBIC)
-    pixels += rng.normal(0, rng.uniform(2, 10), (*image_hw, 1))
+    pixels += cv2.resize(coarse, canvas_hw[::-1], interpolation=cv2.INTER_CUBIC)
+    pixels += rng.normal(0, rng.uniform(2, 10), (*canvas_hw, 1))
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
@@ -217,15 +217,15 @@ def paint_figure(rng: np.random.Generator, pixels: Pixels, figure: Figure, hue: 
 
 
 def _texture(
-    rng: np.random.Generator, image_hw: tuple[int, int], colours: NDArray[np.float32], kind: str, contrast: float
+    rng: np.random.Generator, canvas_hw: tuple[int, int], colours: NDArray[np.float32], kind: str, contrast: float
 ) -> NDArray[np.float32]:
     """Return (H, W, 3) float32: the first colour mixed with up to `contrast` of the second one in a pattern."""
-    height, width = image_hw
+    height, width = canvas_hw
     angle, period = rng.uniform(0, 2 * math.pi), rng.uniform(5, 24)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     if kind == "plain":
-        share = np.zeros(image_hw, np.float32)
+        share = np.zeros(canvas_hw, np.float32)
     elif kind == "gradient":
         share = (along - along.min()) / max(float(np.ptp(along)), 1.0)
     elif kind == "stripes":

@@ -23,14 +23,12 @@ Job = tuple[str, Stamp]
 
 
 def load_annotations(
-    config: DataConfig, split: str, *, require_labels: bool | None = None, cache: bool = True, progress: bool = True
+    config: DataConfig, split: str, *, require_labels: bool | None = None
 ) -> tuple[list[Annotation], ScanReport]:
     """Read a split: every image decoded once, every label row checked; what is bad is skipped and named in the report.
 
     Args:
         require_labels: raise where there is no object at all; None does so for "train" only.
-        cache: use and write the cache beside the labels (in the user's cache folder where that place is read-only).
-        progress: show a progress bar on a terminal.
     Returns:
         One annotation per usable image, in the order of the sources and, inside a folder, by path; and the report.
     Raises:
@@ -40,9 +38,9 @@ def load_annotations(
     annotations: list[Annotation] = []
     for source in config.sources(split):
         if source.suffix.lower() == ".json":
-            annotations += _read_coco(config, split, source, report, cache, progress)
+            annotations += _read_coco(config, split, source, report)
         else:
-            annotations += _read_yolo(config, source, report, cache, progress)
+            annotations += _read_yolo(config, source, report)
     if not annotations:
         raise DataError(f"{config.path}: {split}: none of the images can be used: {_first(report.problems)}")
     _count(report, annotations)
@@ -108,7 +106,7 @@ def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split:
     )
 
 
-def _read_yolo(config: DataConfig, source: Path, report: ScanReport, cache: bool, progress: bool) -> list[Annotation]:
+def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Annotation]:
     if source.is_dir():
         images = find_images(source)
         beside = label_path(source / "any.jpg").parent
@@ -125,25 +123,25 @@ def _read_yolo(config: DataConfig, source: Path, report: ScanReport, cache: bool
         return _yolo_entry(images[position], num_classes)
 
     labels = [label_path(image) for image in images]
-    entries = _cached(images, labels, read, beside if cache else None, f"yolo {num_classes}", report, progress)
+    entries = _cached(images, labels, read, beside, f"yolo {num_classes}", report)
     for entry in entries:
         report.unlabelled += entry.annotation is not None and not entry.labelled
     return _usable(entries, report)
 
 
 def _yolo_entry(image: Path, num_classes: int) -> Entry:
-    image_hw, problem = _inspect(image)
-    if image_hw is None:
+    file_hw, problem = _inspect(image)
+    if file_hw is None:
         return Entry(None, [problem], False)
     try:
-        objects = read_label_file(label_path(image), num_classes, image_hw)
+        objects = read_label_file(label_path(image), num_classes, file_hw)
     except FileNotFoundError:
-        return Entry(Objects().annotation(image, image_hw), [], False)
+        return Entry(Objects().annotation(image, file_hw), [], False)
     except OSError as error:
         return Entry(
             None, [Problem(IMAGE, str(label_path(image)), f"label file cannot be read: {error.strerror}")], False
         )
-    return Entry(objects.annotation(image, image_hw), objects.problems, True, objects.clipped)
+    return Entry(objects.annotation(image, file_hw), objects.problems, True, objects.clipped)
 
 
 def _inspect(image: Path) -> tuple[tuple[int, int] | None, Problem | None]:
@@ -172,22 +170,20 @@ def _read_list(source: Path, root: Path) -> list[Path]:
     return images
 
 
-def _read_coco(
-    config: DataConfig, split: str, source: Path, report: ScanReport, cache: bool, progress: bool
-) -> list[Annotation]:
+def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport) -> list[Annotation]:
     content = read_coco_file(source, config.names, config.image_dirs.get(split))
     report.categories = content.categories
     report.problems += content.problems
 
     def read(position: int) -> Entry:
         path = content.images[position].path
-        image_hw, problem = _inspect(path)
+        file_hw, problem = _inspect(path)
         return (
-            Entry(None, [problem], False) if image_hw is None else Entry(Objects().annotation(path, image_hw), [], True)
+            Entry(None, [problem], False) if file_hw is None else Entry(Objects().annotation(path, file_hw), [], True)
         )
 
     paths = [image.path for image in content.images]
-    checked = _cached(paths, [None] * len(paths), read, source if cache else None, "coco", report, progress)
+    checked = _cached(paths, [None] * len(paths), read, source, "coco", report)
     return _usable([_coco_entry(image, entry) for image, entry in zip(content.images, checked, strict=True)], report)
 
 
@@ -195,7 +191,7 @@ def _coco_entry(image: CocoImage, checked: Entry) -> Entry:
     """Return the objects of an image once it is known to be whole and of the size that the COCO file was made for."""
     if checked.annotation is None:
         return checked
-    height, width = checked.annotation.image_hw
+    height, width = checked.annotation.file_hw
     if image.stated_hw not in (None, (height, width)):
         stated = "{1} x {0}".format(*image.stated_hw)
         return Entry(
@@ -211,20 +207,19 @@ def _cached(
     images: Sequence[Path],
     labels: Sequence[Path | None],
     read: Callable[[int], Entry],
-    beside: Path | None,
+    beside: Path,
     key: str,
     report: ScanReport,
-    progress: bool,
 ) -> list[Entry]:
     """Return the entry of each image, from the cache where neither image nor label changed, else by `read(position)`."""
     jobs: list[Job] = [(str(image), stamp(image, label)) for image, label in zip(images, labels, strict=True)]
-    places = cache_places(beside) if beside is not None else []
+    places = cache_places(beside)
     known = load_entries(places, key)
     todo = [position for position, job in enumerate(jobs) if job not in known]
     report.from_cache += len(jobs) - len(todo)
-    for position, entry in zip(todo, _in_threads(read, todo, report.split, progress), strict=True):
+    for position, entry in zip(todo, _in_threads(read, todo, report.split), strict=True):
         known[jobs[position]] = entry
-    if todo and places:
+    if todo:
         written = save_entries(places, key, {job: known[job] for job in jobs})
         if written != places[0]:
             where = (
@@ -236,7 +231,7 @@ def _cached(
     return [known[job] for job in jobs]
 
 
-def _in_threads(read: Callable[[int], Entry], todo: Sequence[int], title: str, progress: bool) -> Iterable[Entry]:
+def _in_threads(read: Callable[[int], Entry], todo: Sequence[int], title: str) -> Iterable[Entry]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     executor = ThreadPoolExecutor(min(MAX_THREADS, cores))
     try:
@@ -244,7 +239,7 @@ def _in_threads(read: Callable[[int], Entry], todo: Sequence[int], title: str, p
             executor.map(read, todo),
             f"{title}: checking images and labels",
             len(todo),
-            disable=None if progress else True,
+            disable=None,  # on a terminal only
         )
     finally:
         executor.shutdown(cancel_futures=True)

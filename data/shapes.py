@@ -133,9 +133,9 @@ def visible_outlines(figures: Sequence[tuple[Figure, bool]]) -> list[np.ndarray]
     ]
 
 
-def label_row(outline: np.ndarray, class_index: int, as_box: bool, image_hw: tuple[int, int]) -> str:
+def label_row(outline: np.ndarray, class_index: int, as_box: bool, file_hw: tuple[int, int]) -> str:
     """Return the YOLO row of an outline (K, 2) in pixels: its box, or itself, in parts of the image's size."""
-    outline = outline / (image_hw[1], image_hw[0])
+    outline = outline / (file_hw[1], file_hw[0])
     low, high = outline.min(0), outline.max(0)
     values = np.concatenate(((low + high) / 2, high - low)) if as_box else outline.reshape(-1)
     return row_text(class_index, values, ".6f")

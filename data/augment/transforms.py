@@ -40,10 +40,10 @@ class AugmentSettings(Protocol):
     copy_paste: float
 
 
-def resized_hw(image_hw: tuple[int, int], image_size: int) -> tuple[int, int]:
+def resized_hw(file_hw: tuple[int, int], image_size: int) -> tuple[int, int]:
     """Height and width of an image once its long side is `image_size`."""
-    height, width = image_hw
-    ratio = image_size / max(image_hw)
+    height, width = file_hw
+    ratio = image_size / max(file_hw)
     return max(round(height * ratio), 1), max(round(width * ratio), 1)
 
 

@@ -31,7 +31,7 @@ class Annotation:
 
     Attributes:
         path: image file.
-        image_hw: height and width.
+        file_hw: height and width of the image file; the network may see another size.
         image_id: number of the image in COCO results; unique in its split.
         classes: (N,) int64, 0 to number of names - 1.
         boxes_xyxy: (N, 4) float32 corners.
@@ -43,7 +43,7 @@ class Annotation:
     """
 
     path: Path
-    image_hw: tuple[int, int]
+    file_hw: tuple[int, int]
     image_id: int
     classes: NDArray[np.int64]
     boxes_xyxy: NDArray[np.float32]
@@ -101,11 +101,11 @@ class Objects:
         self.areas.append(area)
         self.annotation_ids.append(annotation_id)
 
-    def annotation(self, path: Path, image_hw: tuple[int, int], image_id: int = 0) -> Annotation:
+    def annotation(self, path: Path, file_hw: tuple[int, int], image_id: int = 0) -> Annotation:
         """Return the objects as arrays."""
         return Annotation(
             path,
-            image_hw,
+            file_hw,
             image_id,
             np.array(self.classes, np.int64),
             np.array(self.boxes_xyxy, np.float32).reshape(-1, 4),

@@ -96,7 +96,7 @@ def _pack(entries: dict[tuple[str, Stamp], Entry]) -> tuple[dict[str, object], d
         "usable": np.array([entry.annotation is not None for entry in entries.values()], np.bool_),
         "labelled": np.array([entry.labelled for entry in entries.values()], np.bool_),
         "clipped": np.array([entry.clipped for entry in entries.values()], np.int64),
-        "image_hw": np.array([annotation.image_hw for annotation in kept], np.int64).reshape(-1, 2),
+        "image_hw": np.array([annotation.file_hw for annotation in kept], np.int64).reshape(-1, 2),
         "counts": np.array([len(annotation) for annotation in kept], np.int64),
         "classes": joined("classes", np.int64, (0,)),
         "boxes_xyxy": joined("boxes_xyxy", np.float32, (0, 4)),
@@ -130,12 +130,12 @@ def _unpack(header: dict[str, list], arrays: dict[str, np.ndarray]) -> dict[tupl
     for path, stamp_numbers, usable, labelled, clipped in zip(*columns, strict=True):
         annotation = None
         if usable:
-            start, count, image_hw = next(spans)
+            start, count, file_hw = next(spans)
             span = slice(start, start + count)
             polygons = [[next(parts) for _ in range(next(num_parts))] for _ in range(count)]
             annotation = Annotation(
                 Path(path),
-                tuple(image_hw),
+                tuple(file_hw),
                 0,
                 arrays["classes"][span],
                 arrays["boxes_xyxy"][span],

@@ -263,9 +263,9 @@ def _reason(number: int, part: object) -> str:
     return f"segmentation[{number}]: {len(part)} numbers: {expected}"
 
 
-def fit_masks(objects: Objects, path: Path, image_hw: tuple[int, int]) -> None:
+def fit_masks(objects: Objects, path: Path, file_hw: tuple[int, int]) -> None:
     """Leave out, and name, what of the objects' masks does not lie in their image, whose size is known by now."""
-    height, width = image_hw
+    height, width = file_hw
     for row, polygon in enumerate(objects.polygons):
         inside = [bool((part.max(0) > 0).all() and (part.min(0) < (width, height)).all()) for part in polygon]
         if not all(inside):

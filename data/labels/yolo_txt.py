@@ -26,11 +26,11 @@ def label_path(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def read_label_file(path: Path, num_classes: int, image_hw: tuple[int, int]) -> Objects:
+def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> Objects:
     """Parse a label file row by row; a bad row is left out and named, the others stay.
 
     Args:
-        image_hw: height and width of the image, in pixels.
+        file_hw: height and width of the image, in pixels.
     Raises:
         DataError: a class index is not below `num_classes`.
         OSError: the file is missing or cannot be read.
@@ -54,7 +54,7 @@ def read_label_file(path: Path, num_classes: int, image_hw: tuple[int, int]) -> 
             objects.problems.append(Problem(DUPLICATE, where, "same as an earlier row"))
             continue
         seen.add(values)
-        _add_row(objects, values, image_hw, where)
+        _add_row(objects, values, file_hw, where)
     return objects
 
 
@@ -81,8 +81,8 @@ def _number(word: str) -> float:
         raise ValueError(f"{word!r} is no number") from None
 
 
-def _add_row(objects: Objects, values: tuple[float, ...], image_hw: tuple[int, int], where: str) -> None:
-    height, width = image_hw
+def _add_row(objects: Objects, values: tuple[float, ...], file_hw: tuple[int, int], where: str) -> None:
+    height, width = file_hw
     size = np.array((width, height), np.float64)
     coordinates = np.array(values[1:], np.float64).reshape(-1, 2) * size
     polygon: Polygon = []

@@ -28,17 +28,17 @@ def test_letterboxed_items_lead_back_to_the_annotation(annotations: list[Annotat
                 back = unletterbox(
                     boxes, batch["ratio_wh"][position], batch["pad_wh"][position], batch["original_hw"][position]
                 )
-                assert batch["original_hw"][position] == annotations[index].image_hw
+                assert batch["original_hw"][position] == annotations[index].file_hw
                 assert np.allclose(back, annotations[index].boxes_xyxy[:-1], atol=1e-3)  # the crowd region is left out
                 assert targets[:, 1].tolist() == annotations[index].classes[:-1].tolist()
 
 
 def test_rectangles_have_the_shape_of_their_batch(annotations: list[Annotation], build: Build) -> None:
-    dataset = build(annotations, rect=True, batch_size=3, stride=32, pad=0.5)
+    dataset = build(annotations, rect=True, batch_size=3, stride=32)
     shapes = [tuple(batch["images"].shape) for batch in build_loader(dataset, 3)]
     # By aspect ratio: 0.47, 0.75, 0.83 | 1, 1, 1.33 | 1.6; the long side 64 becomes ceil(64 / 32 + 0.5) * 32 = 96.
     assert shapes == [(3, 3, 96, 96), (3, 3, 96, 96), (1, 3, 96, 64)]
-    assert build(annotations, rect=True, batch_size=1, pad=0.0).shapes_hw[[3, 2]].tolist() == [[32, 64], [64, 64]]
+    assert build(annotations, rect=True, batch_size=1).shapes_hw[[3, 2]].tolist() == [[64, 96], [96, 64]]
 
 
 def test_images_are_rgb_and_channels_last(annotate: Annotate, build: Build) -> None:

@@ -1,11 +1,14 @@
+import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from data.dataset import DetectionDataset
 from data.labels.annotation import Annotation
-from data.loader import Timed, build_loader
+from data.loader import build_loader
 from utils.errors import DataError
 
 Build = Callable[..., DetectionDataset]
@@ -22,7 +25,7 @@ def equal(first: dict, second: dict) -> bool:
 def test_batches_are_the_same_with_any_number_of_workers(
     annotations: list[Annotation], rect: bool, build: Build
 ) -> None:
-    dataset = build(annotations, augment=True, masks=True, rect=rect, batch_size=2, pad=0.0)
+    dataset = build(annotations, augment=True, masks=True, rect=rect, batch_size=2)
     here, there = (build_loader(dataset, 2, workers, shuffle=True, seed=5) for workers in (0, 2))
     for epoch, mosaic in ((0, True), (1, True), (2, False)):  # the workers live on when mosaics end
         here.set_epoch(epoch, mosaic)
@@ -42,7 +45,6 @@ def test_order_changes_with_the_epoch_and_resumes_within_it(annotations: list[An
     assert sorted(index for batch in orders[0] for index in batch) == list(range(7))
     loader.set_epoch(0, start_batch=2)
     assert [batch["indices"] for batch in loader] == orders[0][2:]
-    assert [len(batch["indices"]) for batch in build_loader(build(annotations), 2, drop_last=True)] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -54,10 +56,20 @@ def test_a_vanished_image_is_named(annotations: list[Annotation], workers: int, 
     assert "Traceback" not in str(caught.value)
 
 
-def test_timed_counts_the_waiting(annotations: list[Annotation], build: Build) -> None:
-    timed = Timed(build_loader(build(annotations), 4))
-    assert len(list(timed)) == 2
-    assert timed.waited_s > 0
+def note_process(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+
+
+def test_every_worker_is_started_once(annotations: list[Annotation], build: Build, tmp_path: Path) -> None:
+    folder = tmp_path / "started"
+    folder.mkdir()
+    loader = build_loader(build(annotations), 2, workers=2, on_worker_start=partial(note_process, folder))
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        list(loader)
+    started = {file.name for file in folder.iterdir()}
+    assert len(started) == 2
+    assert str(os.getpid()) not in started
 
 
 def test_batch_size_must_be_the_rectangles_own(annotations: list[Annotation], build: Build) -> None:

@@ -35,10 +35,10 @@ def config(root: Path, *sources: str, split: str = "train") -> DataConfig:
 
 
 def test_folder(folder: Path) -> None:
-    annotations, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+    annotations, report = load_annotations(config(folder, "images/train"), "train")
     assert [annotation.path.name for annotation in annotations] == ["a.jpg", "b.jpg", "c.jpg"]
     assert [annotation.image_id for annotation in annotations] == [1, 2, 3]
-    assert [annotation.image_hw for annotation in annotations] == [(40, 60)] * 3
+    assert [annotation.file_hw for annotation in annotations] == [(40, 60)] * 3
     assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1, 2], [3], []]
     np.testing.assert_allclose(annotations[0].boxes_xyxy, [(15, 10, 45, 30), (6, 4, 30, 20)])
     np.testing.assert_allclose(annotations[0].areas, [600, 192])
@@ -53,21 +53,21 @@ def test_folder(folder: Path) -> None:
 
 
 def test_second_reading_comes_from_the_cache_and_is_the_same(folder: Path) -> None:
-    first, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+    first, report = load_annotations(config(folder, "images/train"), "train")
     assert report.from_cache == 0
     assert (folder / "labels" / "train.cache.npz").is_file()
-    second, again = load_annotations(config(folder, "images/train"), "train", progress=False)
+    second, again = load_annotations(config(folder, "images/train"), "train")
     assert again.from_cache == 4
     assert again.problems == report.problems
     assert (again.images, again.objects, again.unlabelled) == (report.images, report.objects, report.unlabelled)
     for before, after in zip(first, second, strict=True):
-        assert (before.path, before.image_hw, before.image_id) == (after.path, after.image_hw, after.image_id)
+        assert (before.path, before.file_hw, before.image_id) == (after.path, after.file_hw, after.image_id)
         np.testing.assert_array_equal(before.boxes_xyxy, after.boxes_xyxy)
         np.testing.assert_array_equal(before.annotation_ids, after.annotation_ids)
 
 
 def test_cache_notices_changed_new_and_removed_files(folder: Path, write_image: Callable[..., Path]) -> None:
-    load_annotations(config(folder, "images/train"), "train", progress=False)
+    load_annotations(config(folder, "images/train"), "train")
     labels = folder / "labels" / "train"
     status = (labels / "a.txt").stat()
     (labels / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n1 0.1 0.1 0.5 0.1 0.5 0.5\n")  # as long as before
@@ -75,24 +75,19 @@ def test_cache_notices_changed_new_and_removed_files(folder: Path, write_image: 
     (labels / "b.txt").unlink()
     (labels / "c.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     write_image(folder / "images/train/d.jpg", (30, 30))
-    annotations, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+    annotations, report = load_annotations(config(folder, "images/train"), "train")
     assert report.from_cache == 0
     assert [annotation.classes.tolist() for annotation in annotations] == [[1, 1], [], [0], []]
     write_image(folder / "images/train/e.jpg")
-    annotations, report = load_annotations(config(folder, "images/train"), "train", progress=False)
+    annotations, report = load_annotations(config(folder, "images/train"), "train")
     assert (report.from_cache, len(annotations)) == (4, 5)
-
-
-def test_without_cache_nothing_is_written(folder: Path) -> None:
-    load_annotations(config(folder, "images/train"), "train", cache=False, progress=False)
-    assert [path.name for path in (folder / "labels").iterdir()] == ["train"]
 
 
 def test_read_only_labels_are_said_once(folder: Path) -> None:
     (folder / "labels").chmod(0o555)
     try:
-        _, report = load_annotations(config(folder, "images/train"), "train", progress=False)
-        _, again = load_annotations(config(folder, "images/train"), "train", progress=False)
+        _, report = load_annotations(config(folder, "images/train"), "train")
+        _, again = load_annotations(config(folder, "images/train"), "train")
     finally:
         (folder / "labels").chmod(0o755)
     assert [path.name for path in (folder / "labels").iterdir()] == ["train"]
@@ -106,7 +101,7 @@ def test_list_file_and_several_sources(folder: Path, write_image: Callable[..., 
     (folder / "lists" / "train.txt").write_text(
         f"# two\n../images/train/a.jpg\n\n{folder}/images/train/b.jpg\n./images/train/missing.jpg\n"
     )
-    annotations, report = load_annotations(config(folder, "lists/train.txt", "images/more"), "train", progress=False)
+    annotations, report = load_annotations(config(folder, "lists/train.txt", "images/more"), "train")
     assert [annotation.path.name for annotation in annotations] == ["a.jpg", "b.jpg", "x.png"]
     assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1, 2], [3], []]
     assert ("missing.jpg", "cannot be read: No such file or directory") in [
@@ -117,50 +112,50 @@ def test_list_file_and_several_sources(folder: Path, write_image: Callable[..., 
 def test_line_that_is_no_image_stops(folder: Path) -> None:
     (folder / "train.txt").write_text("images/train/a.jpg\nimages/train\n")
     with pytest.raises(DataError, match=r"train.txt:2: 'images/train' is no image"):
-        load_annotations(config(folder, "train.txt"), "train", progress=False)
+        load_annotations(config(folder, "train.txt"), "train")
 
 
 def test_numbers_in_image_names_become_image_ids(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     for name in ("000042", "000007"):
         write_image(tmp_path / f"{name}.jpg")
-    annotations, _ = load_annotations(config(tmp_path, "", split="val"), "val", progress=False)
+    annotations, _ = load_annotations(config(tmp_path, "", split="val"), "val")
     assert [annotation.image_id for annotation in annotations] == [7, 42]
 
 
 def test_class_beyond_the_names_stops(folder: Path) -> None:
     (folder / "labels/train/b.txt").write_text("1 0.5 0.5 0.2 0.2\n2 0.5 0.5 0.2 0.2\n")
     with pytest.raises(DataError, match=r"b.txt:2: class 2: expected 0 to 1, since the data yaml has 2 names"):
-        load_annotations(config(folder, "images/train"), "train", progress=False)
+        load_annotations(config(folder, "images/train"), "train")
 
 
 def test_fewer_names_than_when_the_cache_was_written_stop(folder: Path) -> None:
     settings = config(folder, "images/train")
-    load_annotations(settings, "train", progress=False)
+    load_annotations(settings, "train")
     with pytest.raises(DataError, match=r"a.txt:2: class 1: expected 0 to 0"):
-        load_annotations(DataConfig(settings.path, settings.root, settings.splits, ["cat"]), "train", progress=False)
+        load_annotations(DataConfig(settings.path, settings.root, settings.splits, ["cat"]), "train")
 
 
 def test_no_labels_at_all(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     write_image(tmp_path / "images" / "a.jpg")
     with pytest.raises(DataError, match=r"train: no labels at all for 1 images: looked for .*labels/a.txt"):
-        load_annotations(config(tmp_path, "images"), "train", progress=False)
-    annotations, report = load_annotations(config(tmp_path, "images", split="val"), "val", progress=False)
+        load_annotations(config(tmp_path, "images"), "train")
+    annotations, report = load_annotations(config(tmp_path, "images", split="val"), "val")
     assert (len(annotations), report.unlabelled) == (1, 1)
 
 
 def test_no_images_and_no_usable_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match=r"images: no images: expected files such as .jpg"):
-        load_annotations(config(tmp_path, "images"), "train", progress=False)
+        load_annotations(config(tmp_path, "images"), "train")
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"none of the images can be used: .*a.jpg: empty file"):
-        load_annotations(config(tmp_path, "images"), "train", progress=False)
+        load_annotations(config(tmp_path, "images"), "train")
 
 
 def test_source_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(DataError, match=r"a.csv: expected an image folder"):
-        load_annotations(config(tmp_path, "a.csv"), "train", progress=False)
+        load_annotations(config(tmp_path, "a.csv"), "train")
 
 
 def write_coco(root: Path, name: str, images: list[dict], annotations: list[dict]) -> None:
@@ -183,7 +178,7 @@ def test_coco_file(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     ]
     write_coco(tmp_path, "val.json", images, objects)
     for from_cache in (0, 3):
-        annotations, report = load_annotations(config(tmp_path, "val.json", split="val"), "val", progress=False)
+        annotations, report = load_annotations(config(tmp_path, "val.json", split="val"), "val")
         assert (len(annotations), annotations[0].image_id, annotations[0].annotation_ids.tolist()) == (1, 30, [8, 7])
         assert (annotations[0].crowd.tolist(), annotations[0].classes.tolist()) == ([False, True], [1, 0])
         assert (report.categories, report.crowds, report.objects, report.from_cache) == ([4, 9], 1, 2, from_cache)
@@ -202,7 +197,7 @@ def test_ids_that_are_not_unique_over_two_coco_files_are_counted_anew(
         write_coco(
             tmp_path, f"{name}.json", [image], [{"id": 1, "image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}]
         )
-    annotations, report = load_annotations(config(tmp_path, "a.json", "b.json"), "train", progress=False)
+    annotations, report = load_annotations(config(tmp_path, "a.json", "b.json"), "train")
     assert [annotation.image_id for annotation in annotations] == [1, 2]
     assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1], [2]]
     assert "counted from 1" in report.notes[0]
@@ -225,17 +220,15 @@ def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bccd(shared: Path) -> None:
     root = shared / "datasets" / "bccd"
-    annotations, report = load_annotations(
-        config_of(root, "images/val", ["RBC", "WBC", "Platelets"]), "val", progress=False
-    )
+    annotations, report = load_annotations(config_of(root, "images/val", ["RBC", "WBC", "Platelets"]), "val")
     assert (report.images, report.objects, report.problems) == (87, 1137, [])
-    assert annotations[0].image_hw == (480, 640)
+    assert annotations[0].file_hw == (480, 640)
 
 
 def test_coco_tiny(shared: Path) -> None:
     names = load_data_config("coco.yaml").names
     settings = config_of(shared / "datasets" / "coco_tiny", "annotations/instances_val2017.json", names)
-    annotations, report = load_annotations(settings, "val", progress=False)
+    annotations, report = load_annotations(settings, "val")
     assert (report.images, report.objects, report.crowds, report.polygons, report.problems) == (50, 382, 5, 377, [])
     assert (report.categories[0], report.categories[79]) == (1, 90)
     assert annotations[0].image_id == 397133
@@ -249,7 +242,7 @@ def config_of(root: Path, source: str, names: list[str]) -> DataConfig:
 
 def check(folder: Path) -> str | None:
     settings = config(folder, "images/train")
-    annotations, _ = load_annotations(settings, "train", cache=False, progress=False)
+    annotations, _ = load_annotations(settings, "train")
     return check_outlines(annotations, settings, "train")
 
 

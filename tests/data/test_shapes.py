@@ -89,10 +89,10 @@ def test_read_back_through_a_yaml(tmp_path: Path) -> None:
         f"path: drawn\ntrain: images/train\nval: images/val\nnames: {NAMES}\nshapes: {json.dumps({**SETTINGS, 'train': 20})}\n"
     )
     config = load_data_config(path)
-    annotations, report = load_annotations(config, "train", progress=False)
+    annotations, report = load_annotations(config, "train")
     assert (report.images, report.problems, report.unlabelled) == (20, [], 0)
     assert 0 < report.polygons < report.objects
-    assert all(read_image(annotation.path).shape[:2] == annotation.image_hw for annotation in annotations)
+    assert all(read_image(annotation.path).shape[:2] == annotation.file_hw for annotation in annotations)
     assert load_data_config(path).names == NAMES
 
 

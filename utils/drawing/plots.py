@@ -212,7 +212,7 @@ def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: s
     classes = np.concatenate([a.classes[k] for a, k in zip(annotations, kept, strict=True)] or [np.zeros(0, np.int64)])
     boxes_norm = np.concatenate(
         [
-            a.boxes_xyxy[k].reshape(-1, 4) / np.array(a.image_hw[::-1] * 2, np.float64)
+            a.boxes_xyxy[k].reshape(-1, 4) / np.array(a.file_hw[::-1] * 2, np.float64)
             for a, k in zip(annotations, kept, strict=True)
         ]
         or [np.zeros((0, 4))]

@@ -225,7 +225,7 @@ class MaskEvaluation:
             self.metrics.update(detections, item.boxes_xyxy, item.classes, forgiven, item.image_id, overlaps)
             if self.segmentations is not None:
                 self.segmentations[int(index)] = [
-                    encode_region(region_of(row), item.image_hw) for row in range(len(detections))
+                    encode_region(region_of(row), item.file_hw) for row in range(len(detections))
                 ]
 
 

@@ -36,8 +36,8 @@ def coco_ground_truth(
         {
             "id": item.image_id,
             "file_name": item.path.name,
-            "height": int(item.image_hw[0]),
-            "width": int(item.image_hw[1]),
+            "height": int(item.file_hw[0]),
+            "width": int(item.file_hw[1]),
         }
         for item in annotations
     ]
@@ -62,7 +62,7 @@ def coco_ground_truth(
             for entry, polygon, region, crowd in zip(objects[first:], item.polygons, regions, forgiven, strict=True):
                 entry["iscrowd"] = int(crowd)
                 outline = coco_polygon(polygon)
-                entry["segmentation"] = encode_region(region, item.image_hw) if crowd or not outline else outline
+                entry["segmentation"] = encode_region(region, item.file_hw) if crowd or not outline else outline
     named = [{"id": int(number), "name": name} for number, name in zip(categories, names, strict=True)]
     return {"info": {}, "images": images, "annotations": objects, "categories": named}
 

@@ -29,11 +29,11 @@ def truth_masks(annotation: Annotation) -> tuple[list[Region], NDArray[np.bool_]
     regions, forgiven = [], annotation.crowd.copy()
     for row, polygon in enumerate(annotation.polygons):
         if polygon:
-            regions.append(filled(polygon, annotation.image_hw))
+            regions.append(filled(polygon, annotation.file_hw))
         elif row in annotation.run_lengths:
-            regions.append(counts_region(annotation.run_lengths[row], annotation.image_hw))
+            regions.append(counts_region(annotation.run_lengths[row], annotation.file_hw))
         else:
-            regions.append(box_region(annotation.boxes_xyxy[row], annotation.image_hw))
+            regions.append(box_region(annotation.boxes_xyxy[row], annotation.file_hw))
             forgiven[row] = True
     return regions, forgiven
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from data.labels.annotation import ScanReport
 from data.labels.yolo_txt import label_rows
 from data.loader import build_loader
 from data.scan import load_annotations, print_report
-from models.plugins.loading import load_plugins
+from models.plugins.loading import install_plugins, load_plugins, loaded_plugins
 from models.plugins.record import print_plugins
 from models.yolo import Model
 from utils.errors import DataError, SettingsError
@@ -84,7 +85,12 @@ def validate(settings: ValSettings) -> EvalResult:
     folder = next_run_dir(settings.project, settings.name, settings.exist_ok)
     result = evaluate(
         network,
-        build_loader(dataset, settings.batch_size, worker_count(settings.workers)),
+        build_loader(
+            dataset,
+            settings.batch_size,
+            worker_count(settings.workers),
+            on_worker_start=partial(install_plugins, loaded_plugins()),
+        ),
         precision,
         conf_thres=settings.conf_thres,
         iou_thres=settings.iou_thres,
@@ -263,7 +269,7 @@ def write_labels(folder: Path, dataset: DetectionDataset, result: EvalResult, wi
         regions = [decode_region(mask) for mask in result.segmentations.get(index, ())]
         scores = detections[:, 4].tolist() if with_confidence else None
         classes = detections[:, 5].astype(int).tolist()
-        rows = label_rows(detections[:, :4], classes, item.image_hw, regions, scores)
+        rows = label_rows(detections[:, :4], classes, item.file_hw, regions, scores)
         write_text(folder / f"{name}.txt", "".join(f"{row}\n" for row in rows))
 
 

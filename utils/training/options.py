@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from data.images.cache import CACHE_CHOICES
 from utils.errors import SettingsError
 from utils.optim.optimizer import OPTIMIZERS, SCHEDULES
 from utils.precision import AMP_CHOICES
 
-CACHE_CHOICES = ("auto", "ram", "off")
 CHANGEABLE = (
     *("data", "epochs", "patience", "device", "amp", "workers", "cache"),
     *("nosave", "noval", "noplots", "save_period", "save_steps", "half"),

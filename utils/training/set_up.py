@@ -5,6 +5,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from data.loader import Loader, build_loader
 from data.scan import check_outlines, load_annotations, print_report
 from models.config.composed import config_text
 from models.parameters import count_parameters
-from models.plugins.loading import load_plugins
+from models.plugins.loading import install_plugins, load_plugins, loaded_plugins
 from models.plugins.record import keep_copies, plugin_flags, plugins_entry, plugins_key, print_plugins
 from models.yolo import Model
 from utils.checkpoint.importing import load_model
@@ -27,7 +28,7 @@ from utils.errors import SettingsError, TrainingStoppedError
 from utils.files import next_run_dir, write_text, write_yaml
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.image_size import size_on_stride
-from utils.inference.evaluate import evaluate
+from utils.inference.evaluate import NUM_PLOTTED_BATCHES, evaluate
 from utils.losses.detection import build_loss
 from utils.losses.settings import build_settings, choose_loss, conflicts
 from utils.optim.ema import ModelEMA
@@ -43,7 +44,6 @@ from utils.training.starting_network import starting_network
 from utils.training.state import Progress, Run, restore, save_last, snapshot
 from utils.weights.own_file import plain
 
-NUM_PLOTTED_BATCHES = 3
 MAX_FITTING_BATCH = 256
 
 
@@ -192,7 +192,8 @@ def build_loaders(
         print(f"{split}: {dataset.describe_cache()}")
         workers = worker_count(options.workers if training else min(options.workers, 1))
         batch_size = dataset.batch_size
-        loaders.append(build_loader(dataset, batch_size, workers, shuffle=training, seed=options.seed))
+        on_start = partial(install_plugins, loaded_plugins())
+        loaders.append(build_loader(dataset, batch_size, workers, training, options.seed, on_start))
     return loaders[0], loaders[1]
 
 

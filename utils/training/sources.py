@@ -51,7 +51,7 @@ def describe_images(dataset: DetectionDataset) -> dict[str, Any]:
     files, sizes, labels = (hashlib.blake2b(digest_size=16) for _ in range(3))
     for one in dataset.annotations:
         files.update(f"{one.path.name}\0{one.path.stat().st_size if one.path.is_file() else -1}\0".encode())
-        sizes.update(f"{tuple(map(int, one.image_hw))}".encode())
+        sizes.update(f"{tuple(map(int, one.file_hw))}".encode())
         labels.update(f"{len(one)} {[[len(part) for part in polygon] for polygon in one.polygons if polygon]}".encode())
         for array in (one.classes, one.boxes_xyxy, one.crowd, *(part for polygon in one.polygons for part in polygon)):
             labels.update(array.tobytes())

@@ -41,7 +41,7 @@ def test_round_trip(tmp_path: Path) -> None:
         )
         assert (entry.annotation is None) == (expected.annotation is None)
     first, third = (loaded[key].annotation for key in list(loaded)[::2])
-    assert (first.path, first.image_hw, third.image_hw, len(third)) == (Path("a.jpg"), (40, 60), (10, 20), 0)
+    assert (first.path, first.file_hw, third.file_hw, len(third)) == (Path("a.jpg"), (40, 60), (10, 20), 0)
     np.testing.assert_array_equal(first.classes, [2, 0])
     np.testing.assert_array_equal(first.boxes_xyxy, np.array([(1, 2, 3, 4.5), (0, 0, 9, 9)], np.float32))
     np.testing.assert_array_equal(first.areas, [2.5, 81])

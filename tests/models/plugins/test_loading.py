@@ -8,6 +8,7 @@ import pickle
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import torch
 import yaml
 from torch import nn
 
-from data.loader import _start_worker
+from data.loader import start_worker
 from models import registry
 from models.plugins import loading as plugins
 from models.plugins.loading import (
+    install_plugins,
     load_config_plugins,
     load_plugin,
     load_plugins,
@@ -547,5 +549,5 @@ def test_workers_have_the_layers_that_ran_here(write: Write, method: str) -> Non
         pytest.skip(f"no {method} here")
     plugin = load_plugin(write())
     write("changed since")
-    with multiprocessing.get_context(method).Pool(1, _start_worker, ([plugin], 0)) as pool:
+    with multiprocessing.get_context(method).Pool(1, start_worker, (partial(install_plugins, [plugin]), 0)) as pool:
         assert pool.apply(layers_of_a_worker, ("Gate",)) == plugin.module

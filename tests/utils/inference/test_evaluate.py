@@ -191,7 +191,7 @@ def test_known_masks_are_found_again(tmp_path: Path, rect: bool):
     assert result.fitness == pytest.approx(result.metrics.fitness + result.masks.fitness)
     assert set(result.speed_ms) == {"preprocess", "inference", "NMS", "masks"}
     for index, masks in result.segmentations.items():
-        assert [mask["size"] for mask in masks] == [list(dataset.annotations[index].image_hw)] * 2
+        assert [mask["size"] for mask in masks] == [list(dataset.annotations[index].file_hw)] * 2
     assert (tmp_path / "plots" / "mask_PR_curve.png").is_file()
 
 

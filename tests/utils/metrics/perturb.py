@@ -22,7 +22,7 @@ def synthetic_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> l
         annotations.append(
             Annotation(
                 path=Path(f"{image_id}.jpg"),
-                image_hw=(480, 640),
+                file_hw=(480, 640),
                 image_id=int(image_id),
                 classes=rng.integers(0, nc, count),
                 boxes_xyxy=boxes,
@@ -58,7 +58,7 @@ def perturbed(
             wrong = rng.random() < noise / 4
             half = size * stretch / 2
             rows.append([*(centre - half), *(centre + half), rng.beta(4, 2), rng.integers(nc) if wrong else label])
-    height, width = annotation.image_hw
+    height, width = annotation.file_hw
     for _ in range(rng.poisson(false_alarms)):
         size, corner = rng.uniform(10, 150, 2), rng.uniform(0, 0.8, 2) * (width, height)
         rows.append(
@@ -80,9 +80,9 @@ def outlined_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> li
     for item in annotations:
         for row, box in enumerate(item.boxes_xyxy.astype(np.float64)):
             if item.crowd[row]:
-                column = box_region(box, item.image_hw)
+                column = box_region(box, item.file_hw)
                 if column.area:
-                    mask = dense_masks([column], item.image_hw)[0]
+                    mask = dense_masks([column], item.file_hw)[0]
                     item.run_lengths[row] = np.diff(
                         np.flatnonzero(np.diff(mask.T.reshape(-1), prepend=~mask[0, 0], append=~mask[-1, -1]))
                     )
@@ -108,16 +108,16 @@ def perturbed_masks(
 ) -> tuple[np.ndarray, list[Region]]:
     """Detections (n, 6) of one image with their masks: true ones grown, shrunk or shifted, some dropped, doubled or mislabelled."""
     rows, regions = [], []
-    height, width = annotation.image_hw
+    height, width = annotation.file_hw
     for row, label in enumerate(annotation.classes):
         if annotation.polygons[row]:
-            truth = polygon_region(annotation.polygons[row], annotation.image_hw)
+            truth = polygon_region(annotation.polygons[row], annotation.file_hw)
         elif row in annotation.run_lengths:
-            truth = counts_region(annotation.run_lengths[row], annotation.image_hw)
+            truth = counts_region(annotation.run_lengths[row], annotation.file_hw)
         else:
-            truth = box_region(annotation.boxes_xyxy[row], annotation.image_hw)
+            truth = box_region(annotation.boxes_xyxy[row], annotation.file_hw)
         for _ in range(int(rng.random() > noise) + int(rng.random() < noise)):
-            mask = dense_masks([truth], annotation.image_hw)[0].astype(np.uint8)
+            mask = dense_masks([truth], annotation.file_hw)[0].astype(np.uint8)
             amount = round(noise * rng.normal(0, 0.5) * np.sqrt(max(truth.area, 1)))
             change = cv2.dilate if amount > 0 else cv2.erode
             mask = change(mask, np.ones((abs(amount) + 1, abs(amount) + 1), np.uint8))
@@ -137,7 +137,7 @@ def perturbed_masks(
                 regions.append(region)
     for _ in range(rng.poisson(4)):
         corner, size = rng.uniform(0, 0.7, 2) * (width, height), rng.uniform(8, 120, 2)
-        region = box_region(np.concatenate((corner, corner + size)), annotation.image_hw)
+        region = box_region(np.concatenate((corner, corner + size)), annotation.file_hw)
         if region.area:
             rows.append([*corner, *(corner + size), round(rng.beta(2, 4), 2), rng.integers(nc)])
             regions.append(region)

@@ -53,7 +53,7 @@ def read_coco(path: Path) -> tuple[list[Annotation], dict]:
         annotations.append(
             Annotation(
                 path=Path(image["file_name"]),
-                image_hw=(image["height"], image["width"]),
+                file_hw=(image["height"], image["width"]),
                 image_id=image["id"],
                 classes=np.array([index_of[item["category_id"]] for item in objects], dtype=np.int64),
                 boxes_xyxy=np.concatenate((boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]), 1).astype(
@@ -125,7 +125,7 @@ def masks_in_loop(annotations: list[Annotation], found: Found) -> DetectionResul
 
 
 def mask_results(annotations: list[Annotation], found: Found, categories: list[int]) -> list[dict]:
-    sizes = {item.image_id: item.image_hw for item in annotations}
+    sizes = {item.image_id: item.file_hw for item in annotations}
     masks = {
         image_id: [encode_region(region, sizes[image_id]) for region in regions]
         for image_id, (_, regions) in found.items()
@@ -155,7 +155,7 @@ def test_masks_of_coco_images_equal_pycocotools(shared: Path, noise: float):
     path = shared / "datasets" / "coco_tiny" / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     config = DataConfig(path, path.parent, {"val": (path,)}, [category["name"] for category in content["categories"]])
-    annotations, report = load_annotations(config, "val", cache=False, progress=False)
+    annotations, report = load_annotations(config, "val")
     assert report.crowds == sum(len(item.run_lengths) for item in annotations) > 0
     rng = np.random.default_rng(0)
     found = {item.image_id: perturbed_masks(item, noise, 80, rng) for item in annotations}

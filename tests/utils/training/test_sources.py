@@ -65,7 +65,7 @@ def move_the_outline(one: Annotation) -> None:
 
 
 def resize(one: Annotation) -> None:
-    one.image_hw = (40, 61)
+    one.file_hw = (40, 61)
 
 
 def replace_the_file(one: Annotation) -> None:
