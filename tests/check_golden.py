@@ -16,11 +16,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent)) if __name__ == "__main__" else None
 
 from models.config.reading import find_config  # noqa: E402
-from models.heads.detect import NUM_BINS  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from tests import golden_modules  # noqa: E402
 from utils.checkpoint.importing import import_state_dict  # noqa: E402
 from utils.errors import ModelConfigError  # noqa: E402
+from utils.geometry.anchors import NUM_BINS  # noqa: E402
 from utils.losses.detection import build_loss  # noqa: E402
 
 NETWORK_TOLERANCE, LOSS_TOLERANCE, MODULE_TOLERANCE = 1e-6, 1e-4, 1e-10

@@ -34,7 +34,7 @@ from models.checks.layer_case import (
     tensors_of,
 )
 from models.deploy import fold_modules
-from models.heads.detect import NUM_BINS
+from utils.geometry.anchors import NUM_BINS
 
 FORM_CHECKS: Suite[LayerCase] = Suite()
 FORMATS = (torch.float64, torch.bfloat16, torch.float16)

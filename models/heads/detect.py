@@ -18,24 +18,8 @@ from models.building import InnerLayer, build_inner
 from models.common import Conv
 from models.registry import Channels, Rule, Scale, layer, maps
 from utils.errors import ModelConfigError
+from utils.geometry.anchors import NUM_BINS, anchor_points, decode_boxes
 from utils.geometry.boxes import xyxy_to_cxcywh
-
-NUM_BINS = 16
-"""Bins of the distribution over each box side's distance (R)."""
-
-
-def anchor_points(maps_hw: list[tuple[int, int]], stride: list[int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cell centres (A, 2) as x, y in pixels, and their strides (A, 1), level by level, row-major."""
-    points, strides = [], []
-    for (height, width), step in zip(maps_hw, stride, strict=True):
-        y, x = torch.meshgrid(
-            torch.arange(height, dtype=like.dtype, device=like.device) + 0.5,
-            torch.arange(width, dtype=like.dtype, device=like.device) + 0.5,
-            indexing="ij",
-        )
-        points.append(torch.stack((x, y), -1).view(-1, 2) * step)
-        strides.append(x.new_full((height * width, 1), step))
-    return torch.cat(points), torch.cat(strides)
 
 
 class DFL(nn.Module):
@@ -340,8 +324,7 @@ class DetectionHead(nn.Module):
     def decode_boxes(self, box_logits: Tensor, maps_hw: list[tuple[int, int]]) -> Tensor:
         """(B, 4 * R, A) logits to (B, A, 4) corners in pixels."""
         points, strides = anchor_points(maps_hw, self.stride, box_logits)
-        distances = self.lead.dfl(box_logits).transpose(1, 2) * strides
-        return torch.cat((points - distances[..., :2], points + distances[..., 2:]), -1)
+        return decode_boxes(self.lead.dfl(box_logits).transpose(1, 2), points, strides)
 
     def attach(self, stride: list[int]) -> None:
         """Take the strides of the lead levels and start the biases accordingly."""

@@ -26,9 +26,7 @@ from models.heads.detect import (
 )
 from models.registry import Channels, Rule, Scale, layer
 from utils.errors import ModelConfigError
-
-PROTOTYPE_STRIDE = 4
-"""Pixels per cell of the prototypes, and so of the masks that training compares them with."""
+from utils.geometry.anchors import PROTOTYPE_STRIDE
 
 
 class OutputUnit(Conv):

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.config.rows import IMAGE
-from models.heads.detect import NUM_BINS
 from models.yolo import Model
 from utils.drawing.draw import class_colour, draw_boxes, drawable_names, write_image
 from utils.drawing.panels import (
@@ -35,6 +34,7 @@ from utils.drawing.panels import (
 )
 from utils.explain.activation_map import Score, activation_maps, class_score, kept_detections
 from utils.explain.feature_maps import LayerRecorder, explaining_modules, layer_label, pick_layers
+from utils.geometry.anchors import NUM_BINS
 from utils.geometry.boxes import unletterbox
 from utils.geometry.masks import Placement, as_array
 from utils.inference.results import Predictor

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.heads.segment import PROTOTYPE_STRIDE
+from utils.geometry.anchors import PROTOTYPE_STRIDE
 from utils.geometry.region import Region, box_region
 
 Array = NDArray[np.float32]

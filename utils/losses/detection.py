@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.heads.detect import NUM_BINS, anchor_points
+from utils.geometry.anchors import NUM_BINS, anchor_points, decode_boxes
 from utils.geometry.boxes import cxcywh_to_xyxy
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.losses.assigners import Scene
@@ -153,8 +153,7 @@ def decode(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """(B, 64, A) side-major logits, points (…A, 2) and strides (…A, 1) in pixels, to (B, A, 4) corners in pixels."""
     probabilities = box_logits.unflatten(1, (4, NUM_BINS)).softmax(2)
     bins = torch.arange(NUM_BINS, dtype=box_logits.dtype, device=box_logits.device)
-    distances = torch.einsum("bsra,r->bas", probabilities, bins) * strides
-    return torch.cat((points - distances[..., :2], points + distances[..., 2:]), -1)
+    return decode_boxes(torch.einsum("bsra,r->bas", probabilities, bins), points, strides)
 
 
 def distribution_focal(side_logits: Tensor, points: Tensor, goal_xyxy: Tensor, strides: Tensor) -> Tensor:

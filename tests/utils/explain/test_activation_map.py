@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.heads.detect import NUM_BINS
 from tests.networks import tiny_model
 from utils.explain.activation_map import activation_maps, class_score, kept_detections
 from utils.explain.feature_maps import LayerRecorder, pick_layers
+from utils.geometry.anchors import NUM_BINS
 
 
 def test_a_linear_score_is_the_sum_of_its_map() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.heads.detect import anchor_points
+from utils.geometry.anchors import anchor_points
 from utils.geometry.boxes import complete_iou
 from utils.losses.atss import anchor_overlap, assign_by_anchors, candidates
 from utils.losses.task_aligned import Assignment

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.heads.detect import NUM_BINS
 from models.yolo import Model
 from tests.networks import seeded_images, tiny_model, tiny_segment_config
 from utils.errors import SettingsError
+from utils.geometry.anchors import NUM_BINS
 from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import DetectionLoss, SegmentationLoss, build_loss, decode, distribution_focal
 

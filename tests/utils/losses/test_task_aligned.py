@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.heads.detect import anchor_points
+from utils.geometry.anchors import anchor_points
 from utils.geometry.boxes import complete_iou
 from utils.losses.task_aligned import Assignment, assign, best_of_each, inside_pairs, positive_overlap
 
