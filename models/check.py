@@ -23,7 +23,8 @@ from models.checks.network_checks import NETWORK_CHECKS
 from models.checks.report import Report, part_lines, result_lines, write_card
 from models.checks.training_checks import TRAINING_CHECKS
 from models.config.reading import find_config
-from models.plugins.loading import load_plugin, load_plugins, plugin_of
+from models.plugins.held import plugin_of
+from models.plugins.loading import load_plugin, load_plugins
 from models.registry import find_layer, registered_layers
 from models.yolo import Model
 from utils import cli

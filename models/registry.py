@@ -11,11 +11,13 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from utils.errors import ModelConfigError, did_you_mean
+from utils.files import REPOSITORY
 
 Channels = int | list[int]
 """Channel count of a layer's output; a list for a layer that returns several maps (CBLinear, AFPN)."""
@@ -208,6 +210,15 @@ class Layer:
         """Return the layer as a yaml row sees it, such as ``Conv(out_channels: int, kernel_size: int = 1)``."""
         shown = [str(p).replace("torch.nn.", "").replace("typing.", "") for p in self.parameters().values()]
         return f"{self.name}({', '.join(shown)})"
+
+
+def defined_in(cls: type) -> str:
+    """Return the file of a class of this repository, relative to its root; the module's name of any other class."""
+    try:
+        path = Path(inspect.getfile(cls))
+    except (OSError, TypeError):  # its source is not at hand
+        return cls.__module__
+    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY / "models") else cls.__module__
 
 
 _LAYERS: dict[str, Layer] = {}

@@ -14,7 +14,8 @@ from models.config.composed import show_difference
 from models.config.reading import base_of, find_config, read_config
 from models.deploy import numbered_source
 from models.parameters import count_parameters
-from models.plugins.loading import load_plugins, used_plugins
+from models.plugins.held import used_plugins
+from models.plugins.loading import load_plugins
 from models.registry import find_layer
 from models.yolo import Model
 from utils import cli

@@ -19,3 +19,15 @@ def first_line(error: object) -> str:
 def is_count(value: object, least: int = 1) -> bool:
     """Tell whether a value is an integer of at least `least`; True and False are no integers here."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+LONGEST_SHOWN = 100
+"""Characters of a file's own text that a message shows."""
+
+
+def shown(text: object) -> str:
+    """Return text from a file as a message can show it: one line, no control characters, not long."""
+    if not isinstance(text, str | int | float):  # the text of nested containers can be exponentially long
+        return f"a {type(text).__name__}"
+    plain = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: LONGEST_SHOWN + 1])
+    return plain if len(plain) <= LONGEST_SHOWN else plain[:LONGEST_SHOWN] + "…"

@@ -1,16 +1,13 @@
 """What the registry says of its layers: the facts of a card, and docs/catalogue.md, the page of all layers."""
 
-import inspect
 import re
 import typing
-from pathlib import Path
 
 from models.checks.graph_checks import count_gflops
 from models.checks.layer_case import LayerCase, show, size_text
 from models.checks.report import markdown_table
 from models.parameters import count_parameters
-from models.registry import Layer, Role, registered_layers
-from utils.files import REPOSITORY
+from models.registry import Layer, Role, defined_in, registered_layers
 
 PAGE_HW = (64, 64)
 """Size of the largest map that the page's GFLOPs are counted for."""
@@ -73,12 +70,6 @@ def signature(entry: Layer) -> str:
     return f"{entry.name}({', '.join(shown)})"
 
 
-def source_file(cls: type) -> str:
-    """Return the file that a class is written in: relative to the repository, or its module's name."""
-    path = Path(inspect.getsourcefile(cls) or cls.__module__)
-    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY / "models") else cls.__module__
-
-
 def layer_facts(entry: Layer) -> dict[str, str]:
     """Return what the registry and the docstring say of a layer, without what is empty."""
     facts = {
@@ -87,7 +78,7 @@ def layer_facts(entry: Layer) -> dict[str, str]:
         "what it does": sentence(entry),
         "source": labelled(entry, "Source"),
         "differs": labelled(entry, "Differs"),
-        "file": source_file(entry.cls),
+        "file": defined_in(entry.cls),
     }
     return {key: value for key, value in facts.items() if value}
 
@@ -101,7 +92,7 @@ def page_row(entry: Layer) -> list[str]:
         parameters, gflops = f"{count_parameters(case.build()):,}", f"{count_gflops(case, PAGE_HW):.4f}"
     inputs = ", ".join(map(str, case.inputs))
     says = [sentence(entry), *(f"*{label}:* {text}" for label in LABELS if (text := labelled(entry, label)))]
-    example, file = f"`{show(list(case.arguments))}` on {inputs}", source_file(entry.cls).removeprefix("models/")
+    example, file = f"`{show(list(case.arguments))}` on {inputs}", defined_in(entry.cls).removeprefix("models/")
     return [f"**{entry.name}**<br>`{signature(entry)}`", "<br>".join(says), example, parameters, gflops, file]
 
 

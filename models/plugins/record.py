@@ -1,6 +1,7 @@
-"""What a checkpoint says of the plug-ins that its network has layers of: which file, with which content, which layers.
+"""Plug-ins in a checkpoint: which files its network has layers of, with their content's sha256 and those layers' names.
 
-A checkpoint never runs code: what it says here is for messages. The files are run where a command names them (models/plugins/loading.py).
+A checkpoint never runs code: this record serves messages only. A file is run where a command names it
+(models/plugins/loading.py).
 """
 
 import shlex
@@ -12,20 +13,24 @@ from typing import Any
 
 from torch import nn
 
-from models.plugins.loading import Plugin, plugin_of, used_plugins
+from models.plugins.held import SHOWN_DIGITS, Plugin, plugin_of, used_plugins
 from models.registry import registered_layers
 from utils.files import write_bytes
-from utils.weights.stand_ins import shown
+from utils.wording import shown
 
-SHOWN_DIGITS = 12
-"""Digits of a sha256 that are shown."""
 COPIES = "plugins"
 """Folder of a run that holds the sources as they were run."""
 
 
 @dataclass(frozen=True)
 class RecordedPlugin:
-    """A plug-in as a checkpoint has it: the file's path where it was written, the sha256 of its content, and the layers used."""
+    """A plug-in as a checkpoint records it.
+
+    Attributes:
+        path: of the file on the machine that wrote the checkpoint.
+        sha256: of its content.
+        layers: those that the network uses.
+    """
 
     path: str
     sha256: str
@@ -40,7 +45,7 @@ def plugins_entry(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def read_plugins_entry(entry: object) -> list[RecordedPlugin]:
-    """Return what a checkpoint says of plug-ins, as messages can show it; what is not of that form is left out."""
+    """Read the record of a checkpoint; malformed rows are left out, texts are made safe to print."""
     rows = [row for row in entry if isinstance(row, dict)] if isinstance(entry, list) else []
     return [
         RecordedPlugin(shown(row["path"]), shown(row["sha256"]), tuple(map(shown, row["layers"])))
@@ -52,15 +57,16 @@ def read_plugins_entry(entry: object) -> list[RecordedPlugin]:
 
 
 def advise_missing(recorded: Iterable[RecordedPlugin]) -> list[str]:
-    """Return, for each plug-in whose layers are not there, what they are, which file they came from, and what loads it."""
+    """Return a line for each plug-in whose layers are not registered: the layers, their file, and the flag to load it."""
     lines = []
     for plugin in recorded:
         missing = [name for name in plugin.layers if name not in registered_layers()]
         if not missing:
             continue
-        there = Path(plugin.path).is_file()
-        absent = f"that file is not there: --plugin PATH names a copy (a run keeps one in its folder {COPIES})"
-        advice = f"--plugin {shlex.quote(plugin.path)} runs that file" if there else absent
+        if Path(plugin.path).is_file():
+            advice = f"--plugin {shlex.quote(plugin.path)} runs that file"
+        else:
+            advice = f"that file is not there: --plugin PATH names a copy (a run keeps one in its folder {COPIES})"
         lines.append(f"{describe_source(missing, plugin)}; weights do not run code by themselves: {advice}")
     return lines
 
@@ -79,30 +85,30 @@ def differences(recorded: Iterable[RecordedPlugin]) -> list[str]:
         others = {name: other for name, other in others.items() if other is None or other.sha256 != plugin.sha256}
         if others:
             here = next(iter(others.values()))
-            now = f"is {here.path} (sha256 {here.sha256[:SHOWN_DIGITS]})" if here else "is a built-in layer"
+            now = f"is {here.origin}" if here else "is a built-in layer"
             lines.append(f"{describe_source(list(others), plugin)}; here it {now}: results may differ")
     return lines
 
 
 @cache
-def _say(line: str) -> None:
+def _say_once(line: str) -> None:
     print(line, flush=True)
 
 
 def say_differences(where: str, recorded: Iterable[RecordedPlugin]) -> None:
     """Print, once, which layers of a checkpoint have another source here than when it was written."""
     for line in differences(recorded):
-        _say(f"{where}: {line}")
+        _say_once(f"{where}: {line}")
 
 
 def print_plugins(model: nn.Module, given: Sequence[Plugin] = ()) -> None:
-    """Print the plug-ins that a network has layers of, and those that were given and are not needed."""
+    """Print the plug-ins that a network uses, then those that were given but are not needed."""
     used = used_plugins(model)
     for plugin, names in used:
-        print(f"plug-in {plugin.path} (sha256 {plugin.sha256[:SHOWN_DIGITS]}): {', '.join(names)}")
+        print(f"plug-in {plugin.origin}: {', '.join(names)}")
     needed = {plugin.module for plugin, _ in used}
     for plugin in given:
-        if plugin.module not in needed and not plugin.others:
+        if plugin.module not in needed:
             print(f"{plugin.describe()}: loaded, but this network has none of its layers")
 
 
@@ -118,7 +124,7 @@ def keep_copies(model: nn.Module, folder: Path) -> None:
 
 
 def plugins_key(model: nn.Module) -> dict[str, list[str]]:
-    """Return the `plugins` key of a network's yaml, empty without any."""
+    """Return the `plugins` key of a network's yaml, empty without plug-ins."""
     used = [str(plugin.path) for plugin, _ in used_plugins(model)]
     return {"plugins": used} if used else {}
 

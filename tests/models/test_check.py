@@ -13,8 +13,8 @@ from models.checks import graph_checks
 from models.checks.checking import FAIL, NOT_APPLICABLE, PASS, SKIPPED, make, make_all
 from models.checks.layer_case import LayerCase
 from models.checks.network_checks import NETWORK_CHECKS
-from models.plugins.loading import loaded_plugins, unload_plugin
-from models.registry import Layer, Rule, layer, registered_layers, replace_layers, same
+from models.plugins.held import temporary_plugins
+from models.registry import Layer, Rule, layer, registered_layers, same
 from models.yolo import Model
 from tests.models.broken_layers import (
     BROKEN,
@@ -32,11 +32,8 @@ SLOW = {check.name for check in layer_checks() if check.slow}
 
 @pytest.fixture
 def registry() -> Iterator[None]:
-    before = registered_layers()
-    yield
-    for plugin in loaded_plugins():
-        unload_plugin(plugin)
-    replace_layers(before)
+    with temporary_plugins():
+        yield
 
 
 def case_of(cls: type[nn.Module], rule: Rule = same) -> LayerCase:

@@ -15,9 +15,9 @@ from models.registry import (
     layer,
     maps,
     only,
-    registered_layers,
     rule,
     same,
+    temporary_layers,
     to,
     to_unscaled,
 )
@@ -26,11 +26,10 @@ from utils.errors import ModelConfigError
 
 
 @pytest.fixture
-def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, registry.Layer]]:
-    """A copy of the registry in which a test may register layers."""
-    copied = registered_layers()
-    monkeypatch.setattr(registry, "_LAYERS", copied)
-    return copied
+def scratch() -> Iterator[None]:
+    """The registry, in which a test may register layers: they are taken back."""
+    with temporary_layers():
+        yield
 
 
 @pytest.mark.parametrize(
@@ -87,33 +86,33 @@ def test_rules_refuse_what_they_cannot_take() -> None:
         find_layer("CBFuse").rule.apply([[8], [8], 8], {"index": [0]}, Scale())
 
 
-def test_a_name_is_taken_once(scratch: dict[str, registry.Layer]) -> None:
+def test_a_name_is_taken_once(scratch: None) -> None:
     with pytest.raises(ValueError, match=r"layer 'Conv' is registered already, by models\.common"):
         layer(keep, name="Conv")(nn.Identity)
-    assert scratch["Conv"].cls.__module__ == "models.common"
+    assert find_layer("Conv").cls.__module__ == "models.common"
 
 
-def test_a_row_cannot_give_what_the_rule_fills(scratch: dict[str, registry.Layer]) -> None:
+def test_a_row_cannot_give_what_the_rule_fills(scratch: None) -> None:
     @layer(same)
     class Gate(nn.Module):
         def __init__(self, channels: int, reduction: int = 16) -> None:
             super().__init__()
 
-    assert scratch["Gate"].signature() == "Gate(reduction: int = 16)"
+    assert find_layer("Gate").signature() == "Gate(reduction: int = 16)"
     with pytest.raises(
         ModelConfigError, match=r"unknown argument 'channels': the layer is Gate\(reduction: int = 16\)"
     ):
-        bind(scratch["Gate"], [{"channels": 8}], 3)
+        bind(find_layer("Gate"), [{"channels": 8}], 3)
 
 
-def test_the_repeats_argument_is_not_in_the_signature(scratch: dict[str, registry.Layer]) -> None:
+def test_the_repeats_argument_is_not_in_the_signature(scratch: None) -> None:
     @layer(to, repeats="count")
     class Stack(nn.Module):
         def __init__(self, in_channels: int, out_channels: int, count: int = 1, slope: float = 0.1) -> None:
             super().__init__()
 
-    assert scratch["Stack"].signature() == "Stack(out_channels: int, slope: float = 0.1)"
-    assert bind(scratch["Stack"], [8, 1], 3) == {"out_channels": 8, "slope": 1}
+    assert find_layer("Stack").signature() == "Stack(out_channels: int, slope: float = 0.1)"
+    assert bind(find_layer("Stack"), [8, 1], 3) == {"out_channels": 8, "slope": 1}
 
 
 def test_find_layer_suggests_the_nearest_name() -> None:
@@ -162,18 +161,18 @@ def test_bind_converts_and_fills(typed: registry.Layer) -> None:
     assert bind(typed, [1, {"widths": None, "anything": 4}], 7) == {"count": 1, "widths": None, "anything": 4}
 
 
-def test_an_argument_without_annotation_takes_anything_but_text(scratch: dict[str, registry.Layer]) -> None:
+def test_an_argument_without_annotation_takes_anything_but_text(scratch: None) -> None:
     @layer(same)
     class Plain(nn.Module):
         def __init__(self, channels, reduction=16, other: Any = None):
             super().__init__()
 
-    assert bind(scratch["Plain"], [4, [1, 2]], 3) == {"reduction": 4, "other": [1, 2]}
+    assert bind(find_layer("Plain"), [4, [1, 2]], 3) == {"reduction": 4, "other": [1, 2]}
     for arguments in (["tow"], [4, "tow"]):
         with pytest.raises(
             ModelConfigError, match=r"is 'tow', expected Any: the layer is Plain\(reduction=16, other: Any = None\)"
         ):
-            bind(scratch["Plain"], arguments, 3)
+            bind(find_layer("Plain"), arguments, 3)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import registry
 from models.common import Conv
 from models.config.reading import find_config, read_config
 from models.deploy import needed_rows, numbered_source
-from models.registry import layer, same
+from models.registry import layer, same, temporary_layers
 from models.yolo import Model, load
 from tests.networks import (
     HEADS,
@@ -424,10 +423,7 @@ def test_trace_gives_every_shape_and_changes_nothing() -> None:
 # --- layers of others
 
 
-def test_a_registered_layer_is_usable_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_LAYERS", registry.registered_layers())
-
-    @layer(same)
+def test_a_registered_layer_is_usable_in_a_row() -> None:
     class Gate(nn.Module):
         def __init__(self, channels: int, reduction: int = 4) -> None:
             super().__init__()
@@ -443,7 +439,9 @@ def test_a_registered_layer_is_usable_in_a_row(monkeypatch: pytest.MonkeyPatch) 
     config = tiny_config()
     config["backbone"][4] = [-1, 1, "Gate", [2]]
     config["head"] = [[[2, 3], 1, "DDetect", ["nc"]]]
-    model = Model(config)
+    with temporary_layers():
+        layer(same)(Gate)
+        model = Model(config)
     assert model.model[4].weigh[1].out_channels == 4
     assert model.stride == [8, 16]
 

@@ -14,7 +14,8 @@ from data.labels.annotation import ScanReport
 from data.labels.yolo_txt import label_rows
 from data.loader import build_loader
 from data.scan import load_annotations, print_report
-from models.plugins.loading import install_plugins, load_plugins, loaded_plugins
+from models.plugins.held import loaded_plugins
+from models.plugins.loading import install_plugins, load_plugins
 from models.plugins.record import print_plugins
 from models.yolo import Model
 from utils.errors import DataError, SettingsError

@@ -18,7 +18,8 @@ from data.loader import Loader, build_loader
 from data.scan import check_outlines, load_annotations, print_report
 from models.config.composed import config_text
 from models.parameters import count_parameters
-from models.plugins.loading import install_plugins, load_plugins, loaded_plugins
+from models.plugins.held import loaded_plugins
+from models.plugins.loading import install_plugins, load_plugins
 from models.plugins.record import keep_copies, plugin_flags, plugins_entry, plugins_key, print_plugins
 from models.yolo import Model
 from utils.checkpoint.importing import load_model

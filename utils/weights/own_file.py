@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.plugins.loading import plugin_of
+from models.plugins.held import plugin_of
 from models.plugins.record import plugins_entry
 from models.registry import registered_layers
 from models.yolo import Model

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.wording import shown
+
 EXPECTED = (
     "expected only tensors, plain data and the layers of YOLOv9 or Ultralytics checkpoints: not loaded; nothing was run"
 )
-LONGEST_SHOWN = 100
 MOST_DIMENSIONS = 16
 
 
@@ -29,14 +30,6 @@ class RefusedError(ValueError):
 
 class UnknownNameError(RefusedError):
     """A file names something that is not in the table of what checkpoints need."""
-
-
-def shown(text: object) -> str:
-    """Return text from a file as a message can show it: one line, no control characters, not long."""
-    if not isinstance(text, str | int | float):  # the text of nested containers can be exponentially long
-        return f"a {type(text).__name__}"
-    plain = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: LONGEST_SHOWN + 1])
-    return plain if len(plain) <= LONGEST_SHOWN else plain[:LONGEST_SHOWN] + "…"
 
 
 # --- layers

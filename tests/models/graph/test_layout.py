@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import registry, summary
+from models import summary
 from models.graph.html import draw_html
 from models.graph.layout import Graph, citations, lay_out
 from models.graph.svg import amount, draw_svg, joined_maps, shorten
-from models.registry import keep, layer, registered_layers
+from models.registry import keep, layer, temporary_layers
 from models.yolo import Model
 from tests.networks import meta_model, tiny_config, tiny_segment_config
 
@@ -156,9 +157,8 @@ AWKWARD = '</script><b>&amp;"é]]>'
 
 
 @pytest.fixture
-def awkward(monkeypatch: pytest.MonkeyPatch) -> Graph:
+def awkward() -> Iterator[Graph]:
     """A network whose layer, argument and title hold everything that HTML and XML read otherwise."""
-    monkeypatch.setattr(registry, "_LAYERS", registered_layers())
 
     class Named(nn.Module):
         """Says <b>this</b> & that."""
@@ -169,10 +169,11 @@ def awkward(monkeypatch: pytest.MonkeyPatch) -> Graph:
         def forward(self, x: Tensor) -> Tensor:
             return x
 
-    layer(keep, "other", name="<Named&>")(Named)
     config = tiny_config()
     config["backbone"].append([-1, 1, "<Named&>", [AWKWARD], "named_row"])
-    return lay_out(Model(config), AWKWARD)
+    with temporary_layers():
+        layer(keep, "other", name="<Named&>")(Named)
+        yield lay_out(Model(config), AWKWARD)
 
 
 def test_special_characters(awkward: Graph) -> None:
