@@ -73,7 +73,7 @@ def test_everything_a_image_can_give(tmp_path: Path, write_image, run, capsys: p
     }
     assert (folder / "labels" / "街 1.txt").read_text() == "0 0.5 0.5 0.5 0.25 0.9\n1 0.75 0.75 0.25 0.25 0.6\n"
     rows = json.loads((folder / "predictions.json").read_text())
-    assert rows[0] == {"image_id": "街 1", "file_name": "街 1.jpg", "category_id": 0, "bbox": [8, 12, 16, 8], "score": 0.9}
+    assert rows[0] == {"image_id": "街 1", "file_name": "街 1.jpg", "category_id": 0, "bbox": [8, 12, 16, 8], "score": 0.899999976}  # float32
     said = capsys.readouterr().out
     assert "街 1.jpg: 1 red/cell, 1 cat, " in said
     assert "1 images, 2 objects, 1 red/cell, 1 cat" in said
