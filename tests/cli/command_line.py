@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from tests.networks import tiny_config
+from tests.saying import assert_says
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = ("red", "green", "blue")
@@ -38,15 +39,14 @@ class Finished:
         assert self.status == 0, f"status {self.status}\n{self.out}\n{self.err}"
         return self.out
 
-    def refused(self, *expected: str, status: int = 2) -> str:
-        """Require that status, and one message without a traceback that holds the expected parts; return it."""
+    def refused(self, *facts: object, status: int = 2) -> str:
+        """Require that status, and one message without a traceback that gives the facts (`assert_says`); return it."""
         assert self.status == status, f"status {self.status}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.out + self.err
         assert len(self.messages) == 1, self.err
         message = self.messages[0]
         assert message.startswith("error: "), message
-        for part in expected:
-            assert part in message, f"{part!r} is not in: {message}"
+        assert_says(message, *facts)
         return message
 
 
@@ -56,7 +56,10 @@ def environment() -> dict[str, str]:
 
 
 class CommandLine:
-    """Runs scripts, each in a fork of a process with the libraries loaded (command_server.py), or in a fresh process where there is no fork."""
+    """Runs scripts, each in a fork of a process with the libraries loaded (command_server.py).
+
+    Where there is no fork, each runs in a fresh process.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,8 @@
-"""Runs scripts in forks of one process that has the heavy libraries loaded: each as in a process of its own, without the seconds of its start.
+"""Runs scripts in forks of one process that has the heavy libraries loaded, which saves seconds for each.
 
-Every line of the standard input is a JSON object: "argv" (a script and its arguments, or "-m", a module and its arguments), "cwd", "env",
-"output" (a folder for `stdout` and `stderr`). Every line of the standard output is the exit status of one of them.
+Every line of the standard input is a JSON object: "argv" (a script and its arguments, or "-m", a module and its
+arguments), "cwd", "env", "output" (a folder for `stdout` and `stderr`). Every line of the standard output is the exit
+status of one of them.
 """
 
 import json

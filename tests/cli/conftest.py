@@ -30,7 +30,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(cli: CommandLine, data: Path, network: Path, tmp_path: Path) -> Callable[..., Finished]:
-    """Return `train(*arguments) -> Finished`: train.py for one epoch without plots, into `tmp_path / "exp"`; arguments given again win."""
+    """Return `train(*arguments) -> Finished`: train.py for one epoch without plots, into `tmp_path / "exp"`.
+
+    Arguments that are given again win.
+    """
     return lambda *arguments: cli(
         "train.py", "--cfg", network, "--data", data, *SHORT, "--noplots", "--project", tmp_path, *arguments
     )

@@ -90,14 +90,17 @@ else:
     os.replace = replace
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-"""Runs a script that kills itself at the n-th batch or write into weights/, or is killed from outside up to 0.2 seconds after a batch."""
+"""Runs a script that kills itself at the n-th batch or write into weights/.
+
+Or it is killed from outside up to 0.2 seconds after a batch.
+"""
 
 WRITES = ("half written", "before the sync", "before the rename", "after the rename")
 MOMENTS = ("a while later", "batch", *WRITES)
 
 
 def random_moment(seed: str, kind: str) -> tuple[str, float]:
-    """Return a moment of one kind and the number of its batch, with a share of the time that it comes later, or of its write."""
+    """Return a moment of one kind and the number of its batch (with a fraction: the time after it) or of its write."""
     rng = random.Random(seed)
     if kind == "a while later":
         return kind, rng.uniform(1, EPOCHS * BATCHES - 2)
@@ -127,7 +130,7 @@ def differences(first: Any, second: Any, where: str = "") -> Iterator[str]:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Return all that a run has come to; the clock's readings and how it was called and its network was configured aside."""
+    """Return all that a run has written that may not depend on the clock, its options or its network's yaml."""
     last, best = (read_checkpoint(run / "weights" / name) for name in ("last.pt", "best.pt"))
     header, rows = read_table(run / "results.csv")
     table = [[value for name, value in zip(header, row, strict=True) if not name.startswith("time/")] for row in rows]
@@ -160,7 +163,7 @@ class Runs:
         self.done: dict[str, dict[str, Any]] = {}
 
     def start(self, name: str, flags: tuple, *killer: object) -> Finished:
-        """Train into `name`, which may hold the rest of a run without a checkpoint; `killer` is the moment to die at."""
+        """Train into `name`, which may hold the rest of a run without a checkpoint; `killer`: the moment to die at."""
         files = (
             "--cfg",
             self.folder / "net.yaml",
@@ -182,7 +185,10 @@ class Runs:
         return self.done[amp]
 
     def killed_and_resumed(self, name: str, workers: int, amp: str, moment: tuple[str, float]) -> dict[str, Any]:
-        """Return the outcome of a run that was killed at a moment and then resumed, or started again where nothing was saved yet."""
+        """Return the outcome of a run that was killed at a moment and then resumed.
+
+        Where nothing was saved yet, it is started again.
+        """
         (kind, number), flags = moment, ("--workers", workers, "--amp", amp)
         killed = self.start(name, flags, kind, number)
         while kind == "a while later" and killed.status == 0 and number > 2:  # the run ended first
@@ -192,10 +198,12 @@ class Runs:
         last = self.folder / name / "weights" / "last.pt"
         resumed = self.cli("train.py", "--resume", last)
         if not last.exists():
-            resumed.refused(f"{last}: no such file", "args.yaml" if (self.folder / name / "args.yaml").exists() else "")
+            resumed.refused(
+                last, "no such file", *(["args.yaml"] if (self.folder / name / "args.yaml").exists() else [])
+            )
             self.start(name, flags).done()
         elif read_checkpoint(last)["epoch"] == EPOCHS:
-            resumed.refused(f"has finished its {EPOCHS} epochs") if resumed.status else resumed.done()
+            resumed.refused(f"{EPOCHS} epochs") if resumed.status else resumed.done()
         else:
             resumed.done()
         return outcome(self.folder / name)

@@ -7,6 +7,7 @@ import yaml
 
 from tests.cli.command_line import SHORT, CommandLine
 from tests.networks import tiny_config
+from tests.saying import assert_says
 from utils.weights.own_file import read_checkpoint
 
 GATE = """\
@@ -46,9 +47,9 @@ def gated(tmp_path: Path) -> Path:
 def test_every_command_takes_a_plugin(cli: CommandLine, data: Path, gated: Path, plugin: Path, tmp_path: Path) -> None:
     flags, run = ("--plugin", plugin), tmp_path / "runs" / "exp"
     shared = ("--data", data, *SHORT, "--noplots", "--project", tmp_path / "runs")
-    cli("train.py", "--cfg", gated, *shared).refused("gated.yaml", "unknown layer 'CommandGate'")
+    cli("train.py", "--cfg", gated, *shared).refused("gated.yaml", "'CommandGate'")
     out = cli("train.py", "--cfg", gated, *shared, "--workers", 1, *flags).done()
-    assert f"plug-in {plugin} (sha256 " in out
+    assert_says(out, plugin, "sha256")
     assert yaml.safe_load((run / "args.yaml").read_text())["plugin"] == [str(plugin)]
     assert yaml.safe_load((run / "model.yaml").read_text())["plugins"] == [str(plugin)]
     assert [path.read_text() for path in (run / "plugins").iterdir()] == [GATE]
@@ -56,12 +57,10 @@ def test_every_command_takes_a_plugin(cli: CommandLine, data: Path, gated: Path,
     (recorded,) = read_checkpoint(best)["network"]["plugins"]
     assert (recorded["path"], recorded["layers"]) == (str(plugin), ["CommandGate"])
 
-    needed = ("CommandGate comes from the plug-in", f"--plugin {plugin} runs that file")
-    cli("train.py", "--resume", last, "--epochs", 2, "--noplots").refused(
-        "last.pt: its network cannot be built here", *needed
-    )
+    needed = ("CommandGate", "plug-in", f"--plugin {plugin}")
+    cli("train.py", "--resume", last, "--epochs", 2, "--noplots").refused("last.pt", *needed)
     out = cli("train.py", "--resume", last, "--epochs", 2, "--noplots", *flags).done()
-    assert "results may differ" not in out
+    assert "differ" not in out
 
     weights = ("--weights", best, "--img", 64, "--device", "cpu")
     valued = (
@@ -77,8 +76,8 @@ def test_every_command_takes_a_plugin(cli: CommandLine, data: Path, gated: Path,
         "--project",
         tmp_path / "val",
     )
-    cli(*valued).refused("best.pt: its network cannot be built here", *needed)
-    assert f"plug-in {plugin} (sha256 " in cli(*valued, *flags).done()
+    cli(*valued).refused("best.pt", *needed)
+    assert_says(cli(*valued, *flags).done(), plugin, "sha256")
     image = data.parent / "images" / "val" / "val0.jpg"
     found = ("detect.py", *weights, "--amp", "off", "--source", image, "--project", tmp_path / "found")
     cli(*found).refused(*needed)
@@ -103,7 +102,7 @@ def test_every_command_takes_a_plugin(cli: CommandLine, data: Path, gated: Path,
         tmp_path / "found",
         *flags,
     ).done()
-    assert "loaded, but this network has none of its layers" in out
+    assert_says(out, "loaded", "none of its layers")
 
 
 def test_export_to_onnx(cli: CommandLine, data: Path, gated: Path, plugin: Path, tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_export_to_onnx(cli: CommandLine, data: Path, gated: Path, plugin: Path,
     gated.write_text(yaml.safe_dump(config))
     shared = ("--data", data, *SHORT, "--noplots", "--project", tmp_path / "runs")
     out = cli("train.py", "--cfg", gated, *shared, cwd=tmp_path.parent).done()
-    assert f"plug-in {plugin} (sha256 " in out
+    assert_says(out, plugin, "sha256")
     best = tmp_path / "runs" / "exp" / "weights" / "best.pt"
     out = cli("export.py", "--weights", best, "--include", "onnx", "--dynamic", "--img", 64, "--plugin", plugin).done()
     assert (best.parent / "best.onnx").is_file(), out
@@ -128,18 +127,14 @@ def test_a_changed_plugin_is_another_run(
     last = tmp_path / "runs" / "exp" / "weights" / "last.pt"
     resumed = ("train.py", "--resume", last, "--epochs", 2, "--noplots", "--plugin", plugin)
     done = cli(*resumed)
-    assert "CommandGate comes from the plug-in" in done.out
+    assert_says(done.out, "CommandGate", "plug-in")
     (kept,) = (tmp_path / "runs" / "exp" / "plugins").iterdir()
-    done.refused(
-        "changed since the run began",
-        f"plug-in {plugin} (layer CommandGate; the run's plugins/{kept.name} is as it was)",
-        "--force",
-    )
+    done.refused("changed since the run began", plugin, "CommandGate", f"plugins/{kept.name}", "--force")
     cli("train.py", "--resume", last, "--epochs", 2, "--noplots", "--plugin", kept).done()
 
 
 def test_mistakes(cli: CommandLine, data: Path, gated: Path, plugin: Path, trained: Path) -> None:
-    cli("-m", "models.yolo", gated, "--plugin", "none.py").refused("none.py: no such file")
+    cli("-m", "models.yolo", gated, "--plugin", "none.py").refused("none.py", "no such file")
     plugin.write_text("x = 1\nfrom models.registry import lair\n")
     for command in (
         ("-m", "models.yolo", gated),
@@ -148,6 +143,4 @@ def test_mistakes(cli: CommandLine, data: Path, gated: Path, plugin: Path, train
         ("detect.py", "--weights", trained / "weights" / "best.pt", "--source", data.parent / "images" / "val"),
         ("export.py", "--weights", trained / "weights" / "best.pt"),
     ):
-        cli(*command, "--plugin", plugin).refused(
-            f"{plugin}: line 2 (`from models.registry import lair`): ImportError: cannot import name 'lair'"
-        )
+        cli(*command, "--plugin", plugin).refused(plugin, "line 2", "from models.registry import lair", "ImportError")
