@@ -66,12 +66,18 @@ class Rule:
         fills: names of the constructor arguments that it fills; a yaml row cannot give those.
         repeats: name of the argument that counts units in a chain inside the block, which `scaling: full` scales by the depth.
         wraps: name of the argument, the first, that is another layer with its arguments, built as in a row of its own.
+        settings: a dataclass whose fields are further arguments, which the constructor takes as `**` keywords.
+        branches: of a head, into which its inputs split equally; 0 for a layer that is not a head.
+        extra_inputs: of each branch, besides its levels.
     """
 
     apply: Callable[[list[Channels], dict[str, Any], Scale], Channels]
     fills: tuple[str, ...] = ()
     repeats: str | None = None
     wraps: str | None = None
+    settings: type | None = None
+    branches: int = 0
+    extra_inputs: int = 0
 
 
 def rule(*fills: str) -> Callable[[Callable[[list[Channels], dict[str, Any], Scale], Channels]], Rule]:
@@ -197,10 +203,17 @@ class Layer:
 
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Return the constructor parameters that a yaml row can give, in order."""
-        signature = inspect.signature(self.cls.__init__).parameters
+        signature = dict(inspect.signature(self.cls.__init__).parameters)
+        if self.rule.settings is not None:
+            signature |= inspect.signature(self.rule.settings).parameters
         hidden = (*self.rule.fills, self.repeats, "device", "dtype")
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         return {name: p for name, p in list(signature.items())[1:] if name not in hidden and p.kind not in variable}
+
+    def hints(self) -> dict[str, Any]:
+        """Return the type annotations of the constructor parameters."""
+        hints = typing.get_type_hints(self.cls.__init__)
+        return hints | (typing.get_type_hints(self.rule.settings) if self.rule.settings is not None else {})
 
     def documentation(self) -> str:
         """Return the class's own docstring, empty without one."""
@@ -328,7 +341,7 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
     missing = [key for key, p in parameters.items() if p.default is p.empty and key not in bound]
     if missing:
         raise ModelConfigError(f"missing argument {', '.join(map(repr, missing))}: the layer is {entry.signature()}")
-    hints = typing.get_type_hints(entry.cls.__init__)
+    hints = entry.hints()
     return {
         key: _checked(entry, key, _meaning(value, num_classes), hints.get(key, Any)) for key, value in bound.items()
     }

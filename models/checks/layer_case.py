@@ -12,7 +12,6 @@ from models.building import Plan, plan_layer
 from models.common import set_activation
 from models.config.reading import choose_scale
 from models.config.rows import IMAGE, Row
-from models.heads.detect import DetectionHead
 from models.registry import Channels, Layer, Scale, find_layer
 
 if TYPE_CHECKING:
@@ -77,9 +76,7 @@ class LayerCase:
                 else (1,) * len(inputs)
             )
         elif is_head(entry) and len(entry.example_inputs) == 1:
-            filled: dict[str, Any] = {}
-            entry.rule.apply([16], filled, Scale())
-            branches, extra = filled.get("branches", 1), entry.cls.extra_inputs
+            branches, extra = entry.rule.branches, entry.rule.extra_inputs
             inputs = LEVEL_CHANNELS * branches + LEVEL_CHANNELS[:1] * branches * extra
             strides = (1, 2, 4) * branches + (1,) * branches * extra
         else:
@@ -211,7 +208,7 @@ def show(value: Any) -> str:
 
 def is_head(entry: Layer) -> bool:
     """Tell whether a layer is a head, which ends a network."""
-    return issubclass(entry.cls, DetectionHead)
+    return entry.rule.branches > 0
 
 
 def tensors_of(output: Any) -> list[Tensor]:

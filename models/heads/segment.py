@@ -5,32 +5,24 @@ instance's mask is the sigmoid of its coefficients' combination of the prototype
 Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from models.attention.dynamic_conv import Route
 from models.common import Conv
-from models.heads.detect import (
-    YOLOV8,
-    YOLOV9_UNGROUPED,
-    Branch,
-    DetectionHead,
-    Tower,
-    TowerStyle,
-    TowerUnit,
-    head,
-    widened,
-)
+from models.heads.detect import DetectionHead, head, widened
+from models.heads.towers import YOLOV8, YOLOV9_UNGROUPED, Branch, Tower, TowerSettings, TowerStyle
 from models.registry import Channels, Rule, Scale, layer
 from utils.errors import ModelConfigError
 from utils.geometry.anchors import PROTOTYPE_STRIDE
 
 
 class OutputUnit(Conv):
-    """The last Conv before prototypes; as OutputConv, it takes its input in its own number format."""
+    """The last Conv of the prototypes; like OutputConv, it converts its input to its own dtype."""
 
     full_precision = True
 
@@ -67,12 +59,19 @@ class SegmentBranch(Branch):
     """Box, class and mask-coefficient towers over the levels, and the branch's prototypes.
 
     Args:
-        in_channels: channels of each level, then of a further input that the prototypes come from straight, if there is one.
+        in_channels: channels of each level, then of the extra input.
+        extra: further inputs after the levels, 0 or 1; the prototypes come from it, else from the first level.
         prototypes: builds the prototypes' part for a number of input channels.
     """
 
     def __init__(
-        self, num_classes: int, in_channels: list[int], style: TowerStyle, num_masks: int, extra: int, prototypes: Any
+        self,
+        num_classes: int,
+        in_channels: list[int],
+        style: TowerStyle,
+        num_masks: int,
+        extra: int,
+        prototypes: Callable[[int], nn.Module],
     ) -> None:
         levels = in_channels[: len(in_channels) - extra]
         super().__init__(num_classes, levels, style)
@@ -90,15 +89,19 @@ class SegmentBranch(Branch):
 
 
 class SegmentationHead(DetectionHead):
-    """Detection head whose branches segment, too.
+    """Detection head whose branches also segment.
 
     Args:
+        num_classes, in_channels, branches: see DetectionHead.
         num_masks: M, prototypes and coefficients of an instance.
         prototype_width: hidden channels of the prototypes' part.
-        box_groups, cls, class_width, dynamic, experts, route, unit: see DetectionHead.
+        towers: see TowerSettings.
+    Raises:
+        ModelConfigError: `num_masks` is not positive.
     """
 
     task = "segment"
+    towers: tuple[Tower, ...] = ("box", "cls", "mask")
     upsampling: Literal["transposed", "nearest"] = "transposed"
 
     def __init__(
@@ -108,42 +111,33 @@ class SegmentationHead(DetectionHead):
         branches: int = 1,
         num_masks: int = 32,
         prototype_width: int = 256,
-        box_groups: int | None = None,
-        cls: Literal["dense", "depthwise"] | None = None,
-        class_width: int | None = None,
-        dynamic: bool | list[Tower] = False,
-        experts: int = 4,
-        route: Route = "sigmoid",
-        unit: TowerUnit | None = None,
+        **towers: Any,
     ) -> None:
-        nn.Module.__init__(self)
         if num_masks < 1:
             raise ModelConfigError(f"num_masks is {num_masks}: expected a positive number")
-        self.num_masks = num_masks
-        style = self.with_settings(box_groups, cls, class_width).with_dynamic(dynamic, experts, route, masks=True)
         make_branch = partial(
             SegmentBranch,
-            style=style.with_unit(unit, masks=True),
+            style=self.style.with_settings(TowerSettings(**towers), self.towers),
             num_masks=num_masks,
             extra=self.extra_inputs,
-            prototypes=partial(self.make_prototypes, prototype_width),
+            prototypes=partial(self.make_prototypes, prototype_width, num_masks),
         )
-        self._build(num_classes, in_channels, branches, make_branch)
+        super().__init__(num_classes, in_channels, branches, make_branch)
+        self.num_masks = num_masks
 
-    def make_prototypes(self, prototype_width: int, in_channels: int) -> nn.Module:
-        """Return the part that gives a branch's prototypes."""
-        return Prototypes(in_channels, prototype_width, self.num_masks, self.upsampling)
+    @classmethod
+    def make_prototypes(cls, prototype_width: int, num_masks: int, in_channels: int) -> nn.Module:
+        """Build the part that computes a branch's prototypes."""
+        return Prototypes(in_channels, prototype_width, num_masks, cls.upsampling)
 
     def maps_of(self, output: Any) -> Any:
         return output["maps"]
 
     def problem_with(self, shapes: dict[str, Any], size: int) -> str | None:
-        found = size / shapes["prototypes"][2]
-        return (
-            None
-            if found == PROTOTYPE_STRIDE
-            else f"its prototypes have stride {found:g}: expected {PROTOTYPE_STRIDE}, a map of a quarter of the image"
-        )
+        stride = size / shapes["prototypes"][2]
+        if stride == PROTOTYPE_STRIDE:
+            return None
+        return f"its prototypes have stride {stride:g}: expected {PROTOTYPE_STRIDE}, a map of a quarter of the image"
 
     def decode(self, output: dict[str, Any]) -> Tensor:
         """Turn one branch's output into (B, 4 + K + M, A): box in pixels, class probabilities, mask coefficients."""
@@ -155,26 +149,27 @@ class SegmentationHead(DetectionHead):
 
 
 class StraightSegmentationHead(SegmentationHead):
-    """Segmentation head whose prototypes come from a further input of each branch, by one 1 x 1 convolution.
+    """Segmentation head whose prototypes come from an extra input of each branch, by one 1 x 1 convolution.
 
-    `prototype_width` is there for the published rows, which name it; nothing depends on it.
+    `prototype_width` has no effect; it is accepted because the published rows give it.
     """
 
     extra_inputs = 1
 
-    def make_prototypes(self, prototype_width: int, in_channels: int) -> nn.Module:
-        return OutputUnit(in_channels, self.num_masks)
+    @classmethod
+    def make_prototypes(cls, prototype_width: int, num_masks: int, in_channels: int) -> nn.Module:
+        return OutputUnit(in_channels, num_masks)
 
 
-def segment_head(branches: int) -> Rule:
-    """Channel rule of a segmentation head: as a detection head's, and the width multiple reaches the prototypes' hidden width."""
-    detection = head(branches)
+def segment_head(branches: int, extra_inputs: int = 0) -> Rule:
+    """Return the rule of a segmentation head: a detection head's that also scales the prototypes' hidden width."""
+    detection = head(branches, extra_inputs)
 
     def apply(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
         arguments["prototype_width"] = scale.channels(arguments.get("prototype_width", 256))
         return detection.apply(inputs, arguments, scale)
 
-    return Rule(apply, detection.fills)
+    return replace(detection, apply=apply)
 
 
 @layer(segment_head(branches=1), "head", example=(3, 8, 16))
@@ -198,7 +193,7 @@ class V9Segment(SegmentationHead):
     upsampling = "nearest"
 
 
-@layer(segment_head(branches=1), "head", example=(3, 8, 16))
+@layer(segment_head(1, StraightSegmentationHead.extra_inputs), "head", example=(3, 8, 16))
 class DSegment(StraightSegmentationHead):
     """DDetect with masks; the last input is the prototypes'.
 
@@ -206,7 +201,7 @@ class DSegment(StraightSegmentationHead):
     """
 
 
-@layer(segment_head(branches=2), "head", example=(3, 8, 16))
+@layer(segment_head(2, StraightSegmentationHead.extra_inputs), "head", example=(3, 8, 16))
 class DualDSegment(StraightSegmentationHead):
     """DualDDetect with masks; the last two inputs are the prototypes' of the auxiliary and the lead branch.
 

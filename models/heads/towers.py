@@ -1,0 +1,237 @@
+"""Towers: the convolutions over each level that give box distances, class logits and mask coefficients.
+
+Dimension letters: B batch, A anchor points of all levels, K classes, R = 16 bins.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.attention.dynamic_conv import Route
+from models.building import InnerLayer, build_inner
+from models.common import Conv
+from utils.errors import ModelConfigError
+from utils.geometry.anchors import NUM_BINS
+from utils.wording import is_count
+
+
+class DFL(nn.Module):
+    """Expected distance of each box side from its distribution over bins 0 … 15 (frozen weights).
+
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388, section 3.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(NUM_BINS, 1, 1, bias=False).requires_grad_(False)
+        self.conv.weight.copy_(torch.arange(NUM_BINS, dtype=self.conv.weight.dtype).view(1, NUM_BINS, 1, 1))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Turn (B, 4 * R, A) side-major logits into (B, 4, A) distances in cells."""
+        sides = logits.unflatten(1, (4, NUM_BINS)).transpose(1, 2).softmax(1)  # (B, R, 4, A)
+        return nn.functional.conv2d(sides, self.conv.weight.to(sides.dtype)).squeeze(1)
+
+
+class OutputConv(nn.Conv2d):
+    """The last convolution of a tower; it converts its input to its own dtype.
+
+    A network that runs inference in bf16 or fp16 keeps it in float32 (utils/precision.py): box logits rounded to 8 bits
+    move the mAP50-95 of a small validation set by 0.002, and these layers cost next to nothing.
+    """
+
+    full_precision = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+Tower = Literal["box", "cls", "mask"]
+"""The towers of a head: box distances, class logits, mask coefficients."""
+
+TowerUnit = InnerLayer | dict
+"""A layer that replaces the second unit of the towers (models/building.py), or a mapping of towers to such layers."""
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """Settings of a head's towers that a yaml row may give; None means the family's own.
+
+    Attributes:
+        box_groups: groups of the box towers' grouped convolutions; 1 is the ungrouped form.
+        cls: units of the class towers: 3 x 3 convolutions, or a depthwise 3 x 3 and a 1 x 1 each (YOLO11).
+        class_width: hidden width of the class towers.
+        dynamic: towers whose second unit is a DynamicConv: a list of box, cls and mask. `true` means the box and mask
+            towers and, if its units are depthwise, the class tower. In a depthwise unit it replaces the 1 x 1 alone.
+        experts, route: of these; see DynamicConv2d.
+        unit: a layer that replaces the second unit of every tower, such as MBConv or [MBConv, {expansion: 2}];
+            a mapping such as {cls: MBConv} replaces that of some towers.
+    """
+
+    box_groups: int | None = None
+    cls: Literal["dense", "depthwise"] | None = None
+    class_width: int | None = None
+    dynamic: bool | list[Tower] = False
+    experts: int = 4
+    route: Route = "sigmoid"
+    unit: TowerUnit | None = None
+
+    def units(self, towers: Sequence[Tower]) -> dict[Tower, InnerLayer]:
+        """Return the layer that `unit` gives each tower.
+
+        Raises:
+            ModelConfigError: it names a tower that the head does not have.
+        """
+        if self.unit is None:
+            return {}
+        named = self.unit if isinstance(self.unit, dict) else dict.fromkeys(towers, self.unit)
+        if unknown := [name for name in named if name not in towers]:
+            raise ModelConfigError(
+                f"unit names the towers {', '.join(map(str, unknown))}: expected some of {', '.join(towers)}"
+            )
+        return dict(named)
+
+    def dynamic_towers(self, towers: Sequence[Tower], depthwise: bool) -> list[Tower]:
+        """Return the towers that `dynamic` means.
+
+        Raises:
+            ModelConfigError: it names a tower that the head does not have.
+        """
+        if not isinstance(self.dynamic, list):
+            return [name for name in towers if name != "cls" or depthwise] if self.dynamic else []
+        if unknown := [name for name in self.dynamic if name not in towers]:
+            raise ModelConfigError(
+                f"dynamic names the towers {', '.join(unknown)}: expected some of {', '.join(towers)}"
+            )
+        return self.dynamic
+
+    def dynamic_conv(self, kernel_size: int, groups: int = 1) -> InnerLayer:
+        """Return the DynamicConv that `dynamic` means, as an inner layer."""
+        return ["DynamicConv", kernel_size, {"groups": groups, "experts": self.experts, "route": self.route}]
+
+
+@dataclass(frozen=True)
+class TowerStyle:
+    """What distinguishes the towers of the families.
+
+    Attributes:
+        box_groups: groups of the box tower's second and last convolution.
+        width_per_class, most_for_classes: the class tower is at least as wide as its first input and as
+            `width_per_class` times the number of classes, the latter at most `most_for_classes`.
+        class_width: the class tower's hidden width, in place of that rule.
+        depthwise: whether a unit of the class tower is a depthwise 3 x 3 and a 1 x 1 convolution, not a 3 x 3.
+        units: layers that replace the second unit, by tower.
+        pointwise: a layer that replaces the second 1 x 1 convolution of a depthwise class tower.
+    """
+
+    box_groups: int = 1
+    width_per_class: int = 1
+    most_for_classes: int = 100
+    class_width: int | None = None
+    depthwise: bool = False
+    units: dict[Tower, InnerLayer] = field(default_factory=dict)
+    pointwise: InnerLayer | None = None
+
+    def with_settings(self, settings: TowerSettings, towers: Sequence[Tower]) -> "TowerStyle":
+        """Return the style with a row's settings.
+
+        Args:
+            towers: of the head.
+        Raises:
+            ModelConfigError: a number that is not positive, a tower that the head does not have, or two layers for one
+                place.
+        """
+        for key, value in (("box_groups", settings.box_groups), ("class_width", settings.class_width)):
+            if value is not None and not is_count(value):
+                raise ModelConfigError(f"{key} is {value}: expected a positive number")
+        depthwise = self.depthwise if settings.cls is None else settings.cls == "depthwise"
+        box_groups = settings.box_groups or self.box_groups
+        units, dynamic = settings.units(towers), settings.dynamic_towers(towers, depthwise)
+        if taken := [name for name in units if name in dynamic]:
+            raise ModelConfigError(
+                f"unit and dynamic both name the second unit of the towers {', '.join(taken)}: leave one of them out"
+            )
+        pointwise = None
+        for name in dynamic:
+            if name == "cls" and depthwise:
+                pointwise = settings.dynamic_conv(1)
+            else:
+                units[name] = settings.dynamic_conv(3, box_groups if name == "box" else 1)
+        return replace(
+            self,
+            box_groups=box_groups,
+            class_width=settings.class_width,
+            depthwise=depthwise,
+            units=units,
+            pointwise=pointwise,
+        )
+
+    def box_tower_width(self, first: int) -> int:
+        """Return the hidden width of the box towers; `first` is the channel count of the first level."""
+        return math.ceil(max(first // 4, 4 * NUM_BINS, 16) / self.box_groups) * self.box_groups
+
+    def class_tower_width(self, first: int, num_classes: int) -> int:
+        """Return the hidden width of the class towers; `first` is the channel count of the first level."""
+        return self.class_width or max(first, min(self.width_per_class * num_classes, self.most_for_classes))
+
+    def tower(self, name: Tower, channels: int, width: int, outputs: int, groups: int = 1) -> nn.Sequential:
+        """Build two 3 x 3 units and a 1 x 1 convolution; `groups` are those of the last two."""
+        first = Conv(channels, width, 3)
+        second = self._unit(name, width) if name in self.units else Conv(width, width, 3, groups=groups)
+        return nn.Sequential(first, second, OutputConv(width, outputs, 1, groups=groups))
+
+    def class_tower(self, channels: int, width: int, num_classes: int) -> nn.Sequential:
+        """Build the class tower of one level."""
+        if not self.depthwise:
+            return self.tower("cls", channels, width, num_classes)
+        first = nn.Sequential(Conv(channels, channels, 3, groups=channels), Conv(channels, width))
+        second = self._unit("cls", width) if "cls" in self.units else self._depthwise_unit(width)
+        return nn.Sequential(first, second, OutputConv(width, num_classes, 1))
+
+    def _unit(self, name: Tower, width: int) -> nn.Module:
+        return build_inner(self.units[name], width, f"unit of the {name} tower")
+
+    def _depthwise_unit(self, width: int) -> nn.Sequential:
+        depthwise = Conv(width, width, 3, groups=width)
+        if self.pointwise is None:
+            return nn.Sequential(depthwise, Conv(width, width))
+        return nn.Sequential(depthwise, build_inner(self.pointwise, width, "1 x 1 of the cls tower"))
+
+
+YOLOV9 = TowerStyle(box_groups=4, width_per_class=2, most_for_classes=128)
+YOLOV9_UNGROUPED = replace(YOLOV9, box_groups=1)
+YOLOV8 = TowerStyle()
+
+
+class Branch(nn.Module):
+    """Box and class towers over the levels of one group of inputs.
+
+    Args:
+        in_channels: channels of each level; the first one sets the width of all towers.
+    """
+
+    def __init__(self, num_classes: int, in_channels: list[int], style: TowerStyle) -> None:
+        super().__init__()
+        box_width = style.box_tower_width(in_channels[0])
+        class_width = style.class_tower_width(in_channels[0], num_classes)
+        self.box = nn.ModuleList(
+            style.tower("box", channels, box_width, 4 * NUM_BINS, style.box_groups) for channels in in_channels
+        )
+        self.cls = nn.ModuleList(style.class_tower(channels, class_width, num_classes) for channels in in_channels)
+        self.dfl = DFL()
+
+    def forward(self, features: list[Tensor]) -> Any:
+        return self.maps(features)
+
+    def maps(self, features: list[Tensor]) -> list[Tensor]:
+        """Return the raw maps of each level, (B, 64 + K, h, w)."""
+        return [torch.cat((box(x), cls(x)), 1) for box, cls, x in zip(self.box, self.cls, features, strict=True)]
+
+    def initialize_biases(self, num_classes: int, stride: list[int]) -> None:
+        """Start with boxes of about one cell and with the class prior of 5 objects in a 640-pixel image."""
+        for box, cls, step in zip(self.box, self.cls, stride, strict=True):
+            box[-1].bias.data.fill_(1.0)
+            cls[-1].bias.data.fill_(math.log(5 / num_classes / (640 / step) ** 2))
