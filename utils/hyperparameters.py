@@ -1,4 +1,4 @@
-"""Hyperparameters: one dataclass, a line of documentation under each field; defaults, then a yaml file, then flags."""
+"""Hyperparameters: one dataclass with a line of documentation under each field; a yaml file overrides the defaults."""
 
 import math
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from utils.errors import SettingsError, did_you_mean
 from utils.files import find_shipped, read_yaml
 
 WITHOUT_EFFECT = ("obj", "obj_pw", "iou_t", "anchor_t")
-"""Keys of the original's hyperparameter files that no detection loss reads; said and left out."""
+"""Keys of the original's hyperparameter files that no detection loss reads: ignored with a note."""
 
 NEUTRAL_ONLY = {"cls_pw": 1.0, "fl_gamma": 0.0}
-"""Keys of the original's files that are accepted at the value where they change nothing."""
+"""Keys of the original's files that are accepted with the one value that changes nothing, and ignored with a note."""
 
 
 @dataclass
 class Hyperparameters:
-    """Everything that a training run's result depends on besides network, data, size and length."""
+    """Settings of training, loss and augmentation."""
 
     lr0: float = 0.01
     """Learning rate after the warm-up."""
@@ -29,11 +29,11 @@ class Hyperparameters:
     weight_decay: float = 0.0005
     """Decay of convolution and linear weights at the nominal batch."""
     nominal_batch: int = 64
-    """Gradients are accumulated to about this many images before a step, where an epoch is long enough for it."""
+    """Images per optimizer step: gradients of several batches are accumulated, if an epoch is long enough."""
     min_steps_per_epoch: int = 100
-    """Accumulation is cut so that an epoch keeps this many optimizer steps (or one step a batch on smaller sets)."""
+    """Fewest optimizer steps in an epoch: on small data sets fewer batches are accumulated, down to one a step."""
     warmup_epochs: float = 3.0
-    """Epochs of warm-up; capped at warmup_share of the run."""
+    """Epochs of warm-up; at most warmup_share of the run."""
     warmup_share: float = 0.1
     """Largest share of the run that the warm-up takes."""
     warmup_momentum: float = 0.8
@@ -43,7 +43,7 @@ class Hyperparameters:
     ema_decay: float = 0.9999
     """Decay of the averaged weights in the long run."""
     ema_warmup: float = 10.0
-    """The decay of the averaged weights is at most (1 + steps) / (ema_warmup + steps): about the last tenth of a short run."""
+    """The decay of the averaged weights is at most (1 + steps) / (ema_warmup + steps)."""
     clip_norm: float = 10.0
     """Largest norm of a step's gradient."""
     box: float = 7.5
@@ -57,13 +57,13 @@ class Hyperparameters:
     aux: float = 0.25
     """Weight of each auxiliary branch."""
     tal_topk: int = 10
-    """Anchor points that the assigner gives each object at most."""
+    """Most anchor points that the assigner gives an object."""
     tal_alpha: float = 0.5
     """Exponent of the class score in the assigner's metric."""
     tal_beta: float = 6.0
     """Exponent of the overlap in the assigner's metric."""
     loss: dict[str, Any] = field(default_factory=dict)
-    """Box loss, wrappers, class loss and assigner by name (docs/losses.md); keys left out: the network yaml's, else ciou, bce, task_aligned."""
+    """Box loss, wrappers, class loss and assigner by name (docs/losses.md), read by utils/losses/settings.py."""
     hsv_h: float = 0.015
     """Hue jitter, as a share of the circle."""
     hsv_s: float = 0.7
@@ -92,9 +92,7 @@ class Hyperparameters:
     """Share of the objects with polygons that are pasted again, mirrored."""
 
     def __post_init__(self) -> None:
-        from utils.losses.settings import read_loss
-
-        self.loss = read_loss(self.loss, "hyperparameters")
+        self.loss = {} if self.loss is None else self.loss
         for one in fields(self):
             value = getattr(self, one.name)
             if one.name == "loss":
@@ -124,10 +122,8 @@ def load_hyperparameters(source: str | Path | Mapping[str, Any] | Hyperparameter
     """Return hyperparameters from a yaml file or a mapping, over the defaults.
 
     Raises:
-        SettingsError: no such file, no mapping, an unknown key or a value that is no number.
+        SettingsError: a missing file, no mapping, an unknown key, or a value that is not a number.
     """
-    from utils.losses.settings import read_loss
-
     if isinstance(source, Hyperparameters):
         return source
     where, values = "hyperparameters", source or {}
@@ -139,12 +135,10 @@ def load_hyperparameters(source: str | Path | Mapping[str, Any] | Hyperparameter
     known = [one.name for one in fields(Hyperparameters)]
     chosen: dict[str, Any] = {}
     for key, value in values.items():
-        if key == "loss":
-            chosen[key] = read_loss(value, where)
-        elif key in known:
+        if key in known:
             chosen[key] = value
         elif key in WITHOUT_EFFECT or (key in NEUTRAL_ONLY and value == NEUTRAL_ONLY[key]):
-            print(f"{where}: '{key}' has no effect on this loss and is left out")
+            print(f"{where}: '{key}' has no effect on this loss and is ignored")
         elif key in NEUTRAL_ONLY:
             raise SettingsError(f"{where}: {key} is {value}: only {NEUTRAL_ONLY[key]} (no effect) is supported")
         else:

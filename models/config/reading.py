@@ -16,6 +16,7 @@ from models.plugins.loading import load_config_plugins
 from models.registry import Scale
 from utils.errors import ModelConfigError, did_you_mean
 from utils.files import REPOSITORY, find_shipped, read_yaml
+from utils.losses.settings import read_loss
 
 CONFIG_FOLDERS = ("models/detect", "models/segment")
 SCALINGS = ("full",)
@@ -65,8 +66,6 @@ def read_config(
     if not isinstance(config.get("folded", False), bool):
         raise ModelConfigError(f"{where}: folded is {config['folded']!r}: expected true or false")
     if "loss" in config:
-        from utils.losses.settings import read_loss  # it needs the heads, which are read after this file
-
         read_loss(config["loss"], where.keys.get("loss", str(where)), ModelConfigError)
     config, notes = translate_config(config, None, str(where))
     for note in notes:

@@ -1,5 +1,6 @@
 """Hyperparameters (utils/hyperparameters.py): where they come from, what is refused, and that each of them is read."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from data.config import load_data_config
 from tests.networks import tiny_segment_config
+from tests.saying import assert_says
 from utils.errors import SettingsError
 from utils.hyperparameters import NEUTRAL_ONLY, WITHOUT_EFFECT, Hyperparameters, load_hyperparameters
 from utils.precision import choose_precision
@@ -35,7 +37,7 @@ def test_published_values() -> None:
 
 
 def test_every_field_is_documented() -> None:
-    text = (REPOSITORY / "utils" / "hyperparameters.py").read_text().splitlines()
+    text = inspect.getsource(Hyperparameters).splitlines()
     for name in NAMES:
         line = next(number for number, content in enumerate(text) if content.startswith(f"    {name}: "))
         assert text[line + 1].strip().startswith('"""'), name
@@ -57,51 +59,54 @@ def test_round_trip_through_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "facts"),
     [
-        ({"lr": 0.1}, r"hyperparameters: unknown hyperparameter 'lr'\. Did you mean 'lr[0f]'\?"),
-        ({"warmup_epoch": 3}, r"Did you mean 'warmup_epochs'\?"),
-        ({3: 3}, r"unknown hyperparameter '3'"),
-        ({"box": "high"}, r"hyperparameter box: 'high': expected a number such as 7\.5"),
-        ({"box": None}, r"hyperparameter box: None: expected a number"),
-        ({"box": True}, r"hyperparameter box: True: expected a number"),
-        ({"box": [1]}, r"hyperparameter box: \[1\]: expected a number"),
-        ({"lr0": "1e-3"}, r"hyperparameter lr0: '1e-3': expected a number"),
-        ({"lr0": -0.1}, r"hyperparameter lr0: -0\.1: expected a finite number that is not negative"),
-        ({"lr0": float("nan")}, r"hyperparameter lr0: nan: expected a finite number"),
-        ({"weight_decay": float("inf")}, r"hyperparameter weight_decay: inf: expected a finite number"),
-        ({"momentum": 1.0}, r"momentum 1\.0, warmup_momentum 0\.8: expected less than 1"),
-        ({"tal_topk": 0}, r"tal_topk 0.*expected at least 1"),
-        ({"nominal_batch": 0}, r"nominal_batch 0.*expected at least 1"),
-        ({"fl_gamma": 1.5}, r"fl_gamma is 1\.5: only 0\.0 \(no effect\) is supported"),
-        ({"cls_pw": 2.0}, r"cls_pw is 2\.0: only 1\.0 \(no effect\) is supported"),
-        ([1, 2], r"holds list: expected a mapping"),
+        ({"lrr": 0.1}, ["'lrr'", "'lrf'"]),
+        ({"warmup_epoch": 3}, ["'warmup_epoch'", "'warmup_epochs'"]),
+        ({3: 3}, ["'3'"]),
+        ({"box": "high"}, ["box", "'high'", "7.5"]),
+        ({"box": None}, ["box", None]),
+        ({"box": True}, ["box", True]),
+        ({"box": [1]}, ["box", "[1]"]),
+        ({"lr0": "1e-3"}, ["lr0", "'1e-3'"]),
+        ({"lr0": -0.1}, ["lr0", -0.1, "negative"]),
+        ({"lr0": float("nan")}, ["lr0", "nan", "finite"]),
+        ({"weight_decay": float("inf")}, ["weight_decay", "inf", "finite"]),
+        ({"momentum": 1.0}, ["momentum 1.0", "warmup_momentum 0.8", 1]),
+        ({"tal_topk": 0}, ["tal_topk 0", 1]),
+        ({"nominal_batch": 0}, ["nominal_batch 0", 1]),
+        ({"fl_gamma": 1.5}, ["fl_gamma", 1.5, 0.0]),
+        ({"cls_pw": 2.0}, ["cls_pw", 2.0, 1.0]),
+        ([1, 2], ["list", "mapping"]),
     ],
 )
-def test_refused(values: Any, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
+def test_refused(values: Any, facts: list[object]) -> None:
+    with pytest.raises(SettingsError) as error:
         load_hyperparameters(values)
+    assert_says(error.value, *facts)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "facts"),
     [
-        (b"box: [1\n", r"line 2, column 1: not valid yaml"),
-        (b"- 1\n", r"holds list: expected a mapping"),
-        (b"\xff\xfe", r"not valid yaml"),
-        (b"boxx: 1", r"unknown"),
+        (b"box: [1\n", ["line 2", "column 1", "yaml"]),
+        (b"- 1\n", ["list", "mapping"]),
+        (b"\xff\xfe", ["UTF-8"]),
+        (b"boxx: 1", ["'boxx'", "'box'"]),
     ],
 )
-def test_broken_file(tmp_path: Path, content: bytes, message: str) -> None:
+def test_broken_file(tmp_path: Path, content: bytes, facts: list[str]) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    with pytest.raises(SettingsError, match=rf"mine\.yaml: .*{message}"):
+    with pytest.raises(SettingsError) as error:
         load_hyperparameters(path)
+    assert_says(error.value, "mine.yaml", *facts)
 
 
 def test_missing_and_empty_file(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no\.yaml: cannot be read: No such file"):
+    with pytest.raises(SettingsError) as error:
         load_hyperparameters(tmp_path / "no.yaml")
+    assert_says(error.value, "no.yaml", "No such file")
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert load_hyperparameters(tmp_path / "empty.yaml") == Hyperparameters()
 
@@ -110,7 +115,9 @@ def test_keys_of_the_original_without_effect_are_said(capsys: pytest.CaptureFixt
     old = dict.fromkeys(WITHOUT_EFFECT, 1.0) | NEUTRAL_ONLY
     assert load_hyperparameters(old | {"box": 7.0}).box == 7.0
     said = capsys.readouterr().out.splitlines()
-    assert said == [f"hyperparameters: '{key}' has no effect on this loss and is left out" for key in old]
+    assert len(said) == len(old)
+    for line, key in zip(said, old, strict=True):
+        assert_says(line, "hyperparameters", f"'{key}'")
 
 
 class Recording(Hyperparameters):

@@ -8,6 +8,9 @@ import math
 import torch
 from torch import Tensor
 
+EPS = 1e-7
+"""Square pixels, added to what paired IoUs and the box losses divide by: finite values and gradients for empty boxes."""
+
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     """(…, 4) centre and size to (…, 4) corners."""
@@ -35,33 +38,49 @@ def box_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     return intersection / union.clamp(min=1e-9)
 
 
-def complete_iou(first_xyxy: Tensor, second_xyxy: Tensor, eps: float = 1e-7) -> Tensor:
+def intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the areas that both boxes cover and that either covers, pair by pair: (…, 4) corners to two (…)."""
+    low = torch.maximum(first_xyxy[..., :2], second_xyxy[..., :2])
+    high = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    first_area = (first_xyxy[..., 2:] - first_xyxy[..., :2]).prod(-1)
+    second_area = (second_xyxy[..., 2:] - second_xyxy[..., :2]).prod(-1)
+    return intersection, first_area + second_area - intersection
+
+
+def paired_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Intersection over union, pair by pair: (…, 4) corners to (…); 0 for empty boxes."""
+    intersection, union = intersection_and_union(first_xyxy, second_xyxy)
+    return intersection / (union + EPS)
+
+
+def complete_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     """Complete IoU, pair by pair, differentiable at degenerate boxes.
 
     Args:
         first_xyxy, second_xyxy: (…, 4) corners, broadcastable.
     Returns:
         (…) CIoU in (-1.5, 1].
-    Source: Zheng et al. 2020, arxiv.org/abs/1911.08287, eq. (10). Differs: `eps` is added to the height of each box
+    Source: Zheng et al. 2020, arxiv.org/abs/1911.08287, eq. (10). Differs: EPS is added to the height of each box
         (before areas are taken), to the union and to the squared diagonal, as the published YOLOv9 does.
     """
     first_x1, first_y1, first_x2, first_y2 = first_xyxy.unbind(-1)
     second_x1, second_y1, second_x2, second_y2 = second_xyxy.unbind(-1)
-    first_w, first_h = first_x2 - first_x1, first_y2 - first_y1 + eps
-    second_w, second_h = second_x2 - second_x1, second_y2 - second_y1 + eps
+    first_w, first_h = first_x2 - first_x1, first_y2 - first_y1 + EPS
+    second_w, second_h = second_x2 - second_x1, second_y2 - second_y1 + EPS
     overlap_w = (torch.minimum(first_x2, second_x2) - torch.maximum(first_x1, second_x1)).clamp(min=0)
     overlap_h = (torch.minimum(first_y2, second_y2) - torch.maximum(first_y1, second_y1)).clamp(min=0)
     intersection = overlap_w * overlap_h
-    iou = intersection / (first_w * first_h + second_w * second_h - intersection + eps)
+    iou = intersection / (first_w * first_h + second_w * second_h - intersection + EPS)
     hull_w = torch.maximum(first_x2, second_x2) - torch.minimum(first_x1, second_x1)
     hull_h = torch.maximum(first_y2, second_y2) - torch.minimum(first_y1, second_y1)
     centre_x = second_x1 + second_x2 - first_x1 - first_x2
     centre_y = second_y1 + second_y2 - first_y1 - first_y2
-    distance = (centre_x.square() + centre_y.square()) / 4 / (hull_w.square() + hull_h.square() + eps)
+    distance = (centre_x.square() + centre_y.square()) / 4 / (hull_w.square() + hull_h.square() + EPS)
     angle = torch.atan(second_w / second_h) - torch.atan(first_w / first_h)
     aspect = 4 / math.pi**2 * angle.square()
     with torch.no_grad():
-        weight = aspect / (aspect - iou + (1 + eps))
+        weight = aspect / (aspect - iou + (1 + EPS))
     return iou - distance - weight * aspect
 
 

@@ -1,7 +1,7 @@
-"""Loss: boxes (by default by CIoU), classes (by binary cross-entropy), box sides by distribution focal loss; masks in utils/losses/mask.py.
+"""The losses of a network: box, class and distribution focal loss, for instance segmentation the mask loss as well.
 
-Which box loss, class loss and assigner it is, utils/losses/settings.py reads.
-One code path for any number of branches: each is assigned and scored on its own, auxiliary ones weighted by `aux`.
+Box loss, class loss and assigner are chosen by name (utils/losses/settings.py). Every branch is assigned and scored on
+its own; auxiliary branches have the weight `aux`.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from utils.geometry.anchors import NUM_BINS, anchor_points, decode_boxes
 from utils.geometry.boxes import cxcywh_to_xyxy
+from utils.geometry.groups import rank_in_group
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
-from utils.losses.assigners import Scene
+from utils.losses.assignment import Assigner, Assignment, Overlap, Scene
 from utils.losses.box import Pairs
-from utils.losses.mask import fitted_maps, mask_loss, numbers_in_image
-from utils.losses.settings import build_settings, choose_loss
-from utils.losses.task_aligned import Assignment
+from utils.losses.mask import fitted_maps, mask_loss
+from utils.losses.settings import LossSettings, settle_loss
 
 
 class DetectionLoss:
@@ -27,21 +27,19 @@ class DetectionLoss:
 
     Args:
         stride: pixels per cell of each level.
-        hyp: gains, auxiliary weight and assigner settings.
-        loss: which losses and assigner (utils/losses/settings.py); those of `hyp` by default.
+        hyp: gains, auxiliary weight and the assigner's numbers.
+        settings: losses and assigner; by default those that `hyp` names.
     """
 
-    items = ("box", "cls", "dfl")
+    items: tuple[str, ...] = ("box", "cls", "dfl")
 
-    def __init__(self, stride: list[int], hyp: Hyperparameters, loss: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, stride: list[int], hyp: Hyperparameters, settings: LossSettings | None = None) -> None:
         self.stride, self.hyp = stride, hyp
-        settings = build_settings(hyp.loss if loss is None else loss)
-        self.box_loss, self.class_loss, self.assigner = (
-            settings.box_loss(),
-            settings.cls.build(),
-            settings.assigner.build(),
-        )
-        self.assigner_measure = settings.assigner_measure(self.box_loss)
+        self.settings = settings or settle_loss(hyp.loss)[0]
+        self.box_loss, self.class_loss = self.settings.box_loss(), self.settings.cls.build()
+        assigner, self.assigner_measure = self.settings.assigner, self.settings.assigner_measure(self.box_loss)
+        beside = {parameter: getattr(hyp, name) for parameter, name in assigner.part.beside.items()}
+        self.assigner: Assigner = assigner.build(**beside)
 
     def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Score every branch of a network's raw outputs.
@@ -50,7 +48,7 @@ class DetectionLoss:
             outputs: {"main": output, "aux": [output, …]}; an output is the maps (B, 64 + K, h, w) of the levels.
             batch: "targets" (N, 6), and "images" (B, ch, H, W) or "image_hw".
         Returns:
-            The batch size times the sum of the items, and the detached items box, cls and dfl, gains and weights included.
+            The batch size times the sum of the items, and the detached items; gains and weights are included.
         """
         image_hw = tuple(batch["image_hw"]) if "image_hw" in batch else tuple(batch["images"].shape[-2:])
         items = self.branch(outputs["main"], batch, image_hw, lead=True)
@@ -70,60 +68,67 @@ class DetectionLoss:
     def detection(
         self, maps: list[Tensor], targets: Tensor, image_hw: tuple[int, int], lead: bool = False
     ) -> tuple[Tensor, Assignment]:
-        """Return the items (3,) of one branch, box, cls and dfl, gains included, and which anchor points answer for which target.
+        """Score the boxes and classes of one branch.
 
         Args:
-            lead: this is the lead branch, from which a box loss with state learns; not where no gradient is recorded (validation).
+            maps: (B, 64 + K, h, w) of each level.
+            targets: (N, 6) image, class, and centre and size, normalised.
+            image_hw: height and width of the network's input, pixels.
+            lead: this is the lead branch, which updates a box loss with state (in training only).
+        Returns:
+            The items box, cls and dfl (3,), gains included, and the assignment.
         """
         with torch.autocast(maps[0].device.type, enabled=False):
             flat = torch.cat([level.flatten(2).float() for level in maps], 2)  # (B, 64 + K, A)
             box_logits, class_logits = flat[:, : 4 * NUM_BINS], flat[:, 4 * NUM_BINS :]
-            points, strides = anchor_points([tuple(level.shape[2:]) for level in maps], self.stride, flat)
+            points, strides = anchor_points([(level.shape[2], level.shape[3]) for level in maps], self.stride, flat)
             targets = targets.to(flat.device)
-            scale = targets.new_tensor((image_hw[1], image_hw[0], image_hw[1], image_hw[0]))
-            target_xyxy = cxcywh_to_xyxy(targets[:, 2:] * scale)
+            target_class = targets[:, 1].long()
+            target_xyxy = cxcywh_to_xyxy(targets[:, 2:] * targets.new_tensor((image_hw[1], image_hw[0]) * 2))
             scene = Scene(
-                class_logits.detach(),
-                decode(box_logits.detach(), points, strides),
-                points,
-                strides,
-                [level[0, 0].numel() for level in maps],
-                targets[:, 0].long(),
-                targets[:, 1].long(),
-                target_xyxy,
+                class_logits=class_logits.detach(),
+                boxes_xyxy=decode(box_logits.detach(), points, strides),
+                points=points,
+                strides=strides,
+                level_sizes=[level[0, 0].numel() for level in maps],
+                target_image=targets[:, 0].long(),
+                target_class=target_class,
+                target_xyxy=target_xyxy,
             )
-            measure = self.assigner_measure
-            found = self.assigner(
-                scene, None if measure.is_default else partial(measure.overlap, image_hw=image_hw), self.hyp
-            )
-            normalizer = found.score.sum().clamp(min=1)
-            positive_logits = class_logits[found.image, targets[found.target, 1].long(), found.anchor]
+            positives = self.assigner(scene, self.overlap_of(image_hw))
+            normalizer = positives.score.sum().clamp(min=1)
+            positive_logits = class_logits[positives.image, target_class[positives.target], positives.anchor]
 
-            side_logits = box_logits[found.image, :, found.anchor]  # (P, 64)
-            goal_xyxy, cell = target_xyxy[found.target], strides[found.anchor]
-            predicted_xyxy = decode(side_logits.unsqueeze(2), points[found.anchor, None], cell[:, None]).squeeze(1)
+            side_logits = box_logits[positives.image, :, positives.anchor]  # (P, 64)
+            goal_xyxy, cell = target_xyxy[positives.target], strides[positives.anchor]
+            near = points[positives.anchor]
+            predicted_xyxy = decode(side_logits.unsqueeze(2), near[:, None], cell[:, None]).squeeze(1)
             pairs = Pairs(predicted_xyxy, goal_xyxy, image_hw)
-            cls = self.class_loss(class_logits, positive_logits, found.score, pairs)
-            box = (self.box_loss(pairs, learning=lead and predicted_xyxy.requires_grad) * found.score).sum()
-            dfl = (distribution_focal(side_logits, points[found.anchor], goal_xyxy, cell) * found.score).sum()
+            cls = self.class_loss(class_logits, positive_logits, positives.score, pairs)
+            box = (self.box_loss(pairs, learning=lead and predicted_xyxy.requires_grad) * positives.score).sum()
+            dfl = (distribution_focal(side_logits, near, goal_xyxy, cell) * positives.score).sum()
             gains = flat.new_tensor((self.hyp.box, self.hyp.cls, self.hyp.dfl))
-            return torch.stack((box, cls, dfl)) * gains / normalizer, found
+            return torch.stack((box, cls, dfl)) * gains / normalizer, positives
+
+    def overlap_of(self, image_hw: tuple[int, int]) -> Overlap | None:
+        """Return what the assigner compares boxes by; None for its own CIoU."""
+        return self.assigner_measure and partial(self.assigner_measure.overlap, image_hw=image_hw)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a resumed run has to go on with; empty for losses without state."""
+        """Return the state that a resumed run needs; empty for losses without state."""
         return self.box_loss.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.box_loss.load_state_dict(state)
 
 
 class SegmentationLoss(DetectionLoss):
     """The detection loss with an item `mask`.
 
-    A branch's output is {"maps", "coefficients" (B, M, A), "prototypes" (B, M, H / 4, W / 4)}, and the batch has "masks", integer maps
-    (B, H / 4, W / 4) with k at the k-th of an image's targets. Where it has "outlined" (N,), only those targets have a mask term:
-    nothing is known of the others' pixels.
+    A branch's output is {"maps", "coefficients" (B, M, A), "prototypes" (B, M, H / 4, W / 4)}. The batch has "masks",
+    integer maps (B, H / 4, W / 4) whose value k is the k-th target of the image. If it has "outlined" (N,), the other
+    targets have no mask term: only their boxes are known.
     """
 
     items = ("box", "cls", "dfl", "mask")
@@ -132,35 +137,37 @@ class SegmentationLoss(DetectionLoss):
         return output["maps"]
 
     def branch(self, output: Any, batch: Mapping[str, Any], image_hw: tuple[int, int], lead: bool = False) -> Tensor:
-        items, found = self.detection(self.maps_of(output), batch["targets"], image_hw, lead)
+        items, positives = self.detection(self.maps_of(output), batch["targets"], image_hw, lead)
         device = items.device
         targets = batch["targets"].to(device)
-        image, anchor, target = found.image, found.anchor, found.target
+        image, anchor, target = positives.image, positives.anchor, positives.target
         if "outlined" in batch:
-            known = batch["outlined"].to(device)[target]
-            image, anchor, target = image[known], anchor[known], target[known]
+            outlined = batch["outlined"].to(device)[target]
+            image, anchor, target = image[outlined], anchor[outlined], target[outlined]
         with torch.autocast(device.type, enabled=False):
             prototypes = output["prototypes"].float()
-            maps = fitted_maps(batch["masks"].to(device), tuple(prototypes.shape[2:]))
+            maps = fitted_maps(batch["masks"].to(device), (prototypes.shape[2], prototypes.shape[3]))
             coefficients = output["coefficients"][image, :, anchor].float()
-            numbers = numbers_in_image(targets[:, 0].long())[target]
+            number = rank_in_group(targets[:, 0].long())[target] + 1
             boxes_xyxy = cxcywh_to_xyxy(targets[target, 2:] * targets.new_tensor((image_hw[1], image_hw[0]) * 2))
-            mask = mask_loss(coefficients, prototypes, image, numbers, boxes_xyxy, maps, image_hw)
+            mask = mask_loss(coefficients, prototypes, image, number, boxes_xyxy, maps, image_hw)
         return torch.cat((items, (self.hyp.mask * mask)[None]))
 
 
 def decode(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:
-    """(B, 64, A) side-major logits, points (…A, 2) and strides (…A, 1) in pixels, to (B, A, 4) corners in pixels."""
+    """Turn side-major logits (B, 64, A) into corners (B, A, 4); points (…A, 2) and strides (…A, 1), all in pixels."""
     probabilities = box_logits.unflatten(1, (4, NUM_BINS)).softmax(2)
     bins = torch.arange(NUM_BINS, dtype=box_logits.dtype, device=box_logits.device)
     return decode_boxes(torch.einsum("bsra,r->bas", probabilities, bins), points, strides)
 
 
 def distribution_focal(side_logits: Tensor, points: Tensor, goal_xyxy: Tensor, strides: Tensor) -> Tensor:
-    """Cross-entropy between each side's distribution and the two bins around its true distance, averaged over the sides.
+    """Cross-entropy between each side's distribution and the two bins around its true distance, averaged over sides.
 
     Args:
-        side_logits: (P, 64) side-major; points (P, 2), goal_xyxy (P, 4) pixels; strides (P, 1).
+        side_logits: (P, 64) side-major.
+        points: (P, 2) pixels; strides (P, 1) pixels.
+        goal_xyxy: (P, 4) objects, pixels.
     Returns:
         (P,)
     Source: Li et al. 2020, arxiv.org/abs/2006.04388, eq. (6).
@@ -174,12 +181,19 @@ def distribution_focal(side_logits: Tensor, points: Tensor, goal_xyxy: Tensor, s
     return -(pick[..., 0] * (1 - fraction) + pick[..., 1] * fraction).mean(1)
 
 
-def build_loss(model: Any, hyp: Mapping[str, Any] | str | Path | Hyperparameters | None = None) -> DetectionLoss:
-    """Return the loss that fits a network's head.
+def build_loss(
+    model: Any,
+    hyp: Mapping[str, Any] | str | Path | Hyperparameters | None = None,
+    settings: LossSettings | None = None,
+) -> DetectionLoss:
+    """Build the loss that fits a network's head.
 
     Args:
-        model: network with `stride`, `task` and `config`, whose `loss` holds where the hyperparameters say nothing else.
+        model: network with `stride`, `task` and `config`.
         hyp: hyperparameters as a mapping, a yaml path, or None for the defaults.
+        settings: losses and assigner; by default those of `hyp`, which override those of the network's `config`.
     """
-    kind, hyp = SegmentationLoss if model.task == "segment" else DetectionLoss, load_hyperparameters(hyp)
-    return kind(model.stride, hyp, choose_loss(hyp.loss, model.config.get("loss")))
+    kind = SegmentationLoss if model.task == "segment" else DetectionLoss
+    where = str(hyp) if isinstance(hyp, str | Path) else "hyperparameters"
+    hyp = load_hyperparameters(hyp)
+    return kind(model.stride, hyp, settings or settle_loss(hyp.loss, model.config.get("loss"), where)[0])

@@ -1,7 +1,7 @@
 """Mask loss of instance segmentation: binary cross-entropy of each positive's mask inside its object's box.
 
-Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689, section 3.1. Differs: the mean is over the whole map and then divided
-by the box's share of the image, so that objects count alike whatever their size.
+Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689, section 3.1. Differs: the mean over the whole map is divided
+by the box's share of the image, so that objects of all sizes count equally.
 """
 
 from typing import Any
@@ -12,24 +12,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 CHUNK = 1 << 22
-"""Mask pixels that are worked on at once: memory does not grow with the number of positives."""
+"""Mask pixels computed at once: memory does not grow with the number of positives."""
 
 LEAST_SHARE = 1e-9
-"""What a box's share of the image is at least taken for."""
-
-
-def numbers_in_image(image: Tensor) -> Tensor:
-    """(N,) image of each object to (N,) its number among the objects of that image, from 1 in row order, as index maps count."""
-    order = image.argsort(stable=True)
-    counts = torch.bincount(image)
-    starts = counts.cumsum(0) - counts
-    numbers = torch.empty_like(image)
-    numbers[order] = torch.arange(1, len(image) + 1, device=image.device) - starts[image[order]]
-    return numbers
+"""Lower bound of a box's share of the image."""
 
 
 def fitted_maps(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Bring index maps (B, h, w) to the prototypes' size, which multi-scale training changes."""
+    """Resize index maps (B, h, w) to the prototypes' size, which multi-scale training changes."""
     if tuple(maps.shape[1:]) == tuple(size_hw):
         return maps
     return functional.interpolate(maps[:, None].float(), size_hw, mode="nearest-exact")[:, 0].to(maps.dtype)
@@ -44,18 +34,18 @@ def mask_loss(
     maps: Tensor,
     image_hw: tuple[int, int],
 ) -> Tensor:
-    """Return the mean over positives of the cross-entropy inside the object's box, averaged over the map, over the box's share of it.
+    """Compute the mask loss: cross-entropy inside each positive's box, divided by the box's area, averaged over positives.
 
     Args:
         coefficients: (P, M) of each positive.
         prototypes: (B, M, h, w).
         image: (P,) image of each positive.
-        number: (P,) what the object's pixels hold in the index map.
-        boxes_xyxy: (P, 4) corners of the object, pixels; the map's columns x1 <= x < x2 are inside (in its cells), rows likewise.
+        number: (P,) value of the object's pixels in the index map.
+        boxes_xyxy: (P, 4) objects, pixels; in cells of the map, columns x1 <= x < x2 are inside, rows likewise.
         maps: (B, h, w) integer index maps.
         image_hw: height and width of the network's input, pixels.
     Returns:
-        A scalar; 0, with gradients of 0, where there is no positive.
+        A scalar; without positives 0, with gradients of 0.
     """
     height, width = prototypes.shape[2:]
     boxes_norm = boxes_xyxy / boxes_xyxy.new_tensor((image_hw[1], image_hw[0]) * 2)
@@ -66,7 +56,7 @@ def mask_loss(
 
 
 class _CroppedCrossEntropy(torch.autograd.Function):
-    """Weighted sum of the cross-entropies; the gradients are made on the way, so that no mask is kept for the backward pass."""
+    """Weighted sum of the cross-entropies; forward computes the gradients too, so no mask is kept for backward."""
 
     @staticmethod
     def forward(

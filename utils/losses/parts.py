@@ -1,24 +1,21 @@
-"""The registry of what a loss is put together from: each part declares its parameters' ranges beside its formula.
+"""What a loss is put together from: named functions and classes that declare the ranges of their numbers.
 
-A part is a function or class with a decorator, `@part("box", scale=Range(0, 5))`. A yaml names it and its numbers: `shape_iou`,
-`shape_iou(0.5)`, `shape-iou(scale=0.5)`, `{shape_iou: {scale: 0.5}}`; case, hyphens and underscores do not matter in names.
+A part is a function or class with a decorator, ``@part(scale=Range(0, 5))``, that utils/losses/settings.py lists in the
+table of its kind. Case, hyphens and underscores do not matter in names.
 """
 
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from utils.errors import SettingsError, UserError, did_you_mean
+from utils.losses.phrases import Phrase, read_phrases
 
-Kind = Literal["box", "wrap", "cls", "assigner"]
-
-TITLES: dict[Kind, str] = {"box": "box loss", "wrap": "wrapper", "cls": "class loss", "assigner": "assigner"}
-
-CALL = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\(([^()]*)\))?\s*")
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+Make = TypeVar("Make", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Range:
     above: bool = False
 
     def holds(self, value: float) -> bool:
-        """Tell whether a value lies in it; not a number does not."""
+        """Tell whether a value lies in the range; NaN does not."""
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
@@ -39,95 +36,64 @@ class Range:
 
 @dataclass(frozen=True)
 class Part:
-    """A registered part: its name, what makes it, the ranges of its parameters, and what else has to hold between them."""
+    """What `part` declares about a function or class."""
 
-    kind: Kind
     name: str
     make: Callable[..., Any]
     ranges: dict[str, Range]
-    order: tuple[str, ...]
-    hint: str
+    short: tuple[str, ...] = ()
+    ascending: tuple[str, ...] = ()
+    beside: dict[str, str] = field(default_factory=dict)
+    rank: int = 0
 
     def defaults(self) -> dict[str, float]:
-        """Return the default of every parameter that a yaml can give."""
+        """Return the default of every number that a yaml can give."""
         signature = inspect.signature(self.make).parameters
         return {name: signature[name].default for name in self.ranges}
 
     def signature(self) -> str:
         """Return the part as a yaml writes it, such as ``focaler(d=0.0, u=0.95)``."""
-        return written(self.name, self.defaults())
+        return str(Call(self, self.defaults()))
+
+    def bind(self, phrase: Phrase) -> "Call":
+        """Return the part with all its numbers: those of the phrase, and defaults.
+
+        Raises:
+            SettingsError: an unknown parameter, or a number out of range.
+        """
+        defaults = self.defaults()
+        if (phrase.positional or phrase.named) and not defaults:
+            beside = f": {', '.join(self.beside.values())} are hyperparameters beside loss" if self.beside else ""
+            raise SettingsError(f"{self.name} takes no numbers{beside}")
+        if len(phrase.positional) > len(defaults):
+            raise SettingsError(
+                f"{len(phrase.positional)} numbers: expected at most {len(defaults)}: {self.signature()}"
+            )
+        given = dict(zip(defaults, phrase.positional, strict=False))
+        for key, value in phrase.named.items():
+            if key not in defaults:
+                nearest = did_you_mean(key, defaults)
+                raise SettingsError(f"unknown parameter '{key}': expected {self.signature()}.{nearest}")
+            if key in given:
+                raise SettingsError(f"{key} is given twice: expected {self.signature()}")
+            given[key] = value
+        arguments = defaults | given
+        if problem := self.problem(arguments):
+            raise SettingsError(problem)
+        return Call(self, {key: type(defaults[key])(value) for key, value in arguments.items()})
 
     def problem(self, arguments: Mapping[str, float]) -> str | None:
-        """Say what of its numbers (all of them, by name) is out of range."""
+        """Describe the first number that is out of range; None if all fit."""
         for name, value in arguments.items():
             if not self.ranges[name].holds(value):
                 return f"{name} is {value:g}: expected a number {self.ranges[name]}"
             if isinstance(self.defaults()[name], int) and value != int(value):
                 return f"{name} is {value:g}: expected a whole number"
-        for first, second in zip(self.order, self.order[1:], strict=False):
+        for first, second in zip(self.ascending, self.ascending[1:], strict=False):
             if not arguments[first] < arguments[second]:
-                return f"{first} is {arguments[first]:g} and {second} is {arguments[second]:g}: expected {first} < {second}"
+                values = f"{first} is {arguments[first]:g} and {second} is {arguments[second]:g}"
+                return f"{values}: expected {first} < {second}"
         return None
-
-
-_PARTS: dict[Kind, dict[str, Part]] = {kind: {} for kind in TITLES}
-_SHORT: dict[Kind, dict[str, str]] = {kind: {} for kind in TITLES}
-
-
-def part(
-    kind: Kind,
-    *,
-    name: str | None = None,
-    short: tuple[str, ...] = (),
-    order: tuple[str, ...] = (),
-    hint: str = "",
-    **ranges: Range,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function or class as a part of a loss.
-
-    Args:
-        name: by default that of the function.
-        short: other names that a yaml may use.
-        order: parameters that have to ascend.
-        hint: what to say to one who gives an argument to a part that takes none.
-        ranges: of each parameter that a yaml can give; the defaults are those of the signature.
-    Raises:
-        ValueError: the name is taken.
-    """
-
-    def register(make: Callable[..., Any]) -> Callable[..., Any]:
-        key = name or make.__name__
-        for spelling in (key, *short):
-            if _key(spelling) in _SHORT[kind]:
-                raise ValueError(f"{TITLES[kind]} '{spelling}' is registered already")
-            _SHORT[kind][_key(spelling)] = key
-        _PARTS[kind][key] = Part(kind, key, make, ranges, order, hint)
-        return make
-
-    return register
-
-
-def registered_parts(kind: Kind) -> dict[str, Part]:
-    """Return the parts of a kind by name, in order of registration."""
-    return dict(_PARTS[kind])
-
-
-def find_part(kind: Kind, name: str) -> Part:
-    """Return a part by one of its names.
-
-    Raises:
-        SettingsError: no such part; names the nearest.
-    """
-    key = _SHORT[kind].get(_key(name))
-    if key is None:
-        nearest = did_you_mean(_key(name), _SHORT[kind])
-        spelled = re.sub(r"'(\w+)'", lambda found: f"'{_SHORT[kind][found[1]]}'", nearest)
-        raise SettingsError(f"unknown {TITLES[kind]}: expected one of {', '.join(_PARTS[kind])}.{spelled}")
-    return _PARTS[kind][key]
-
-
-def _key(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
 
 
 @dataclass(frozen=True)
@@ -137,99 +103,131 @@ class Call:
     part: Part
     arguments: dict[str, float] = field(default_factory=dict)
 
-    def build(self) -> Any:
-        """Return what the part makes: an object of a class, a function with its numbers bound."""
+    def build(self, **beside: float) -> Any:
+        """Return an object of the part's class, or its function with the numbers bound.
+
+        Args:
+            beside: values of the part's parameters that are hyperparameters.
+        """
+        arguments = self.arguments | beside
         if inspect.isclass(self.part.make):
-            return self.part.make(**self.arguments)
-        return functools.partial(self.part.make, **self.arguments) if self.arguments else self.part.make
+            return self.part.make(**arguments)
+        return functools.partial(self.part.make, **arguments) if arguments else self.part.make
 
     def __str__(self) -> str:
-        return written(self.part.name, self.arguments)
+        numbers = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        return f"{self.part.name}({numbers})" if numbers else self.part.name
 
 
-def written(name: str, arguments: Mapping[str, float]) -> str:
-    """Return a call as text that `read_call` reads."""
-    return name + (f"({', '.join(f'{key}={value!r}' for key, value in arguments.items())})" if arguments else "")
+_DECLARED: dict[Callable[..., Any], Part] = {}
 
 
-def read_call(kind: Kind, value: Any, where: str, error: type[UserError] = SettingsError) -> Call:
-    """Return the part and numbers that a yaml value names.
+def part(
+    *,
+    name: str | None = None,
+    short: tuple[str, ...] = (),
+    ascending: tuple[str, ...] = (),
+    beside: Mapping[str, str] | None = None,
+    rank: int = 0,
+    **ranges: Range,
+) -> Callable[[Make], Make]:
+    """Declare a function or class as a part of a loss.
 
     Args:
-        value: text such as ``focaler(0, 0.95)``, or a mapping of one name to its numbers (one, a list, or by name).
-        where: file and key, for messages; `error` is what they raise.
+        name: by default that of the function.
+        short: other names that a yaml may use.
+        ascending: parameters whose numbers must ascend.
+        beside: parameters that are hyperparameters beside `loss`, with the names of these.
+        rank: wrappers are applied in ascending rank, whatever their order in the yaml.
+        ranges: of each parameter that a yaml can give; the defaults are those of the signature.
     """
-    try:
-        name, positional, keywords = _split(kind, value)
-        found = find_part(kind, name)
-        return Call(found, _bound(found, positional, keywords))
-    except SettingsError as problem:
-        raise error(f"{where}: {value!r}: {problem}") from problem
+
+    def declare(make: Make) -> Make:
+        _DECLARED[make] = Part(name or make.__name__, make, ranges, short, ascending, dict(beside or {}), rank)
+        return make
+
+    return declare
 
 
-def _split(kind: Kind, value: Any) -> tuple[str, list[float], dict[str, float]]:
-    """Return name, positional and named numbers of a yaml value."""
-    if isinstance(value, Mapping) and len(value) == 1:
-        name, given = next(iter(value.items()))
-        keywords = {str(key): _number(number) for key, number in given.items()} if isinstance(given, Mapping) else {}
-        listed = (
-            []
-            if given is None or keywords or isinstance(given, Mapping)
-            else given
-            if isinstance(given, list)
-            else [given]
-        )
-        return str(name), [_number(number) for number in listed], keywords
-    if not isinstance(value, str) or not (found := CALL.fullmatch(value)):
-        example = next(iter(_PARTS[kind].values())).signature()
-        quoted = (
-            " (within { } or [ ], a comma ends the text unless it is quoted)"
-            if isinstance(value, str) and "(" in value
-            else ""
-        )
-        raise SettingsError(
-            f"expected the name of a {TITLES[kind]}, with numbers in brackets if any, such as {example}{quoted}"
-        )
-    positional, keywords = [], {}
-    for item in filter(None, (piece.strip() for piece in (found[2] or "").split(","))):
-        key, equals, number = item.rpartition("=")
-        if equals and key.strip() in keywords:
-            raise SettingsError(f"{key.strip()} is given twice")
-        if equals:
-            keywords[key.strip()] = _number(number)
-        elif keywords:
-            raise SettingsError(f"{item} follows a named number: expected numbers without names first")
-        else:
-            positional.append(_number(item))
-    return found[1], positional, keywords
+class Parts:
+    """The parts of one kind, by name.
+
+    Args:
+        title: name of the kind in messages.
+        makes: functions and classes declared by `part`.
+    Raises:
+        ValueError: a name is taken.
+    """
+
+    def __init__(self, title: str, *makes: Callable[..., Any]) -> None:
+        self.title = title
+        self._parts: dict[str, Part] = {}
+        self._spellings: dict[str, Part] = {}
+        for make in makes:
+            self.add(make)
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self._parts.values())
+
+    def add(self, make: Callable[..., Any]) -> None:
+        """Add a part, for example that of a plug-in.
+
+        Raises:
+            ValueError: its name is taken.
+        """
+        new = _DECLARED[make]
+        for spelling in (new.name, *new.short):
+            if _key(spelling) in self._spellings:
+                raise ValueError(f"{self.title} '{spelling}' is registered already")
+        self._parts[new.name] = new
+        self._spellings |= {_key(spelling): new for spelling in (new.name, *new.short)}
+
+    @contextmanager
+    def with_part(self, make: Callable[..., Any]) -> Iterator[None]:
+        """Add a part for a while."""
+        before = dict(self._parts), dict(self._spellings)
+        self.add(make)
+        try:
+            yield
+        finally:
+            self._parts, self._spellings = before
+
+    def find(self, name: str) -> Part:
+        """Return a part by one of its names.
+
+        Raises:
+            SettingsError: there is no such part; names the nearest.
+        """
+        if found := self._spellings.get(_key(name)):
+            return found
+        nearest = did_you_mean(_key(name), self._spellings)
+        nearest = re.sub(r"'(\w+)'", lambda match: f"'{self._spellings[match[1]].name}'", nearest)
+        raise SettingsError(f"unknown {self.title}: expected one of {', '.join(self._parts)}.{nearest}")
+
+    def read_all(
+        self, value: object, where: str, error: type[UserError] = SettingsError, most: int | None = None
+    ) -> list[Call]:
+        """Return the parts and numbers that a yaml value names.
+
+        Args:
+            value: text or a mapping, as utils/losses/phrases.py reads them.
+            where: file and key, for messages; `error` is the class to raise.
+            most: how many names to accept.
+        """
+        example = next(iter(self)).signature()
+        wanted = f"the name of a {self.title}, with numbers in brackets if any, such as {example}"
+        try:
+            phrases = read_phrases(value, wanted)
+            if not phrases or (most and len(phrases) > most):
+                raise SettingsError(f"{len(phrases)} names: expected {wanted}")
+            return [self.find(phrase.name).bind(phrase) for phrase in phrases]
+        except SettingsError as problem:
+            raise error(f"{where}: {value!r}: {problem}") from problem
+
+    def read(self, value: object, where: str, error: type[UserError] = SettingsError) -> Call:
+        """Return the one part that a yaml value names, with its numbers; arguments as `read_all`."""
+        return self.read_all(value, where, error, most=1)[0]
 
 
-def _number(value: Any) -> float:
-    """Return a number that stands in a yaml, or as text in a call."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
-        return float(value)
-    raise SettingsError(f"{value!r} is no number: expected one such as 0.5")
-
-
-def _bound(found: Part, positional: list[float], keywords: dict[str, float]) -> dict[str, float]:
-    """Return all numbers of a part by name."""
-    defaults = found.defaults()
-    if (positional or keywords) and not defaults:
-        raise SettingsError(f"{found.name} takes no numbers{found.hint}")
-    if len(positional) > len(defaults):
-        raise SettingsError(f"{len(positional)} numbers: expected at most {len(defaults)}: {found.signature()}")
-    given = dict(zip(defaults, positional, strict=False))
-    for key, value in keywords.items():
-        if key not in defaults:
-            raise SettingsError(
-                f"unknown parameter '{key}': expected {found.signature()}.{did_you_mean(key, defaults)}"
-            )
-        if key in given:
-            raise SettingsError(f"{key} is given twice: expected {found.signature()}")
-        given[key] = value
-    arguments = defaults | given
-    if problem := found.problem(arguments):
-        raise SettingsError(problem)
-    return {key: type(defaults[key])(value) for key, value in arguments.items()}
+def _key(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

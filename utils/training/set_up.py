@@ -30,8 +30,8 @@ from utils.files import next_run_dir, write_text, write_yaml
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.image_size import size_on_stride
 from utils.inference.evaluate import NUM_PLOTTED_BATCHES, evaluate
-from utils.losses.detection import build_loss
-from utils.losses.settings import build_settings, choose_loss, conflicts
+from utils.losses.detection import DetectionLoss, build_loss
+from utils.losses.settings import settle_loss
 from utils.optim.ema import ModelEMA
 from utils.optim.optimizer import Schedule, build_optimizer
 from utils.optim.selection import check_frozen_were_loaded, describe_frozen, freeze, learning_rate_factors
@@ -93,7 +93,7 @@ def set_up(
     """Build network, data, optimizer and folder."""
     names = ["object"] if options.single_cls else config.names
     model, transferred = starting_network(options, names, checkpoint)
-    settle_loss(hyp, model, options, said=checkpoint is not None)
+    loss = run_loss(hyp, model, options, quiet=checkpoint is not None)
     frozen = freeze(model, options.freeze)
     if options.freeze:
         if transferred:
@@ -121,7 +121,7 @@ def set_up(
         ema=ModelEMA(model, hyp.ema_decay, hyp.ema_warmup),
         optimizer=build_optimizer(model, options.optimizer, hyp, schedule.weight_decay, factors),
         scaler=torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler),
-        loss=build_loss(model, hyp),
+        loss=loss,
         schedule=schedule,
         precision=precision,
         frozen=frozen,
@@ -142,19 +142,19 @@ def set_up(
     return Run(folder, options, hyp, training, train_loader, val_loader, progress, sources)
 
 
-def settle_loss(hyp: Hyperparameters, model: Model, options: TrainOptions, said: bool) -> None:
-    """Write the losses and the assigner of the run, which the network yaml may name, into its hyperparameters.
+def run_loss(hyp: Hyperparameters, model: Model, options: TrainOptions, quiet: bool) -> DetectionLoss:
+    """Build the run's loss, and write its parts, some of which the network yaml may name, into the hyperparameters.
 
     Args:
-        said: what they differ in has been said already, when the run began.
+        quiet: do not print what the hyperparameters override.
     Raises:
-        ModelConfigError: the network yaml names what there is not.
+        UserError: hyperparameters or network yaml name a part that does not exist, or a number out of range.
     """
-    networks, where = model.config.get("loss"), options.cfg or options.weights
-    lines = conflicts(hyp.loss, networks, options.hyp, where)
-    hyp.loss = choose_loss(hyp.loss, networks, where)
-    if lines and not said:
-        print("\n".join(lines))
+    settings, overridden = settle_loss(hyp.loss, model.config.get("loss"), options.hyp, options.cfg or options.weights)
+    hyp.loss = settings.as_dict()
+    if overridden and not quiet:
+        print("\n".join(overridden))
+    return build_loss(model, hyp, settings)
 
 
 def build_loaders(
@@ -248,7 +248,7 @@ def describe(run: Run, precision: Precision) -> None:
     )
     numbers = {key: value for key, value in run.hyp.as_dict().items() if key != "loss"}
     print("hyperparameters: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
-    print(f"loss: {build_settings(run.hyp.loss)}")
+    print(f"loss: {run.training.loss.settings}")
     print(f"results: {run.folder}", flush=True)
     write_yaml(run.folder / "args.yaml", options.as_dict())
     write_yaml(run.folder / "hyp.yaml", run.hyp.as_dict())

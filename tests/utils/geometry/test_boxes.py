@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from utils.geometry.boxes import box_area, box_iou, complete_iou, cxcywh_to_xyxy, unletterbox, xyxy_to_cxcywh
+from utils.geometry.boxes import (
+    box_area,
+    box_iou,
+    complete_iou,
+    cxcywh_to_xyxy,
+    intersection_and_union,
+    paired_iou,
+    unletterbox,
+    xyxy_to_cxcywh,
+)
 
 
 def test_formats() -> None:
@@ -28,6 +37,13 @@ def test_iou() -> None:
     assert box_iou(first, second)[1].tolist() == [0, 0, 0, 0]
     assert box_iou(first[1:], first[1:]).tolist() == [[0]], "an empty box does not overlap itself"
     assert box_iou(torch.zeros(0, 4), second).shape == (0, 4)
+
+
+def test_paired_iou() -> None:
+    first = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 2, 2], [4, 4, 4, 4]])
+    second = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 3], [2, 0, 4, 2], [4, 4, 4, 4]])
+    assert [values.tolist() for values in intersection_and_union(first, second)] == [[4, 1, 0, 0], [4, 7, 8, 0]]
+    assert paired_iou(first, second).tolist() == pytest.approx([1, 1 / 7, 0, 0])
 
 
 @pytest.mark.parametrize(

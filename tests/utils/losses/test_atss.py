@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from utils.geometry.anchors import anchor_points
-from utils.geometry.boxes import complete_iou
-from utils.losses.atss import anchor_overlap, assign_by_anchors, candidates
-from utils.losses.task_aligned import Assignment
+from utils.geometry.boxes import complete_iou, paired_iou
+from utils.losses.assignment import Assignment, Overlap, Scene
+from utils.losses.atss import atss, candidates, squares
 
 
 def levels(*sides: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Tensor, Tensor, list[int]]:
@@ -18,6 +18,21 @@ def levels(*sides: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Tensor,
         [(side, side) for side in sides], list(strides[: len(sides)]), torch.zeros(1, dtype=torch.float64)
     )
     return points, cells, [side * side for side in sides]
+
+
+def assign(
+    boxes: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    sizes: list[int],
+    image: Tensor,
+    corners: Tensor,
+    overlap_of: Overlap | None = None,
+    **settings: float,
+) -> Assignment:
+    """Assign in a scene of one class, whose scores do not matter."""
+    logits, classes = boxes.new_zeros(len(boxes), 1, len(points)), torch.zeros_like(image)
+    return atss(Scene(logits, boxes, points, strides, sizes, image, classes, corners), overlap_of, **settings)
 
 
 def plain(
@@ -85,7 +100,7 @@ def test_the_square_that_fits_wins() -> None:
     # those beside it are 8 off: 32 * 40 / (3200 - 1280) = 2/3, those across 32 * 32 / (3200 - 1024) = 8/17
     points, strides, sizes = levels(5)
     corners = torch.tensor([[0.0, 0, 40, 40]]).double()
-    found = assign_by_anchors(corners.expand(1, 25, 4), points, strides, sizes, torch.tensor([0]), corners)
+    found = assign(corners.expand(1, 25, 4), points, strides, sizes, torch.tensor([0]), corners)
     # mean (1 + 4 * 2/3 + 4 * 8/17) / 9 = 0.6166, deviation 0.1733: only 1 is at least 0.7899
     assert (found.anchor.tolist(), found.target.tolist(), found.score.tolist()) == (
         [12],
@@ -95,9 +110,10 @@ def test_the_square_that_fits_wins() -> None:
 
 
 def test_overlap_of_squares() -> None:
-    points, sides = torch.tensor([[20.0, 20.0], [28.0, 20.0]]), torch.tensor([[40.0], [40.0]])
-    assert anchor_overlap(points, sides, torch.tensor([[0.0, 0, 40, 40]])).tolist() == pytest.approx([1, 2 / 3])
-    assert anchor_overlap(points, sides, torch.tensor([[20.0, 20, 20, 20]])).tolist() == [0, 0]
+    boxes = squares(torch.tensor([[20.0, 20.0], [28.0, 20.0]]), torch.tensor([[40.0], [40.0]]))
+    assert boxes.tolist() == [[0, 0, 40, 40], [8, 0, 48, 40]]
+    assert paired_iou(boxes, torch.tensor([[0.0, 0, 40, 40]])).tolist() == pytest.approx([1, 2 / 3])
+    assert paired_iou(boxes, torch.tensor([[20.0, 20, 20, 20]])).tolist() == [0, 0]
 
 
 def test_candidates_are_the_nearest_of_each_level() -> None:
@@ -110,14 +126,14 @@ def test_candidates_are_the_nearest_of_each_level() -> None:
 def test_a_claimed_point_goes_to_the_better_square() -> None:
     points, strides, sizes = levels(5)
     corners = torch.tensor([[4.0, 4, 36, 36], [0, 0, 40, 40]]).double()  # both around the same point
-    found = assign_by_anchors(corners[1].expand(1, 25, 4), points, strides, sizes, torch.tensor([0, 0]), corners)
+    found = assign(corners[1].expand(1, 25, 4), points, strides, sizes, torch.tensor([0, 0]), corners)
     assert found.target[found.anchor == 12].tolist() == [1]
 
 
 def test_a_single_candidate_has_no_deviation() -> None:
     points, strides, sizes = levels(1)
     corners = torch.tensor([[0.0, 0, 8, 8]]).double()
-    found = assign_by_anchors(corners.view(1, 1, 4), points, strides, sizes, torch.tensor([0]), corners)
+    found = assign(corners.view(1, 1, 4), points, strides, sizes, torch.tensor([0]), corners)
     assert found.score.tolist() == [pytest.approx(1, abs=1e-6)]
 
 
@@ -125,9 +141,7 @@ def test_equal_overlaps_all_reach_their_mean() -> None:
     # 10 x 10 within all nine squares: nine times 100 / 1600; the points inside it answer
     points, strides, sizes = levels(5)
     corners = torch.tensor([[15.0, 15, 25, 25]])
-    found = assign_by_anchors(
-        corners.expand(1, 25, 4), points.float(), strides.float(), sizes, torch.tensor([0]), corners
-    )
+    found = assign(corners.expand(1, 25, 4), points.float(), strides.float(), sizes, torch.tensor([0]), corners)
     assert found.anchor.tolist() == [12]
 
 
@@ -135,12 +149,13 @@ def test_equal_overlaps_all_reach_their_mean() -> None:
 def test_objects_that_hold_no_point(corners: tuple[int, ...]) -> None:
     points, strides, sizes = levels(5)
     box = torch.tensor([corners]).double()
-    assert len(assign_by_anchors(box.expand(1, 25, 4), points, strides, sizes, torch.tensor([0]), box).anchor) == 0
+    assert len(assign(box.expand(1, 25, 4), points, strides, sizes, torch.tensor([0]), box).anchor) == 0
 
 
+@pytest.mark.filterwarnings("error")
 def test_no_objects() -> None:
     points, strides, sizes = levels(5)
-    found = assign_by_anchors(
+    found = assign(
         torch.zeros(2, 25, 4).double(), points, strides, sizes, torch.zeros(0).long(), torch.zeros(0, 4).double()
     )
     assert [len(value) for value in (found.image, found.anchor, found.target, found.score)] == [0, 0, 0, 0]
@@ -149,7 +164,7 @@ def test_no_objects() -> None:
 def test_the_overlap_given_is_the_score() -> None:
     points, strides, sizes = levels(5)
     corners = torch.tensor([[0.0, 0, 40, 40]]).double()
-    half = assign_by_anchors(
+    half = assign(
         corners.expand(1, 25, 4),
         points,
         strides,
@@ -177,6 +192,6 @@ def test_random_scenes(seed: int, topk: int, scale: float) -> None:
     reach = torch.rand(3, len(points), 2, generator=generator).double() * 20 + 4
     boxes = torch.cat((middle - reach, middle + reach), 2)
     expected = plain(boxes, points, strides, sizes, image, corners, topk, scale)
-    found = assign_by_anchors(boxes, points, strides, sizes, image, corners, topk, scale)
+    found = assign(boxes, points, strides, sizes, image, corners, topk=topk, anchor_scale=scale)
     torch.testing.assert_close(table(found, 3, len(points)), expected, rtol=1e-9, atol=1e-12)
     assert len(found.anchor) > 2

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from utils.losses.box import BoxLoss, Pairs
-from utils.losses.parts import read_call, registered_parts
+from utils.losses.settings import PARTS
 
 # The pair of the hand-worked numbers: the predicted box 4 x 4 around (2, 2), the object 6 x 3 around (5, 2.5), in an image of 40 x 30.
 #   intersection 2 * 3 = 6, union 16 + 18 - 6 = 28, IoU 3 / 14 = 0.2142857
 #   hull 8 x 4: area 32, squared diagonal 80; centres 3 and 0.5 apart: squared distance 9.25
 PREDICTED, GOAL, IMAGE_HW = (0.0, 0.0, 4.0, 4.0), (2.0, 1.0, 8.0, 4.0), (30, 40)
 
-MEASURES = list(registered_parts("box"))
+MEASURES = [part.name for part in PARTS["box"]]
 WRAPS = [[], ["inner(0.8)"], ["focaler(0.1, 0.5)"], ["inner(1.3)", "focaler"]]
 
 
@@ -25,7 +25,7 @@ def pairs_of(predicted: Any = PREDICTED, goal: Any = GOAL, dtype: torch.dtype = 
 
 
 def box_loss(measure: str, wraps: list[str] | None = None) -> BoxLoss:
-    return BoxLoss(read_call("box", measure, "test"), [read_call("wrap", wrap, "test") for wrap in wraps or []])
+    return BoxLoss(PARTS["box"].read(measure, "test"), [PARTS["wrap"].read(wrap, "test") for wrap in wraps or []])
 
 
 def overlap(measure: str, wraps: list[str] | None = None, pairs: Pairs | None = None) -> Tensor:

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import utils.losses.classes  # noqa: F401 imported to register them
 from utils.losses.box import Pairs
-from utils.losses.parts import read_call, registered_parts
+from utils.losses.settings import PARTS
 
 LN2, LN3 = math.log(2), math.log(3)
-NAMES = list(registered_parts("cls"))
+NAMES = [part.name for part in PARTS["cls"]]
 
 
 def boxes_of(overlaps: list[float]) -> Pairs:
@@ -24,7 +23,7 @@ def boxes_of(overlaps: list[float]) -> Pairs:
 
 
 def built(name: str) -> Callable[..., Tensor]:
-    return read_call("cls", name, "test").build()
+    return PARTS["cls"].read(name, "test").build()
 
 
 def score(name: str, logits: list[float], targets: dict[int, float], overlaps: list[float] | None = None) -> float:

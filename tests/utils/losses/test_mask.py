@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from utils.losses import mask as module
-from utils.losses.mask import fitted_maps, mask_loss, numbers_in_image
+from utils.losses.mask import fitted_maps, mask_loss
 
 HW = (32, 48)  # of the image; maps are 8 x 12
 
@@ -102,11 +102,6 @@ def test_a_box_without_area_and_saturated_logits_stay_finite() -> None:
     assert loss.isfinite()
     assert coefficients.grad.isfinite().all()
     assert prototypes.grad.isfinite().all()
-
-
-def test_numbers_in_image() -> None:
-    assert numbers_in_image(torch.tensor([2, 0, 2, 2, 0])).tolist() == [1, 1, 2, 3, 2]
-    assert numbers_in_image(torch.zeros(0, dtype=torch.int64)).tolist() == []
 
 
 def test_maps_of_another_size_are_fitted_without_new_numbers() -> None:

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from utils.geometry.anchors import anchor_points
 from utils.geometry.boxes import complete_iou
-from utils.losses.task_aligned import Assignment, assign, best_of_each, inside_pairs, positive_overlap
+from utils.losses.assignment import Assignment, Scene
+from utils.losses.task_aligned import task_aligned
 
 
 def grid(side: int, stride: int = 8) -> Tensor:
@@ -26,6 +27,14 @@ def run(
     classes = torch.tensor([item[1] for item in targets], dtype=torch.int64)
     corners = torch.tensor([item[2] for item in targets], dtype=torch.float64).view(-1, 4)
     return assign(logits, boxes, points, image, classes, corners, **settings)
+
+
+def assign(
+    logits: Tensor, boxes: Tensor, points: Tensor, image: Tensor, classes: Tensor, corners: Tensor, **settings: float
+) -> Assignment:
+    """Assign in a scene of one level; strides do not matter."""
+    strides = torch.ones(len(points), 1)
+    return task_aligned(Scene(logits, boxes, points, strides, [len(points)], image, classes, corners), None, **settings)
 
 
 def dense(
@@ -86,16 +95,6 @@ def table(found: Assignment, images: int, anchors: int) -> Tensor:
 # --- by hand
 
 
-def test_an_object_without_a_positive_overlap_is_compared_by_iou() -> None:
-    goals = torch.tensor([[0.0, 0, 2, 2]] * 5)
-    boxes = torch.tensor(
-        [[0.0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 2, 1], [5, 5, 6, 6]]
-    )  # IoU 1/2, 1/4, 1, 1/2, 0
-    given = torch.tensor([-0.5, -0.1, 0.3, -0.2, 1.5])
-    found = positive_overlap(lambda *_: given, goals, boxes, torch.tensor([0, 0, 1, 1, 3]), 4)
-    assert found.tolist() == pytest.approx([0.5, 0.25, 0.3, 0.0, 1.0])
-
-
 def test_one_object_one_point() -> None:
     points = torch.tensor([[4.0, 4.0]]).double()
     box = torch.tensor([[[0.0, 0, 8, 8]]]).double()
@@ -123,12 +122,6 @@ def test_the_class_score_counts_by_alpha() -> None:
     assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points, alpha=0.0).score.tolist() == pytest.approx(
         [1.0, 1.0], abs=1e-6
     )
-
-
-def test_a_point_on_the_edge_is_not_inside() -> None:
-    points = torch.tensor([[4.0, 4], [8.0, 4], [4.0, 0.0], [9.0, 4]]).double()
-    target, anchor = inside_pairs(points, torch.tensor([[0.0, 0, 8, 8], [0.0, 0, 20, 20]]).double())
-    assert list(zip(target.tolist(), anchor.tolist(), strict=True)) == [(0, 0), (1, 0), (1, 1), (1, 3)]
 
 
 @pytest.mark.parametrize("topk", [1, 3, 10, 100])
@@ -187,13 +180,6 @@ def test_no_objects_at_all() -> None:
     assert len(found.image) == len(found.anchor) == len(found.target) == len(found.score) == 0
 
 
-def test_best_of_each() -> None:
-    group = torch.tensor([0, 0, 0, 2, 2, 5])
-    value = torch.tensor([1.0, 3.0, 3.0, 0.0, 7.0, 2.0])
-    assert best_of_each(group, value, 1).tolist() == [False, True, False, False, True, True]
-    assert best_of_each(group, value, 2).tolist() == [False, True, True, True, True, True]
-
-
 # --- against the dense form
 
 
@@ -217,7 +203,7 @@ def test_equals_the_dense_form(seed: int, topk: int) -> None:
     classes = torch.randint(0, 4, (count,), generator=generator)
     boxes = torch.cat((points - strides * (rand(3, 80, 2) * 3), points + strides * (rand(3, 80, 2) * 3)), 2)
     logits = rand(3, 4, 80) * 6 - 3
-    found = assign(logits, boxes, points, image, classes, corners, topk, 0.5, 6.0)
+    found = assign(logits, boxes, points, image, classes, corners, topk=topk, alpha=0.5, beta=6.0)
     expected = dense(logits, boxes, points, image, classes, corners, topk, 0.5, 6.0)
     ours = table(found, 3, 80)
     assert torch.equal(ours[..., 0], expected[..., 0])
