@@ -23,7 +23,7 @@ from tests.utils.losses.test_detection import (
     segment_outputs,
 )
 from utils.errors import ModelConfigError, SettingsError
-from utils.hyperparameters import Hyperparameters, load_hyperparameters
+from utils.hyperparameters import Hyperparameters
 from utils.losses.box import Measure, Pairs
 from utils.losses.detection import DetectionLoss, SegmentationLoss, build_loss
 from utils.losses.parts import Parts, Range, part
@@ -31,9 +31,9 @@ from utils.losses.settings import DEFAULTS, PARTS, read_loss, settle_loss
 
 REPOSITORY = Path(__file__).parents[3]
 EACH = [
-    *({"box": part.name} for part in PARTS["box"] if part.name != "ciou"),
-    *({"wrap": [part.name]} for part in PARTS["wrap"]),
-    *({"cls": part.name} for part in PARTS["cls"] if part.name != "bce"),
+    *({"box": entry.name} for entry in PARTS["box"] if entry.name != "ciou"),
+    *({"wrap": [entry.name]} for entry in PARTS["wrap"]),
+    *({"cls": entry.name} for entry in PARTS["cls"] if entry.name != "bce"),
     {"assigner": "atss"},
     {"assigner_iou": "nwd"},
 ]
@@ -116,7 +116,7 @@ def test_the_form_of_the_documents() -> None:
     [
         ("siou", ["loss", "'siou'", "{box: ciou, cls: bce, assigner: task_aligned}"]),
         ({"boxes": "ciou"}, ["loss: boxes", *DEFAULTS, "'box'"]),
-        ({"box": "shap-iou"}, ["loss: box", "shap-iou", *(part.name for part in PARTS["box"]), "'shape_iou'"]),
+        ({"box": "shap-iou"}, ["loss: box", "shap-iou", *(entry.name for entry in PARTS["box"]), "'shape_iou'"]),
         ({"cls": "vfocal"}, ["loss: cls", "vfocal", "bce", "varifocal", "quality_focal", "slide", "'varifocal'"]),
         ({"assigner": "attss"}, ["loss: assigner", "attss", "task_aligned", "'atss'"]),
         ({"wrap": ["iner(1)"]}, ["loss: wrap", "iner(1)", "focaler", "'inner'"]),
@@ -354,7 +354,7 @@ def test_mpdiou_knows_the_images_size_and_nwd_counts_pixels() -> None:
 
 
 def test_perfect_boxes_cost_nothing_by_any_measure() -> None:
-    for name in (part.name for part in PARTS["box"]):
+    for name in [entry.name for entry in PARTS["box"]]:
         _, items = score(one_cell(halfway(), class_logit=2.0), WHOLE, {"box": name, "wrap": ["inner(1.2)"]})
         assert items["box"].item() == pytest.approx(0, abs=1e-5), name
 
