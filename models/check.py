@@ -203,7 +203,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--patch", action="append", default=[], metavar="EDIT", help="edit of the network's rows; may be repeated"
     )
-    parser.add_argument("--plugin", default=[], **cli.PLUGIN_FLAG)
+    parser.add_argument("--plugin", default=[], **cli.SHARED["plugin"])
     parser.add_argument(
         "--quick", action="store_true", help="leave out what takes seconds: compile, export, onnx, cost"
     )

@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scale", help="letter of a family yaml's scales")
     parser.add_argument("--width", type=float, help="factor on channel counts, in place of the yaml's")
     parser.add_argument("--depth", type=float, help="factor on repeats, in place of the yaml's")
-    parser.add_argument("--patch", default=[], **cli.PATCH_FLAG)
+    parser.add_argument("--patch", default=[], **cli.SHARED["patch"])
     parser.add_argument(
         "--diff",
         nargs="?",
@@ -156,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--graph", metavar="FILE", help="draw the network into an .svg, or an .html in which layers can be clicked"
     )
-    parser.add_argument("--plugin", default=[], **cli.PLUGIN_FLAG)
+    parser.add_argument("--plugin", default=[], **cli.SHARED["plugin"])
     options = parser.parse_args(arguments)
 
     def show() -> None:

@@ -18,7 +18,7 @@ FOLDERS = ("models", "utils", "data", "benchmarks")
 
 FLOORS = [
     "utils.errors utils.wording utils.quiet",
-    "utils.files utils.cli utils.precision utils.image_size utils.geometry",
+    "utils.files utils.cli utils.precision utils.image_size utils.onnx_graph utils.geometry",
     "data.labels data.images utils.hyperparameters",
     "data.augment",
     "data.figures",

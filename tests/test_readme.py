@@ -20,9 +20,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PARSERS = {
     "train.py": train.parse_options,
-    "val.py": val.parse_arguments,
-    "detect.py": detect.parse_arguments,
-    "export.py": export.parse_arguments,
+    "val.py": val.parse_options,
+    "detect.py": detect.parse_options,
+    "export.py": export.parse_options,
 }
 
 

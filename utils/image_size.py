@@ -6,8 +6,8 @@ from torch import nn
 
 from utils.errors import SettingsError
 
-DEFAULT_SIZE = 640
-"""Where nobody says anything."""
+IMAGE_SIZE = 640
+"""Size that networks are described at, and used at if neither --img nor the weights give one."""
 
 
 def size_on_stride(size: int | Sequence[int], stride: int) -> tuple[int, int]:
@@ -55,6 +55,6 @@ def choose_image_size(asked: int | Sequence[int] | None, network: nn.Module) -> 
             if asked
             else "since the weights do not say at which size they were trained"
         )
-        asked = asked or DEFAULT_SIZE
+        asked = asked or IMAGE_SIZE
         print(f"image size {asked}, {reason} (--img chooses another)")
     return size_on_stride(asked, max(network.stride))

@@ -25,6 +25,7 @@ from models.checks.layer_case import (
     tensors_of,
 )
 from models.parameters import count_parameters
+from utils.onnx_graph import ONNX_OPSET
 from utils.quiet import quiet
 
 GRAPH_CHECKS: Suite[LayerCase] = Suite()
@@ -35,7 +36,6 @@ COST_HW = (64, 64)
 TOLERANCE = (1e-4, 1e-5)
 """rtol and atol of a recorded graph, in float32."""
 EXPORT_PACKAGES = ("onnx", "onnxruntime")
-ONNX_OPSET = 18
 FATAL_ONLY = 4
 """onnxruntime's log level: what it refuses, it raises as well."""
 TIMED_RUNS = 5

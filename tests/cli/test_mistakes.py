@@ -19,7 +19,7 @@ Train = Callable[..., Finished]
     ("flags", "expected"),
     [
         (["--nonsense"], ["--nonsense", "train.py --help"]),
-        (["--batc", "4"], ["--batc 4"]),
+        (["--sav", "4"], ["--sav", "--save-period", "--save-steps"]),
         (["--epochs", "many"], ["--epochs", "'many'"]),
         (["--cos-lr", "--fixed-lr"], ["--fixed-lr", "--cos-lr"]),
         (["--label-smoothing", "0.1"], ["--label-smoothing", "no effect"]),
@@ -184,7 +184,7 @@ def test_files_that_are_no_weights(cli: CommandLine, data: Path, trained: Path, 
         (["--conf-thres", "2"], ["--conf-thres 2.0", "0 to 1"]),
         (["--half"], ["--amp fp16", "GPU"]),
         (["--task", "test"], ["'test'", "train, val"]),
-        (["--task", "speed"], ["--task", "'speed'"]),
+        (["--task", "speed"], ["--task speed", "train", "val"]),
     ],
 )
 def test_flags_of_val(cli: CommandLine, data: Path, trained: Path, flags: list[str], expected: list[str]) -> None:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,12 +16,14 @@ from torch import nn
 from data.images.sources import Frame, Source, open_source
 from models.plugins.loading import load_plugins
 from models.plugins.record import print_plugins
+from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.drawing.draw import write_image
 from utils.errors import DataError, SettingsError
 from utils.explain.feature_maps import Visualizer
 from utils.explain.sheet import Explainer
 from utils.files import next_run_dir, write_json, write_text
 from utils.inference.exported import ExportedNetwork, load_network, network_precision
+from utils.precision import AMP_CHOICES
 from utils.inference.results import Predictor, Results
 
 FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
@@ -31,37 +33,56 @@ WINDOW_PROBE = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
 
 
 @dataclass
-class DetectSettings:
-    """What detect.py was asked for; the fields are its flags (`detect.py --help` explains them)."""
+class DetectOptions:
+    """Options of detect.py, each with its flag."""
 
-    weights: str
-    source: str
-    imgsz: Sequence[int] | None = None
-    rect: bool = True
-    conf_thres: float = 0.25
-    iou_thres: float = 0.45
-    max_det: int = 1000
-    device: str = ""
-    amp: str = "auto"
-    view_img: bool = False
-    save_txt: bool = False
-    save_conf: bool = False
-    save_crop: bool = False
-    save_json: bool = False
-    nosave: bool = False
-    classes: Sequence[str] | None = None
-    agnostic_nms: bool = False
-    retina_masks: bool = False
-    visualize: Sequence[str] | None = None
-    explain: Sequence[str] | None = None
-    project: str = "runs/detect"
-    name: str = "exp"
-    exist_ok: bool = False
-    line_thickness: int | None = None
-    hide_labels: bool = False
-    hide_conf: bool = False
-    vid_stride: int = 1
-    plugin: list[str] = field(default_factory=list)
+    weights: str = option(REQUIRED, "best.pt of a run, or an .onnx or .torchscript file of export.py", metavar="FILE")
+    source: str = option(
+        REQUIRED, "image, video, folder, 'pattern', list.txt with one path a line, or camera index (0)"
+    )
+    img: Sequence[int] | None = option(
+        None, "longer side, or height and width; as in training if not given", **SHARED["img"]
+    )
+    rect: bool = option(True, "fill images up with grey only as far as the stride needs it, not to the whole size")
+    conf_thres: float = option(0.25, "least confidence of a detection")
+    iou_thres: float = option(0.45, "overlap above which the less confident of two boxes is dropped")
+    max_det: int = option(1000, "most detections of an image", metavar="N")
+    device: str = option("", **SHARED["device"])
+    amp: str = option(
+        "auto", "number format", choices=AMP_CHOICES, switches={"--half": ("fp16", "the same as --amp fp16")}
+    )
+    view_img: bool = option(False, "show the images in a window")
+    save_txt: bool = option(False, "write labels/NAME.txt: class cx cy w h (of a mask: x1 y1 x2 y2 …), normalised")
+    save_conf: bool = option(False, "append the confidence to each line of --save-txt")
+    save_crop: bool = option(False, "write every object as crops/CLASS/NAME.jpg")
+    save_json: bool = option(False, "write predictions.json in COCO's result form, masks as run lengths")
+    nosave: bool = option(False, "write no annotated images and videos")
+    classes: Sequence[str] | None = option(None, "keep these classes only, by number or name", metavar="CLASS")
+    agnostic_nms: bool = option(False, "boxes of different classes suppress each other")
+    retina_masks: bool = option(False, "masks with the image's resolution at their edges, not the network's")
+    visualize: Sequence[str] | None = option(
+        None,
+        "write feature maps of all layers, or of those named by index, layer name or module path",
+        nargs="*",
+        metavar="LAYER",
+    )
+    explain: Sequence[str] | None = option(
+        None,
+        "write explain/NAME.png, one sheet an image (of a video: a frame): class-activation maps at the head's inputs"
+        " and what attention layers look at, or those of the named layers only (see docs/explain.md)",
+        nargs="*",
+        metavar="LAYER",
+    )
+    project: str = option("runs/detect", **SHARED["project"])
+    name: str = option("exp", **SHARED["name"])
+    exist_ok: bool = option(False, **SHARED["exist_ok"])
+    line_thickness: int | None = option(
+        None, "width of box lines; chosen by image size if not given", least=1, metavar="PIXELS"
+    )
+    hide_labels: bool = option(False, "draw boxes only")
+    hide_conf: bool = option(False, "leave confidences out of the labels")
+    vid_stride: int = option(1, "use every N-th frame of a video", metavar="N")
+    plugin: list[str] = option([], **SHARED["plugin"])
 
 
 def file_name(text: str, fallback: str) -> str:
@@ -107,7 +128,9 @@ class VideoFile:
         self._partial = path.with_name(f".{path.stem}.partial.mp4")
         self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter_fourcc(*"mp4v"), fps, size_hw[::-1])
         if not self._writer.isOpened():
-            raise DataError(f"{path}: OpenCV cannot write mp4 video here: expected a build with FFmpeg; use --nosave --save-txt")
+            raise DataError(
+                f"{path}: OpenCV cannot write mp4 video here: expected a build with FFmpeg; use --nosave --save-txt"
+            )
 
     def write(self, image: NDArray[np.uint8]) -> None:
         """Append an (H, W, 3) uint8 RGB frame, resized to the video's size where it differs."""
@@ -130,7 +153,7 @@ class RunWriter:
         renamed: files that did not get their own name because another file of the run has it.
     """
 
-    def __init__(self, folder: Path, settings: DetectSettings) -> None:
+    def __init__(self, folder: Path, settings: DetectOptions) -> None:
         self.folder = folder
         self.settings = settings
         self.renamed: list[str] = []
@@ -192,7 +215,10 @@ class Viewer:
     def __init__(self, wanted: bool) -> None:
         self.on = wanted and can_show_windows()
         if wanted and not self.on:
-            print("--view-img: no window can be opened here (no display, or a headless OpenCV): going on without", file=sys.stderr)
+            print(
+                "--view-img: no window can be opened here (no display, or a headless OpenCV): going on without",
+                file=sys.stderr,
+            )
 
     def show(self, frame: Frame, annotated: NDArray[np.uint8]) -> bool:
         """Show an image until a key is pressed, a video frame for a moment; return False when q or Escape asks to stop."""
@@ -211,7 +237,10 @@ def describe(frame: Frame, results: Results) -> str:
 
 def summarise(source: Source, writer: RunWriter, found: Counter[str], speeds: list[dict[str, float]]) -> str:
     """Return the last lines of a run: frames, objects, times, what was skipped and why, what was renamed, where everything is."""
-    lines = [f"{len(speeds)} images, {sum(found.values())} objects" + "".join(f", {count} {name}" for name, count in found.most_common())]
+    lines = [
+        f"{len(speeds)} images, {sum(found.values())} objects"
+        + "".join(f", {count} {name}" for name, count in found.most_common())
+    ]
     if speeds:
         means = {step: sum(speed[step] for speed in speeds) / len(speeds) for step in speeds[0]}
         lines.append("mean time of an image: " + ", ".join(f"{step} {value:.1f} ms" for step, value in means.items()))
@@ -227,7 +256,7 @@ def summarise(source: Source, writer: RunWriter, found: Counter[str], speeds: li
     return "\n".join(lines)
 
 
-def detect(settings: DetectSettings) -> Path:
+def detect(settings: DetectOptions) -> Path:
     """Find objects in everything a source holds, and write down what the settings ask for.
 
     Returns:
@@ -236,8 +265,7 @@ def detect(settings: DetectSettings) -> Path:
     Raises:
         UserError: settings, weights or source that cannot be used, or a source without one readable image.
     """
-    if settings.line_thickness is not None and settings.line_thickness < 1:
-        raise SettingsError(f"--line-thickness {settings.line_thickness}: expected 1 or more")
+    check_values(settings)
     source = open_source(settings.source, settings.vid_stride)
     plugins = load_plugins(settings.plugin)
     model = load_network(settings.weights)
@@ -247,7 +275,7 @@ def detect(settings: DetectSettings) -> Path:
     precision = network_precision(model, settings.device, settings.amp)
     predictor = Predictor(
         model,
-        image_size=settings.imgsz,
+        image_size=settings.img,
         conf_thres=settings.conf_thres,
         iou_thres=settings.iou_thres,
         max_det=settings.max_det,
@@ -268,11 +296,15 @@ def detect(settings: DetectSettings) -> Path:
         print(f"{explainer.written} contact sheets: {writer.folder / 'explain'}")
     print(summarise(source, writer, found, speeds))
     if not speeds:
-        raise DataError(f"{settings.source}: none of the {len(source.skipped)} files there could be read: expected images or videos")
+        raise DataError(
+            f"{settings.source}: none of the {len(source.skipped)} files there could be read: expected images or videos"
+        )
     return writer.folder
 
 
-def layer_writers(model: nn.Module, predictor: Predictor, settings: DetectSettings) -> tuple[Visualizer | None, Explainer | None]:
+def layer_writers(
+    model: nn.Module, predictor: Predictor, settings: DetectOptions
+) -> tuple[Visualizer | None, Explainer | None]:
     """Return what writes the layers' maps and explanations, if asked for; say it where an exported file has neither.
 
     Raises:
@@ -287,7 +319,9 @@ def layer_writers(model: nn.Module, predictor: Predictor, settings: DetectSettin
     print(f"{settings.weights}: {model.describe()}")
     for flag, wanted in (("--visualize", settings.visualize), ("--explain", settings.explain)):
         if wanted is not None:
-            print(f"{flag}: does not apply to {settings.weights}: an exported file shows no layers; use the .pt it was made from")
+            print(
+                f"{flag}: does not apply to {settings.weights}: an exported file shows no layers; use the .pt it was made from"
+            )
     return None, None
 
 

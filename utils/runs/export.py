@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +13,7 @@ from models.plugins.record import print_plugins
 from models.yolo import Model
 from utils.checkpoint.importing import import_state_dict, is_leftover, own_names, print_notes
 from utils.checkpoint.transfer import class_towers
+from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.errors import CheckpointError, SettingsError
 from utils.export.comparison import compare, trial_images
 from utils.export.formats import FAILURES, WRITERS, ExportError, Writer, check_packages
@@ -21,6 +22,7 @@ from utils.files import write_bytes
 from utils.image_size import choose_image_size
 from utils.inference.exported import RUNNERS, ExportedNetwork, load_network
 from utils.inference.metadata import ExportMetadata
+from utils.onnx_graph import ONNX_OPSET
 from utils.precision import choose_device
 from utils.weights.reading import read_weights
 
@@ -29,24 +31,30 @@ LEAST_OPSET = 11
 
 
 @dataclass
-class ExportSettings:
-    """What export.py was asked for; the fields are its flags (`export.py --help` explains them)."""
+class ExportOptions:
+    """Options of export.py, each with its flag."""
 
-    weights: str
-    cfg: str | None = None
-    include: Sequence[str] = ("torchscript",)
-    fold: bool = False
-    half: bool = False
-    imgsz: Sequence[int] | None = None
-    batch_size: int = 1
-    dynamic: bool = False
-    opset: int = 18
-    device: str = "cpu"
-    out: str | None = None
-    plugin: list[str] = field(default_factory=list)
+    weights: str = option(REQUIRED, "trained weights, such as runs/train/exp/weights/best.pt", metavar="FILE")
+    cfg: str | None = option(None, "the network of a plain state dict, which does not say it itself", metavar="YAML")
+    include: Sequence[str] = option(
+        ("torchscript",),
+        f"some of {', '.join(FORMATS)}; weights: the lead branch as STEM-deploy.pt and .yaml, which can be trained",
+        metavar="FORMAT",
+    )
+    fold: bool = option(False, "weights: merge normalisation into convolutions, as STEM-folded.pt and .yaml")
+    half: bool = option(False, "weights: in fp16")
+    img: Sequence[int] | None = option(
+        None, "longer side, or height and width; as in training if not given", **SHARED["img"]
+    )
+    batch: int = option(1, "images at a time of a static file", least=1, **SHARED["batch"])
+    dynamic: bool = option(False, "leave batch, height and width of onnx and torchscript free")
+    opset: int = option(ONNX_OPSET, "version of ONNX's operators", least=LEAST_OPSET, metavar="N")
+    device: str = option("cpu", "where the network is traced and compared: cpu, mps, or a CUDA number")
+    out: str | None = option(None, "folder of the files; that of the weights if not given", metavar="DIR")
+    plugin: list[str] = option([], **SHARED["plugin"])
 
 
-def export(settings: ExportSettings) -> list[Path]:
+def export(settings: ExportOptions) -> list[Path]:
     """Write the formats that were asked for, one printed line a file.
 
     Returns:
@@ -77,7 +85,7 @@ def export(settings: ExportSettings) -> list[Path]:
     return files
 
 
-def check_settings(settings: ExportSettings) -> tuple[str, ...]:
+def check_settings(settings: ExportOptions) -> tuple[str, ...]:
     """Refuse flags that cannot be met, say which of them have no effect, and return the formats, each once.
 
     Raises:
@@ -88,29 +96,32 @@ def check_settings(settings: ExportSettings) -> tuple[str, ...]:
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"--include {name}: expected some of {', '.join(FORMATS)}")
-    if settings.batch_size < 1:
-        raise SettingsError(f"--batch {settings.batch_size}: expected 1 or more")
-    if settings.opset < LEAST_OPSET:
-        raise SettingsError(f"--opset {settings.opset}: expected {LEAST_OPSET} or more")
+    check_values(settings)
     check_packages(formats)
     for flag, given in (("--half", settings.half), ("--fold", settings.fold)):
         if given and "weights" not in formats:
-            raise SettingsError(f"{flag}: is for --include weights; exported networks are folded and in float32 always: leave it out")
+            raise SettingsError(
+                f"{flag}: is for --include weights; exported networks are folded and in float32 always: leave it out"
+            )
     if formats == ("weights",):
-        unset = ExportSettings("")
-        for flag, name in (("--dynamic", "dynamic"), ("--batch", "batch_size"), ("--opset", "opset"), ("--img", "imgsz")):
+        unset = ExportOptions("")
+        for flag, name in (("--dynamic", "dynamic"), ("--batch", "batch"), ("--opset", "opset"), ("--img", "img")):
             if getattr(settings, name) != getattr(unset, name):
-                raise SettingsError(f"{flag}: is for --include onnx or torchscript; weights take images of any size and number: leave it out")
-    elif settings.opset != ExportSettings("").opset and "onnx" not in formats:
+                raise SettingsError(
+                    f"{flag}: is for --include onnx or torchscript; weights take images of any size and number: leave it out"
+                )
+    elif settings.opset != ExportOptions("").opset and "onnx" not in formats:
         raise SettingsError(f"--opset {settings.opset}: is for --include onnx: leave it out")
-    if settings.dynamic and settings.batch_size != 1:
-        raise SettingsError(f"--batch {settings.batch_size}: a --dynamic file takes any number of images: leave one of them out")
+    if settings.dynamic and settings.batch != 1:
+        raise SettingsError(
+            f"--batch {settings.batch}: a --dynamic file takes any number of images: leave one of them out"
+        )
     if settings.half and len(formats) > 1:
         print("--half: the weights are written in fp16, exported networks in float32")
     return formats
 
 
-def load_source(settings: ExportSettings) -> Model:
+def load_source(settings: ExportOptions) -> Model:
     """Return the network that is exported, in evaluation.
 
     Raises:
@@ -118,7 +129,9 @@ def load_source(settings: ExportSettings) -> Model:
     """
     path = Path(settings.weights)
     if path.suffix.lower() in RUNNERS:
-        raise CheckpointError(f"{path}: is an exported file already: expected weights, such as the best.pt it was made from")
+        raise CheckpointError(
+            f"{path}: is an exported file already: expected weights, such as the best.pt it was made from"
+        )
     if settings.cfg is None:
         return load_network(path)
     weights = read_weights(path)
@@ -126,21 +139,29 @@ def load_source(settings: ExportSettings) -> Model:
     _, counts = class_towers(own_names(weights.tensors, None)[0])
     model = Model(settings.cfg, nc=weights.nc or (counts.pop() if len(counts) == 1 else None), ch=weights.ch)
     report = import_state_dict(model, weights.tensors)
-    lacking = [name for name in (*report.missing, *report.mismatched) if not name.endswith((".num_batches_tracked", ".dfl.conv.weight"))]
-    if lacking or any(not is_leftover(name) for name in report.unexpected):  # what is left over belongs to another network
-        raise CheckpointError(f"{path}: is not the network of {settings.cfg}: {report.describe()}: expected the --cfg it was trained with")
+    lacking = [
+        name
+        for name in (*report.missing, *report.mismatched)
+        if not name.endswith((".num_batches_tracked", ".dfl.conv.weight"))
+    ]
+    if lacking or any(
+        not is_leftover(name) for name in report.unexpected
+    ):  # what is left over belongs to another network
+        raise CheckpointError(
+            f"{path}: is not the network of {settings.cfg}: {report.describe()}: expected the --cfg it was trained with"
+        )
     if weights.names and len(weights.names) == model.nc:
         model.names = list(weights.names)
     return model.eval()
 
 
-def describe_network(model: Model, settings: ExportSettings) -> ExportMetadata:
+def describe_network(model: Model, settings: ExportOptions) -> ExportMetadata:
     """Return the metadata of the exported files.
 
     Raises:
         SettingsError: --img is out of range.
     """
-    size_hw = choose_image_size(settings.imgsz, model)
+    size_hw = choose_image_size(settings.img, model)
     return ExportMetadata(
         names=[str(name) for name in model.names],
         nc=model.nc,
@@ -148,12 +169,12 @@ def describe_network(model: Model, settings: ExportSettings) -> ExportMetadata:
         stride=list(model.stride),
         task=model.task,
         image_hw=list(size_hw),
-        batch=settings.batch_size,
+        batch=settings.batch,
         dynamic=settings.dynamic,
     )
 
 
-def _weights(model: Model, source: Path, folder: Path, settings: ExportSettings) -> list[Path]:
+def _weights(model: Model, source: Path, folder: Path, settings: ExportOptions) -> list[Path]:
     stem = f"{source.stem}-{'folded' if settings.fold else 'deploy'}"
     paths = folder / f"{stem}.pt", folder / f"{stem}.yaml"
     replaced, start = [path.exists() for path in paths], time.perf_counter()
@@ -185,7 +206,9 @@ def _exported(model: Model, name: str, path: Path, metadata: ExportMetadata, ops
     raise ExportError(f"{path}: not written: {'; '.join(reasons)}")
 
 
-def write_checked(model: Model, network: nn.Module, writer: Writer, path: Path, metadata: ExportMetadata, opset: int) -> str:
+def write_checked(
+    model: Model, network: nn.Module, writer: Writer, path: Path, metadata: ExportMetadata, opset: int
+) -> str:
     """Write an exported file, run it, and return its largest differences from the network, for the user.
 
     Args:

@@ -1,14 +1,14 @@
 """A validation run: a checkpoint on one split of a data set, and what is printed and written about it."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.config import load_data_config
+from data.config import SPLITS, load_data_config
 from data.dataset import DetectionDataset
 from data.labels.annotation import ScanReport
 from data.labels.yolo_txt import label_rows
@@ -18,6 +18,7 @@ from models.plugins.held import loaded_plugins
 from models.plugins.loading import install_plugins, load_plugins
 from models.plugins.record import print_plugins
 from models.yolo import Model
+from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.errors import DataError, SettingsError
 from utils.files import next_run_dir, write_csv, write_json, write_text
 from utils.geometry.rle import decode_region
@@ -27,43 +28,45 @@ from utils.inference.exported import ExportedNetwork, load_network, network_prec
 from utils.losses.detection import build_loss
 from utils.metrics.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.metrics.detection import DetectionResult
-from utils.precision import Precision, worker_count
+from utils.precision import AMP_CHOICES, Precision, worker_count
 
 MANY_CLASSES = 50
 TABLE_HEADER = ("class", "images", "instances", "P", "R", "mAP50", "mAP50-95")
 
 
 @dataclass
-class ValSettings:
-    """What val.py was asked for; the fields are its flags (`val.py --help` explains them)."""
+class ValOptions:
+    """Options of val.py, each with its flag."""
 
-    weights: str
-    data: str = "data/shapes.yaml"
-    batch_size: int = 32
-    imgsz: int | None = None
-    conf_thres: float = 0.001
-    iou_thres: float = 0.7
-    max_det: int = 300
-    task: str = "val"
-    device: str = ""
-    amp: str = "auto"
-    workers: int = 8
-    single_cls: bool = False
-    rect: bool = True
-    min_items: int = 0
-    deploy: bool = True
-    verbose: bool = False
-    save_txt: bool = False
-    save_conf: bool = False
-    save_json: bool = False
-    noplots: bool = False
-    project: str = "runs/val"
-    name: str = "exp"
-    exist_ok: bool = False
-    plugin: list[str] = field(default_factory=list)
+    weights: str = option(REQUIRED, "best.pt of a run, or an .onnx or .torchscript file of export.py", metavar="FILE")
+    data: str = option("data/shapes.yaml", "data yaml", metavar="YAML")
+    batch: int = option(32, "images at a time", least=1, **SHARED["batch"])
+    img: int | None = option(None, "longer side; as in training if not given", least=1, **SHARED["img"])
+    conf_thres: float = option(0.001, "least confidence of a detection")
+    iou_thres: float = option(0.7, "overlap above which the less confident of two boxes is dropped")
+    max_det: int = option(300, "most detections of an image", least=1, metavar="N")
+    task: str = option("val", "split of the data set", choices=SPLITS)
+    device: str = option("", **SHARED["device"])
+    amp: str = option(
+        "auto", "number format", choices=AMP_CHOICES, switches={"--half": ("fp16", "the same as --amp fp16")}
+    )
+    workers: int = option(8, "processes that load images, at most one a core", least=0, metavar="N")
+    single_cls: bool = option(False, "take all classes for one")
+    rect: bool = option(True, "batches of similar aspect ratio with little padding, not squares")
+    min_items: int = option(0, "leave out images with fewer objects", least=0, metavar="N")
+    deploy: bool = option(True, "lead branch only and folded; the whole network gives the training loss")
+    verbose: bool = option(False, "print every class, also of more than 50")
+    save_txt: bool = option(False, "write labels/NAME.txt: class cx cy w h (of a mask: x1 y1 x2 y2 …), normalised")
+    save_conf: bool = option(False, "append the confidence to each line of --save-txt")
+    save_json: bool = option(False, "write predictions.json in COCO's result form, and evaluate it with pycocotools")
+    noplots: bool = option(False, "draw nothing")
+    project: str = option("runs/val", **SHARED["project"])
+    name: str = option("exp", **SHARED["name"])
+    exist_ok: bool = option(False, **SHARED["exist_ok"])
+    plugin: list[str] = option([], **SHARED["plugin"])
 
 
-def validate(settings: ValSettings) -> EvalResult:
+def validate(settings: ValOptions) -> EvalResult:
     """Evaluate a checkpoint, print the table, and write the run's folder.
 
     Raises:
@@ -74,7 +77,7 @@ def validate(settings: ValSettings) -> EvalResult:
     network = load_network(settings.weights)
     print_plugins(network, plugins)
     precision = network_precision(network, settings.device, settings.amp)
-    size_hw = choose_image_size(settings.imgsz, network)
+    size_hw = choose_image_size(settings.img, network)
     dataset, report = open_split(settings, network, size_hw)
     network = network.deploy() if settings.deploy else network
     network = precision.place_for_inference(network.eval())
@@ -88,7 +91,7 @@ def validate(settings: ValSettings) -> EvalResult:
         network,
         build_loader(
             dataset,
-            settings.batch_size,
+            settings.batch,
             worker_count(settings.workers),
             on_worker_start=partial(install_plugins, loaded_plugins()),
         ),
@@ -135,29 +138,21 @@ def describe_images(dataset: DetectionDataset, size_hw: tuple[int, int]) -> str:
     return f"{len(dataset)} images letterboxed to {shape}"
 
 
-def check_settings(settings: ValSettings) -> None:
+def check_settings(settings: ValOptions) -> None:
     """Refuse numbers out of range before anything is read.
 
     Raises:
         SettingsError: names the flag, its value and what it may be.
     """
+    check_values(settings)
     if not (0 <= settings.conf_thres < 1 and 0 <= settings.iou_thres <= 1):
         raise SettingsError(
             f"--conf-thres {settings.conf_thres} --iou-thres {settings.iou_thres}: expected numbers from 0 to 1"
         )
-    lowest = {
-        "batch": (settings.batch_size, 1),
-        "img": (1 if settings.imgsz is None else settings.imgsz, 1),
-        "max-det": (settings.max_det, 1),
-    }
-    lowest |= {"workers": (settings.workers, 0), "min-items": (settings.min_items, 0)}
-    for flag, (value, least) in lowest.items():
-        if value < least:
-            raise SettingsError(f"--{flag} {value}: expected {least} or more")
 
 
 def open_split(
-    settings: ValSettings, model: Model | ExportedNetwork, size_hw: tuple[int, int]
+    settings: ValOptions, model: Model | ExportedNetwork, size_hw: tuple[int, int]
 ) -> tuple[DetectionDataset, ScanReport]:
     """Return the split's data set, and the report of reading it, which is printed.
 
@@ -180,7 +175,7 @@ def open_split(
         config.names,
         max(size_hw),
         rect=settings.rect and static_size(model) is None,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch,
         stride=max(model.stride),
         masks=model.task == "segment",
         cache="off",  # every image is read once
@@ -226,7 +221,7 @@ def write_metrics(
     folder: Path,
     result: EvalResult,
     names: list[str],
-    settings: ValSettings,
+    settings: ValOptions,
     precision: Precision,
     size_hw: tuple[int, int],
 ) -> None:

@@ -1,10 +1,12 @@
 """What a training run is asked for."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from data.images.cache import CACHE_CHOICES
+from utils.cli import SHARED, check_values, flag_of, option
 from utils.errors import SettingsError
+from utils.image_size import IMAGE_SIZE
 from utils.optim.optimizer import OPTIMIZERS, SCHEDULES
 from utils.precision import AMP_CHOICES
 
@@ -26,48 +28,74 @@ class TrainOptions:
         given: names of the options that were chosen rather than left at their default; a resumed run looks at them.
     """
 
-    cfg: str = ""
-    data: str = "data/shapes.yaml"
-    weights: str = ""
-    hyp: str = "data/hyp.yaml"
-    epochs: int = 100
-    batch: int = 16
-    img: int = 640
-    scale: str | None = None
-    width: float | None = None
-    depth: float | None = None
-    patch: list[str] = field(default_factory=list)
-    rect: bool = False
-    resume: str | None = None
-    force: bool = False
-    nosave: bool = False
-    noval: bool = False
-    noplots: bool = False
-    cache: str = "auto"
-    device: str = ""
-    amp: str = "auto"
-    multi_scale: bool = False
-    single_cls: bool = False
-    optimizer: str = "SGD"
-    schedule: str = "linear"
-    workers: int = 2
-    project: str = "runs/train"
-    name: str = "exp"
-    exist_ok: bool = False
-    patience: int = 100
-    freeze: list[str] = field(default_factory=list)
-    lr_factor: list[str] = field(default_factory=list)
-    layer_decay: float = 1.0
-    head_hidden: str = "keep"
-    min_transfer: float = 0.5
-    allow_partial: bool = False
-    save_period: int = 0
-    save_steps: int = 0
-    half: bool = False
-    min_items: int = 0
-    close_mosaic: int = 0
-    seed: int = 0
-    plugin: list[str] = field(default_factory=list)
+    cfg: str = option("", "network yaml: a path or the name of a shipped one")
+    data: str = option("data/shapes.yaml", "data yaml")
+    weights: str = option("", "checkpoint to start from; without --cfg also the network")
+    hyp: str = option(
+        "data/hyp.yaml", "hyperparameter yaml; its loss: chooses losses and assigner by name (docs/losses.md)"
+    )
+    epochs: int = option(100, "length of the run", least=1)
+    batch: int = option(16, "images a batch; -1 fills the GPU's memory", **SHARED["batch"])
+    img: int = option(IMAGE_SIZE, "image size", least=32, **SHARED["img"])
+    scale: str | None = option(None, "letter of a family yaml's scales")
+    width: float | None = option(None, "factor on channel counts, in place of the yaml's")
+    depth: float | None = option(None, "factor on repeats, in place of the yaml's")
+    patch: list[str] = option([], **SHARED["patch"])
+    rect: bool = option(False, "rectangular training batches, no mosaics")
+    resume: str | None = option(None, "go on from a last.pt, or from the newest one", nargs="?", const="")
+    force: bool = option(False, "resume although the data or a yaml changed since the run began")
+    nosave: bool = option(False, "save only the last epoch")
+    noval: bool = option(False, "validate only the last epoch")
+    noplots: bool = option(False, "draw no images")
+    cache: str = option("auto", "keep resized images in memory", choices=CACHE_CHOICES, nargs="?", const="ram")
+    device: str = option("", **SHARED["device"])
+    amp: str = option("auto", "mixed precision", choices=AMP_CHOICES)
+    multi_scale: bool = option(False, "vary the size of batches by ± 50 %")
+    single_cls: bool = option(False, "take all classes for one")
+    optimizer: str = option("SGD", "optimizer", choices=OPTIMIZERS)
+    schedule: str = option(
+        "linear",
+        "learning rate over the epochs",
+        choices=tuple(SCHEDULES),
+        switches={
+            "--cos-lr": ("cosine", "cosine learning rate, not linear"),
+            "--flat-cos-lr": ("flat-cosine", "flat-cosine learning rate, not linear"),
+            "--fixed-lr": ("fixed", "fixed learning rate, not linear"),
+        },
+        switches_only=True,
+    )
+    workers: int = option(2, "processes that load images", least=0, metavar="N")
+    project: str = option("runs/train", **SHARED["project"])
+    name: str = option("exp", **SHARED["name"])
+    exist_ok: bool = option(False, **SHARED["exist_ok"])
+    patience: int = option(100, "stop after so many epochs without improvement; 0 never", least=0)
+    freeze: list[str] = option(
+        [], "first n layers, indices, ranges (0-9), backbone, neck, head, layer names, or globs of parameter names"
+    )
+    lr_factor: list[str] = option(
+        [],
+        "factors on the learning rate, such as backbone=0.1; WHAT as in --freeze",
+        metavar="WHAT=FACTOR",
+    )
+    layer_decay: float = option(1.0, "factor on the learning rate from each layer to the one before it")
+    head_hidden: str = option(
+        "keep",
+        "hidden width of class towers when classes change, that of --weights or the family's rule",
+        choices=HEAD_HIDDEN,
+    )
+    min_transfer: float = option(
+        0.5, "least share of the network's parameters that --weights has to bring, 0 to 1", metavar="SHARE"
+    )
+    allow_partial: bool = option(False, "go on with less than --min-transfer")
+    save_period: int = option(0, "also save every so many epochs", least=0)
+    save_steps: int = option(
+        0, "also save last.pt every so many batches within an epoch; 0 only after each epoch", least=0
+    )
+    half: bool = option(False, "write best.pt and epoch*.pt in float16, half as large; last.pt stays float32")
+    min_items: int = option(0, "leave out images with fewer objects", least=0, metavar="N")
+    close_mosaic: int = option(0, "no mosaics in the last so many epochs", least=0)
+    seed: int = option(0, "seed of everything random", least=0)
+    plugin: list[str] = option([], **SHARED["plugin"])
     given: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,7 +109,7 @@ class TrainOptions:
             if name in self.given and name in CHANGEABLE:
                 continue
             if name in self.given and getattr(self, name) != stored[name]:
-                left_out.append(f"--{name.replace('_', '-')} {stored[name]}")
+                left_out.append(f"{flag_of(name)} {stored[name]}")
             setattr(self, name, stored[name])
         self.resume = path
         if left_out:
@@ -93,15 +121,10 @@ class TrainOptions:
         Raises:
             SettingsError: names the flag and what was expected.
         """
-        lowest = {"epochs": 1, "img": 32} | dict.fromkeys(
-            ("workers", "patience", "save_period", "save_steps", "min_items", "close_mosaic", "seed"), 0
-        )
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        check_values(self)
         for name in ("min_transfer", "allow_partial", "head_hidden"):
             if name in self.given and not self.weights and self.resume is None:
-                raise SettingsError(f"--{name.replace('_', '-')}: is about --weights, and none are given: leave it out")
+                raise SettingsError(f"{flag_of(name)}: is about --weights, and none are given: leave it out")
         if not 0 <= self.min_transfer <= 1:
             raise SettingsError(f"--min-transfer {self.min_transfer}: expected a share from 0 to 1, such as 0.5")
         if self.batch < 1 and self.batch != -1:
@@ -114,15 +137,3 @@ class TrainOptions:
             raise SettingsError(
                 f"--nosave --save-steps {self.save_steps}: one saves the last epoch only, the other within epochs: leave one out"
             )
-        choices = {
-            "amp": AMP_CHOICES,
-            "optimizer": OPTIMIZERS,
-            "cache": CACHE_CHOICES,
-            "schedule": tuple(SCHEDULES),
-            "head_hidden": HEAD_HIDDEN,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise SettingsError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: expected one of {', '.join(known)}"
-                )

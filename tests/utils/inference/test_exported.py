@@ -26,7 +26,7 @@ from utils.inference.exported import (
 from utils.inference.metadata import FORMAT_VERSION, ExportMetadata, parse_metadata
 from utils.inference.results import Predictor
 from utils.precision import choose_precision
-from utils.runs.export import ExportSettings, export
+from utils.runs.export import ExportOptions, export
 from utils.weights.own_file import network_entry, save_checkpoint
 
 NAMES = ["红细胞", 'a"b', "größer"]
@@ -65,10 +65,10 @@ def files(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
             if name == "onnx":
                 pytest.importorskip("onnx")
                 pytest.importorskip("onnxruntime")
-            settings = {"include": [name], "imgsz": [64, 96], "dynamic": form == "dynamic"}
+            settings = {"include": [name], "img": [64, 96], "dynamic": form == "dynamic"}
             if form == "static":
-                settings["batch_size"] = 2
-            made[kind] = export(ExportSettings(str(weights), **settings, out=str(folder / kind)))[0]
+                settings["batch"] = 2
+            made[kind] = export(ExportOptions(str(weights), **settings, out=str(folder / kind)))[0]
         return made[kind]
 
     return make

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import detect
 from utils import cli
 from utils.runs import detect as detect_run
-from utils.runs.detect import DetectSettings, NameBook, file_name
+from utils.runs.detect import DetectOptions, NameBook, file_name
 from utils.errors import DataError
 
 
@@ -39,8 +39,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(detect_run, "load_network", lambda _path: FixedNetwork())
 
     def start(source: Path | str, **settings: object) -> Path:
-        fixed = {"weights": "w.pt", "imgsz": (32,), "device": "cpu", "amp": "off", "project": str(tmp_path / "runs")}
-        return detect_run.detect(DetectSettings(source=str(source), **(fixed | settings)))
+        fixed = {"weights": "w.pt", "img": (32,), "device": "cpu", "amp": "off", "project": str(tmp_path / "runs")}
+        return detect_run.detect(DetectOptions(source=str(source), **(fixed | settings)))
 
     return start
 
@@ -161,28 +161,28 @@ def test_file_name() -> None:
 
 
 def test_flags() -> None:
-    settings = detect.parse_arguments(
+    settings = detect.parse_options(
         ["--weights", "w.pt", "--source", "x", "--img-size", "320", "640", "--half", "--classes", "1", "cat", "--visualize", "--explain", "9"]
     )
-    assert (settings.imgsz, settings.amp, settings.classes, settings.visualize, settings.explain) == ([320, 640], "fp16", ["1", "cat"], [], ["9"])
-    assert detect.parse_arguments(["--weights", "w.pt", "--source", "x"]) == DetectSettings("w.pt", "x")
+    assert (settings.img, settings.amp, settings.classes, settings.visualize, settings.explain) == ([320, 640], "fp16", ["1", "cat"], [], ["9"])
+    assert detect.parse_options(["--weights", "w.pt", "--source", "x"]) == DetectOptions("w.pt", "x")
 
 
 @pytest.mark.parametrize("arguments", [["--weights", "w.pt"], ["--source", "x"], ["--weights", "w", "--source", "x", "--save"]])
-def test_missing_and_shortened_flags_exit_with_2(arguments: list[str]) -> None:
+def test_missing_and_ambiguous_flags_exit_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        detect.parse_arguments(arguments)
+        detect.parse_options(arguments)
     assert stopped.value.code == 2
 
 
 @pytest.mark.parametrize("flag", list(detect.RETIRED))
 def test_retired_flags_say_what_to_use(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        detect.parse_arguments(["--weights", "w.pt", "--source", "x", flag])
+        detect.parse_options(["--weights", "w.pt", "--source", "x", flag])
     assert stopped.value.code == 2
     assert flag in capsys.readouterr().err
 
 
 def test_no_source_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(lambda: detect_run.detect(DetectSettings("w.pt", "nothing/here"))) == cli.EXIT_USER
+    assert cli.run(lambda: detect_run.detect(DetectOptions("w.pt", "nothing/here"))) == cli.EXIT_USER
     assert capsys.readouterr().err.startswith("error: no image at nothing/here")

@@ -15,7 +15,7 @@ from utils.weights.own_file import network_entry, read_checkpoint, save_checkpoi
 from utils.errors import CheckpointError, ModelConfigError, SettingsError
 from utils.export.comparison import compare, largest, trial_images
 from utils.export.formats import ExportError, onnx_by_dynamo, torchscript_by_tracing
-from utils.runs.export import ExportSettings, check_settings, export, load_source
+from utils.runs.export import ExportOptions, check_settings, export, load_source
 from utils.export.weights import rounded, yaml_text
 from utils.inference.exported import ExportedNetwork
 
@@ -33,9 +33,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def settings(weights: Path, folder: Path, *include: str, **changes: object) -> ExportSettings:
-    size = {} if include == ("weights",) else {"imgsz": [64]}
-    return ExportSettings(str(weights), include=include, out=str(folder), **{**size, **changes})
+def settings(weights: Path, folder: Path, *include: str, **changes: object) -> ExportOptions:
+    size = {} if include == ("weights",) else {"img": [64]}
+    return ExportOptions(str(weights), include=include, out=str(folder), **{**size, **changes})
 
 
 def names_in(folder: Path) -> list[str]:
@@ -96,7 +96,7 @@ class TestWeights:
         source = tmp_path / "best.pt"
         source.write_bytes(weights.read_bytes())
         for _ in range(2):
-            export(ExportSettings(str(source), include=["weights"]))
+            export(ExportOptions(str(source), include=["weights"]))
         assert source.read_bytes() == weights.read_bytes()
         assert names_in(tmp_path) == ["best-deploy.pt", "best-deploy.yaml", "best.pt"]
         assert [" (replaced): " in line for line in capsys.readouterr().out.splitlines()] == [False, False, True, True]
@@ -201,7 +201,7 @@ class TestExportedFiles:
         assert len(recwarn) == 0
 
     def test_size_of_the_training(self, weights: Path, tmp_path: Path, capsys) -> None:
-        (path,) = export(settings(weights, tmp_path, "torchscript", imgsz=None))
+        (path,) = export(settings(weights, tmp_path, "torchscript", img=None))
         assert ExportedNetwork(path).image_hw == (96, 96)
         assert "image size 96, at which the network was trained" in capsys.readouterr().out
 
@@ -221,7 +221,7 @@ class TestExportedFiles:
         kinds = ["torchscript"] + ["onnx"] * all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
         images = seeded_images(2, 3, 64, 96)
         for dynamic in (False, True):
-            for path in export(settings(tmp_path / "seg.pt", tmp_path, *kinds, dynamic=dynamic, imgsz=[64, 96])):
+            for path in export(settings(tmp_path / "seg.pt", tmp_path, *kinds, dynamic=dynamic, img=[64, 96])):
                 network = ExportedNetwork(path)
                 assert network.task == "segment"
                 with torch.inference_mode():
@@ -244,22 +244,22 @@ class TestSettings:
         ("changes", "message"),
         [
             ({"include": ("tflite",)}, r"--include tflite: expected some of weights, onnx, torchscript"),
-            ({"batch_size": 0}, r"--batch 0: expected 1 or more"),
-            ({"opset": 3}, r"--opset 3: expected 11 or more"),
+            ({"batch": 0}, r"--batch 0: expected at least 1"),
+            ({"opset": 3}, r"--opset 3: expected at least 11"),
             ({"half": True}, r"--half: is for --include weights"),
             ({"fold": True}, r"--fold: is for --include weights"),
-            ({"imgsz": [0]}, r"--img 0: expected"),
-            ({"imgsz": [1, 2, 3]}, r"--img 1 2 3: expected"),
+            ({"img": [0]}, r"--img 0: expected"),
+            ({"img": [1, 2, 3]}, r"--img 1 2 3: expected"),
             ({"device": "gpu"}, r"--device gpu: unknown"),
         ],
     )
     def test_refused(self, weights: Path, tmp_path: Path, changes: dict, message: str) -> None:
         with pytest.raises(SettingsError, match=message):
-            export(ExportSettings(str(weights), **{"include": ("torchscript",), "out": str(tmp_path), **changes}))
+            export(ExportOptions(str(weights), **{"include": ("torchscript",), "out": str(tmp_path), **changes}))
         assert names_in(tmp_path) == []
 
     def test_half_beside_others_is_said(self, weights: Path, capsys) -> None:
-        assert check_settings(ExportSettings("w.pt", include=["weights", "torchscript", "weights"], half=True)) == ("weights", "torchscript")
+        assert check_settings(ExportOptions("w.pt", include=["weights", "torchscript", "weights"], half=True)) == ("weights", "torchscript")
         assert "--half: the weights are written in fp16, exported networks in float32" in capsys.readouterr().out
 
     def test_missing_package_is_one_line(self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,15 +311,15 @@ def test_rounded_leaves_counts_alone() -> None:
     ("given", "message"),
     [
         ({"include": ["weights"], "dynamic": True}, r"--dynamic: is for --include onnx or torchscript"),
-        ({"include": ["weights"], "batch_size": 2}, r"--batch: is for --include onnx or torchscript"),
-        ({"include": ["weights"], "imgsz": [64]}, r"--img: is for --include onnx or torchscript"),
+        ({"include": ["weights"], "batch": 2}, r"--batch: is for --include onnx or torchscript"),
+        ({"include": ["weights"], "img": [64]}, r"--img: is for --include onnx or torchscript"),
         ({"include": ["torchscript"], "opset": 17}, r"--opset 17: is for --include onnx"),
-        ({"include": ["torchscript"], "dynamic": True, "batch_size": 2}, r"--batch 2: a --dynamic file takes any number of images"),
+        ({"include": ["torchscript"], "dynamic": True, "batch": 2}, r"--batch 2: a --dynamic file takes any number of images"),
     ],
 )
 def test_flags_that_would_do_nothing(given: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        check_settings(ExportSettings("best.pt", **given))
+        check_settings(ExportOptions("best.pt", **given))
 
 
 def test_a_network_that_takes_a_part_of_the_weights_only(tmp_path: Path) -> None:
@@ -329,12 +329,12 @@ def test_a_network_that_takes_a_part_of_the_weights_only(tmp_path: Path) -> None
         config["backbone"][4] = [-1, 1, "RepNCSP", [8, {"repeats": repeats}]]
         (tmp_path / f"{repeats}.yaml").write_text(yaml.safe_dump(config | {"head": [[[2, 3], 1, "DDetect", ["nc"]]]}))
     torch.save(Model(tmp_path / "2.yaml").state_dict(), tmp_path / "plain.pt")
-    assert load_source(ExportSettings(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "2.yaml"))).nc == 3
+    assert load_source(ExportOptions(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "2.yaml"))).nc == 3
     with pytest.raises(CheckpointError, match=r"is not the network of .*1\.yaml: .*not in this network"):
-        load_source(ExportSettings(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "1.yaml")))
+        load_source(ExportOptions(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "1.yaml")))
 
 
 def test_the_class_count_of_a_plain_state_dict(tmp_path: Path) -> None:
     torch.save(tiny_model(nc=5).state_dict(), tmp_path / "plain.pt")
     (tmp_path / "net.yaml").write_text(yaml.safe_dump(tiny_config(nc=80)))
-    assert load_source(ExportSettings(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "net.yaml"))).nc == 5
+    assert load_source(ExportOptions(str(tmp_path / "plain.pt"), cfg=str(tmp_path / "net.yaml"))).nc == 5

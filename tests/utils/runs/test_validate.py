@@ -14,7 +14,7 @@ import val
 from models.yolo import Model
 from utils.drawing.draw import write_image
 from utils.errors import CheckpointError, DataError, SettingsError
-from utils.runs.validate import ValSettings, validate
+from utils.runs.validate import ValOptions, validate
 from utils.weights.own_file import network_entry, save_checkpoint
 
 ROOT = Path(__file__).parents[3]
@@ -47,17 +47,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "data.yaml"
 
 
-def settings(weights: Path, data: Path, folder: Path, **changes: object) -> ValSettings:
+def settings(weights: Path, data: Path, folder: Path, **changes: object) -> ValOptions:
     plain = {
-        "imgsz": 64,
-        "batch_size": 2,
+        "img": 64,
+        "batch": 2,
         "workers": 0,
         "device": "cpu",
         "amp": "off",
         "project": str(folder),
         "noplots": True,
     }
-    return ValSettings(str(weights), str(data), **{**plain, **changes})
+    return ValOptions(str(weights), str(data), **{**plain, **changes})
 
 
 def test_everything_is_written(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -106,7 +106,7 @@ def test_full_and_deployed_network_agree(weights: Path, data: Path, tmp_path: Pa
 def test_size_off_the_stride_is_rounded_and_said(
     weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    validate(settings(weights, data, tmp_path, imgsz=50, rect=False))
+    validate(settings(weights, data, tmp_path, img=50, rect=False))
     assert "--img 50: no multiple of the stride 32: 64 x 64" in capsys.readouterr().out
 
 
@@ -127,7 +127,7 @@ def test_other_number_of_classes(weights: Path, data: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [({"conf_thres": 1.5}, "--conf-thres"), ({"batch_size": 0}, "--batch 0"), ({"imgsz": -1}, "--img -1")],
+    [({"conf_thres": 1.5}, "--conf-thres"), ({"batch": 0}, "--batch 0"), ({"img": -1}, "--img -1")],
 )
 def test_numbers_out_of_range(weights: Path, data: Path, tmp_path: Path, change: dict, text: str):
     with pytest.raises(SettingsError, match=text):
@@ -144,18 +144,18 @@ def test_missing_weights_and_split(weights: Path, data: Path, tmp_path: Path):
 
 class TestCommandLine:
     def test_aliases_and_defaults(self):
-        assert val.parse_arguments(["--weights", "a.pt"]) == ValSettings("a.pt")
+        assert val.parse_options(["--weights", "a.pt"]) == ValOptions("a.pt")
         for name in ("--img", "--imgsz", "--img-size"):
-            assert val.parse_arguments(["--weights", "a.pt", name, "320"]).imgsz == 320
+            assert val.parse_options(["--weights", "a.pt", name, "320"]).img == 320
         for name in ("--batch", "--batch-size"):
-            assert val.parse_arguments(["--weights", "a.pt", name, "4"]).batch_size == 4
-        changed = val.parse_arguments(["--weights", "a.pt", "--half", "--no-rect", "--no-deploy"])
+            assert val.parse_options(["--weights", "a.pt", name, "4"]).batch == 4
+        changed = val.parse_options(["--weights", "a.pt", "--half", "--no-rect", "--no-deploy"])
         assert (changed.amp, changed.rect, changed.deploy) == ("fp16", False, False)
 
-    @pytest.mark.parametrize("wrong", ["--aug", "--weight=b.pt", "--augment", "--save-hybrid", "--dnn"])
-    def test_no_abbreviations_and_no_gone_flags(self, wrong: str, capsys: pytest.CaptureFixture[str]):
+    @pytest.mark.parametrize("wrong", ["--aug", "--save", "--augment", "--save-hybrid", "--dnn"])
+    def test_ambiguous_and_retired_flags(self, wrong: str, capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit) as stopped:
-            val.parse_arguments(["--weights", "a.pt", wrong])
+            val.parse_options(["--weights", "a.pt", wrong])
         assert stopped.value.code == 2
         assert wrong in capsys.readouterr().err
 
