@@ -18,7 +18,7 @@ from models.plugins.loading import load_plugins
 from models.plugins.record import print_plugins
 from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.drawing.draw import write_image
-from utils.errors import DataError, SettingsError
+from utils.errors import DataError
 from utils.explain.feature_maps import Visualizer
 from utils.explain.sheet import Explainer
 from utils.files import next_run_dir, write_json, write_text
