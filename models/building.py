@@ -1,6 +1,6 @@
 """Layers from their names and arguments: rows of a network, layers inside blocks, wrapped layers and the checks build alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,20 +146,41 @@ def name_and_arguments(inner: InnerLayer, role: str) -> tuple[str, list[Any]]:
     return name, arguments
 
 
-def check_inner(unit: InnerLayer | None, attention: InnerLayer | None, **bottleneck: object) -> None:
+def check_inner(unit: InnerLayer | None, attention: InnerLayer | None, groups: int = 1, **bottleneck: object) -> None:
     """Reject arguments of a CSP shell that have no effect beside a `unit`.
 
     Args:
-        bottleneck: arguments that only Bottlenecks have, by name; those that are set are rejected.
+        groups: of the Bottlenecks; other than 1 is rejected.
+        bottleneck: further arguments that only Bottlenecks have, by name; those that are set are rejected.
     Raises:
         ModelConfigError: names the arguments.
     """
-    given = [f"{name} {value!r}" for name, value in {"attention": attention, **bottleneck}.items() if value]
+    named = {"attention": attention, **bottleneck, "groups": groups if groups != 1 else None}
+    given = [f"{name} {value!r}" for name, value in named.items() if value]
     if unit is not None and given:
         raise ModelConfigError(
             f"unit {unit!r} together with {' and '.join(given)}: "
             "the unit replaces the Bottlenecks, which these arguments are for: leave one out"
         )
+
+
+def unit_builder(
+    unit: InnerLayer | None,
+    otherwise: Callable[[int], nn.Module],
+    attention: InnerLayer | None = None,
+    groups: int = 1,
+    **bottleneck: object,
+) -> Callable[[int], nn.Module]:
+    """Return the function that builds each unit of a CSP shell's chain for a number of channels.
+
+    Args:
+        unit: a layer for every unit; None for what `otherwise` builds.
+        attention, groups, bottleneck: see `check_inner`.
+    Raises:
+        ModelConfigError: an argument that has no effect beside `unit`.
+    """
+    check_inner(unit, attention, groups, **bottleneck)
+    return otherwise if unit is None else lambda width: build_inner(unit, width, "unit")
 
 
 def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:

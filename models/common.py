@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.building import InnerLayer, build_inner, check_inner
+from models.building import InnerLayer, build_inner, check_inner, unit_builder
 from models.registry import layer, to, to_with
 from utils.errors import ModelConfigError
 
@@ -226,18 +226,16 @@ class RepCSP(nn.Module):
         attention: InnerLayer | None = None,
     ) -> None:
         super().__init__()
-        check_inner(unit, attention)
+
+        def bottleneck(width: int) -> nn.Module:
+            return RepBottleneck(width, width, shortcut, expansion=1.0, attention=attention)
+
+        build = unit_builder(unit, bottleneck, attention)
         hidden = int(out_channels * expansion)
         self.cv1 = Conv(in_channels, hidden)
         self.cv2 = Conv(in_channels, hidden)
         self.cv3 = Conv(2 * hidden, out_channels)
-
-        def build() -> nn.Module:
-            if unit is not None:
-                return build_inner(unit, hidden, "unit")
-            return RepBottleneck(hidden, hidden, shortcut, expansion=1.0, attention=attention)
-
-        self.m = nn.Sequential(*(build() for _ in range(repeats)))
+        self.m = nn.Sequential(*(build(hidden) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))

@@ -6,6 +6,7 @@ arguments it is responsible for (`fills`); a yaml row gives the others, bound to
 
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -223,6 +224,30 @@ class Layer:
         """Return the layer as a yaml row sees it, such as ``Conv(out_channels: int, kernel_size: int = 1)``."""
         shown = [str(p).replace("torch.nn.", "").replace("typing.", "") for p in self.parameters().values()]
         return f"{self.name}({', '.join(shown)})"
+
+
+SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Source|Differs|Yields):(.*)")
+"""A line that begins a section of a docstring."""
+
+
+def citations(docstring: str) -> list[tuple[str, str]]:
+    """Return the sections of a docstring that say where a layer is from and what differs: label and text, on one line.
+
+    A section ends at a blank line or at the next section.
+    """
+    found: list[tuple[str, str]] = []
+    inside = False
+    for line in map(str.strip, docstring.splitlines()):
+        section = SECTION.match(line)
+        if section and section[1] in ("Source", "Differs"):
+            found.append((section[1], section[2].strip()))
+            inside = True
+        elif section or not line:
+            inside = False
+        elif inside:
+            label, text = found[-1]
+            found[-1] = (label, f"{text} {line}".strip())
+    return found
 
 
 def defined_in(cls: type) -> str:

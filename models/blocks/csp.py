@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.building import InnerLayer, build_inner, check_inner
+from models.building import InnerLayer, build_inner, unit_builder
 from models.common import Conv, fix_activation
 from models.registry import Channels, Scale, layer, rule, to
 from utils.errors import ModelConfigError
@@ -124,13 +124,10 @@ class C2f(StageConcat):
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
-        check_inner(unit, attention, shortcut=shortcut, groups=groups if groups != 1 else None)
-
-        def build(width: int) -> nn.Module:
-            if unit is not None:
-                return build_inner(unit, width, "unit")
+        def bottleneck(width: int) -> nn.Module:
             return Bottleneck(width, width, shortcut, groups, expansion=1.0, attention=attention)
 
+        build = unit_builder(unit, bottleneck, attention, groups, shortcut=shortcut)
         super().__init__(in_channels, out_channels, repeats, expansion, build)
 
 
@@ -154,15 +151,12 @@ class CrossStage(nn.Module):
         self.cv1 = Conv(in_channels, hidden)
         self.cv2 = Conv(in_channels, hidden)
         self.cv3 = Conv(2 * hidden, out_channels)
-        if unit is not None:
-            check_inner(unit, attention, groups=groups if groups != 1 else None)
-            units = [build_inner(unit, hidden, "unit") for _ in range(repeats)]
-        else:
-            units = [
-                Bottleneck(hidden, hidden, shortcut, groups, kernel_sizes, expansion=1.0, attention=attention)
-                for _ in range(repeats)
-            ]
-        self.m = nn.Sequential(*units)
+
+        def bottleneck(width: int) -> nn.Module:
+            return Bottleneck(width, width, shortcut, groups, kernel_sizes, expansion=1.0, attention=attention)
+
+        build = unit_builder(unit, bottleneck, attention, groups)
+        self.m = nn.Sequential(*(build(hidden) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
@@ -271,15 +265,12 @@ class C3k2(StageConcat):
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
-        check_inner(unit, attention, c3k=c3k, groups=groups if groups != 1 else None)
-
-        def build(width: int) -> nn.Module:
-            if unit is not None:
-                return build_inner(unit, width, "unit")
+        def bottlenecks(width: int) -> nn.Module:
             if c3k:
                 return C3k(width, width, 2, shortcut, groups, attention=attention)
             return Bottleneck(width, width, shortcut, groups, attention=attention)
 
+        build = unit_builder(unit, bottlenecks, attention, groups, c3k=c3k)
         super().__init__(in_channels, out_channels, repeats, expansion, build)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.normalisation import allow_single_values
-from models.building import InnerLayer, build_inner, check_inner
+from models.building import InnerLayer, unit_builder
 from models.common import Conv, RepBottleneck
 from models.parts import require_positive
 from models.registry import layer, to
@@ -36,19 +36,18 @@ class CSPStage(nn.Module):
         attention: InnerLayer | None = None,
     ) -> None:
         super().__init__()
-        check_inner(unit, attention)
+
+        def bottleneck(width: int) -> nn.Module:
+            return RepBottleneck(width, width, expansion=expansion, attention=attention)
+
+        build = unit_builder(unit, bottleneck, attention)
         past = out_channels // 2
         require_positive("expansion", expansion)
         require_positive("half of out_channels", past)
         width = out_channels - past
         self.past = Conv(in_channels, past)
         self.into = Conv(in_channels, width)
-        self.m = nn.ModuleList(
-            RepBottleneck(width, width, expansion=expansion, attention=attention)
-            if unit is None
-            else build_inner(unit, width, "unit")
-            for _ in range(repeats)
-        )
+        self.m = nn.ModuleList(build(width) for _ in range(repeats))
         self.fuse = Conv(past + repeats * width, out_channels)
         allow_single_values(self)
 

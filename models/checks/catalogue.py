@@ -7,13 +7,12 @@ from models.checks.graph_checks import count_gflops
 from models.checks.layer_case import LayerCase, show, size_text
 from models.checks.report import markdown_table
 from models.parameters import count_parameters
-from models.registry import Layer, Role, defined_in, registered_layers
+from models.registry import Layer, Role, citations, defined_in, registered_layers
 
 PAGE_HW = (64, 64)
 """Size of the largest map that the page's GFLOPs are counted for."""
 BUILT_IN = ("models.", "torch.")
 LABELS = ("Source", "Differs")
-SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Source|Differs|Yields):")
 ROLES = {
     "block": "Blocks",
     "convolution": "Convolutions",
@@ -45,21 +44,10 @@ def sentence(entry: Layer) -> str:
 
 
 def labelled(entry: Layer, label: str) -> str:
-    """Return what a layer's docstring says after `Source:` or `Differs:`, empty if nothing: up to a blank line or the next section."""
+    """Return the section of a layer's docstring with a label, Source or Differs; empty without one."""
     if is_torch(entry):
         return ""
-    lines = iter(entry.documentation().splitlines())
-    found: list[str] = []
-    for line in lines:
-        if not line.startswith(f"{label}:"):
-            continue
-        found.append(line.partition(":")[2].strip())
-        for following in lines:
-            if not following.strip() or SECTION.match(following):
-                break
-            found.append(following.strip())
-        break
-    return " ".join(found)
+    return next((text for found, text in citations(entry.documentation()) if found == label), "")
 
 
 def signature(entry: Layer) -> str:

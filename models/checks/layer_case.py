@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from models.common import set_activation
 from models.config.reading import choose_scale
 from models.config.rows import IMAGE, Row
 from models.registry import Channels, Layer, Scale, find_layer
-
-if TYPE_CHECKING:
-    from models.yolo import Model
+from models.yolo import Model
 
 RUNS, SIZES, REPEATABLE = "runs", "sizes", "repeatable"
 """Names of the checks that others stand on."""
@@ -84,7 +82,7 @@ class LayerCase:
         return cls(entry, tuple(entry.example if arguments is None else arguments), tuple(inputs), strides).settled()
 
     @classmethod
-    def of_row(cls, model: "Model", row: Row, shapes: list[Any]) -> "LayerCase":
+    def of_row(cls, model: Model, row: Row, shapes: list[Any]) -> "LayerCase":
         """Return a layer as it stands in a network, once where its row stacks copies of it.
 
         Args:

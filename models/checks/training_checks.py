@@ -1,6 +1,5 @@
 """What every layer promises of training; one function a promise, its remedy beside it."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +12,6 @@ from models.parameters import parameter_groups
 from utils.errors import ModelConfigError
 
 TRAINING_CHECKS: Suite[LayerCase] = Suite()
-ASKED_FOR = re.compile(r"(\w+): true")
-"""What an error tells to add, such as `residual: true`."""
 STEPS, RATE = 3, 0.1
 """Training steps within which a gradient must have reached every parameter, and their learning rate."""
 
@@ -203,19 +200,21 @@ def check_identity_start(case: LayerCase) -> str:
 
 
 def with_identity_start(case: LayerCase) -> LayerCase:
-    """Return a case with `start: identity`, and with the arguments that the layer then asks for.
+    """Return a case with `start: identity`, and with a switch such as `residual` on if the layer needs it for that.
 
     Raises:
         NotApplicableError: the row's other arguments do not go with it.
     """
     case = case.with_settings(start="identity")
-    for _ in range(2):
+    hints = case.entry.hints()
+    switches = [name for name in case.entry.parameters() if hints.get(name) is bool]
+    problem: ModelConfigError | None = None
+    for settings in ({}, *({name: True} for name in switches)):
+        candidate = case.with_settings(**settings)
         try:
-            case.build()
-            return case
+            candidate.build()
         except ModelConfigError as error:
-            problem = error
-            case = case.with_settings(
-                **dict.fromkeys(set(ASKED_FOR.findall(str(error))) & set(case.entry.parameters()), True)
-            )
+            problem = problem or error
+        else:
+            return candidate
     raise NotApplicableError(f"not with this row: {first_line(problem)}")

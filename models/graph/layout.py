@@ -11,7 +11,7 @@ from typing import Any
 
 from models.config.rows import IMAGE, Row, show_row
 from models.deploy import needed_rows, written_row
-from models.registry import Role, bind, find_layer
+from models.registry import Role, bind, citations, find_layer
 from models.summary import IMAGE_SIZE, format_shape, summarize
 from models.yolo import Model
 
@@ -179,22 +179,14 @@ def facts_of(model: Model, row: Row) -> dict[str, Any]:
             name: show_row(value if not isinstance(value, tuple) else list(value)) for name, value in bound.items()
         },
         "does": own.split("\n")[0],
-        "sources": citations(own) or citations(of_file),
+        "sources": source_lines(own) or source_lines(of_file),
         "signature": entry.signature(),
     }
 
 
-def citations(docstring: str) -> list[str]:
-    """Return the paragraphs of a docstring that say where a layer is from and what differs, each as one line."""
-    found: list[str] = []
-    going_on = False
-    for line in map(str.strip, docstring.split("\n")):
-        if line.startswith(("Source:", "Differs:")):
-            found.append(line)
-        elif going_on and line and not line.endswith(":"):
-            found[-1] += f" {line}"
-        going_on = bool(found) and bool(line) and not line.endswith(":") and (going_on or line == found[-1])
-    return found
+def source_lines(docstring: str) -> list[str]:
+    """Return the Source and Differs sections of a docstring, each as one line."""
+    return [f"{label}: {text}" for label, text in citations(docstring)]
 
 
 def lines(model: Model) -> list[Edge]:

@@ -10,6 +10,7 @@ from models import registry
 from models.registry import (
     Scale,
     bind,
+    citations,
     find_layer,
     keep,
     layer,
@@ -211,3 +212,8 @@ def test_strings_are_never_evaluated() -> None:
             match=r"argument 'stride' is .*, expected int: the layer is Conv\(out_channels: int, kernel_size: int = 1",
         ):
             bind(conv, [64, 3, text], 80)
+
+
+def test_citations() -> None:
+    text = "Does it.\n\nSource: A et al. 2020,\nsection 3.\nDiffers: no bias.\nArgs:\n    x: y.\n\nSource: B."
+    assert citations(text) == [("Source", "A et al. 2020, section 3."), ("Differs", "no bias."), ("Source", "B.")]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models import summary
 from models.graph.html import draw_html
-from models.graph.layout import Graph, citations, lay_out
+from models.graph.layout import Graph, lay_out
 from models.graph.svg import amount, draw_svg, joined_maps, shorten
 from models.registry import keep, layer, temporary_layers
 from models.yolo import Model
@@ -146,11 +146,6 @@ def test_texts_fit() -> None:
     )
     assert joined_maps("256x40x40 + 512x40x40") == "256+512 x40x40"
     assert joined_maps("67x80x80 + 67x40x40") == "67x80x80 + 67x40x40"
-
-
-def test_citations() -> None:
-    text = "Does it.\n\nSource: A et al. 2020,\nsection 3.\nDiffers: no bias.\nArgs:\n    x: y.\n\nSource: B."
-    assert citations(text) == ["Source: A et al. 2020, section 3.", "Differs: no bias.", "Source: B."]
 
 
 AWKWARD = '</script><b>&amp;"é]]>'
