@@ -25,6 +25,7 @@ from data.images.cache import CACHE_CHOICES, ImageCache
 from data.images.reading import read_image
 from data.labels.annotation import Annotation
 from utils.errors import DataError, SettingsError
+from utils.geometry.placement import Placement
 
 RECT_PAD = 0.5
 """Strides of grey that are added to a rectangle's sides before they are rounded up to the stride."""
@@ -48,7 +49,7 @@ class Item:
         targets: (N, 5) float32, class and centre x, centre y, width, height over the image's size.
         masks: (H / 4, W / 4) int16 index map (`data.augment.sample.index_map`), or None.
         outlined: (N,) bool, objects that have an outline; the others are not in `masks`.
-        ratio_wh, pad_wh: how the image was letterboxed (see `utils.geometry.boxes.unletterbox`); without meaning when augmented.
+        placement: of the image file in `image_rgb`; None for an augmented image.
     """
 
     index: int
@@ -56,8 +57,7 @@ class Item:
     targets: NDArray[np.float32]
     masks: NDArray[np.int16] | None
     outlined: NDArray[np.bool_]
-    ratio_wh: tuple[float, float]
-    pad_wh: tuple[int, int]
+    placement: Placement | None
 
 
 class DetectionDataset:
@@ -122,17 +122,17 @@ class DetectionDataset:
 
     def __getitem__(self, key: ItemKey | tuple[int, int, bool]) -> Item:
         key = ItemKey(*key)
-        ratio_wh, pad_wh = (1.0, 1.0), (0, 0)
+        placement = None
         if self.augment:
             sample = self._augmented(key)
         else:
-            sample, ratio_wh, pad_wh = self._letterboxed(key.index, scaleup=False)
+            sample, placement = self._letterboxed(key.index, scaleup=False)
         width, height = sample.size_wh
         corners_norm = sample.boxes_xyxy / np.array((width, height, width, height), np.float32)
         centre, size = (corners_norm[:, :2] + corners_norm[:, 2:]) / 2, corners_norm[:, 2:] - corners_norm[:, :2]
         targets = np.concatenate((sample.classes[:, None], centre, size), 1, dtype=np.float32)
         masks = index_map(sample) if self.masks else None
-        return Item(key.index, sample.image_rgb, targets, masks, outlined(sample.polygons), ratio_wh, pad_wh)
+        return Item(key.index, sample.image_rgb, targets, masks, outlined(sample.polygons), placement)
 
     def load(self, index: int) -> Sample:
         """Return image `index` with its long side `image_size`, and its objects, crowd regions left out."""
@@ -191,12 +191,13 @@ class DetectionDataset:
         height, width = self.shapes_hw[index]
         return int(height), int(width)
 
-    def _letterboxed(self, index: int, scaleup: bool) -> tuple[Sample, tuple[float, float], tuple[int, int]]:
-        """Return a letterboxed image with the ratio from, and padding around, the original."""
-        sample, (ratio_w, ratio_h), pad_wh = letterbox_sample(self.load(index), self._shape_hw(index), scaleup)
-        height, width = self.annotations[index].file_hw
-        resized_height, resized_width = resized_hw((height, width), self.image_size)
-        return sample, (ratio_w * resized_width / width, ratio_h * resized_height / height), pad_wh
+    def _letterboxed(self, index: int, scaleup: bool) -> tuple[Sample, Placement]:
+        """Return a letterboxed image, and where the image file lies in it."""
+        sample, placement = letterbox_sample(self.load(index), self._shape_hw(index), scaleup)
+        (height, width), (ratio_w, ratio_h) = self.annotations[index].file_hw, placement.ratio_wh
+        resized_height, resized_width = placement.original_hw  # `load` resized the file
+        ratio_wh = ratio_w * resized_width / width, ratio_h * resized_height / height
+        return sample, Placement((height, width), ratio_wh, placement.pad_wh)
 
     def _augmented(self, key: ItemKey) -> Sample:
         hyp, rng = self.hyp, np.random.default_rng((self.seed, key.epoch, key.index + 1))
@@ -206,7 +207,7 @@ class DetectionDataset:
                 sample = mixup(sample, self._mosaic(int(rng.integers(len(self))), rng), rng)
                 sample = by_area(sample) if self.masks else sample
         else:
-            sample, _, _ = self._letterboxed(key.index, scaleup=True)
+            sample, _ = self._letterboxed(key.index, scaleup=True)
             sample = random_warp(sample, hyp, sample.size_wh, rng)
         sample.image_rgb = random_hsv(sample.image_rgb, hyp, rng)
         return random_flips(sample, hyp, rng)

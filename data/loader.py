@@ -74,8 +74,7 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
         outlined: (N,) bool, only with `masks`: whether a target has an outline; without one it is not in `masks`.
         paths: image files.
         indices: positions in `dataset.annotations`.
-        original_hw: sizes of the image files.
-        ratio_wh, pad_wh: how each image was letterboxed; meaningless for augmented images.
+        placements: of each image file in its letterboxed image; None for augmented images.
     """
     counts = [len(item.targets) for item in items]
     row = np.repeat(np.arange(len(items), dtype=np.float32), counts)[:, None]
@@ -85,9 +84,7 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
         "targets": torch.from_numpy(np.concatenate((row, np.concatenate([item.targets for item in items])), 1)),
         "paths": [str(annotation.path) for annotation in annotations],
         "indices": [item.index for item in items],
-        "original_hw": [tuple(annotation.file_hw) for annotation in annotations],
-        "ratio_wh": [item.ratio_wh for item in items],
-        "pad_wh": [item.pad_wh for item in items],
+        "placements": [item.placement for item in items],
     }
     if dataset.masks:
         batch["masks"] = torch.from_numpy(np.stack([item.masks for item in items]))

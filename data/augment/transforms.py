@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from data.augment.sample import Sample, clip, map_points, mirror, outlined, scale_and_shift
 from data.labels.annotation import Polygon
+from utils.geometry.placement import Placement
 
 GREY = 114
 MIN_SIDE, MAX_ASPECT = 2.0, 100.0
@@ -58,15 +59,14 @@ def resize(image: NDArray[np.uint8], size_hw: tuple[int, int], fast: bool) -> ND
 
 def letterbox(
     image: NDArray[np.uint8], shape_hw: tuple[int, int], scaleup: bool = True
-) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[int, int]]:
+) -> tuple[NDArray[np.uint8], Placement]:
     """Fit an image into `shape_hw`, centred on grey.
 
     Args:
         image: (H, W, 3).
         scaleup: whether an image that is smaller may be enlarged.
     Returns:
-        The image (the same array if it fits already), ratio_wh (new over old size) and pad_wh (pixels added at the left and top),
-        as `utils.geometry.boxes.unletterbox` takes them.
+        The letterboxed image (the same array if it fits already), and where the original image lies in it.
     """
     height, width = image.shape[:2]
     ratio = min(shape_hw[0] / height, shape_hw[1] / width)
@@ -79,16 +79,14 @@ def letterbox(
     bottom, right = round(half_h + 0.1), round(half_w + 0.1)
     if top or bottom or left or right:
         image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY))
-    return image, (new_hw[1] / width, new_hw[0] / height), (left, top)
+    return image, Placement((height, width), (new_hw[1] / width, new_hw[0] / height), (left, top))
 
 
-def letterbox_sample(
-    sample: Sample, shape_hw: tuple[int, int], scaleup: bool
-) -> tuple[Sample, tuple[float, float], tuple[int, int]]:
+def letterbox_sample(sample: Sample, shape_hw: tuple[int, int], scaleup: bool) -> tuple[Sample, Placement]:
     """Letterbox an image with its objects; see `letterbox`."""
-    image, ratio_wh, pad_wh = letterbox(sample.image_rgb, shape_hw, scaleup)
-    boxes_xyxy, polygons = scale_and_shift(sample.boxes_xyxy, sample.polygons, ratio_wh, pad_wh)
-    return Sample(image, sample.classes, boxes_xyxy, polygons), ratio_wh, pad_wh
+    image, placement = letterbox(sample.image_rgb, shape_hw, scaleup)
+    moved = scale_and_shift(sample.boxes_xyxy, sample.polygons, placement.ratio_wh, placement.pad_wh)
+    return Sample(image, sample.classes, *moved), placement
 
 
 def random_matrix(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Polygon = list[NDArray[np.float32]]
+from utils.geometry.region import Polygon
 
 IMAGE, ROW, OUTLINE, DUPLICATE = "image", "row", "outline", "duplicate"
 PROBLEM_TITLES = {

@@ -10,7 +10,8 @@ from data.dataset import DetectionDataset, ItemKey
 from data.labels.annotation import Annotation
 from data.loader import build_loader
 from utils.errors import DataError, SettingsError
-from utils.geometry.boxes import cxcywh_to_xyxy, unletterbox
+from utils.geometry.boxes import cxcywh_to_xyxy
+from utils.geometry.placement import unletterbox
 
 Annotate = Callable[[int, tuple[int, int]], Annotation]
 Build = Callable[..., DetectionDataset]
@@ -25,10 +26,8 @@ def test_letterboxed_items_lead_back_to_the_annotation(annotations: list[Annotat
             for position, index in enumerate(batch["indices"]):
                 targets = batch["targets"][batch["targets"][:, 0] == position]
                 boxes = cxcywh_to_xyxy(targets[:, 2:] * torch.tensor([width, height, width, height]))
-                back = unletterbox(
-                    boxes, batch["ratio_wh"][position], batch["pad_wh"][position], batch["original_hw"][position]
-                )
-                assert batch["original_hw"][position] == annotations[index].file_hw
+                back = unletterbox(boxes, batch["placements"][position])
+                assert batch["placements"][position].original_hw == annotations[index].file_hw
                 assert np.allclose(back, annotations[index].boxes_xyxy[:-1], atol=1e-3)  # the crowd region is left out
                 assert targets[:, 1].tolist() == annotations[index].classes[:-1].tolist()
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.drawing.draw import Colour, put_text, text_height, text_width
-from utils.geometry.masks import Placement
+from utils.geometry.placement import Placement
 
 PANEL_WIDTH = 320
 HIGHEST = 480

@@ -35,8 +35,8 @@ from utils.drawing.panels import (
 from utils.explain.activation_map import Score, activation_maps, class_score, kept_detections
 from utils.explain.feature_maps import LayerRecorder, explaining_modules, layer_label, pick_layers
 from utils.geometry.anchors import NUM_BINS
-from utils.geometry.boxes import unletterbox
-from utils.geometry.masks import Placement, as_array
+from utils.geometry.masks import as_array
+from utils.geometry.placement import Placement, unletterbox
 from utils.inference.results import Predictor
 
 MOST_EACH = 8
@@ -139,8 +139,7 @@ class Explainer:
         Returns:
             The path written to. What has no map is said on stderr, once for each layer.
         """
-        letterboxed, ratio_wh, pad_wh = self.predictor.prepare(image)
-        placement = Placement(image.shape[:2], ratio_wh, pad_wh)
+        letterboxed, placement = self.predictor.prepare(image)
         view = View(resized(image, shown_size(image.shape[:2])), placement, letterboxed.shape[:2])
         batch = torch.from_numpy(np.ascontiguousarray(letterboxed.transpose(2, 0, 1)))[None].to(
             self.predictor.precision.device
@@ -202,7 +201,7 @@ class Explainer:
 
     def _image_panel(self, view: View, score: Score) -> Panel:
         rows = score.detections.cpu()
-        boxes = unletterbox(rows[:, :4], view.placement.ratio_wh, view.placement.pad_wh, view.placement.original_hw)
+        boxes = unletterbox(rows[:, :4], view.placement)
         boxes = boxes * (view.image.shape[1] / view.placement.original_hw[1])
         names = drawable_names(self.predictor.names)
         drawn = draw_boxes(view.image, boxes.numpy(), rows[:, 5].numpy(), names, line_width=1, hide_labels=True)

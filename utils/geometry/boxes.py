@@ -1,4 +1,4 @@
-"""Boxes as tensors: formats, overlap, and the way back from a letterboxed image to the original one.
+"""Boxes as tensors: formats and overlap.
 
 Formats stand in the names: `xyxy` is two corners, `cxcywh` centre and size; pixels unless a name ends in `_norm`.
 """
@@ -82,20 +82,3 @@ def complete_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     with torch.no_grad():
         weight = aspect / (aspect - iou + (1 + EPS))
     return iou - distance - weight * aspect
-
-
-def unletterbox(
-    boxes_xyxy: Tensor, ratio_wh: tuple[float, float], pad_wh: tuple[float, float], original_hw: tuple[int, int]
-) -> Tensor:
-    """Map (N, 4) corners from a letterboxed image to the original one, clipped to it.
-
-    Args:
-        ratio_wh: letterboxed size over original size, width then height.
-        pad_wh: pixels added at the left and at the top.
-        original_hw: height and width of the original image.
-    """
-    scale = boxes_xyxy.new_tensor((*ratio_wh, *ratio_wh))
-    shift = boxes_xyxy.new_tensor((*pad_wh, *pad_wh))
-    height, width = original_hw
-    limit = boxes_xyxy.new_tensor((width, height, width, height))
-    return torch.minimum(((boxes_xyxy - shift) / scale).clamp(min=0), limit)

@@ -9,26 +9,16 @@ network's resolution; between the centres of their cells the combination is line
   larger than the network's input this is as many times less work as they have more pixels, with edges in steps of that ratio.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.geometry.anchors import PROTOTYPE_STRIDE
+from utils.geometry.placement import Placement
 from utils.geometry.region import Region, box_region
 
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How an image lies in the network's input; see `utils.geometry.boxes.unletterbox`."""
-
-    original_hw: tuple[int, int]
-    ratio_wh: tuple[float, float]
-    pad_wh: tuple[float, float]
 
 
 def as_array(values: Tensor) -> Array:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.labels.annotation import Polygon
+Polygon = list[NDArray[np.float32]]
+"""The outlines of one object's parts, (K, 2) x, y each."""
 
 
 @dataclass(slots=True)

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from data.labels.annotation import Annotation
 from data.loader import Loader
 from utils.drawing.plots import plot_batch, plot_confusion, plot_curves
-from utils.geometry.boxes import unletterbox, xyxy_to_cxcywh
-from utils.geometry.masks import Placement, as_array, numbered_region, prototype_map
+from utils.geometry.boxes import xyxy_to_cxcywh
+from utils.geometry.masks import as_array, numbered_region, prototype_map
 from utils.geometry.nms import non_max_suppression, torchvision_nms
+from utils.geometry.placement import unletterbox
 from utils.geometry.rle import encode_region
 from utils.metrics.detection import ConfusionMatrix, DetectionMetrics, DetectionResult
 from utils.metrics.mask_overlap import mask_overlaps, truth_masks
@@ -216,9 +217,9 @@ class MaskEvaluation:
             rows: of each image (n, 6 + M), the same detections as the suppression gave them, with their coefficients.
             prototypes: (B, M, h, w).
         """
-        places = zip(batch["original_hw"], batch["ratio_wh"], batch["pad_wh"], strict=True)
-        for index, detections, image, own, place in zip(batch["indices"], found, rows, prototypes, places, strict=True):
-            item, placement, own = annotations[int(index)], Placement(*map(tuple, place)), as_array(own)
+        images = zip(batch["indices"], found, rows, prototypes, batch["placements"], strict=True)
+        for index, detections, image, own, placement in images:
+            item, own = annotations[int(index)], as_array(own)
             region_of = partial(numbered_region, as_array(image[:, 6:]), own, detections[:, :4], placement)
             truths, forgiven = truth_masks(item)
             overlaps = mask_overlaps(detections, region_of, truths, item.classes, forgiven)
@@ -257,10 +258,8 @@ def _predict(
 
 def _in_original_pixels(rows: Iterable[Tensor], batch: Batch) -> Iterator[np.ndarray]:
     """Yield each image's (n, 6) detections mapped back from the letterboxed image."""
-    places = zip(rows, batch["ratio_wh"], batch["pad_wh"], batch["original_hw"], strict=True)
-    for image, ratio_wh, pad_wh, original_hw in places:
-        boxes_xyxy = unletterbox(image[:, :4], tuple(ratio_wh), tuple(pad_wh), tuple(original_hw))
-        yield torch.cat((boxes_xyxy, image[:, 4:6]), 1).numpy()
+    for image, placement in zip(rows, batch["placements"], strict=True):
+        yield torch.cat((unletterbox(image[:, :4], placement), image[:, 4:6]), 1).numpy()
 
 
 def _plot_batch(

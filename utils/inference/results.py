@@ -18,9 +18,9 @@ from data.labels.coco_json import result_rows
 from data.labels.yolo_txt import label_rows
 from utils.drawing.draw import draw_boxes, write_image
 from utils.errors import DataError, SettingsError, did_you_mean
-from utils.geometry.boxes import unletterbox
-from utils.geometry.masks import Placement, as_array, instance_regions
+from utils.geometry.masks import as_array, instance_regions
 from utils.geometry.nms import non_max_suppression, torchvision_nms
+from utils.geometry.placement import Placement, unletterbox
 from utils.geometry.region import Region, dense_masks
 from utils.geometry.rle import encode_region
 from utils.image_size import choose_image_size, static_size
@@ -196,8 +196,8 @@ class Predictor:
                 results.append(self.predict(read_image(image), Path(image)))
         return results
 
-    def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[int, int]]:
-        """Return the letterboxed image, with `rect` both sides the smallest multiple of the stride, with its `ratio_wh` and `pad_wh`."""
+    def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Placement]:
+        """Letterbox an image; with `rect` each side is the smallest multiple of the stride that holds it."""
         if not self.rect:
             return letterbox(image, self.size_hw)
         sides = image.shape[:2]
@@ -215,7 +215,7 @@ class Predictor:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise DataError(f"{path}: array {image.shape} {image.dtype}: expected (height, width, 3) uint8, RGB")
         times = [time.perf_counter()]
-        letterboxed, ratio_wh, pad_wh = self.prepare(image)
+        letterboxed, placement = self.prepare(image)
         batch = torch.from_numpy(np.ascontiguousarray(letterboxed.transpose(2, 0, 1)))[None]
         batch = self.precision.images(batch, dtype=self.precision.dtype or torch.float32)
         times.append(self._now())
@@ -226,11 +226,10 @@ class Predictor:
             prediction, self.nc, self.conf_thres, self.iou_thres, self.max_det, self.classes, self.agnostic
         )[0]
         rows = rows.float().cpu()
-        boxes = unletterbox(rows[:, :4], ratio_wh, pad_wh, image.shape[:2])
+        boxes = unletterbox(rows[:, :4], placement)
         times.append(self._now())
         regions = None
         if prototypes is not None:
-            placement = Placement(image.shape[:2], ratio_wh, pad_wh)
             regions = instance_regions(
                 as_array(rows[:, 6:]), as_array(prototypes[0]), boxes.numpy(), placement, self.retina_masks
             )

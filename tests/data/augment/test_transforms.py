@@ -17,7 +17,7 @@ from data.augment.transforms import (
     warp_objects,
     worth_keeping,
 )
-from utils.geometry.boxes import unletterbox
+from utils.geometry.placement import unletterbox
 
 STILL = {
     "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0,
@@ -52,20 +52,20 @@ def test_resized_hw_brings_the_long_side_to_the_size() -> None:
 
 
 def test_letterbox_centres_and_fills_with_grey() -> None:
-    image, ratio_wh, pad_wh = letterbox(np.full((100, 200, 3), 7, np.uint8), (205, 300))
+    image, placement = letterbox(np.full((100, 200, 3), 7, np.uint8), (205, 300))
     assert image.shape == (205, 300, 3)
-    assert ratio_wh == (1.5, 1.5)
-    assert pad_wh == (0, 27)  # 55 rows of grey: 27 above and 28 below
+    assert placement.ratio_wh == (1.5, 1.5)
+    assert placement.pad_wh == (0, 27)  # 55 rows of grey: 27 above and 28 below
     assert np.unique(image[:27]).tolist() == [114]
     assert np.unique(image[27:177]).tolist() == [7]
     assert np.unique(image[177:]).tolist() == [114]
 
 
 def test_letterbox_without_scaleup_only_pads() -> None:
-    image, ratio_wh, pad_wh = letterbox(np.full((100, 200, 3), 7, np.uint8), (300, 300), scaleup=False)
+    image, placement = letterbox(np.full((100, 200, 3), 7, np.uint8), (300, 300), scaleup=False)
     assert image.shape == (300, 300, 3)
-    assert ratio_wh == (1.0, 1.0)
-    assert pad_wh == (50, 100)
+    assert placement.ratio_wh == (1.0, 1.0)
+    assert placement.pad_wh == (50, 100)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,10 @@ def test_letterbox_without_scaleup_only_pads() -> None:
 def test_letterbox_and_unletterbox_are_inverse(size_hw: tuple[int, int], shape_hw: tuple[int, int]) -> None:
     boxes = boxes_of((0, 0, 50, 40), (10, 20, 57, 101))
     sample = Sample(np.zeros((*size_hw, 3), np.uint8), np.zeros(2, np.int64), boxes, [[], []])
-    boxed, ratio_wh, pad_wh = letterbox_sample(sample, shape_hw, scaleup=True)
+    boxed, placement = letterbox_sample(sample, shape_hw, scaleup=True)
     assert boxed.image_rgb.shape[:2] == shape_hw
-    back = unletterbox(torch.from_numpy(boxed.boxes_xyxy), ratio_wh, pad_wh, size_hw)
+    assert placement.original_hw == size_hw
+    back = unletterbox(torch.from_numpy(boxed.boxes_xyxy), placement)
     assert np.allclose(back.numpy(), boxes, atol=1e-3)
 
 

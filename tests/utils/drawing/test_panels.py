@@ -20,7 +20,7 @@ from utils.drawing.panels import (
     shown_size,
     wrapped,
 )
-from utils.geometry.masks import Placement
+from utils.geometry.placement import Placement
 
 GREY = np.full((40, 80, 3), 128, np.uint8)
 
@@ -45,8 +45,8 @@ def test_a_map_lies_where_the_image_was_in_the_network() -> None:
 def test_a_letterboxed_image_comes_back() -> None:
     """A map with a cell for every pixel of the network's input is that input; over the original it must be the original."""
     ramp = np.add.outer(np.arange(60), np.arange(90) * 1.5).astype(np.uint8)
-    boxed, ratio_wh, pad_wh = letterbox(np.repeat(ramp[:, :, None], 3, 2), (128, 128))
-    found = laid_over(boxed[:, :, 0].astype(np.float32), Placement((60, 90), ratio_wh, pad_wh), (128, 128), (60, 90))
+    boxed, placement = letterbox(np.repeat(ramp[:, :, None], 3, 2), (128, 128))
+    found = laid_over(boxed[:, :, 0].astype(np.float32), placement, (128, 128), (60, 90))
     assert np.abs(found - ramp)[2:-2, 2:-2].max() <= 1.0
 
 

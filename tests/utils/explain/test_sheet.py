@@ -13,7 +13,7 @@ from tests.networks import tiny_config, tiny_segment_config
 from utils.drawing.panels import BarPanel, MapPanel
 from utils.errors import SettingsError
 from utils.explain.sheet import Explainer, View, head_inputs, module_panels
-from utils.geometry.masks import Placement
+from utils.geometry.placement import Placement
 from utils.inference.results import Predictor
 from utils.precision import choose_precision
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.geometry.masks import Placement, as_array, instance_region, instance_regions, logits_at, prototype_map
+from utils.geometry.masks import as_array, instance_region, instance_regions, logits_at, prototype_map
+from utils.geometry.placement import Placement
 from utils.geometry.region import dense_masks
 
 WHOLE = np.array([0, 0, 1000, 1000], np.float32)

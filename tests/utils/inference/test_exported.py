@@ -146,7 +146,7 @@ def test_static_images_are_filled_up_to_the_whole_size(files) -> None:
     image = np.zeros((20, 90, 3), np.uint8)
     prepared = load(files("torchscript-static"), precision=CPU).prepare(image)
     assert prepared[0].shape == (64, 96, 3)
-    assert prepared[1:] == letterbox(image, (64, 96))[1:]
+    assert prepared[1] == letterbox(image, (64, 96))[1]
 
 
 class TestBrokenFiles:
