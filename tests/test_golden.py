@@ -1,7 +1,7 @@
 """Networks and losses against reference numbers: extracts kept here, and the whole files where they are present.
 
-An extract of a network holds some of its outputs, and the digest of its sorted state-dict names and shapes: the names that
-our network has under the originals' naming must give the same digest, so that their weights find their places.
+An extract of a network holds some of its outputs, and the digest of its sorted state-dict names and shapes. The names
+that our network has under the originals' naming must give the same digest, so that their weights find their places.
 """
 
 import hashlib
@@ -34,7 +34,13 @@ def foreign_state_dict(name: str) -> list[list]:
 
 
 EXTRACTS = sorted((GOLDEN / "networks").glob("*.json"))
+MODULES = sorted((GOLDEN / "modules").glob("*.npz"))
 SLOW_EXTRACTS = ("yolov9-cf", "gelan-c-seg")
+
+
+def test_extracts_are_there() -> None:
+    assert (len(EXTRACTS), len(MODULES)) == (7, 9)
+    assert {*SLOW_EXTRACTS} <= {path.stem for path in EXTRACTS}
 
 
 @pytest.mark.parametrize(
@@ -99,11 +105,13 @@ def test_whole_network_file(shared: Path, name: str) -> None:
 
 
 def test_whole_loss_file(shared: Path) -> None:
-    for path in sorted((shared / "golden" / "loss").glob("*.json")):
-        assert check_golden.check_loss(path) < check_golden.LOSS_TOLERANCE
+    paths = sorted((shared / "golden" / "loss").glob("*.json"))
+    assert [path.stem for path in paths] == ["tal_detect", "tal_segment"]
+    for path in paths:
+        assert check_golden.check_loss(path) < check_golden.LOSS_TOLERANCE, path.name
 
 
-@pytest.mark.parametrize("path", sorted((GOLDEN / "modules").glob("*.npz")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_module(path: Path) -> None:
     assert check_golden.check_module(path) < check_golden.MODULE_TOLERANCE
 

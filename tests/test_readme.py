@@ -18,6 +18,8 @@ from tests.networks import tiny_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join([README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("models.md"))])
+"""The README, and the page that its long tables are on."""
 PARSERS = {
     "train.py": train.parse_options,
     "val.py": val.parse_options,
@@ -45,6 +47,10 @@ def test_flags_exist(call: list[str]) -> None:
     PARSERS[call[0]](call[1:])
 
 
+def test_calls_are_found() -> None:
+    assert {call[0] for call in python_calls()} == PARSERS.keys()
+
+
 def test_both_commands_are_marked() -> None:
     assert "train.py" in block_after("<!-- command: run -->")
     assert "pytest" in block_after("<!-- command: test -->")
@@ -70,23 +76,30 @@ def test_ten_line_layer() -> None:
     assert torch.isfinite(model(torch.zeros(1, 3, 64, 64))).all()
 
 
-def test_table_says_what_the_yamls_say() -> None:
-    for name, *figures in re.findall(
-        r"^\| ([\w-]+) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|", README, flags=re.MULTILINE
-    ):
-        path = next((ROOT / "models").glob(f"[ds]e*/{name}.yaml"))
-        header = path.read_text(encoding="utf-8").split("nc:")[0]
-        assert re.findall(r"([\d,]+) parameters, ([\d.]+) GFLOPs", header) == [
-            tuple(figures[:2]),
-            tuple(figures[2:]),
-        ], name
+def rows_of_tables(columns: str) -> dict[str, tuple[str, ...]]:
+    """Return the figures of every row of the tables of networks that has these columns, by the network's name."""
+    return {name: tuple(figures) for name, *figures in re.findall(rf"^\| {columns} \|", PAGES, flags=re.MULTILINE)}
 
 
-def test_scales_have_the_parameters_that_their_yamls_say() -> None:
-    table = re.findall(
-        r"^\| (yolo\S+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, flags=re.MULTILINE
-    )
-    assert len(table) >= 4
-    for name, *figures in table:
-        header = next((ROOT / "models").glob(f"[ds]e*/{name}.yaml")).read_text(encoding="utf-8").split("nc:")[0]
-        assert re.findall(r"^# [nsmlx] as trained: ([\d,]+) parameters", header, flags=re.MULTILINE) == figures, name
+PLAIN = rows_of_tables(r"([\w-]+) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+)")
+SCALED = rows_of_tables(r"(yolo\S+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+)")
+NETWORKS = {path.stem: path for folder in ("detect", "segment") for path in (ROOT / "models" / folder).glob("*.yaml")}
+
+
+def test_every_network_is_in_a_table() -> None:
+    assert len(NETWORKS) > 30
+    assert PLAIN.keys() | SCALED.keys() == NETWORKS.keys()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_table_says_what_the_yamls_say(name: str) -> None:
+    header = NETWORKS[name].read_text(encoding="utf-8").split("nc:")[0]
+    trained, deployed = re.findall(r"([\d,]+) parameters, ([\d.]+) GFLOPs", header)
+    assert (*trained, *deployed) == PLAIN[name]
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_scales_have_the_parameters_that_their_yamls_say(name: str) -> None:
+    header = NETWORKS[name].read_text(encoding="utf-8").split("nc:")[0]
+    said = re.findall(r"^# [nsmlx] as trained: ([\d,]+) parameters", header, flags=re.MULTILINE)
+    assert tuple(said) == SCALED[name]

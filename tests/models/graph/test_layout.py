@@ -86,6 +86,7 @@ def test_lines_of_two_layers_never_run_upon_each_other(name: str, graphs: dict[s
     segments = [
         (edge, *segment) for edge in graphs[name].edges for segment in pairwise(edge.points) if segment[0] != segment[1]
     ]
+    assert len(segments) > len(graphs[name].nodes)
     for (one, (ax, ay), (bx, by)), (other, (cx, cy), (dx, dy)) in combinations(segments, 2):
         if one.source == other.source:
             continue

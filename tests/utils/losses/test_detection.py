@@ -191,6 +191,7 @@ def test_order_of_the_targets_does_not_matter() -> None:
 def test_every_gain_acts_on_its_item_alone(gain: str) -> None:
     _, plain = score(random_maps(), TARGETS)
     _, doubled = score(random_maps(), TARGETS, **{gain: 2 * getattr(Hyperparameters(), gain)})
+    assert plain.keys() == {"box", "cls", "dfl"}
     for name, value in plain.items():
         assert doubled[name].item() == pytest.approx(value.item() * (2 if name == gain else 1), rel=1e-6)
 
