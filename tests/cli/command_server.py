@@ -5,6 +5,7 @@ arguments), "cwd", "env", "output" (a folder for `stdout` and `stderr`). Every l
 status of one of them.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -16,8 +17,12 @@ import matplotlib.pyplot  # noqa: F401
 import pycocotools.cocoeval  # noqa: F401
 import torch.optim
 import torch.utils.flop_counter
+import torchvision  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[0] = str(REPOSITORY)
+for module in ("train", "val", "detect", "export"):
+    importlib.import_module(module)  # what the scripts import; a fork of their own is all that they change
 torch.relu(torch.empty(1, device="meta"))  # the first operation on the meta device imports for a second
 
 
@@ -40,9 +45,10 @@ def serve() -> dict:
 def run(argv: list[str]) -> int:
     """Run a script or module as the interpreter does; return its exit status."""
     as_module = argv[0] == "-m"
-    sys.argv, sys.path[0] = argv[as_module:], str(REPOSITORY)
+    sys.argv = argv[as_module:]
     try:
         if as_module:
+            sys.modules.pop(sys.argv[0], None)  # a module that is loaded already is warned of
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(sys.argv[0], run_name="__main__")
