@@ -1,6 +1,5 @@
 """What every layer of models/attention promises beyond the contracts of all layers: sizes, layouts, formats, compilation and export."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -22,13 +21,12 @@ from models.deploy import fold_modules
 from models.parts import BatchNorm2d
 from models.registry import registered_layers
 from tests.models.layer_promises import (
-    SIZES_HW,
+    assert_any_size_trains,
     assert_exports,
     assert_half_precision_is_near,
     assert_layouts_agree,
     assert_onnx_agrees,
     maps,
-    trained,
 )
 from tests.networks import randomise
 
@@ -96,50 +94,16 @@ def test_every_layer_of_the_package_is_here() -> None:
     assert here == {kind for kind, _ in CASES.values()}
 
 
-@pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
-@pytest.mark.parametrize("batch", [1, 2])
-def test_any_size_trains(layer: nn.Module, batch: int, size_hw: tuple[int, int]) -> None:
-    assert trained(layer, batch, size_hw).shape == (batch, 8, *size_hw)
-
-
-def test_channels_last_in_and_out(layer: nn.Module) -> None:
-    layer.double()
-    x = maps(3, 8, 6, 7, dtype=torch.float64)
-    y = layer.eval()(x)
-    last = layer.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
-    assert last.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(last, y, rtol=1e-11, atol=1e-12)
+def test_any_size_trains(layer: nn.Module) -> None:
+    assert_any_size_trains(layer, keeps_size=True)
 
 
 def test_layouts_agree(layer: nn.Module) -> None:
-    assert_layouts_agree(layer)
+    assert_layouts_agree(layer, keeps_layout=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_near(layer: nn.Module, dtype: torch.dtype) -> None:
-    assert_half_precision_is_near(layer, dtype)
-
-
-def test_mixed_precision_trains(layer: nn.Module) -> None:
-    x = maps(2, 8, 7, 6).to(memory_format=torch.channels_last).requires_grad_()
-    expected = layer(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = layer(x)
-    torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.1)
-    y.float().square().sum().backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.isfinite().all()
-        for parameter in layer.parameters()
-        if parameter.requires_grad
-    )
-
-
-def test_a_copy_after_training_has_the_same_state(layer: nn.Module) -> None:
-    x = maps(2, 8, 7, 6).requires_grad_()
-    layer.train()(x).sum().backward()
-    twin = copy.deepcopy(layer)
-    assert twin.state_dict().keys() == layer.state_dict().keys()
-    assert torch.equal(twin.eval()(x), layer.eval()(x))
+def test_half_precision_is_near(layer: nn.Module) -> None:
+    assert_half_precision_is_near(layer)
 
 
 @pytest.mark.slow
