@@ -1,35 +1,28 @@
-"""A detection run: every frame of a source through the predictor, and what is written down about it."""
+"""A detection run: every frame of a source goes through the predictor; its files are written by detect_files.py."""
 
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from data.images.sources import Frame, Source, open_source
 from models.plugins.loading import load_plugins
 from models.plugins.record import print_plugins
 from utils.cli import REQUIRED, SHARED, check_values, option
-from utils.drawing.draw import write_image
 from utils.errors import DataError
 from utils.explain.feature_maps import Visualizer
 from utils.explain.sheet import Explainer
-from utils.files import next_run_dir, write_json, write_text
+from utils.files import next_run_dir
 from utils.inference.exported import ExportedNetwork, load_network, network_precision
-from utils.precision import AMP_CHOICES
 from utils.inference.results import Predictor, Results
+from utils.precision import AMP_CHOICES
+from utils.runs.detect_files import RunWriter, Viewer
 
-FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
-SKIPPED_SHOWN = 20
-QUIT_KEYS = (ord("q"), 27)
-WINDOW_PROBE = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
+MOST_LISTED = 20
+"""Lines of each kind in the summary."""
 
 
 @dataclass
@@ -85,162 +78,17 @@ class DetectOptions:
     plugin: list[str] = option([], **SHARED["plugin"])
 
 
-def file_name(text: str, fallback: str) -> str:
-    """Return `text` with what file systems do not allow in a name replaced by `_`; `fallback` when nothing is left."""
-    clean = "".join("_" if c in FORBIDDEN_IN_NAMES or not c.isprintable() else c for c in text).strip(" .")
-    return clean or fallback
-
-
-class NameBook:
-    """Hands out names that no other file of the run has: `street`, then `street_2`, whatever the upper and lower case."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-
-    def claim(self, name: str) -> str:
-        """Return `name`, with a number appended if it has been handed out before."""
-        free, number = name, self._last.get(name.casefold(), 0)
-        while number or free.casefold() in self._last:
-            number = max(number, 1) + 1
-            free = f"{name}_{number}"
-            if free.casefold() not in self._last:
-                break
-        self._last[name.casefold()] = max(number, 1)
-        self._last.setdefault(free.casefold(), 1)
-        return free
-
-
-def can_show_windows() -> bool:
-    """Tell whether OpenCV can open a window here; asked in another process, since some builds abort where there is no display."""
-    try:
-        probe = subprocess.run([sys.executable, "-c", WINDOW_PROBE], capture_output=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return probe.returncode == 0
-
-
-class VideoFile:
-    """An annotated video; it gets its name only when it is closed, so an interrupted run leaves no broken file under it."""
-
-    def __init__(self, path: Path, fps: float, size_hw: tuple[int, int]) -> None:
-        self.path = path
-        self.size_hw = size_hw
-        self._partial = path.with_name(f".{path.stem}.partial.mp4")
-        self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter_fourcc(*"mp4v"), fps, size_hw[::-1])
-        if not self._writer.isOpened():
-            raise DataError(
-                f"{path}: OpenCV cannot write mp4 video here: expected a build with FFmpeg; use --nosave --save-txt"
-            )
-
-    def write(self, image: NDArray[np.uint8]) -> None:
-        """Append an (H, W, 3) uint8 RGB frame, resized to the video's size where it differs."""
-        if image.shape[:2] != self.size_hw:
-            image = cv2.resize(image, self.size_hw[::-1])
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.release()
-        if self._partial.exists():
-            self._partial.replace(self.path)
-
-
-class RunWriter:
-    """Writes what a run found into its folder.
-
-    Attributes:
-        folder: the run's folder.
-        renamed: files that did not get their own name because another file of the run has it.
-    """
-
-    def __init__(self, folder: Path, settings: DetectOptions) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.renamed: list[str] = []
-        self._coco: list[dict[str, object]] = []
-        self._names = NameBook()
-        self._stems: dict[Path, str] = {}
-        self._video: VideoFile | None = None
-        self._video_source: Path | None = None
-
-    def stem(self, frame: Frame) -> str:
-        """Return a name without suffix for what is written about a frame: the file's own, then the frame number in a video."""
-        if frame.path not in self._stems:
-            self._stems[frame.path] = self._names.claim(frame.path.stem)
-            if self._stems[frame.path] != frame.path.stem:
-                self.renamed.append(f"{frame.path} -> {self._stems[frame.path]}")
-        stem = self._stems[frame.path]
-        return self._names.claim(f"{stem}_{frame.number}") if frame.is_video else stem
-
-    def write(self, frame: Frame, results: Results, stem: str, annotated: NDArray[np.uint8] | None) -> None:
-        """Write what the settings ask for about one frame; `annotated` is its drawn image, None for none."""
-        if annotated is not None:
-            self._write_annotated(frame, stem, annotated)
-        if self.settings.save_txt:
-            rows = results.txt_rows(self.settings.save_conf)
-            write_text(self.folder / "labels" / f"{stem}.txt", "".join(f"{row}\n" for row in rows))
-        if self.settings.save_crop:
-            for index, number in enumerate(results.classes.tolist()):
-                kind = file_name(results.names[number], str(number))
-                write_image(self.folder / f"{self._names.claim(f'crops/{kind}/{stem}')}.jpg", results.crop(index))
-        if self.settings.save_json:
-            suffix = "" if frame.is_video else frame.path.suffix
-            self._coco += results.coco_rows(int(stem) if stem.isdecimal() else stem, f"{stem}{suffix}")
-
-    def _write_annotated(self, frame: Frame, stem: str, annotated: NDArray[np.uint8]) -> None:
-        if not frame.is_video:
-            write_image(self.folder / f"{stem}{frame.path.suffix}", annotated)
-            return
-        if self._video is None or self._video_source != frame.path:
-            self._close_video()
-            path = self.folder / f"{self._stems[frame.path]}.mp4"
-            self._video, self._video_source = VideoFile(path, frame.fps, annotated.shape[:2]), frame.path
-        self._video.write(annotated)
-
-    def _close_video(self) -> None:
-        if self._video is not None:
-            self._video.close()
-            self._video = None
-
-    def close(self) -> None:
-        """Finish the video that is being written, and predictions.json if it is asked for."""
-        self._close_video()
-        if self.settings.save_json:
-            write_json(self.folder / "predictions.json", self._coco)
-
-
-class Viewer:
-    """Shows annotated images in a window; where none can be opened it says so once and shows nothing."""
-
-    def __init__(self, wanted: bool) -> None:
-        self.on = wanted and can_show_windows()
-        if wanted and not self.on:
-            print(
-                "--view-img: no window can be opened here (no display, or a headless OpenCV): going on without",
-                file=sys.stderr,
-            )
-
-    def show(self, frame: Frame, annotated: NDArray[np.uint8]) -> bool:
-        """Show an image until a key is pressed, a video frame for a moment; return False when q or Escape asks to stop."""
-        if not self.on:
-            return True
-        cv2.imshow("YOLO Loom: any key for the next image, q to stop", cv2.cvtColor(annotated, cv2.COLOR_RGB2BGR))
-        return cv2.waitKey(1 if frame.is_video else 0) & 0xFF not in QUIT_KEYS
-
-
 def describe(frame: Frame, results: Results) -> str:
-    """Return the line that is printed about one frame: where, how many of what, and the milliseconds it took."""
+    """Describe one frame in a line: where it is from, the number of objects by class, the time in milliseconds."""
     where = f"{frame.path} frame {frame.number}" if frame.is_video else str(frame.path)
     counts = ", ".join(f"{count} {name}" for name, count in results.counts().items()) or "nothing found"
     return f"{where}: {counts}, {sum(results.speed.values()):.1f} ms"
 
 
-def summarise(source: Source, writer: RunWriter, found: Counter[str], speeds: list[dict[str, float]]) -> str:
-    """Return the last lines of a run: frames, objects, times, what was skipped and why, what was renamed, where everything is."""
-    lines = [
-        f"{len(speeds)} images, {sum(found.values())} objects"
-        + "".join(f", {count} {name}" for name, count in found.most_common())
-    ]
+def summarise(source: Source, writer: RunWriter, counts: Counter[str], speeds: list[dict[str, float]]) -> str:
+    """Summarise a run: numbers of images and objects, mean times, skipped and renamed files, the run's folder."""
+    by_class = "".join(f", {count} {name}" for name, count in counts.most_common())
+    lines = [f"{len(speeds)} images, {sum(counts.values())} objects{by_class}"]
     if speeds:
         means = {step: sum(speed[step] for speed in speeds) / len(speeds) for step in speeds[0]}
         lines.append("mean time of an image: " + ", ".join(f"{step} {value:.1f} ms" for step, value in means.items()))
@@ -250,20 +98,20 @@ def summarise(source: Source, writer: RunWriter, found: Counter[str], speeds: li
     ):
         if entries:
             lines.append(f"{len(entries)} {title}:")
-            lines += [f"  {entry}" for entry in entries[:SKIPPED_SHOWN]]
-            lines += [f"  … and {len(entries) - SKIPPED_SHOWN} more"] if len(entries) > SKIPPED_SHOWN else []
+            lines += [f"  {entry}" for entry in entries[:MOST_LISTED]]
+            lines += [f"  and {len(entries) - MOST_LISTED} more"] if len(entries) > MOST_LISTED else []
     lines.append(f"saved to {writer.folder}")
     return "\n".join(lines)
 
 
 def detect(settings: DetectOptions) -> Path:
-    """Find objects in everything a source holds, and write down what the settings ask for.
+    """Find the objects in every frame of a source and write the files that the settings ask for.
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: settings, weights or source that cannot be used, or a source without one readable image.
+        UserError: settings, weights or a source that cannot be used, or a source without a readable image.
     """
     check_values(settings)
     source = open_source(settings.source, settings.vid_stride)
@@ -287,17 +135,23 @@ def detect(settings: DetectOptions) -> Path:
     )
     visualizer, explainer = layer_writers(model, predictor, settings)
     print(f"{precision.describe()}; {predictor.nc} classes")
-    writer = RunWriter(next_run_dir(settings.project, settings.name, settings.exist_ok), settings)
+    writer = RunWriter(
+        next_run_dir(settings.project, settings.name, settings.exist_ok),
+        save_txt=settings.save_txt,
+        save_conf=settings.save_conf,
+        save_crop=settings.save_crop,
+        save_json=settings.save_json,
+    )
     try:
-        found, speeds = _run(source, predictor, visualizer, explainer, writer)
+        counts, speeds = process(source, predictor, visualizer, explainer, writer, settings)
     finally:
         writer.close()
     if explainer is not None:
         print(f"{explainer.written} contact sheets: {writer.folder / 'explain'}")
-    print(summarise(source, writer, found, speeds))
+    print(summarise(source, writer, counts, speeds))
     if not speeds:
         raise DataError(
-            f"{settings.source}: none of the {len(source.skipped)} files there could be read: expected images or videos"
+            f"{settings.source}: none of the {len(source.skipped)} files could be read: expected images or videos"
         )
     return writer.folder
 
@@ -305,7 +159,9 @@ def detect(settings: DetectOptions) -> Path:
 def layer_writers(
     model: nn.Module, predictor: Predictor, settings: DetectOptions
 ) -> tuple[Visualizer | None, Explainer | None]:
-    """Return what writes the layers' maps and explanations, if asked for; say it where an exported file has neither.
+    """Return the writers of feature maps and of explanations, each None unless its flag is given.
+
+    An exported file has no layers: a line says that the flag does not apply.
 
     Raises:
         SettingsError: an unknown layer.
@@ -320,21 +176,32 @@ def layer_writers(
     for flag, wanted in (("--visualize", settings.visualize), ("--explain", settings.explain)):
         if wanted is not None:
             print(
-                f"{flag}: does not apply to {settings.weights}: an exported file shows no layers; use the .pt it was made from"
+                f"{flag}: does not apply to {settings.weights}: an exported file has no layers to look into; "
+                "use the .pt file that it was made from"
             )
     return None, None
 
 
-def _run(
-    source: Source, predictor: Predictor, visualizer: Visualizer | None, explainer: Explainer | None, writer: RunWriter
+def process(
+    source: Source,
+    predictor: Predictor,
+    visualizer: Visualizer | None,
+    explainer: Explainer | None,
+    writer: RunWriter,
+    settings: DetectOptions,
 ) -> tuple[Counter[str], list[dict[str, float]]]:
-    settings, viewer = writer.settings, Viewer(writer.settings.view_img)
-    found: Counter[str] = Counter()
+    """Predict, print, write and show each frame.
+
+    Returns:
+        Number of objects by class name, and each frame's milliseconds by step.
+    """
+    viewer = Viewer(settings.view_img)
+    counts: Counter[str] = Counter()
     speeds: list[dict[str, float]] = []
     for frame in source:
         results = predictor.predict(frame.image, frame.path)
         print(describe(frame, results), flush=True)
-        found.update(results.counts())
+        counts.update(results.counts())
         speeds.append(results.speed)
         annotated = None
         if viewer.on or not settings.nosave:
@@ -349,4 +216,4 @@ def _run(
             print(f"  explained in {time.perf_counter() - start:.1f} s: {path}", flush=True)
         if annotated is not None and not viewer.show(frame, annotated):
             break
-    return found, speeds
+    return counts, speeds

@@ -1,4 +1,4 @@
-"""A validation run: a checkpoint on one split of a data set, and what is printed and written about it."""
+"""A validation run: a network is evaluated on one split of a data set; metrics, plots and results are written."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -29,6 +29,7 @@ from utils.losses.detection import build_loss
 from utils.metrics.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.metrics.detection import DetectionResult
 from utils.precision import AMP_CHOICES, Precision, worker_count
+from utils.wording import listed
 
 MANY_CLASSES = 50
 TABLE_HEADER = ("class", "images", "instances", "P", "R", "mAP50", "mAP50-95")
@@ -84,7 +85,8 @@ def validate(settings: ValOptions) -> EvalResult:
     exported = isinstance(network, ExportedNetwork)
     loss = build_loss(network) if network.nc == len(dataset.names) and not exported else None
     print(
-        f"{precision.describe()}; {settings.weights}: {describe_form(network, settings.deploy)}; {describe_images(dataset, size_hw)}"
+        f"{precision.describe()}; {settings.weights}: {describe_form(network, settings.deploy)}; "
+        f"{describe_images(dataset, size_hw)}"
     )
     folder = next_run_dir(settings.project, settings.name, settings.exist_ok)
     result = evaluate(
@@ -117,7 +119,7 @@ def validate(settings: ValOptions) -> EvalResult:
 
 
 def describe_form(network: Model | ExportedNetwork, deploy: bool) -> str:
-    """Return in what form a network runs, and which flags that leaves without meaning."""
+    """Describe the form in which a network runs, and the flags that do not apply to it."""
     if not isinstance(network, ExportedNetwork):
         return "lead branch only, folded" if deploy else "with auxiliary branches, not folded"
     return f"{network.describe()}; no losses" + (
@@ -126,23 +128,20 @@ def describe_form(network: Model | ExportedNetwork, deploy: bool) -> str:
 
 
 def describe_images(dataset: DetectionDataset, size_hw: tuple[int, int]) -> str:
-    """Return how many images there are and how they are letterboxed."""
+    """Describe the number of images and how they are letterboxed."""
     if dataset.rect:
-        shape = f"rectangles of at most {max(size_hw)} pixels and a margin"
+        shape = f"rectangles of at most {max(size_hw)} pixels plus a margin"
     else:
-        shape = (
-            f"squares of {size_hw[0]} pixels"
-            if size_hw[0] == size_hw[1]
-            else f"{size_hw[0]} x {size_hw[1]} (height x width)"
-        )
+        square = size_hw[0] == size_hw[1]
+        shape = f"squares of {size_hw[0]} pixels" if square else f"{size_hw[0]} x {size_hw[1]} (height x width)"
     return f"{len(dataset)} images letterboxed to {shape}"
 
 
 def check_settings(settings: ValOptions) -> None:
-    """Refuse numbers out of range before anything is read.
+    """Reject numbers out of range before any file is read.
 
     Raises:
-        SettingsError: names the flag, its value and what it may be.
+        SettingsError: a number is out of range.
     """
     check_values(settings)
     if not (0 <= settings.conf_thres < 1 and 0 <= settings.iou_thres <= 1):
@@ -154,19 +153,19 @@ def check_settings(settings: ValOptions) -> None:
 def open_split(
     settings: ValOptions, model: Model | ExportedNetwork, size_hw: tuple[int, int]
 ) -> tuple[DetectionDataset, ScanReport]:
-    """Return the split's data set, and the report of reading it, which is printed.
+    """Read a split, print the report, and return the data set and the report.
 
     Args:
-        size_hw: both the long side of the images, or what a static exported file takes, to which every image is then filled up.
+        size_hw: input size; its longer side is that of the images. A static exported file takes only this size.
     Raises:
-        DataError: it cannot be read, or its number of classes is not the network's.
+        DataError: the split cannot be read, or its number of classes differs from the network's.
     """
     config = load_data_config(settings.data)
     num_classes = len(config.names)
     if model.nc != num_classes and not settings.single_cls:
         raise DataError(
-            f"{settings.data}: {num_classes} classes, but {settings.weights} knows {model.nc} ({shorten(model.names)}): expected the same "
-            "number; give the data it was trained on, or --single-cls to compare boxes whatever their class"
+            f"{settings.data}: {num_classes} classes, but {settings.weights} knows {model.nc} ({listed(model.names)}): "
+            "expected the same number; give the data that it was trained on, or --single-cls to ignore classes"
         )
     annotations, report = load_annotations(config, settings.task, require_labels=False)
     print_report(report)
@@ -188,14 +187,10 @@ def open_split(
         print(f"--min-items {settings.min_items}: {dataset.num_filtered} images with fewer objects left out")
     if not settings.single_cls and model.names != dataset.names:
         print(
-            f"class names differ: the data set's are used ({shorten(dataset.names)}), not the network's ({shorten(model.names)})"
+            f"class names differ: the data set's are used ({listed(dataset.names)}), "
+            f"not the network's ({listed(model.names)})"
         )
     return dataset, report
-
-
-def shorten(names: list[str], shown: int = 4) -> str:
-    """Return the first class names, separated by commas."""
-    return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
 
 
 def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> None:
@@ -211,7 +206,7 @@ def print_table(result: EvalResult, names: list[str], verbose: bool = False) -> 
         for name, images, instances, *rates in rows:
             print(f"{name:<{width}}{images:>11}{instances:>11}" + "".join(f"{rate:>11.4f}" for rate in rates))
     if not result.metrics.num_instances:
-        print("no image has an object to find: all metrics are 0 for want of ground truth")
+        print("all metrics are 0: the split has no labelled object")
     if result.losses:
         print("loss: " + ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items()))
     print("time of an image: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in result.speed_ms.items()))
@@ -272,7 +267,7 @@ def write_labels(folder: Path, dataset: DetectionDataset, result: EvalResult, wi
 def compare_with_coco(
     folder: Path, dataset: DetectionDataset, result: EvalResult, categories: list[int], max_det: int
 ) -> None:
-    """Write predictions.json and coco_eval.json, print COCO's twelve numbers, and how far the in-loop ones are from them."""
+    """Write predictions.json and coco_eval.json; print COCO's twelve numbers and how the in-loop metrics differ."""
     image_ids = [item.image_id for item in dataset.annotations]
     detections = {image_ids[index]: rows for index, rows in result.detections.items()}
     segmentations = {image_ids[index]: masks for index, masks in result.segmentations.items()}
@@ -294,7 +289,7 @@ def compare_with_coco(
 def compare_numbers(
     metrics: DetectionResult, by_limit: dict[int, dict[str, float]], max_det: int, what: str
 ) -> dict[str, Any]:
-    """Print and return COCO's numbers for each limit of detections, and how far the in-loop ones are from them."""
+    """Print and return COCO's numbers at each limit of detections, and the in-loop metrics minus them."""
     print(f"pycocotools, {what}, at most {DEFAULT_MAX_DET} detections a class and image (-1: no such object):")
     for name, value in by_limit[DEFAULT_MAX_DET].items():
         print(f"  {name:<10}{value:>8.4f}")

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import detect
+from tests.saying import assert_says
 from utils import cli
-from utils.runs import detect as detect_run
-from utils.runs.detect import DetectOptions, NameBook, file_name
 from utils.errors import DataError
+from utils.runs import detect as detect_run
+from utils.runs import detect_files
+from utils.runs.detect import DetectOptions
 
 
 class FixedNetwork(nn.Module):
@@ -61,8 +63,15 @@ def names_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_everything_a_image_can_give(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run(write_image(tmp_path / "街 1.jpg", (32, 32)), save_txt=True, save_conf=True, save_crop=True, save_json=True, visualize=[])
+def test_everything_an_image_can_give(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(
+        write_image(tmp_path / "街 1.jpg", (32, 32)),
+        save_txt=True,
+        save_conf=True,
+        save_crop=True,
+        save_json=True,
+        visualize=[],
+    )
     assert names_below(folder) == {
         "街 1.jpg",
         "labels/街 1.txt",
@@ -73,7 +82,13 @@ def test_everything_a_image_can_give(tmp_path: Path, write_image, run, capsys: p
     }
     assert (folder / "labels" / "街 1.txt").read_text() == "0 0.5 0.5 0.5 0.25 0.9\n1 0.75 0.75 0.25 0.25 0.6\n"
     rows = json.loads((folder / "predictions.json").read_text())
-    assert rows[0] == {"image_id": "街 1", "file_name": "街 1.jpg", "category_id": 0, "bbox": [8, 12, 16, 8], "score": 0.899999976}  # float32
+    assert rows[0] == {
+        "image_id": "街 1",
+        "file_name": "街 1.jpg",
+        "category_id": 0,
+        "bbox": [8, 12, 16, 8],
+        "score": 0.899999976,
+    }  # float32
     said = capsys.readouterr().out
     assert "街 1.jpg: 1 red/cell, 1 cat, " in said
     assert "1 images, 2 objects, 1 red/cell, 1 cat" in said
@@ -86,7 +101,9 @@ def test_annotated_image_differs_and_nosave_writes_none(tmp_path: Path, write_im
     assert names_below(run(path, nosave=True)) == set()
 
 
-def test_same_name_twice_overwrites_nothing(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_name_twice_overwrites_nothing(
+    tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("a/x.jpg", "b/x.jpg", "b/X.png"):
         write_image(tmp_path / "in" / name, (32, 32))
     folder = run(tmp_path / "in" / "**" / "*", save_txt=True)
@@ -96,15 +113,27 @@ def test_same_name_twice_overwrites_nothing(tmp_path: Path, write_image, run, ca
 
 def test_video(video: Path, run) -> None:
     folder = run(video, save_txt=True, save_json=True, vid_stride=2)
-    assert names_below(folder) == {"clip.mp4", "labels/clip_1.txt", "labels/clip_3.txt", "labels/clip_5.txt", "predictions.json"}
+    assert names_below(folder) == {
+        "clip.mp4",
+        "labels/clip_1.txt",
+        "labels/clip_3.txt",
+        "labels/clip_5.txt",
+        "predictions.json",
+    }
     capture = cv2.VideoCapture(str(folder / "clip.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(6)
     assert capture.read()[1].shape == (48, 64, 3)
-    assert {row["file_name"] for row in json.loads((folder / "predictions.json").read_text())} == {"clip_1", "clip_3", "clip_5"}
+    assert {row["file_name"] for row in json.loads((folder / "predictions.json").read_text())} == {
+        "clip_1",
+        "clip_3",
+        "clip_5",
+    }
 
 
-def test_a_broken_image_is_named_and_the_rest_done(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_image_is_named_and_the_rest_done(
+    tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_image(tmp_path / "in" / "good.jpg", (32, 32))
     (tmp_path / "in" / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     assert names_below(run(tmp_path / "in")) == {"good.jpg"}
@@ -115,8 +144,9 @@ def test_a_broken_image_is_named_and_the_rest_done(tmp_path: Path, write_image, 
 
 def test_no_readable_image_at_all(tmp_path: Path, run) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(DataError, match="none of the 1 files there could be read"):
+    with pytest.raises(DataError) as caught:
         run(tmp_path / "bad.jpg")
+    assert_says(caught.value, tmp_path / "bad.jpg", 1)
 
 
 def test_interrupted_video_is_finished(video: Path, run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -139,36 +169,49 @@ def test_runs_are_numbered(tmp_path: Path, write_image, run) -> None:
     assert [run(path).name, run(path).name, run(path, exist_ok=True).name] == ["exp", "exp2", "exp"]
 
 
-def test_no_window_is_said_once(tmp_path: Path, write_image, run, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(detect_run, "can_show_windows", lambda: False)
+def test_no_window_is_said_once(
+    tmp_path: Path, write_image, run, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(detect_files, "can_show_windows", lambda: False)
     for name in ("a.jpg", "b.jpg"):
         write_image(tmp_path / "in" / name, (32, 32))
     folder = run(tmp_path / "in", view_img=True)
     assert names_below(folder) == {"a.jpg", "b.jpg"}
-    assert capsys.readouterr().err.count("--view-img: no window can be opened here") == 1
-
-
-def test_name_book() -> None:
-    book = NameBook()
-    assert [book.claim(name) for name in ("a", "A", "a_2", "a", "b", "a_2")] == ["a", "A_2", "a_2_2", "a_3", "b", "a_2_3"]
-
-
-def test_file_name() -> None:
-    assert file_name("traffic light", "0") == "traffic light"
-    assert file_name("a/b\\c:d\n", "0") == "a_b_c_d_"
-    assert file_name("..", "3") == "3"
-    assert file_name("红细胞", "0") == "红细胞"
+    assert capsys.readouterr().err.count("--view-img") == 1
 
 
 def test_flags() -> None:
     settings = detect.parse_options(
-        ["--weights", "w.pt", "--source", "x", "--img-size", "320", "640", "--half", "--classes", "1", "cat", "--visualize", "--explain", "9"]
+        [
+            "--weights",
+            "w.pt",
+            "--source",
+            "x",
+            "--img-size",
+            "320",
+            "640",
+            "--half",
+            "--classes",
+            "1",
+            "cat",
+            "--visualize",
+            "--explain",
+            "9",
+        ]
     )
-    assert (settings.img, settings.amp, settings.classes, settings.visualize, settings.explain) == ([320, 640], "fp16", ["1", "cat"], [], ["9"])
+    assert (settings.img, settings.amp, settings.classes, settings.visualize, settings.explain) == (
+        [320, 640],
+        "fp16",
+        ["1", "cat"],
+        [],
+        ["9"],
+    )
     assert detect.parse_options(["--weights", "w.pt", "--source", "x"]) == DetectOptions("w.pt", "x")
 
 
-@pytest.mark.parametrize("arguments", [["--weights", "w.pt"], ["--source", "x"], ["--weights", "w", "--source", "x", "--save"]])
+@pytest.mark.parametrize(
+    "arguments", [["--weights", "w.pt"], ["--source", "x"], ["--weights", "w", "--source", "x", "--save"]]
+)
 def test_missing_and_ambiguous_flags_exit_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         detect.parse_options(arguments)
@@ -185,4 +228,4 @@ def test_retired_flags_say_what_to_use(flag: str, capsys: pytest.CaptureFixture[
 
 def test_no_source_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(lambda: detect_run.detect(DetectOptions("w.pt", "nothing/here"))) == cli.EXIT_USER
-    assert capsys.readouterr().err.startswith("error: no image at nothing/here")
+    assert_says(capsys.readouterr().err, "nothing/here")

@@ -1,0 +1,167 @@
+"""The files of a detection run (images, videos, labels, crops, COCO results) and the window of --view-img."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.images.sources import Frame
+from utils.drawing.draw import write_image
+from utils.errors import DataError
+from utils.files import write_json, write_text
+from utils.inference.results import Results
+
+FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
+QUIT_KEYS = (ord("q"), 27)
+WINDOW_PROBE = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
+
+
+def file_name(text: str, fallback: str) -> str:
+    """Replace the characters of `text` that a file name must not have by `_`; return `fallback` if nothing is left."""
+    clean = "".join("_" if c in FORBIDDEN_IN_NAMES or not c.isprintable() else c for c in text).strip(" .")
+    return clean or fallback
+
+
+class NameBook:
+    """Gives each file of a run a name of its own: `street`, then `street_2`; upper and lower case count as equal."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def claim(self, name: str) -> str:
+        """Return `name`, with a number appended if it is taken."""
+        free, number = name, self._last.get(name.casefold(), 0)
+        while number or free.casefold() in self._last:
+            number = max(number, 1) + 1
+            free = f"{name}_{number}"
+            if free.casefold() not in self._last:
+                break
+        self._last[name.casefold()] = max(number, 1)
+        self._last.setdefault(free.casefold(), 1)
+        return free
+
+
+def can_show_windows() -> bool:
+    """Tell whether OpenCV can open a window; tried in another process, since some builds abort without a display."""
+    try:
+        probe = subprocess.run([sys.executable, "-c", WINDOW_PROBE], capture_output=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return probe.returncode == 0
+
+
+class VideoFile:
+    """An annotated video; it gets its name when it is closed, so that no unfinished file has that name."""
+
+    def __init__(self, path: Path, fps: float, size_hw: tuple[int, int]) -> None:
+        self.path = path
+        self.size_hw = size_hw
+        self._partial = path.with_name(f".{path.stem}.partial.mp4")
+        self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter_fourcc(*"mp4v"), fps, size_hw[::-1])
+        if not self._writer.isOpened():
+            raise DataError(
+                f"{path}: OpenCV cannot write mp4 video here: expected a build with FFmpeg; use --nosave --save-txt"
+            )
+
+    def write(self, image: NDArray[np.uint8]) -> None:
+        """Append an (H, W, 3) uint8 RGB frame, resized to the video's size if it has another."""
+        if image.shape[:2] != self.size_hw:
+            image = cv2.resize(image, self.size_hw[::-1])
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.release()
+        if self._partial.exists():
+            self._partial.replace(self.path)
+
+
+class RunWriter:
+    """Writes the files of a run.
+
+    Args:
+        folder: the run's folder.
+        save_txt: write a label file for each frame; `save_conf` adds the confidence.
+        save_crop: write an image of each box.
+        save_json: write all frames' COCO results when the run ends.
+
+    Attributes:
+        renamed: files that got another name because a file of the run had theirs.
+    """
+
+    def __init__(self, folder: Path, *, save_txt: bool, save_conf: bool, save_crop: bool, save_json: bool) -> None:
+        self.folder = folder
+        self.save_txt, self.save_conf, self.save_crop, self.save_json = save_txt, save_conf, save_crop, save_json
+        self.renamed: list[str] = []
+        self._coco: list[dict[str, object]] = []
+        self._names = NameBook()
+        self._stems: dict[Path, str] = {}
+        self._video: VideoFile | None = None
+        self._video_source: Path | None = None
+
+    def stem(self, frame: Frame) -> str:
+        """Return the name, without suffix, of a frame's files: its file's name, in a video with the frame number."""
+        if frame.path not in self._stems:
+            self._stems[frame.path] = self._names.claim(frame.path.stem)
+            if self._stems[frame.path] != frame.path.stem:
+                self.renamed.append(f"{frame.path} -> {self._stems[frame.path]}")
+        stem = self._stems[frame.path]
+        return self._names.claim(f"{stem}_{frame.number}") if frame.is_video else stem
+
+    def write(self, frame: Frame, results: Results, stem: str, annotated: NDArray[np.uint8] | None) -> None:
+        """Write the files of one frame; `annotated` is the image with its objects drawn, None writes no image."""
+        if annotated is not None:
+            self._write_annotated(frame, stem, annotated)
+        if self.save_txt:
+            rows = results.txt_rows(self.save_conf)
+            write_text(self.folder / "labels" / f"{stem}.txt", "".join(f"{row}\n" for row in rows))
+        if self.save_crop:
+            for index, number in enumerate(results.classes.tolist()):
+                kind = file_name(results.names[number], str(number))
+                write_image(self.folder / f"{self._names.claim(f'crops/{kind}/{stem}')}.jpg", results.crop(index))
+        if self.save_json:
+            suffix = "" if frame.is_video else frame.path.suffix
+            self._coco += results.coco_rows(int(stem) if stem.isdecimal() else stem, f"{stem}{suffix}")
+
+    def _write_annotated(self, frame: Frame, stem: str, annotated: NDArray[np.uint8]) -> None:
+        if not frame.is_video:
+            write_image(self.folder / f"{stem}{frame.path.suffix}", annotated)
+            return
+        if self._video is None or self._video_source != frame.path:
+            self._close_video()
+            path = self.folder / f"{self._stems[frame.path]}.mp4"
+            self._video, self._video_source = VideoFile(path, frame.fps, annotated.shape[:2]), frame.path
+        self._video.write(annotated)
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+    def close(self) -> None:
+        """Finish an open video, and write predictions.json if `save_json`."""
+        self._close_video()
+        if self.save_json:
+            write_json(self.folder / "predictions.json", self._coco)
+
+
+class Viewer:
+    """Shows annotated images in a window; if none can be opened, it says so once and shows nothing."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.on = wanted and can_show_windows()
+        if wanted and not self.on:
+            print(
+                "--view-img: no window can be opened here (no display, or a headless OpenCV): nothing is shown",
+                file=sys.stderr,
+            )
+
+    def show(self, frame: Frame, annotated: NDArray[np.uint8]) -> bool:
+        """Show an image until a key is pressed, or a video frame briefly; return False if q or Escape was pressed."""
+        if not self.on:
+            return True
+        cv2.imshow("YOLO Loom: any key for the next image, q to stop", cv2.cvtColor(annotated, cv2.COLOR_RGB2BGR))
+        return cv2.waitKey(1 if frame.is_video else 0) & 0xFF not in QUIT_KEYS
