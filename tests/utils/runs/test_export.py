@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.networks import meta_model, meta_pruned, randomise, seeded_images, tiny_config, tiny_model
 
 from models.yolo import Model
-from utils.runs import export as export_run
+from tests.networks import meta_model, meta_pruned, randomise, seeded_images, tiny_config, tiny_model
 from utils.checkpoint.importing import load_model
-from utils.weights.own_file import network_entry, read_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, ModelConfigError, SettingsError
 from utils.export.comparison import compare, largest, trial_images
 from utils.export.formats import ExportError, onnx_by_dynamo, torchscript_by_tracing
-from utils.runs.export import ExportOptions, check_settings, export, load_source
 from utils.export.weights import rounded, yaml_text
 from utils.inference.exported import ExportedNetwork
+from utils.runs import export as export_run
+from utils.runs.export import ExportOptions, check_settings, export, load_source
+from utils.weights.own_file import network_entry, read_checkpoint, save_checkpoint
 
 NAMES = ["红细胞", "b", "yes"]
 
