@@ -2,9 +2,9 @@
 
 Keys: `path` (root; relative to the yaml's folder, then to the working folder), `train`, `val`, `test` (an image folder,
 a .txt list of images, a COCO .json file, or a list of these; relative to the root), `names` (list, or mapping from
-0..n-1; may be left out where a split is a COCO file), `nc` (checked against names), `images` (image folder of COCO files:
-one, or a mapping by split), `shapes` (settings of the drawn set, data/shapes.py). `download` is a remark for people: it is
-never run.
+0..n-1; may be left out where a split is a COCO file), `nc` (checked against names), `images` (image folder of
+COCO files: one, or a mapping by split), `shapes` (settings of the drawn set, data/shapes.py). `download` is a note for
+people; it is never run.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ KNOWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "shapes", *INERT_KEYS)
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A data yaml with its paths resolved; whether the splits exist is asked when they are read.
+    """A data yaml with its paths resolved; `sources` checks that a split exists.
 
     Attributes:
         path: the yaml file.
@@ -60,7 +60,8 @@ class DataConfig:
                     else f"the root {self.root} does not exist either; set 'path'"
                 )
                 raise DataError(
-                    f"{self.path}: {split}: {source} does not exist: expected a folder, a .txt list or a COCO .json; {hint}"
+                    f"{self.path}: {split}: {source} does not exist: "
+                    f"expected a folder, a .txt list or a COCO .json; {hint}"
                 )
         return self.splits[split]
 
@@ -71,7 +72,7 @@ def load_data_config(path: str | Path) -> DataConfig:
     Args:
         path: the yaml, or the name of one of those in the folder data/.
     Raises:
-        DataError: the file is missing or no yaml, a key is unknown, or a value is not what it has to be.
+        DataError: the file is missing or no yaml, a key is unknown, or a value is invalid.
     """
     path = _find_yaml(path)
     content = _read_mapping(path)

@@ -1,6 +1,7 @@
 """The images of one split as the network sees them, augmented or letterboxed.
 
-Everything random about an item depends on the seed, the epoch and its index alone, so batches are the same with any number of workers.
+The random changes of an item depend on the seed, the epoch and its index alone, so that any number of workers gives
+the same batches.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ RECT_PAD = 0.5
 
 
 class ItemKey(NamedTuple):
-    """What the sampler asks for: which image, in which epoch (for its random changes), and whether mosaics are on."""
+    """Key of an item: the image's index, the epoch (for its random changes), and whether mosaics are on."""
 
     index: int
     epoch: int = 0
@@ -64,7 +65,7 @@ class DetectionDataset:
     """Images and targets of one split.
 
     Args:
-        annotations: what is known about the images; kept, in this order, as `annotations`, less what `min_items` filters out.
+        annotations: of all images; kept in this order as `annotations`, without those that `min_items` leaves out.
         names: class names by class index.
         image_size: long side of an image, and side of a square item, in pixels.
         hyp: augmentation settings; may be None without `augment`.
@@ -72,9 +73,9 @@ class DetectionDataset:
         rect: items of similar aspect ratio share a batch and are as oblong as the batch allows; no mosaics.
         batch_size: images in a batch, which share a shape when `rect`.
         stride: the sides of rectangular items are multiples of it, after RECT_PAD.
-        seed: what all randomness starts from.
-        masks: draw index maps for instance segmentation; the objects of an image then go from the largest to the smallest, those of
-            a copy-paste after them.
+        seed: of all random changes.
+        masks: draw index maps for instance segmentation; an image's objects are then sorted from the largest to the
+            smallest, and pasted copies follow.
         cache: 'ram' holds the resized images in memory, 'auto' does so if they are small, 'off' reads them every time.
         min_items: leave out images with fewer objects, crowd regions not counted.
         single_cls: make one class, "object", of all.
@@ -147,7 +148,7 @@ class DetectionDataset:
         return by_area(sample) if self.masks else sample
 
     def describe_cache(self) -> str:
-        """One line for the start of a run: where images come from."""
+        """Describe in one line where the images come from."""
         if self.cache is not None:
             return f"{len(self)} images in memory, {self.cache.num_bytes / 2**20:.0f} MiB"
         return f"{len(self)} images, read from disk every time"
@@ -158,8 +159,8 @@ class DetectionDataset:
         if image.shape[:2] != tuple(annotation.file_hw):
             (height, width), (known_height, known_width) = image.shape[:2], annotation.file_hw
             raise DataError(
-                f"{annotation.path}: the image is {width} x {height} pixels: {known_width} x {known_height} was expected from its "
-                "annotation; if the file was replaced meanwhile, start again"
+                f"{annotation.path}: the image is {width} x {height} pixels: expected {known_width} x {known_height} "
+                "as when the labels were read; if the file was replaced since then, start again"
             )
         return resize(image, resized_hw(annotation.file_hw, self.image_size), fast=self.augment)
 

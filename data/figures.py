@@ -132,7 +132,7 @@ def _drawn_large(points: Points, corner: NDArray[np.int64], size_wh: tuple[int, 
 
 
 def visible_outline(figure: Figure, above: Sequence[Figure]) -> Points:
-    """Return (K, 2) one closed line around what later figures leave visible of a figure, exact where they leave it whole.
+    """Return (K, 2), one closed line around the visible part of a figure; exact if no later figure covers it.
 
     Pieces and holes are joined by seams (`join_outlines`).
     """
@@ -153,7 +153,7 @@ def visible_outline(figure: Figure, above: Sequence[Figure]) -> Points:
 
 
 def paint_background(rng: np.random.Generator, canvas_hw: tuple[int, int]) -> Pixels:
-    """Return (H, W, 3): a gradient between two colours under coarse and fine noise, sometimes with stripes or squares."""
+    """Paint (H, W, 3): a gradient of two colours with coarse and fine noise, sometimes with stripes or squares."""
     colours = rng.integers(20, 236, (2, 3)).astype(np.float32)
     pixels = _texture(rng, canvas_hw, colours, str(rng.choice(TEXTURES, p=(0.2, 0.4, 0.2, 0.2))), contrast=0.35)
     coarse = rng.normal(0, 14, (int(rng.integers(3, 12)), int(rng.integers(3, 12)), 3)).astype(np.float32)
@@ -188,7 +188,7 @@ def paint_clutter(rng: np.random.Generator, pixels: Pixels) -> None:
 
 
 def random_colours(rng: np.random.Generator, below: NDArray[np.float32], hue: float | None) -> NDArray[np.float32]:
-    """Return two RGB colours (2, 3), the first one well apart from the colour `below`, near `hue` (degrees) where one is given."""
+    """Choose two RGB colours (2, 3); the first contrasts with `below` and is near `hue` (degrees) if given."""
     colours = rng.integers(0, 256, (COLOUR_ATTEMPTS, 2, 3)).astype(np.float32)
     if hue is not None:
         wanted = np.stack(
@@ -204,7 +204,7 @@ def random_colours(rng: np.random.Generator, below: NDArray[np.float32], hue: fl
 
 
 def paint_figure(rng: np.random.Generator, pixels: Pixels, figure: Figure, hue: float | None) -> None:
-    """Paint a figure over `pixels` in a random texture that differs from what was there; `hue` as in `random_colours`."""
+    """Paint a figure on `pixels` in a random texture that contrasts with them; `hue` as in `random_colours`."""
     left, top, box_width, box_height = cv2.boundingRect(figure.coverage)
     window = slice(top, top + box_height), slice(left, left + box_width)
     below = pixels[window][figure.mask[window]].astype(np.float32).mean(0)

@@ -1,4 +1,4 @@
-"""All annotations of one split, whatever their format: images checked, labels parsed, results cached, skips accounted for."""
+"""Read a split's annotations of any format: check images, parse labels, cache the results, report what is skipped."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +17,7 @@ from data.labels.cache import Entry, Stamp, cache_places, load_entries, save_ent
 from data.labels.coco_json import CocoImage, fit_masks, read_coco_file
 from data.labels.yolo_txt import label_path, read_label_file
 from utils.errors import DataError
+from utils.wording import listed
 
 MAX_THREADS = 8
 Job = tuple[str, Stamp]
@@ -25,14 +26,16 @@ Job = tuple[str, Stamp]
 def load_annotations(
     config: DataConfig, split: str, *, require_labels: bool | None = None
 ) -> tuple[list[Annotation], ScanReport]:
-    """Read a split: every image decoded once, every label row checked; what is bad is skipped and named in the report.
+    """Read a split: decode every image once and check every label row; bad ones are skipped and reported.
 
     Args:
-        require_labels: raise where there is no object at all; None does so for "train" only.
+        require_labels: raise an error if there is no object at all; None does so for "train" only.
+
     Returns:
         One annotation per usable image, in the order of the sources and, inside a folder, by path; and the report.
+
     Raises:
-        DataError: no such split or source, no usable image, a class index beyond the names, or no label where they are required.
+        DataError: no such split or source, no usable image, a class index without name, or no labels.
     """
     report = ScanReport(split, categories=list(range(len(config.names))))
     annotations: list[Annotation] = []
@@ -59,8 +62,10 @@ def print_report(report: ScanReport, limit: int = 20) -> None:
 def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
     """Return the text of `print_report`; None for `limit` lists everything."""
     lines = [
-        f"{report.split}: {report.images} images ({report.backgrounds} without objects, {report.unlabelled} without a label file), "
-        f"{report.objects} objects ({report.polygons} with outlines, {report.crowds} crowd regions); {report.from_cache} from the cache"
+        f"{report.split}: {report.images} images "
+        f"({report.backgrounds} without objects, {report.unlabelled} without a label file), "
+        f"{report.objects} objects ({report.polygons} with outlines, {report.crowds} crowd regions); "
+        f"{report.from_cache} from the cache"
     ]
     if report.clipped:
         lines.append(f"  {report.clipped} boxes cut at the border of their image")
@@ -75,10 +80,10 @@ def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
 
 
 def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split: str) -> str | None:
-    """Make sure that a split can teach or measure masks.
+    """Check that a split has masks to train or evaluate with.
 
     Returns:
-        A line for the user where only some of the objects have an outline, else None.
+        A line for the user if some objects have no outline, else None.
     Raises:
         DataError: there are objects, and none of them has an outline.
     """
@@ -94,15 +99,16 @@ def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split:
         for one, count in zip(annotations, lacking, strict=True)
         if count
     ]
-    first = ", ".join(map(str, paths[:3])) + (", …" if len(paths) > 3 else "")
+    first = listed(paths, 3)
     if sum(lacking) == total:
         raise DataError(
-            f"{config.path}: {split}: boxes only: none of the {total} objects in {len(paths)} files has an outline ({first}): a segmentation "
-            "network needs rows 'class x1 y1 x2 y2 x3 y3 …' or COCO polygons; for boxes use a detection network such as yolo11n.yaml"
+            f"{config.path}: {split}: boxes only: none of the {total} objects in {len(paths)} files "
+            f"has an outline ({first}): a segmentation network needs rows 'class x1 y1 x2 y2 x3 y3 …' or COCO "
+            "polygons; for boxes use a detection network such as yolo11n.yaml"
         )
     return (
         f"{split}: {sum(lacking)} of {total} objects have a box but no outline, in {len(paths)} files ({first}): "
-        "they count for boxes and classes, and masks neither learn from them nor are measured on them"
+        "they count for boxes and classes, not for masks"
     )
 
 
@@ -152,7 +158,7 @@ def _inspect(image: Path) -> tuple[tuple[int, int] | None, Problem | None]:
 
 
 def _read_list(source: Path, root: Path) -> list[Path]:
-    """Return the images of a list file; relative ones are sought from the list's folder, then the root, then the working folder."""
+    """Return the images of a list file; relative paths start at the list's folder, the root or the working folder."""
     try:
         lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -211,7 +217,7 @@ def _cached(
     key: str,
     report: ScanReport,
 ) -> list[Entry]:
-    """Return the entry of each image, from the cache where neither image nor label changed, else by `read(position)`."""
+    """Return the entry of each image: from the cache if image and label are unchanged, else from `read(position)`."""
     jobs: list[Job] = [(str(image), stamp(image, label)) for image, label in zip(images, labels, strict=True)]
     places = cache_places(beside)
     known = load_entries(places, key)
@@ -264,7 +270,7 @@ def _count(report: ScanReport, annotations: Sequence[Annotation]) -> None:
 
 
 def _number(annotations: Sequence[Annotation], report: ScanReport) -> list[Annotation]:
-    """Return the annotations with ids that are unique in the split: the files' own, numbers in image names, or a count from 1."""
+    """Give the annotations ids that are unique in the split: the files' own, numbers in image names, or 1, 2, …"""
     image_ids = [annotation.image_id for annotation in annotations]
     if not any(image_ids):  # YOLO txt: COCO's images are named by their id
         stems = [annotation.path.stem for annotation in annotations]

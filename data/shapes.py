@@ -1,7 +1,7 @@
 """The built-in data set: images of plane figures with YOLO labels, the same for the same settings to the last byte.
 
-Each label is of what is visible of a figure: the part inside the image that no later figure covers. Some rows are boxes and
-some are outlines, so that both kinds are met in one file; boxes are those of the outlines.
+A label describes the visible part of a figure: inside the image and not covered by a later figure. Some rows are
+outlines and some are the boxes of outlines, so that a file has both kinds.
 """
 
 import json
@@ -68,14 +68,16 @@ def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: P
     for name in names:
         if name not in FIGURES:
             raise DataError(
-                f"{source}: names: no figure '{name}': expected some of {', '.join(FIGURES)}.{did_you_mean(name, FIGURES)}"
+                f"{source}: names: no figure '{name}': expected some of {', '.join(FIGURES)}."
+                f"{did_you_mean(name, FIGURES)}"
             )
     wanted = json.loads(json.dumps({"generator": GENERATOR, "names": list(names), **asdict(chosen)}))
     if _read_stamp(root) == wanted:
         return False
     if root.is_dir() and any(root.iterdir()) and not (root / STAMP).is_file():
         raise DataError(
-            f"{root}: holds other files (no {STAMP}): expected an empty or absent folder to draw into; set another 'path' in {source}"
+            f"{root}: holds other files (no {STAMP}): "
+            f"expected an empty or absent folder to draw into; set another 'path' in {source}"
         )
     print(f"drawing {chosen.train} + {chosen.val} images into {root}")
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +210,7 @@ def _read_stamp(root: Path) -> object:
 
 
 def _replace_folder(root: Path, drawn: Path, wanted: object) -> None:
-    """Move the drawn folder to `root`, an older set away first; another process may have been faster with the same set."""
+    """Replace `root` by the drawn folder; another process may have drawn the same set meanwhile."""
     old = drawn.with_name(drawn.name + "-old")
     if root.is_dir():
         root.rename(old)

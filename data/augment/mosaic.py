@@ -47,7 +47,7 @@ def covered_share(box_xyxy: NDArray[np.float32], others_xyxy: NDArray[np.float32
 
 
 def copy_paste(sample: Sample, share: float, rng: np.random.Generator) -> Sample:
-    """Paste mirror images of outlined objects where they cover less than 30 % of every box; the image itself is written to.
+    """Paste mirror images of outlined objects where they cover less than 30 % of every box; changes the image in place.
 
     Args:
         share: part of the outlined objects that are tried, 0 to 1. Objects known by their box only are never copied.

@@ -90,7 +90,7 @@ def scale_and_shift(
 def mirror(
     boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], axis: int, length: int
 ) -> tuple[NDArray[np.float32], list[Polygon]]:
-    """Return boxes and outlines mirrored along `axis` (0 is x, 1 is y) of an image that is `length` pixels long there."""
+    """Mirror boxes and outlines along `axis` (0 is x, 1 is y) of an image with `length` pixels along it."""
     boxes_xyxy = boxes_xyxy.copy()
     boxes_xyxy[:, [axis, axis + 2]] = length - boxes_xyxy[:, [axis + 2, axis]]
     scale, shift = np.ones(2, np.float32), np.zeros(2, np.float32)
@@ -182,7 +182,7 @@ def clip(
 
 
 def by_area(sample: Sample) -> Sample:
-    """Return the image with its objects from the largest to the smallest box, so that `index_map` draws small ones on top."""
+    """Sort the objects from the largest to the smallest box, so that `index_map` draws small ones on top."""
     order = np.argsort(-(sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).prod(1), kind="stable")
     return Sample(
         sample.image_rgb, sample.classes[order], sample.boxes_xyxy[order], [sample.polygons[row] for row in order]
@@ -190,10 +190,10 @@ def by_area(sample: Sample) -> Sample:
 
 
 def index_map(sample: Sample, stride: int = 4) -> NDArray[np.int16]:
-    """Draw the outlined objects, (H / stride, W / stride): k at the k-th object (from 1; later ones on top), 0 elsewhere.
+    """Draw the outlined objects, (H / stride, W / stride): k at the k-th object from 1, later ones on top, else 0.
 
-    A cell is an object's where its centre is; an object that holds no cell's centre gets the one cell in its middle. Objects known
-    by their box only are not drawn.
+    A cell belongs to the object that covers the cell's centre; an object that covers no centre gets the cell in its
+    middle. Objects without outline are not drawn.
     """
     width, height = sample.size_wh
     canvas = np.zeros((height // stride, width // stride), np.int16)

@@ -21,9 +21,11 @@ class AugmentSettings(Protocol):
 
     Attributes:
         hsv_h, hsv_s, hsv_v: largest relative change of hue, saturation and value.
-        degrees, shear: largest angles; translate: largest shift over the image's size; scale: largest relative change of size.
+        degrees, shear: largest angles.
+        translate: largest shift, as part of the image's size; scale: largest relative change of size.
         perspective: largest perspective term, 0 to 0.001.
-        flipud, fliplr, mosaic, mixup, copy_paste: probabilities; copy_paste is the share of outlined objects that are copied.
+        flipud, fliplr, mosaic, mixup: probabilities.
+        copy_paste: share of the outlined objects that are copied.
     """
 
     hsv_h: float
@@ -109,7 +111,7 @@ def random_matrix(
 
 
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """Warp an image by a (3, 3) map of continuous coordinates (OpenCV's are those of pixel centres, half a pixel off)."""
+    """Warp an image by a (3, 3) map of continuous coordinates; OpenCV's coordinates are of pixel centres, 0.5 less."""
     to_corner, to_centre = np.eye(3), np.eye(3)
     to_corner[:2, 2], to_centre[:2, 2] = 0.5, -0.5
     matrix = to_centre @ matrix @ to_corner
@@ -154,7 +156,7 @@ def worth_keeping(
 
 
 def random_warp(sample: Sample, hyp: AugmentSettings, size_wh: tuple[int, int], rng: np.random.Generator) -> Sample:
-    """Warp an image with its objects at random into an image of `size_wh`, dropping objects of which too little is left."""
+    """Warp an image at random into `size_wh`, with its objects; drop objects of which too little is left."""
     matrix, scale = random_matrix(hyp, sample.size_wh, size_wh, rng)
     boxes_xyxy, polygons = warp_objects(sample.boxes_xyxy, sample.polygons, matrix, size_wh)
     keep = worth_keeping(sample.boxes_xyxy * scale, boxes_xyxy, outlined(sample.polygons))

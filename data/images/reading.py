@@ -75,7 +75,7 @@ def _decode(content: bytes) -> NDArray[np.uint8]:
 
 
 def _truncation(content: bytes) -> str:
-    """Return what is missing at the end of a JPEG or PNG (decoders fill it with grey, silently); bytes after the end are fine."""
+    """Return what is missing at the end of a JPEG or PNG, which decoders silently fill with grey; "" if nothing is."""
     if content.startswith(JPEG_START):
         scan = content.find(JPEG_SCAN, _jpeg_header_end(content))
         return "truncated JPEG (no end marker)" if scan < 0 or content.find(JPEG_END, scan) < 0 else ""

@@ -1,4 +1,4 @@
-"""Where images come from: an image or video file, a folder, a pattern, a text list, or a camera; files that fail are named."""
+"""Sources of images: an image or video file, a folder, a pattern, a text list or a camera."""
 
 import glob
 import math
@@ -20,7 +20,7 @@ DEFAULT_FPS = 30.0
 
 @dataclass(frozen=True)
 class Frame:
-    """One image to look at.
+    """One image of a source.
 
     Attributes:
         path: the file it comes from, or `camera<index>`.
@@ -38,7 +38,7 @@ class Frame:
 
 
 def open_capture(address: str | int) -> cv2.VideoCapture:
-    """Open a video or camera without OpenCV's and FFmpeg's own lines on the standard error: what fails is said by us."""
+    """Open a video or camera; OpenCV's and FFmpeg's own lines on the standard error are off."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
     log = cv2.utils.logging
     level = log.setLogLevel(log.LOG_LEVEL_SILENT)
@@ -88,7 +88,8 @@ class Source:
         try:
             if not capture.isOpened() and self.camera is not None:
                 raise DataError(
-                    f"--source {address}: no camera answers at this index: expected 0 for the first camera, or a file or folder"
+                    f"--source {address}: no camera answers at this index: "
+                    "expected 0 for the first camera, or a file or folder"
                 )
             fps = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
             fps = (fps if math.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS) / self.vid_stride
@@ -130,7 +131,8 @@ def _find_files(source: str) -> list[Path]:
         if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
             inside = f" ({len(files)} other files)" if files else ""
             raise DataError(
-                f"no image at {source}: the folder itself holds none{inside}: expected one of {' '.join(KNOWN_SUFFIXES)}; "
+                f"no image at {source}: the folder itself holds none{inside}: "
+                f"expected one of {' '.join(KNOWN_SUFFIXES)}; "
                 f"for its subfolders write '{path / '**' / '*'}'"
             )
         return files
@@ -140,18 +142,21 @@ def _find_files(source: str) -> list[Path]:
         if path.suffix.lower() not in KNOWN_SUFFIXES:
             expected = " ".join(KNOWN_SUFFIXES)
             raise DataError(
-                f"no image at {source}: a file of kind '{path.suffix}': expected one of {expected}, or a .txt list of images"
+                f"no image at {source}: a file of kind '{path.suffix}': "
+                f"expected one of {expected}, or a .txt list of images"
             )
         return [path]
     if glob.has_magic(source):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
         if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
             raise DataError(
-                f"no image at {source}: the pattern fits no image or video file: put it in quotes so that the shell leaves it alone"
+                f"no image at {source}: no image or video file matches the pattern: "
+                "put it in quotes so that the shell does not expand it"
             )
         return files
     raise DataError(
-        f"no image at {source}: there is no such file or folder: expected an image, video, folder, pattern, .txt list or camera index"
+        f"no image at {source}: there is no such file or folder: "
+        "expected an image, video, folder, pattern, .txt list or camera index"
     )
 
 
@@ -159,7 +164,8 @@ def open_source(source: str | Path, vid_stride: int = 1) -> Source:
     """Find the images that a --source names.
 
     Args:
-        source: image or video file, folder (not its subfolders), pattern (`**` for all subfolders), .txt list of files, camera index.
+        source: image or video file, folder (without subfolders), pattern (`**` for all subfolders), .txt list of files,
+            or camera index.
         vid_stride: use every n-th frame of a video.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is known about one image and its objects, and the account of what reading a data set came upon."""
+"""Annotations of one image, and the report about reading a split."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ class Annotation:
         crowd: (N,) bool, True for a region that is ignored (COCO's iscrowd).
         areas: (N,) float64, COCO's area: of the object where it is known, else of the box.
         annotation_ids: (N,) int64, from 1, unique in the split.
-        run_lengths: by object, the mask of one that has no polygon but COCO's run lengths (crowd regions; see utils/geometry/rle.py).
+        run_lengths: by object index, COCO's run lengths of an object without polygon (a crowd region).
     """
 
     path: Path
@@ -71,7 +71,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Objects:
-    """The objects of one image while they are gathered, one list entry each, in the units of `Annotation`."""
+    """The objects of one image while its labels are read: lists with one entry for each object, as in `Annotation`."""
 
     classes: list[int] = field(default_factory=list)
     boxes_xyxy: list[NDArray[np.float64]] = field(default_factory=list)
@@ -119,16 +119,16 @@ class Objects:
 
 @dataclass
 class ScanReport:
-    """Counts of what one split holds, and everything that was skipped on the way.
+    """Counts of one split, and what was skipped.
 
     Attributes:
         categories: category id in the data set's own numbering by class index (identity for YOLO txt).
         images: usable images.
-        backgrounds: usable images without any object, `unlabelled` of them for want of a label file.
+        backgrounds: usable images without any object; `unlabelled` of them have no label file.
         objects: boxes kept, `polygons` of them with an outline and `crowds` of them crowd regions.
         clipped: boxes cut at the image's border.
         problems: what was skipped, in the order of the images.
-        notes: other things to say once, such as where the cache went.
+        notes: other lines to print, such as where the cache is.
     """
 
     split: str

@@ -1,4 +1,4 @@
-"""What reading a source of images gave, kept beside its labels so that only changed files are read again.
+"""The label cache: annotations of a source, kept beside its labels so that only changed files are read again.
 
 The file is a numpy archive without pickled objects. It is trusted entry by entry: an entry counts while the size and
 modification time of its image and of its label file are those that it was made from.
@@ -34,7 +34,7 @@ class Entry:
 
 
 def stamp(image: Path, label: Path | None) -> Stamp:
-    """Return what changes when an image or its label file changes."""
+    """Return sizes and modification times of an image and its label file."""
     return *_file_stamp(image), *(_file_stamp(label) if label is not None else MISSING)
 
 
@@ -47,14 +47,14 @@ def _file_stamp(path: Path) -> tuple[int, int]:
 
 
 def cache_places(beside: Path) -> list[Path]:
-    """Return where the cache of a source may lie: beside it, and in the user's own cache folder for a read-only place."""
+    """Return the possible places of a source's cache: beside it and, if that is read-only, the user's cache folder."""
     own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_loom"
     digest = hashlib.sha256(str(beside.absolute()).encode()).hexdigest()[:16]
     return [beside.with_name(beside.name + SUFFIX), own / f"{beside.name}-{digest}{SUFFIX}"]
 
 
 def load_entries(places: Sequence[Path], key: str) -> dict[tuple[str, Stamp], Entry]:
-    """Return the entries of the first cache that was written with the same `key`; a damaged cache counts as none."""
+    """Return the entries of the first cache that was written with the same `key`; a damaged cache is ignored."""
     for place in places:
         try:
             with np.load(place, allow_pickle=False) as archive:

@@ -1,7 +1,7 @@
 """COCO instance files, read directly: boxes, masks, areas and ids as they stand in the file.
 
-A mask is kept as polygons in parts. One in run lengths is turned into its outline, but that of a crowd region, which only
-evaluation looks at, is kept as it is.
+A mask is kept as polygons. Run lengths become an outline; those of a crowd region, which only the evaluation uses, stay
+run lengths.
 """
 
 import json
@@ -19,14 +19,15 @@ from data.labels.annotation import IMAGE, OUTLINE, ROW, Objects, Polygon, Proble
 from utils.errors import DataError, did_you_mean
 from utils.geometry.outlines import join_outlines, trace
 from utils.geometry.rle import Counts, counts_region, read_counts
+from utils.wording import listed
 
 PIXEL_DIGITS, SCORE_DIGITS = 4, 9
-"""Precision of result rows: decimals of a coordinate, significant digits of a score (nine give a float32 back exactly)."""
+"""Decimals of a coordinate and significant digits of a score in result rows; nine digits keep a float32 exactly."""
 
 
 @dataclass(slots=True)
 class CocoImage:
-    """One image of a COCO file with its objects; `stated_hw` is the size that the file gives, None where it gives none."""
+    """One image of a COCO file with its objects; `stated_hw` is the size in the file, None if there is none."""
 
     path: Path
     image_id: int
@@ -57,9 +58,9 @@ def read_coco_file(path: Path, names: Sequence[str], image_dir: Path | None = No
     """Read a COCO file whole.
 
     Args:
-        names: class names by class index; the file's categories are matched to them by name or, where the names are others
-            but as many, in file order.
-        image_dir: folder of the images; None looks for it beside the file (annotations/instances_val2017.json: val2017/).
+        names: class names by class index. The file's categories are matched by name; if the names differ but their
+            number is the same, in file order.
+        image_dir: folder of the images; None looks near the file (for annotations/instances_val2017.json: val2017/).
     Raises:
         DataError: no COCO file, categories that do not fit `names`, a category id or image folder that does not exist.
     """
@@ -80,7 +81,7 @@ def read_coco_file(path: Path, names: Sequence[str], image_dir: Path | None = No
     result = CocoFile(list(images.values()), categories, [])
     if len(images) < len(entries):
         twice = [str(image_id) for image_id, count in Counter(entry["id"] for entry in entries).items() if count > 1]
-        result.problems.append(Problem(IMAGE, str(path), f"image id twice, the last one kept: {', '.join(twice[:20])}"))
+        result.problems.append(Problem(IMAGE, str(path), f"image id twice, the last one kept: {listed(twice, 20)}"))
     for position, annotation in enumerate(content["annotations"]):
         _add_annotation(result, images, annotation, class_of, f"{path}: annotations[{position}]")
     return result
@@ -107,7 +108,8 @@ def find_image_dir(path: Path, file_names: Sequence[str]) -> Path:
             return folder
     tried = ", ".join(str(folder) for folder in dict.fromkeys(folders))
     raise DataError(
-        f"{path}: its images ({file_names[0]}, …) were not found in {tried}: name their folder by 'images' in the data yaml"
+        f"{path}: its images ({file_names[0]}, …) were not found in {tried}: "
+        "set 'images' in the data yaml to their folder"
     )
 
 
@@ -134,13 +136,14 @@ def _categories(path: Path, content: dict[str, list]) -> dict[int, str]:
     }
     if not categories or len(categories) < len(content["categories"]):
         raise DataError(
-            f"{path}: categories: {len(categories)} different ids in {len(content['categories'])} entries: expected id and name in each"
+            f"{path}: categories: {len(categories)} different ids in {len(content['categories'])} entries: "
+            "expected id and name in each"
         )
     return categories
 
 
 def _match_categories(path: Path, in_file: dict[int, str], names: Sequence[str]) -> tuple[dict[int, int], list[int]]:
-    """Return the class index by category id, and the category id by class index (a number of its own for a class not in the file)."""
+    """Return the class index by category id, and the category id by class index (a free id if the file has none)."""
     index_of = {name: index for index, name in enumerate(names)}
     if (
         len(index_of) == len(names)
@@ -153,7 +156,8 @@ def _match_categories(path: Path, in_file: dict[int, str], names: Sequence[str])
     else:
         foreign = [name for name in in_file.values() if name not in index_of]
         raise DataError(
-            f"{path}: {len(in_file)} categories but {len(names)} names in the data yaml, which lacks {', '.join(map(repr, foreign[:5]))}: "
+            f"{path}: {len(in_file)} categories but {len(names)} names in the data yaml, "
+            f"which lacks {listed(map(repr, foreign))}: "
             f"leave 'names' out to take them from the file.{did_you_mean(foreign[0], names) if foreign else ''}"
         )
     unused = iter(range(max(in_file) + 1, max(in_file) + 1 + len(names)))
@@ -216,7 +220,7 @@ def _box(value: object) -> np.ndarray | None:
 def _mask(
     segmentation: object, crowd: bool, stated_hw: tuple[int, int] | None
 ) -> tuple[Polygon, Counts | None, list[str]]:
-    """Return an object's mask, as polygon or (a crowd's) as run lengths, and what is wrong with it, a text for each part left out."""
+    """Return an object's mask, as polygon or (of a crowd) as run lengths, and the reason of each part left out."""
     if segmentation is None:
         return [], None, []
     if isinstance(segmentation, list):
@@ -248,7 +252,8 @@ def _mask(
             [],
             None,
             [
-                f"segmentation of {size_hw[1]} x {size_hw[0]} pixels: expected the image's {stated_hw[1]} x {stated_hw[0]}"
+                f"segmentation of {size_hw[1]} x {size_hw[0]} pixels: "
+                f"expected the image's {stated_hw[1]} x {stated_hw[0]}"
             ],
         )
     if crowd:
@@ -264,7 +269,7 @@ def _reason(number: int, part: object) -> str:
 
 
 def fit_masks(objects: Objects, path: Path, file_hw: tuple[int, int]) -> None:
-    """Leave out, and name, what of the objects' masks does not lie in their image, whose size is known by now."""
+    """Leave out the parts of masks that lie outside their image, and report them."""
     height, width = file_hw
     for row, polygon in enumerate(objects.polygons):
         inside = [bool((part.max(0) > 0).all() and (part.min(0) < (width, height)).all()) for part in polygon]

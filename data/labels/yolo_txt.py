@@ -16,7 +16,7 @@ TOLERANCE = 1e-3  # how far outside [0, 1] a number may lie from rounding alone;
 
 
 def label_path(image: Path) -> Path:
-    """Return the label file of an image: below `labels` in place of its last folder `images` (any case), or else beside it."""
+    """Return the label file of an image: `labels` replaces the last folder `images` (any case); else beside it."""
     parts = image.parts
     for index in range(len(parts) - 2, -1, -1):
         if parts[index].lower() == "images":
@@ -48,7 +48,8 @@ def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> O
             continue
         if values[0] >= num_classes:
             raise DataError(
-                f"{where}: class {int(values[0])}: expected 0 to {num_classes - 1}, since the data yaml has {num_classes} names"
+                f"{where}: class {int(values[0])}: expected 0 to {num_classes - 1}: "
+                f"the data yaml has {num_classes} names"
             )
         if values in seen:
             objects.problems.append(Problem(DUPLICATE, where, "same as an earlier row"))
@@ -59,7 +60,7 @@ def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> O
 
 
 def _numbers(words: list[str]) -> tuple[float, ...]:
-    """Return the row as numbers, the class first, the others moved into [0, 1] where rounding left them just outside."""
+    """Return the row as numbers, the class first; coordinates within TOLERANCE of [0, 1] are moved into it."""
     columns = len(words)
     if columns < BOX_COLUMNS or (columns > BOX_COLUMNS and (columns % 2 == 0 or columns < 7)):
         raise ValueError(

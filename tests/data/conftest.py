@@ -20,7 +20,7 @@ HYP = SimpleNamespace(
 
 @pytest.fixture
 def annotate(tmp_path: Path) -> Callable[[int, tuple[int, int]], Annotation]:
-    """Return `annotate(number, size_hw)`: an image with `number` objects, every second one with an outline, and a crowd region."""
+    """Return `annotate(number, size_hw)`: an image with `number` objects, every second outlined, and a crowd region."""
 
     def write(number: int, size_hw: tuple[int, int]) -> Annotation:
         rng = np.random.default_rng(number)

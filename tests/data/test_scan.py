@@ -11,6 +11,7 @@ import pytest
 from data.config import DataConfig, load_data_config
 from data.labels.annotation import DUPLICATE, IMAGE, ROW, Problem, ScanReport
 from data.scan import check_outlines, load_annotations, print_report, report_lines
+from tests.saying import assert_says
 from utils.errors import DataError
 
 NAMES = ["cat", "dog"]
@@ -111,8 +112,9 @@ def test_list_file_and_several_sources(folder: Path, write_image: Callable[..., 
 
 def test_line_that_is_no_image_stops(folder: Path) -> None:
     (folder / "train.txt").write_text("images/train/a.jpg\nimages/train\n")
-    with pytest.raises(DataError, match=r"train.txt:2: 'images/train' is no image"):
+    with pytest.raises(DataError) as caught:
         load_annotations(config(folder, "train.txt"), "train")
+    assert_says(caught.value, "train.txt:2", "images/train")
 
 
 def test_numbers_in_image_names_become_image_ids(tmp_path: Path, write_image: Callable[..., Path]) -> None:
@@ -124,38 +126,44 @@ def test_numbers_in_image_names_become_image_ids(tmp_path: Path, write_image: Ca
 
 def test_class_beyond_the_names_stops(folder: Path) -> None:
     (folder / "labels/train/b.txt").write_text("1 0.5 0.5 0.2 0.2\n2 0.5 0.5 0.2 0.2\n")
-    with pytest.raises(DataError, match=r"b.txt:2: class 2: expected 0 to 1, since the data yaml has 2 names"):
+    with pytest.raises(DataError) as caught:
         load_annotations(config(folder, "images/train"), "train")
+    assert_says(caught.value, "b.txt:2", 2, "0 to 1")
 
 
 def test_fewer_names_than_when_the_cache_was_written_stop(folder: Path) -> None:
     settings = config(folder, "images/train")
     load_annotations(settings, "train")
-    with pytest.raises(DataError, match=r"a.txt:2: class 1: expected 0 to 0"):
+    with pytest.raises(DataError) as caught:
         load_annotations(DataConfig(settings.path, settings.root, settings.splits, ["cat"]), "train")
+    assert_says(caught.value, "a.txt:2", 1, "0 to 0")
 
 
 def test_no_labels_at_all(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     write_image(tmp_path / "images" / "a.jpg")
-    with pytest.raises(DataError, match=r"train: no labels at all for 1 images: looked for .*labels/a.txt"):
+    with pytest.raises(DataError) as caught:
         load_annotations(config(tmp_path, "images"), "train")
+    assert_says(caught.value, "train", 1, "labels/a.txt")
     annotations, report = load_annotations(config(tmp_path, "images", split="val"), "val")
     assert (len(annotations), report.unlabelled) == (1, 1)
 
 
 def test_no_images_and_no_usable_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match=r"images: no images: expected files such as .jpg"):
+    with pytest.raises(DataError) as caught:
         load_annotations(config(tmp_path, "images"), "train")
+    assert_says(caught.value, "images", ".jpg")
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of the images can be used: .*a.jpg: empty file"):
+    with pytest.raises(DataError) as caught:
         load_annotations(config(tmp_path, "images"), "train")
+    assert_says(caught.value, "a.jpg", "empty file")
 
 
 def test_source_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(DataError, match=r"a.csv: expected an image folder"):
+    with pytest.raises(DataError) as caught:
         load_annotations(config(tmp_path, "a.csv"), "train")
+    assert_says(caught.value, "a.csv", ".txt", ".json")
 
 
 def write_coco(root: Path, name: str, images: list[dict], annotations: list[dict]) -> None:
@@ -208,7 +216,8 @@ def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:
     report = ScanReport("val", images=2, backgrounds=1, objects=5, problems=problems, notes=["a note"])
     print_report(report, limit=2)
     assert capsys.readouterr().out.splitlines() == [
-        "val: 2 images (1 without objects, 0 without a label file), 5 objects (0 with outlines, 0 crowd regions); 0 from the cache",
+        "val: 2 images (1 without objects, 0 without a label file), 5 objects "
+        "(0 with outlines, 0 crowd regions); 0 from the cache",
         "  a note",
         "  3 label rows skipped:",
         "    a.txt:1: 4 columns",

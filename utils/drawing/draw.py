@@ -1,6 +1,7 @@
 """Boxes, labels and masks drawn on images.
 
-opencv-python 5 carries a font with Chinese, Japanese, Korean, Cyrillic, Greek and Latin letters. opencv-python 4 has ASCII only.
+The font of opencv-python 5 has Chinese, Japanese, Korean, Cyrillic, Greek and Latin letters; that of opencv-python 4
+has ASCII only.
 A class name that the font at hand cannot draw is replaced by the class number.
 """
 
@@ -74,7 +75,7 @@ def _drawable(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def drawable_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names as they can be drawn, the class number for one that cannot; said on stderr once for each list of names."""
+    """Replace names that the font cannot draw by class numbers, with one line on stderr for each list of names."""
     return _drawable(tuple(names))
 
 
@@ -125,7 +126,7 @@ def _draw_regions(image: np.ndarray, regions: Sequence[Region], colours: Sequenc
 def _label_corner(
     box: np.ndarray, size_wh: tuple[int, int], limit_wh: tuple[int, int], placed: np.ndarray
 ) -> tuple[int, int]:
-    """Choose the top left corner of a label: above the box, inside at its top, below it; the first that covers no other label."""
+    """Choose a label's top left corner: above the box, inside its top or below it, the first that covers no label."""
     width, height = size_wh
     x1, y1, _, y2 = (int(value) for value in box)
     left = max(0, min(x1, limit_wh[0] - width))
@@ -155,7 +156,7 @@ def _draw_labels(
 def label_texts(
     classes: np.ndarray, scores: np.ndarray | None, names: Sequence[str], hide_conf: bool = False
 ) -> list[str]:
-    """Return one label for each object: the class name as it can be drawn and, unless hidden, the confidence with two decimals."""
+    """Return the label of each object: the class name and, unless hidden, the confidence with two decimals."""
     shown = drawable_names(names)
     texts = [shown[number] if 0 <= number < len(shown) else str(number) for number in classes.tolist()]
     if scores is None or hide_conf:

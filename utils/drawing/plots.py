@@ -1,6 +1,7 @@
-"""A run's figures as PNG files: training curves, label statistics, batches with boxes, metric curves, the confusion matrix.
+"""Plots of a run as PNG: training curves, label statistics, batches with boxes, metric curves, the confusion matrix.
 
-Figures are made without pyplot, so nothing global is set. Class names are painted by utils/drawing/draw.py, whose font knows more letters.
+Plots do not use pyplot, so that no global state changes. utils/drawing/draw.py draws the class names: its font has more
+letters.
 """
 
 import csv
@@ -37,10 +38,6 @@ from utils.geometry.region import Region
 from utils.geometry.rle import cropped
 from utils.metrics.detection import DetectionResult
 
-logging.getLogger("matplotlib.font_manager").setLevel(
-    logging.ERROR
-)  # it announces its cache in the middle of a run's lines
-
 MAX_NAMED_CLASSES = 30
 MAX_LEGEND_CLASSES = 20
 MAX_BATCH_SIDE = 1920
@@ -60,6 +57,7 @@ def _save(figure: Figure, path: str | Path) -> Path:
 
 
 def _figure(width: float, height: float) -> Figure:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it announces that it builds its cache
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
@@ -144,7 +142,7 @@ def _read_results(csv_path: str | Path) -> dict[str, NDArray[np.float64]]:
 
 
 def plot_results(csv_path: str | Path, png_path: str | Path) -> Path:
-    """Draw every column of a results.csv over the epochs: losses of training and validation together, metrics, learning rates.
+    """Draw every column of a results.csv over the epochs: losses (train and val together), metrics, learning rates.
 
     Raises:
         DataError: the file holds no rows, or no `epoch` column.
@@ -276,7 +274,8 @@ def plot_batch(
 
     Args:
         images: (B, 3, H, W) uint8 RGB.
-        rows: (N, 6) or (N, 7): image index in the batch, class, centre x, centre y, width, height normalised (, confidence).
+        rows: (N, 6) or (N, 7): image index in the batch, class, centre x, centre y, width, height, normalised, and
+            confidence.
         names: class names by number.
         path: image file to write.
         max_images: most images to show.
@@ -315,7 +314,7 @@ def _regions_of(index_map: NDArray, count: int, size_hw: tuple[int, int]) -> lis
 
 
 def plot_curves(result: DetectionResult, names: Sequence[str], folder: str | Path, prefix: str = "") -> list[Path]:
-    """Write PR_curve.png, F1_curve.png, P_curve.png and R_curve.png, at IoU 0.5, a line for each class and one for their mean.
+    """Write PR_curve.png, F1_curve.png, P_curve.png and R_curve.png at IoU 0.5, a line for each class and their mean.
 
     Args:
         prefix: what the file names start with.

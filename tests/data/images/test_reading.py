@@ -11,7 +11,10 @@ from data.images.reading import find_images, inspect_image, is_image, read_image
 from utils.errors import DataError
 
 # An APP1 segment that says "orientation 6": turn a quarter clockwise to see the image upright.
-EXIF_TURNED = b"\xff\xe1\x00\x22Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
+EXIF_TURNED = (
+    b"\xff\xe1\x00\x22Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08"
+    b"\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
+)
 
 
 def noise(suffix: str, hw: tuple[int, int] = (48, 64)) -> bytes:

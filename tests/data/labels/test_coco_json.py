@@ -10,6 +10,7 @@ import pytest
 
 from data.labels.annotation import IMAGE, OUTLINE, ROW
 from data.labels.coco_json import find_image_dir, fit_masks, read_categories, read_coco_file, result_rows
+from tests.saying import assert_says
 from utils.errors import DataError
 from utils.geometry.region import polygon_region
 
@@ -81,10 +82,9 @@ def test_translated_names_are_matched_in_file_order(tmp_path: Path) -> None:
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"2 categories but 3 names in the data yaml, which lacks 'dog', 'car'.*Did you mean 'dogs'\?"
-    ):
+    with pytest.raises(DataError) as caught:
         read_coco_file(write(tmp_path), ["dogs", "cars", "cats"], tmp_path)
+    assert_says(caught.value, 2, 3, "dog", "car", "dogs")
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,9 @@ def test_bad_annotations_are_named_and_the_others_stay(tmp_path: Path, change: d
 
 def test_unknown_category_stops(tmp_path: Path) -> None:
     annotations = [{"id": 5, "image_id": 42, "category_id": 4, "bbox": [1, 1, 2, 2]}]
-    with pytest.raises(
-        DataError, match=r"instances_val2017.json: annotations\[0\] \(id 5\): category_id 4: expected an id"
-    ):
+    with pytest.raises(DataError) as caught:
         read_coco_file(write(tmp_path, annotations=annotations), ["dog", "car"], tmp_path)
+    assert_says(caught.value, "instances_val2017.json", "annotations[0]", "id 5", "category_id 4")
 
 
 def test_image_id_twice_is_named(tmp_path: Path) -> None:
@@ -132,10 +131,9 @@ def test_images_are_found_beside(tmp_path: Path, write_image: Callable[..., Path
 
 
 def test_images_that_are_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"its images \(b.jpg, …\) were not found in .*val2017.*name their folder by 'images'"
-    ):
+    with pytest.raises(DataError) as caught:
         read_coco_file(write(tmp_path), ["dog", "car"])
+    assert_says(caught.value, "b.jpg", "val2017", "images")
 
 
 @pytest.mark.parametrize(
@@ -155,8 +153,9 @@ def test_no_coco_file(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_no_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="images: no entry with id and file_name"):
+    with pytest.raises(DataError) as caught:
         read_coco_file(write(tmp_path, images=[]), ["dog", "car"])
+    assert_says(caught.value, "images", "id", "file_name")
 
 
 def with_mask(folder: Path, segmentation: object, **change: object) -> Path:
