@@ -35,7 +35,7 @@ RECT_PAD = 0.5
 class ItemKey(NamedTuple):
     """Key of an item: the image's index, the epoch (for its random changes), and whether mosaics are on."""
 
-    index: int
+    index: int  # type: ignore[assignment] # tuples have a method of this name
     epoch: int = 0
     mosaic: bool = True
 
@@ -115,7 +115,10 @@ class DetectionDataset:
             ]
         self.image_size, self.hyp, self.augment, self.rect = image_size, hyp, augment, rect
         self.batch_size, self.seed, self.masks = batch_size, seed, masks
-        self.order, self.shapes_hw = self._rectangles(stride) if rect else (np.arange(len(self)), None)
+        self.order: NDArray[np.int64] = np.arange(len(self))
+        self.shapes_hw: NDArray[np.int64] | None = None
+        if rect:
+            self.order, self.shapes_hw = self._rectangles(stride)
         self.cache = self._build_cache(cache)
 
     def __len__(self) -> int:
@@ -202,6 +205,7 @@ class DetectionDataset:
 
     def _augmented(self, key: ItemKey) -> Sample:
         hyp, rng = self.hyp, np.random.default_rng((self.seed, key.epoch, key.index + 1))
+        assert hyp is not None, "images are augmented with hyperparameters"
         if key.mosaic and not self.rect and rng.random() < hyp.mosaic:
             sample = self._mosaic(key.index, rng)
             if rng.random() < hyp.mixup:
@@ -214,6 +218,7 @@ class DetectionDataset:
         return random_flips(sample, hyp, rng)
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> Sample:
+        assert self.hyp is not None, "mosaics are made with hyperparameters"
         indices = rng.permutation([index, *rng.integers(len(self), size=3)])
         sample = mosaic([self.load(int(one)) for one in indices], self.image_size, rng)
         sample = copy_paste(sample, self.hyp.copy_paste, rng)

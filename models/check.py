@@ -76,7 +76,8 @@ def check_network(
 
 def distinct_layers(model: Model) -> list[tuple[LayerCase, list[int]]]:
     """Return a network's layers with the rows that they stand in; rows of the same layer, arguments and inputs count once."""
-    shapes, found = model.trace(TRACED_SIZE), {}
+    shapes = model.trace(TRACED_SIZE)
+    found: dict[tuple[Any, ...], tuple[LayerCase, list[int]]] = {}
     for row in model.rows:
         case = LayerCase.of_row(model, row, shapes)
         found.setdefault((case.describe(), case.strides, case.repeats, case.listed), (case, []))[1].append(row.index)

@@ -71,6 +71,8 @@ class Conv(nn.Module):
 
 def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """Return one convolution that equals `bn(conv(x))` in evaluation; computed in float64."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
     bias = conv.bias.double() if conv.bias is not None else 0.0
     return biased_conv(
@@ -125,6 +127,8 @@ class RepConv(nn.Module):
         self.conv1.fold()
         self.conv2.fold()
         square, point = self.conv1.conv, self.conv2.conv
+        assert square.bias is not None
+        assert point.bias is not None
         weight = square.weight.double() + functional.pad(point.weight.double(), (1, 1, 1, 1))
         self.conv = biased_conv(square, weight, square.bias.double() + point.bias.double())
         del self.conv1, self.conv2

@@ -67,7 +67,8 @@ def map_points(polygons: list[Polygon], move: Callable[[NDArray[np.float32]], ND
     if not parts:
         return polygons
     moved = move(np.concatenate(parts)).astype(np.float32, copy=False)
-    start, result = 0, []
+    start = 0
+    result: list[Polygon] = []
     for polygon in polygons:
         result.append([])
         for part in polygon:

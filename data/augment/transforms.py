@@ -1,7 +1,7 @@
 """Changes to one image and its objects: letterbox, affine and perspective warp, colour, flips."""
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -115,7 +115,7 @@ def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size_wh: t
     to_corner, to_centre = np.eye(3), np.eye(3)
     to_corner[:2, 2], to_centre[:2, 2] = 0.5, -0.5
     matrix = to_centre @ matrix @ to_corner
-    border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (GREY, GREY, GREY)}
+    border: dict[str, Any] = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (GREY, GREY, GREY)}
     if matrix[2, 0] == 0 and matrix[2, 1] == 0:
         return cv2.warpAffine(image, matrix[:2], size_wh, flags=cv2.INTER_LINEAR, **border)
     return cv2.warpPerspective(image, matrix, size_wh, flags=cv2.INTER_LINEAR, **border)
@@ -173,9 +173,9 @@ def random_hsv(image_rgb: NDArray[np.uint8], hyp: AugmentSettings, rng: np.rando
     gains = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
     table = np.arange(256)[:, None] * gains
     table[:, 0] %= 180  # OpenCV's hue is in units of two degrees
-    table = np.clip(table, 0, 255).astype(np.uint8).reshape(256, 1, 3)
+    lookup = np.clip(table, 0, 255).astype(np.uint8).reshape(256, 1, 3)
     hsv = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2HSV)
-    return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB)
+    return cv2.cvtColor(cv2.LUT(hsv, lookup), cv2.COLOR_HSV2RGB)
 
 
 def flip(sample: Sample, axis: int) -> Sample:

@@ -76,7 +76,7 @@ def save_entries(places: Sequence[Path], key: str, entries: dict[tuple[str, Stam
             if not place.parent.stat().st_mode & 0o222:  # root may write there all the same, but somebody asked not to
                 continue
             with atomic_write(place) as file:
-                np.savez(file, header=packed, **arrays)
+                np.savez(file, **{"header": packed, **arrays})  # type: ignore[arg-type] # its flag is no array
         except OSError:
             continue
         return place

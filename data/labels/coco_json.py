@@ -178,7 +178,7 @@ def _add_annotation(
         result.problems.append(Problem(ROW, where, "no mapping"))
         return
     where += f" (id {annotation.get('id')})"
-    image = images.get(annotation.get("image_id"))
+    image = images.get(annotation["image_id"]) if "image_id" in annotation else None
     if image is None:
         result.problems.append(Problem(ROW, where, f"image_id {annotation.get('image_id')} is not among the images"))
         return

@@ -165,17 +165,18 @@ class ACmix(nn.Module):
 
     def convolve(self, projected: Tensor) -> Tensor:
         """Return the convolution's branch times its rate."""
-        settings = {"stride": self.stride, "padding": self.kernel_conv // 2, "groups": self.depth}
+        padding = self.kernel_conv // 2
         if hasattr(self, "mixed"):
             return self.mixed(projected)
         if self.composes:
-            return functional.conv2d(projected, self.composed(), **settings)
+            return functional.conv2d(projected, self.composed(), None, self.stride, padding, groups=self.depth)
         batch, _, height, width = projected.shape
         mixed = self.fc(projected.reshape(batch * self.depth, 3 * self.heads, height, width))
         mixed = mixed.reshape(batch, -1, height, width)
         if is_channels_last(projected):
             mixed = mixed.contiguous(memory_format=torch.channels_last)
-        return functional.conv2d(mixed, self.dep_conv.weight * self.rate2, **settings)
+        weight = self.dep_conv.weight * self.rate2
+        return functional.conv2d(mixed, weight, None, self.stride, padding, groups=self.depth)
 
     def composed(self) -> Tensor:
         """Return the weight (out_channels, 3 * heads, kernel_conv, kernel_conv) of fc, dep_conv and rate2 in one."""

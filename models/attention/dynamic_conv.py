@@ -157,6 +157,8 @@ class ExpertConv2d(nn.Module):
 
     def absorb(self, bn: nn.BatchNorm2d) -> None:
         """Merge a following normalisation, as in evaluation: scaled experts, and a shift that is not mixed (weights do not sum to 1)."""
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
         scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
         shift = bn.bias.double() - bn.running_mean.double() * scale
         if self.shift is not None:

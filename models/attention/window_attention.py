@@ -11,6 +11,7 @@ Queries, keys and values are (B, heads, D, H, W) here, D channels a head.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -297,15 +298,13 @@ def _(
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _keep_for_backward(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _keep_for_backward(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     query, key, value, *ctx.settings, _ = inputs
     ctx.save_for_backward(query, key, value, output[1])
     ctx.set_materialize_grads(False)
 
 
-def _backward(
-    ctx: torch.autograd.function.FunctionCtx, gradient: Tensor | None, _: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if gradient is None:
         return (None,) * 7
     return (*window_attention_backward(gradient, *ctx.saved_tensors, *ctx.settings), None, None, None, None)

@@ -27,6 +27,8 @@ def fold_batchnorm_ahead(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
     assert conv.kernel_size == (1, 1), "only 1 x 1 convolutions take the normalisation before them"
     assert conv.padding == (0, 0)
     assert conv.groups == 1
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     shift = norm.bias.double() - norm.running_mean.double() * scale
     weight = conv.weight.double()

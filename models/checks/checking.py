@@ -12,8 +12,11 @@ from utils.errors import UserError
 
 Subject = TypeVar("Subject")
 
-PASS, FAIL, SKIPPED, NOT_APPLICABLE = "pass", "FAIL", "skipped", "not applicable"
 Outcome = Literal["pass", "FAIL", "skipped", "not applicable"]
+PASS: Outcome = "pass"
+FAIL: Outcome = "FAIL"
+SKIPPED: Outcome = "skipped"
+NOT_APPLICABLE: Outcome = "not applicable"
 
 
 class CheckFailedError(Exception):

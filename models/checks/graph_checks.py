@@ -243,7 +243,8 @@ def measure(case: LayerCase) -> Cost:
             module(given)
 
     def train() -> None:
-        total = sum(tensor.sum() for tensor in tensors_of(module(apply_to(given, lambda tensor: tensor * 1))))
+        outputs = tensors_of(module(apply_to(given, lambda tensor: tensor * 1)))
+        total = sum((tensor.sum() for tensor in outputs), torch.zeros(()))
         total.backward()
 
     module.eval()

@@ -255,6 +255,8 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
+                assert part.running_mean is not None
+                assert part.running_var is not None
                 part.running_mean.copy_(torch.randn(part.num_features, generator=generator) * 0.2)
                 part.running_var.copy_(torch.rand(part.num_features, generator=generator) + 0.5)
                 part.weight.copy_(torch.rand(part.num_features, generator=generator) + 0.5)

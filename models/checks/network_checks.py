@@ -100,7 +100,8 @@ def check_gradients(model: Model) -> str:
         outputs = run(model, random_images(model, 2, seed=step))
         generator = torch.Generator().manual_seed(step + 1)
         optimizer.zero_grad()
-        sum((tensor * torch.randn(tensor.shape, generator=generator)).mean() for tensor in outputs).backward()
+        losses = ((tensor * torch.randn(tensor.shape, generator=generator)).mean() for tensor in outputs)
+        sum(losses, torch.zeros(())).backward()
         broken = [
             name
             for name, parameter in trainable.items()

@@ -28,7 +28,7 @@ def check_one_image(case: LayerCase) -> str:
         module = case.build().train()
         outputs = run(module, case.given(size_hw))
         demand_finite(outputs, "values")
-        total = sum(tensor.sum() for tensor in outputs)
+        total = sum((tensor.sum() for tensor in outputs), torch.zeros(()))
         if total.requires_grad:
             total.backward()
         demand_finite([p.grad for p in module.parameters() if p.grad is not None], "gradients")
@@ -52,7 +52,9 @@ def backward_passes(case: LayerCase) -> Iterator[tuple[nn.Module, Any, int]]:
         leaves = apply_to(case.given(case.size_hw, 2, seed=step), lambda tensor: tensor.requires_grad_())
         outputs = run(module, apply_to(leaves, lambda tensor: tensor * 1))
         generator = torch.Generator().manual_seed(step + 1)
-        total = sum((tensor * torch.randn(tensor.shape, generator=generator)).sum() for tensor in outputs)
+        total = sum(
+            ((tensor * torch.randn(tensor.shape, generator=generator)).sum() for tensor in outputs), torch.zeros(())
+        )
         if optimizer:
             optimizer.zero_grad()
         if total.requires_grad:
@@ -179,7 +181,7 @@ def check_mixed_precision(case: LayerCase) -> str:
     with torch.autocast("cpu", torch.bfloat16):
         outputs = run(module, apply_to(leaves, lambda tensor: tensor * 1))
     demand_finite(outputs, "values")
-    sum(tensor.float().square().sum() for tensor in outputs).backward()
+    sum((tensor.float().square().sum() for tensor in outputs), torch.zeros(())).backward()
     demand_finite([parameter.grad for parameter in module.parameters() if parameter.grad is not None], "gradients")
     return "autocast to bfloat16, backward included"
 

@@ -40,7 +40,8 @@ def translate_config(config: dict[str, Any], family: Family | None, where: str) 
     Raises:
         ModelConfigError: it asks for what our heads are not.
     """
-    config, notes = copy.deepcopy(config), []
+    config = copy.deepcopy(config)
+    notes: list[str] = []
     if family is not None:
         translate_keys(config, where, notes)
     if family == "yolov9":

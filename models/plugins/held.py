@@ -101,6 +101,7 @@ def temporary_plugins() -> Iterator[None]:
         with temporary_layers():
             yield
     finally:
-        for held, before in ((_LOADED, loaded), (_MODULES, modules)):
-            held.clear()
-            held.update(before)
+        _LOADED.clear()
+        _LOADED.update(loaded)
+        _MODULES.clear()
+        _MODULES.update(modules)

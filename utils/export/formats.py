@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,19 +68,21 @@ def onnx_by_tracing(network: nn.Module, images: Tensor, metadata: ExportMetadata
     import onnx
 
     names, buffer = OUTPUT_NAMES[metadata.task], io.BytesIO()
-    free = {INPUT_NAME: {0: "batch", 2: "height", 3: "width"}, names[0]: {0: "batch", 2: "anchors"}}
+    free: dict[str, dict[int, str]] = {
+        INPUT_NAME: {0: "batch", 2: "height", 3: "width"},
+        names[0]: {0: "batch", 2: "anchors"},
+    }
     free |= {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names[1:]}
-    axes = {"dynamic_axes": free} if metadata.dynamic else {}
     with quiet(), torch.no_grad():
         torch.onnx.export(
             InferenceForm(network),
             (images,),
-            buffer,
+            buffer,  # type: ignore[arg-type] # torch takes files that are open, and its annotation does not say so
             dynamo=False,
             opset_version=opset,
             input_names=[INPUT_NAME],
             output_names=list(names),
-            **axes,
+            dynamic_axes=free if metadata.dynamic else None,
         )
     return with_metadata(onnx.load_model_from_string(buffer.getvalue()), metadata, opset)
 
@@ -88,11 +91,11 @@ def onnx_by_dynamo(network: nn.Module, images: Tensor, metadata: ExportMetadata,
     """Return an ONNX model made from the graph that torch.export finds."""
     if importlib.util.find_spec("onnxscript") is None:
         raise ExportError("needs onnxscript: pip install -r requirements-export.txt")
-    shapes = {}
+    shapes: dict[str, dict[int, Any]] | None = None
     if metadata.dynamic:
         dim, step = torch.export.Dim, max(metadata.stride)
         height, width = (step * dim(f"{side}_cells", min=1, max=MOST_CELLS) for side in ("height", "width"))
-        shapes = {"dynamic_shapes": {INPUT_NAME: {0: dim("batch", min=1, max=MOST_BATCH), 2: height, 3: width}}}
+        shapes = {INPUT_NAME: {0: dim("batch", min=1, max=MOST_BATCH), 2: height, 3: width}}
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             InferenceForm(network),
@@ -102,12 +105,13 @@ def onnx_by_dynamo(network: nn.Module, images: Tensor, metadata: ExportMetadata,
             opset_version=opset,
             input_names=[INPUT_NAME],
             output_names=list(OUTPUT_NAMES[metadata.task]),
-            **shapes,
+            dynamic_shapes=shapes,
         )
+        assert program is not None
         return with_metadata(program.model_proto, metadata, opset)
 
 
-def with_metadata(model: object, metadata: ExportMetadata, opset: int) -> bytes:
+def with_metadata(model: Any, metadata: ExportMetadata, opset: int) -> bytes:
     """Return an `onnx.ModelProto` as bytes, with the metadata in it and without notes of the exporter, which name files of this machine.
 
     Raises:

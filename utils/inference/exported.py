@@ -54,7 +54,7 @@ class OnnxRunner:
         self._outputs = list(OUTPUT_NAMES[self.metadata.task])
         self._check_signature()
 
-    def _open(self, *providers: str) -> object:
+    def _open(self, *providers: str) -> Any:
         from onnxruntime.capi import onnxruntime_pybind11_state as states
 
         options = self._onnxruntime.SessionOptions()

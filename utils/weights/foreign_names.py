@@ -28,7 +28,7 @@ def numbered_names(branches: int, masks: bool) -> dict[str, str]:
     Box and class towers are numbered branch by branch, auxiliary ones first (cv2, cv3, dfl, then cv4, cv5, dfl2, …); the mask
     towers follow in the same order (cv4 after one branch; cv6, cv7 after two), with proto, proto2, … for the prototypes.
     """
-    table = {}
+    table: dict[str, str] = {}
     for number, part in enumerate([*(f"aux.{index}" for index in range(branches - 1)), "lead"]):
         suffix = str(number + 1) if number else ""
         table |= {
