@@ -136,9 +136,9 @@ def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Ann
 
 
 def _yolo_entry(image: Path, num_classes: int) -> Entry:
-    file_hw, problem = _inspect(image)
-    if file_hw is None:
-        return Entry(None, [problem], False)
+    file_hw = _inspect(image)
+    if isinstance(file_hw, Problem):
+        return Entry(None, [file_hw], False)
     try:
         objects = read_label_file(label_path(image), num_classes, file_hw)
     except FileNotFoundError:
@@ -150,11 +150,11 @@ def _yolo_entry(image: Path, num_classes: int) -> Entry:
     return Entry(objects.annotation(image, file_hw), objects.problems, True, objects.clipped)
 
 
-def _inspect(image: Path) -> tuple[tuple[int, int] | None, Problem | None]:
+def _inspect(image: Path) -> tuple[int, int] | Problem:
     try:
-        return inspect_image(image), None
+        return inspect_image(image)
     except DataError as error:
-        return None, Problem(IMAGE, str(image), str(error))
+        return Problem(IMAGE, str(image), str(error))
 
 
 def _read_list(source: Path, root: Path) -> list[Path]:
@@ -183,10 +183,10 @@ def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport)
 
     def read(position: int) -> Entry:
         path = content.images[position].path
-        file_hw, problem = _inspect(path)
-        return (
-            Entry(None, [problem], False) if file_hw is None else Entry(Objects().annotation(path, file_hw), [], True)
-        )
+        file_hw = _inspect(path)
+        if isinstance(file_hw, Problem):
+            return Entry(None, [file_hw], False)
+        return Entry(Objects().annotation(path, file_hw), [], True)
 
     paths = [image.path for image in content.images]
     checked = _cached(paths, [None] * len(paths), read, source, "coco", report)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -183,7 +184,7 @@ def _settings(settings: object, source: Path) -> ShapesSettings:
     return chosen
 
 
-def _fits(value: object, default: object) -> bool:
+def _fits(value: Any, default: object) -> bool:
     if isinstance(default, tuple):
         return (
             isinstance(value, list)

@@ -315,11 +315,13 @@ class RepNCSPELAN4(ELAN1):
         attention: InnerLayer | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, hidden_channels, branch_channels)
-        inner = {"unit": unit, "attention": attention}
         self.cv2 = nn.Sequential(
-            RepCSP(hidden_channels // 2, branch_channels, repeats, **inner), Conv(branch_channels, branch_channels, 3)
+            RepCSP(hidden_channels // 2, branch_channels, repeats, unit=unit, attention=attention),
+            Conv(branch_channels, branch_channels, 3),
         )
-        self.cv3 = nn.Sequential(RepCSP(branch_channels, branch_channels, repeats, **inner), self.cv3)
+        self.cv3 = nn.Sequential(
+            RepCSP(branch_channels, branch_channels, repeats, unit=unit, attention=attention), self.cv3
+        )
 
 
 @layer(to_with("hidden_channels"), "pooling", example=(16, 8))

@@ -1,8 +1,7 @@
 """Which image size a run uses: what was asked for, what an exported file demands, or what the network was trained at."""
 
 from collections.abc import Sequence
-
-from torch import nn
+from typing import Protocol
 
 from utils.errors import SettingsError
 
@@ -27,12 +26,20 @@ def size_on_stride(size: int | Sequence[int], stride: int) -> tuple[int, int]:
     return height, width
 
 
-def static_size(network: nn.Module) -> tuple[int, int] | None:
+def static_size(network: object) -> tuple[int, int] | None:
     """Return the one height and width that a static exported file takes; None for every other network."""
     return getattr(network, "image_hw", None)
 
 
-def choose_image_size(asked: int | Sequence[int] | None, network: nn.Module) -> tuple[int, int]:
+class Strided(Protocol):
+    """A network that has strides."""
+
+    @property
+    def stride(self) -> Sequence[int]:
+        """Pixels per cell of each level."""
+
+
+def choose_image_size(asked: int | Sequence[int] | None, network: Strided) -> tuple[int, int]:
     """Return the height and width for a network's images, multiples of its largest stride; says where they come from unless asked for.
 
     Args:

@@ -5,11 +5,14 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from utils.errors import SettingsError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 AMP_CHOICES = ("auto", "off", "bf16", "fp16")
 
@@ -42,12 +45,12 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: Network) -> Network:
         """Move `model` to the device and layout; its parameters keep their number format."""
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
-    def place_for_inference(self, model: nn.Module) -> nn.Module:
+    def place_for_inference(self, model: Network) -> Network:
         """Move `model` to the device, layout and number format, but for the layers that ask for `full_precision`."""
         model = self.place(model)
         if self.dtype is None:

@@ -104,6 +104,7 @@ class ACmix(nn.Module):
         self.conv2 = nn.Conv2d(in_channels, out_channels, 1)
         self.conv3 = nn.Conv2d(in_channels, out_channels, 1)
         self.conv_p = nn.Conv2d(2, self.depth, 1)
+        assert self.conv_p.bias is not None
         self.conv_p.bias.requires_grad_(False)
         self.conv_p.weight.requires_grad_(kernel_att > 1)
         self.fc = nn.Conv2d(3 * heads, kernel_conv * kernel_conv, 1, bias=False)

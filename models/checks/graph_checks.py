@@ -158,7 +158,7 @@ def onnx_by_tracing(module: nn.Module, given: Any, expected: list[Tensor]) -> by
         torch.onnx.export(
             FlatForm(module, given).eval(),
             tensors,
-            buffer,
+            buffer,  # type: ignore[arg-type] # torch takes open files, and its annotation does not say so
             dynamo=False,
             opset_version=ONNX_OPSET,
             input_names=names,

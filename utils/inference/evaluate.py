@@ -15,12 +15,14 @@ from tqdm import tqdm
 
 from data.labels.annotation import Annotation
 from data.loader import Loader
+from models.yolo import Model
 from utils.drawing.plots import plot_batch, plot_confusion, plot_curves
 from utils.geometry.boxes import xyxy_to_cxcywh
 from utils.geometry.masks import as_array, numbered_region, prototype_map
 from utils.geometry.nms import non_max_suppression, torchvision_nms
 from utils.geometry.placement import unletterbox
 from utils.geometry.rle import encode_region
+from utils.inference.exported import ExportedNetwork
 from utils.metrics.detection import ConfusionMatrix, DetectionMetrics, DetectionResult
 from utils.metrics.mask_overlap import mask_overlaps, truth_masks
 from utils.precision import Precision
@@ -106,7 +108,7 @@ class LossMean:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Model | ExportedNetwork,
     loader: Loader,
     precision: Precision,
     *,

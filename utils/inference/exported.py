@@ -273,6 +273,7 @@ class ExportedNetwork(nn.Module):
 
     def _in_batches(self, images: Tensor) -> list[Tensor]:
         """Compute any number of images with a file of a fixed batch: the last batch is filled up with black ones."""
+        assert self.batch is not None
         missing = -len(images) % self.batch
         filled = torch.cat((images, images.new_zeros(missing, *images.shape[1:])))
         parts = [self._runner(part) for part in filled.split(self.batch)]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.augment.transforms import letterbox
 from data.images.reading import read_image
 from data.labels.coco_json import result_rows
 from data.labels.yolo_txt import label_rows
+from models.yolo import Model
 from utils.drawing.draw import draw_boxes, write_image
 from utils.errors import DataError, SettingsError, did_you_mean
 from utils.geometry.masks import as_array, instance_regions
@@ -24,6 +25,7 @@ from utils.geometry.placement import Placement, unletterbox
 from utils.geometry.region import Region, dense_masks
 from utils.geometry.rle import encode_region
 from utils.image_size import choose_image_size, static_size
+from utils.inference.exported import ExportedNetwork
 from utils.precision import Precision, choose_precision
 
 Image = str | Path | NDArray[np.uint8]
@@ -148,7 +150,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model | ExportedNetwork,
         image_size: int | Sequence[int] | None = None,
         conf_thres: float = 0.25,
         iou_thres: float = 0.45,

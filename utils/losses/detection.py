@@ -112,7 +112,9 @@ class DetectionLoss:
 
     def overlap_of(self, image_hw: tuple[int, int]) -> Overlap | None:
         """Return what the assigner compares boxes by; None for its own CIoU."""
-        return self.assigner_measure and partial(self.assigner_measure.overlap, image_hw=image_hw)
+        if self.assigner_measure is None:
+            return None
+        return partial(self.assigner_measure.overlap, image_hw=image_hw)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state that a resumed run needs; empty for losses without state."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from models.yolo import Model
 from utils.errors import TrainingStoppedError
 from utils.optim.ema import ModelEMA
 from utils.optim.optimizer import Schedule
@@ -25,7 +26,7 @@ MAX_BAD_STEPS = 20
 class Training:
     """What training changes, and what it needs to do so."""
 
-    model: nn.Module
+    model: Model
     ema: ModelEMA
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler

@@ -38,7 +38,7 @@ def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None,
     progress.epoch, progress.partial = epoch + 1, None
     progress.validation = validation or progress.validation
     best = progress.improved_by(found)
-    if best:
+    if best and found is not None:
         progress.best_fitness, progress.best_epoch = found.fitness, epoch
     shown = (*trained_items, *measured, trained.seconds, trained.waited, *masks)
     print(f"{epoch + 1:>5}/{options.epochs:<4}" + "".join(f"{value:>10.4f}" for value in shown), flush=True)

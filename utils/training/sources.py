@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from numpy.typing import NDArray
 
 from data.dataset import DetectionDataset
 from models.config.reading import find_config
@@ -53,7 +54,9 @@ def describe_images(dataset: DetectionDataset) -> dict[str, Any]:
         files.update(f"{one.path.name}\0{one.path.stat().st_size if one.path.is_file() else -1}\0".encode())
         sizes.update(f"{tuple(map(int, one.file_hw))}".encode())
         labels.update(f"{len(one)} {[[len(part) for part in polygon] for polygon in one.polygons if polygon]}".encode())
-        for array in (one.classes, one.boxes_xyxy, one.crowd, *(part for polygon in one.polygons for part in polygon)):
+        parts = [part for polygon in one.polygons for part in polygon]
+        arrays: list[NDArray[Any]] = [one.classes, one.boxes_xyxy, one.crowd, *parts]
+        for array in arrays:
             labels.update(array.tobytes())
     return {
         "images": len(dataset),
