@@ -1,1 +1,1 @@
-"""Speed, printed as ratios measured side by side in one run."""
+"""Benchmarks: two variants timed in turn within one run, printed with their ratio; and a control of the data."""

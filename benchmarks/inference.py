@@ -1,4 +1,4 @@
-"""Inference of deployed networks, decoding and NMS included: the default path against folded fp32 contiguous, in turn.
+"""Inference of deployed networks, with decoding and NMS: the default path against fp32 contiguous, timed in turn.
 
 `python -m benchmarks.inference [--cfg gelan-t.yaml gelan-c.yaml] [--batch 1] [--img 640]`
 """
@@ -18,7 +18,8 @@ def inference(cfg: str, amp: str, batch: int, size: int) -> Callable[[], Mapping
     """Return a function that runs one batch and returns the seconds of its parts."""
     torch.manual_seed(0)
     precision = choose_precision("cpu", amp)
-    model = precision.place_for_inference(Model(cfg).eval().deploy())
+    network = Model(cfg).eval().deploy()
+    model = precision.place_for_inference(network)
     pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
 
     def run() -> Mapping[str, float]:
@@ -27,7 +28,7 @@ def inference(cfg: str, amp: str, batch: int, size: int) -> Callable[[], Mapping
             images = precision.images(pixels, precision.dtype or torch.float32)
             prediction = model(images)
             clock.lap("network")
-            non_max_suppression(prediction, model.nc, 0.25, 0.45)
+            non_max_suppression(prediction, network.nc, 0.25, 0.45)
             clock.lap("NMS")
         return clock.total()
 
@@ -35,16 +36,15 @@ def inference(cfg: str, amp: str, batch: int, size: int) -> Callable[[], Mapping
 
 
 def main() -> None:
-    """Print both paths and their ratio, network by network."""
+    """Print the times of both paths and their ratio for each network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cfg", nargs="+", default=["gelan-t.yaml", "gelan-c.yaml"])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--img", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    print(
-        f"{machine()}; batch {options.batch}, {options.img} x {options.img}; default path: {choose_precision('cpu').describe()}"
-    )
+    default = choose_precision("cpu").describe()
+    print(f"{machine()}; batch {options.batch}, {options.img} x {options.img}; default path: {default}")
     paths = {"fp32 contiguous": "off", "default": "auto"}
     for cfg in options.cfg:
         print(cfg)

@@ -1,8 +1,8 @@
-"""Time and memory of the plug-in modules against straightforward forms of the same formulas, side by side.
+"""Time and memory of attention layers against plain forms of the same formulas, timed in turn.
 
-`python -m benchmarks.modules [--threads 1] [--dtype float32] [--layout contiguous] [--only ACmix]`. Every pair is first checked to give the
-same output. A ratio above 1 says that the layer here is faster than (or saves less than) the plain form. Forward is inference; memory is what
-is saved for backward, each storage once, parameters and input aside.
+`python -m benchmarks.modules [--threads 1] [--dtype float32] [--layout contiguous] [--only ACmix]`. Both forms must
+give the same output. A ratio above 1 means that the layer is faster, or saves less memory, than the plain form. Forward
+is inference; memory is what autograd saves for backward, without parameters and input.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from models.attention.dynamic_conv import DynamicConv2d
 from models.attention.gather_excite import GatherExcite
 
 LEAST_SECONDS = 0.02
-"""How long one sample lasts at least."""
+"""Shortest sample: faster functions are called several times."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Case:
 
     name: str
     make: Callable[[], nn.Module]
-    plain: Callable[[nn.Module, Tensor], Tensor]
+    plain: Callable[..., Tensor]
     shape: tuple[int, int, int, int]
 
 
@@ -51,7 +51,7 @@ CASES = (
 
 
 def saved_bytes(run: Callable[[], Tensor], module: nn.Module, x: Tensor) -> int:
-    """Return the bytes that autograd keeps for backward: every storage once, without parameters and input."""
+    """Return the bytes that autograd saves for backward: each storage once, without parameters and input."""
     apart = {tensor.untyped_storage().data_ptr() for tensor in (x, *module.parameters(), *module.buffers())}
     storages: dict[int, int] = {}
 
@@ -66,9 +66,9 @@ def saved_bytes(run: Callable[[], Tensor], module: nn.Module, x: Tensor) -> int:
 
 
 def timed(run: Callable[[], Tensor], upstream: Tensor) -> Callable[[], Mapping[str, float]]:
-    """Return a function that times inference, and a forward with its backward; short ones several times in a row.
+    """Return a function that times inference, and forward with backward.
 
-    With one thread that is processor time, which other work on the machine hardly disturbs.
+    With one thread it measures processor time, which other processes hardly disturb.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
@@ -113,9 +113,8 @@ def compare(case: Case, dtype: torch.dtype, layout: torch.memory_format, rounds:
     report(in_turn(variants, rounds, warmup=3), "plain")
     saved = {name: saved_bytes(form, module, x) / 2**20 for name, form in forms.items()}
     ratio = saved["plain"] / max(saved["layer"], 2**-10)
-    print(
-        f"{'saved for backward':<28}{saved['plain']:>10.1f} MiB plain {saved['layer']:>10.1f} MiB layer {ratio:>8.2f}x less"
-    )
+    sizes = f"{saved['plain']:>10.1f} MiB plain {saved['layer']:>10.1f} MiB layer"
+    print(f"{'saved for backward':<28}{sizes} {ratio:>8.2f}x less")
 
 
 def main() -> None:
@@ -127,7 +126,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: mixed precision")
     parser.add_argument("--layout", choices=("contiguous", "channels_last"), default="contiguous")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--only", default="", help="only cases whose name contains this text")
     options = parser.parse_args()
     layout = torch.channels_last if options.layout == "channels_last" else torch.contiguous_format
     for threads in dict.fromkeys(options.threads):

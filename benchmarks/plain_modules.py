@@ -1,6 +1,6 @@
-"""Straightforward forms of the plug-in modules, from the same weights: what benchmarks and tests compare the layers with.
+"""Plain forms of attention layers, with the same weights; benchmarks and tests compare the layers with them.
 
-Each is what a reader of the paper would write first: windows unfolded, pixels last, gates interpolated before the sigmoid.
+They follow the papers directly: windows are unfolded, channels last, gates interpolated before the sigmoid.
 """
 
 import torch
@@ -14,7 +14,7 @@ from models.attention.gather_excite import GatherExcite
 
 
 def plain_acmix(layer: ACmix, x: Tensor) -> Tensor:
-    """ACmix with unfolded windows of keys, values and positions, and both linear steps of its convolution; stride and dilation 1."""
+    """Apply ACmix with unfolded windows and both linear steps of its convolution; stride and dilation are 1."""
     batch, _, height, width = x.shape
     heads, depth, kernel = layer.heads, layer.depth, layer.kernel_att
 
@@ -37,7 +37,7 @@ def plain_acmix(layer: ACmix, x: Tensor) -> Tensor:
 
 
 def plain_dynamic_conv(layer: DynamicConv2d, x: Tensor) -> Tensor:
-    """Dynamic convolution with sigmoid routing as one grouped convolution, whatever the batch and kernel."""
+    """Apply dynamic convolution with sigmoid routing as one grouped convolution."""
     conv, batch = layer.cond_conv, x.shape[0]
     mixture = layer.routing(functional.adaptive_avg_pool2d(x, 1).flatten(1)).sigmoid()
     kernels = (mixture @ conv.weight).view(-1, conv.in_channels // conv.groups, conv.kernel_size, conv.kernel_size)
@@ -47,7 +47,7 @@ def plain_dynamic_conv(layer: DynamicConv2d, x: Tensor) -> Tensor:
 
 
 def plain_focal_modulation(layer: FocalModulation, x: Tensor) -> Tensor:
-    """Focal modulation with pixels' channels last and linear layers, as in the authors' code."""
+    """Apply focal modulation with channels last and linear layers, as in the authors' code."""
     channels = x.shape[1]
     query, context, gates = functional.linear(x.permute(0, 2, 3, 1), layer.f.weight.flatten(1), layer.f.bias).split(
         layer.sections, -1
@@ -63,7 +63,7 @@ def plain_focal_modulation(layer: FocalModulation, x: Tensor) -> Tensor:
 
 
 def plain_gather_excite(layer: GatherExcite, x: Tensor) -> Tensor:
-    """Gather-Excite in the order of the paper's figures: gather, interpolate, sigmoid, product."""
+    """Apply Gather-Excite in the order of the paper's figures: gather, interpolate, sigmoid, product."""
     gathered = layer.pool(x) if layer.gather is None else layer.gather(x)
     if layer.mlp is not None:
         gathered = layer.mlp(gathered)

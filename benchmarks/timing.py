@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, and fair timing of two variants side by side."""
+"""Shared by the benchmarks: a description of the machine, and timing of variants in turn."""
 
 import platform
 import statistics
@@ -10,7 +10,7 @@ import torch
 
 
 def machine() -> str:
-    """Return CPU, its matrix instructions, threads and torch version in one line."""
+    """Describe CPU, bf16 instructions, threads and torch version in one line."""
     name, flags = platform.processor() or platform.machine(), ""
     if Path("/proc/cpuinfo").is_file():
         text = Path("/proc/cpuinfo").read_text()
@@ -24,12 +24,12 @@ def machine() -> str:
 def in_turn(
     variants: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, warmup: int = 1
 ) -> dict[str, dict[str, list[float]]]:
-    """Run the variants in turn, A B A B …, and collect the seconds of each of their parts.
+    """Run the variants in turn (A B A B …) and collect the seconds of their parts.
 
     Args:
-        variants: by name, a function that runs once and returns seconds by part.
-        rounds: counted runs of each.
-        warmup: runs of each before, not counted.
+        variants: functions by name; each runs once and returns seconds by part.
+        rounds: runs of each variant that count.
+        warmup: runs of each variant before these.
     """
     collected: dict[str, dict[str, list[float]]] = {name: {} for name in variants}
     for number in range(warmup + rounds):
@@ -42,7 +42,7 @@ def in_turn(
 
 
 def report(collected: Mapping[str, Mapping[str, list[float]]], baseline: str) -> None:
-    """Print the median milliseconds of each part, and its ratio to the baseline with the range over the pairs."""
+    """Print the median milliseconds of each part, and its ratio to the baseline with the range over the rounds."""
     for name, parts in collected.items():
         for part, seconds in parts.items():
             line = f"{name:<28}{part:<14}{1000 * statistics.median(seconds):>10.1f} ms"
@@ -54,7 +54,7 @@ def report(collected: Mapping[str, Mapping[str, list[float]]], baseline: str) ->
 
 
 class Clock:
-    """Splits one run into parts: `lap(name)` ends a part."""
+    """Stopwatch that splits one run into parts: `lap(name)` ends a part."""
 
     def __init__(self) -> None:
         self.parts: dict[str, float] = {}

@@ -1,6 +1,6 @@
-"""A whole training step (forward, loss, backward, clipping and optimizer, EMA): the default path against fp32 contiguous, in turn.
+"""A training step (forward, loss, backward, optimizer, EMA): the default path against fp32 contiguous, timed in turn.
 
-`python -m benchmarks.train_step [--cfg gelan-t.yaml] [--batch 16] [--img 320]`. Targets are seeded, 15 objects an image.
+`python -m benchmarks.train_step [--cfg gelan-t.yaml] [--batch 16] [--img 320]`. Targets are random, 15 an image.
 """
 
 import argparse
@@ -55,16 +55,15 @@ def step(cfg: str, amp: str, batch: int, size: int, num_classes: int) -> Callabl
 
 
 def main() -> None:
-    """Print the parts of both paths and their ratios."""
+    """Print the times of both paths, part by part, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cfg", default="gelan-t.yaml")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--img", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    print(
-        f"{machine()}; {options.cfg}, batch {options.batch}, {options.img} x {options.img}; default path: {choose_precision('cpu').describe()}"
-    )
+    setting = f"{options.cfg}, batch {options.batch}, {options.img} x {options.img}"
+    print(f"{machine()}; {setting}; default path: {choose_precision('cpu').describe()}")
     paths = {"fp32 contiguous": "off", "default": "auto"}
     variants = {name: step(options.cfg, amp, options.batch, options.img, 3) for name, amp in paths.items()}
     report(in_turn(variants, options.rounds), "fp32 contiguous")

@@ -100,18 +100,14 @@ class Hyperparameters:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise SettingsError(f"hyperparameter {one.name}: {value!r}: expected a number such as {one.default}")
             if not 0 <= value < math.inf:
-                raise SettingsError(
-                    f"hyperparameter {one.name}: {value}: expected a finite number that is not negative"
-                )
+                raise SettingsError(f"hyperparameter {one.name}: {value}: expected a finite number, at least 0")
             setattr(self, one.name, int(value) if isinstance(one.default, int) else float(value))
         if self.momentum >= 1 or self.warmup_momentum >= 1:
-            raise SettingsError(
-                f"hyperparameters momentum {self.momentum}, warmup_momentum {self.warmup_momentum}: expected less than 1"
-            )
+            momenta = f"momentum {self.momentum}, warmup_momentum {self.warmup_momentum}"
+            raise SettingsError(f"hyperparameters {momenta}: expected less than 1")
         if self.tal_topk < 1 or self.nominal_batch < 1:
-            raise SettingsError(
-                f"hyperparameters tal_topk {self.tal_topk}, nominal_batch {self.nominal_batch}: expected at least 1"
-            )
+            counts = f"tal_topk {self.tal_topk}, nominal_batch {self.nominal_batch}"
+            raise SettingsError(f"hyperparameters {counts}: expected at least 1")
 
     def as_dict(self) -> dict[str, Any]:
         """Return all values by name."""

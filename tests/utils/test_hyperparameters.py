@@ -69,7 +69,7 @@ def test_round_trip_through_a_file(tmp_path: Path) -> None:
         ({"box": True}, ["box", True]),
         ({"box": [1]}, ["box", "[1]"]),
         ({"lr0": "1e-3"}, ["lr0", "'1e-3'"]),
-        ({"lr0": -0.1}, ["lr0", -0.1, "negative"]),
+        ({"lr0": -0.1}, ["lr0", -0.1, 0]),
         ({"lr0": float("nan")}, ["lr0", "nan", "finite"]),
         ({"weight_decay": float("inf")}, ["weight_decay", "inf", "finite"]),
         ({"momentum": 1.0}, ["momentum 1.0", "warmup_momentum 0.8", 1]),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 EPS = 1e-7
-"""Square pixels, added to what paired IoUs and the box losses divide by: finite values and gradients for empty boxes."""
+"""Square pixels, added to the divisors of paired IoUs and box losses: empty boxes have finite values and gradients."""
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ranks within groups, for flat lists whose rows belong to groups (objects of an image, claimants of an anchor point)."""
+"""Ranks within groups, such as the objects of an image or the objects that claim an anchor point."""
 
 import torch
 from torch import Tensor

@@ -165,7 +165,7 @@ def mpdiou(pairs: Pairs) -> Tensor:
 
 @part(c=Range(0, 1e4, above=True), share=Range(0, 1, above=True))
 def nwd(pairs: Pairs, c: float = 12.7, share: float = 1.0) -> Tensor:
-    """exp(-W / c), W the Wasserstein distance of Gaussians fitted to the boxes: smooth for small objects, flat far away.
+    """exp(-W / c), W the Wasserstein distance of Gaussians fitted to the boxes: smooth for small objects.
 
     Args:
         c: pixels of the network's input; about the mean size (root of the area) of the data set's objects.

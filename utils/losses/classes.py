@@ -14,7 +14,7 @@ LEAST_SLIDE_MEAN = 0.2
 """Lower bound of Slide's mean IoU, as in its authors' code."""
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor | float) -> Tensor:
     """Compute binary cross-entropy from logits, element by element."""
     return functional.softplus(logits) - logits * target
 

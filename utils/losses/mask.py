@@ -1,7 +1,7 @@
 """Mask loss of instance segmentation: binary cross-entropy of each positive's mask inside its object's box.
 
-Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689, section 3.1. Differs: the mean over the whole map is divided
-by the box's share of the image, so that objects of all sizes count equally.
+Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689, section 3.1. Differs: the mean over the whole map is
+divided by the box's share of the image, so that objects of all sizes count equally.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def mask_loss(
     maps: Tensor,
     image_hw: tuple[int, int],
 ) -> Tensor:
-    """Compute the mask loss: cross-entropy inside each positive's box, divided by the box's area, averaged over positives.
+    """Average over positives the cross-entropy inside the object's box, divided by the box's area.
 
     Args:
         coefficients: (P, M) of each positive.

@@ -13,7 +13,7 @@ from utils.losses.atss import atss, candidates, squares
 
 
 def levels(*sides: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Tensor, Tensor, list[int]]:
-    """Points, strides and sizes of square maps, float64."""
+    """Return points, strides and sizes of square maps, in float64."""
     points, cells = anchor_points(
         [(side, side) for side in sides], list(strides[: len(sides)]), torch.zeros(1, dtype=torch.float64)
     )
@@ -45,7 +45,7 @@ def plain(
     topk: int,
     scale: float,
 ) -> Tensor:
-    """The rule object by object over lists; (B, A, 2) of target row (-1 for none) and score."""
+    """Apply the rule object by object, with lists: (B, A, 2) target row (-1 for none) and score."""
     fits: dict[tuple[int, int], list[tuple[float, int]]] = {}
     for row, corner in enumerate(corners):
         x1, y1, x2, y2 = corner.tolist()
@@ -82,12 +82,11 @@ def plain(
 
 
 def table(found: Assignment, images: int, anchors: int) -> Tensor:
-    """An assignment in the form of `plain`."""
+    """Bring an assignment to the form of `plain`."""
     result = torch.zeros(images, anchors, 2, dtype=torch.float64)
     result[..., 0] = -1
-    assert len((found.image * anchors + found.anchor).unique()) == len(found.anchor), (
-        "an anchor point answers for one object"
-    )
+    cells = found.image * anchors + found.anchor
+    assert len(cells.unique()) == len(cells), "an anchor point predicts one object"
     result[found.image, found.anchor] = torch.stack((found.target.double(), found.score.double()), 1)
     return result
 
@@ -96,8 +95,9 @@ def table(found: Assignment, images: int, anchors: int) -> Tensor:
 
 
 def test_the_square_that_fits_wins() -> None:
-    # 40 x 40 around (20, 20), which is a point of the first level: its square of 5 * 8 fits exactly, IoU 1. Of the 3 x 3 nearest points
-    # those beside it are 8 off: 32 * 40 / (3200 - 1280) = 2/3, those across 32 * 32 / (3200 - 1024) = 8/17
+    # 40 x 40 around (20, 20), which is a point of the first level: its square of 5 * 8 fits exactly, IoU 1. Of the
+    # 3 x 3 nearest points those beside it are 8 off: 32 * 40 / (3200 - 1280) = 2/3, those across it
+    # 32 * 32 / (3200 - 1024) = 8/17
     points, strides, sizes = levels(5)
     corners = torch.tensor([[0.0, 0, 40, 40]]).double()
     found = assign(corners.expand(1, 25, 4), points, strides, sizes, torch.tensor([0]), corners)
@@ -138,7 +138,7 @@ def test_a_single_candidate_has_no_deviation() -> None:
 
 
 def test_equal_overlaps_all_reach_their_mean() -> None:
-    # 10 x 10 within all nine squares: nine times 100 / 1600; the points inside it answer
+    # 10 x 10 within all nine squares: nine times 100 / 1600; one of the points lies inside it
     points, strides, sizes = levels(5)
     corners = torch.tensor([[15.0, 15, 25, 25]])
     found = assign(corners.expand(1, 25, 4), points.float(), strides.float(), sizes, torch.tensor([0]), corners)

@@ -10,7 +10,7 @@ from torch import Tensor
 from utils.losses.box import BoxLoss, Pairs
 from utils.losses.settings import PARTS
 
-# The pair of the hand-worked numbers: the predicted box 4 x 4 around (2, 2), the object 6 x 3 around (5, 2.5), in an image of 40 x 30.
+# The pair of the hand-worked numbers: predicted box 4 x 4 around (2, 2), object 6 x 3 around (5, 2.5), image 40 x 30.
 #   intersection 2 * 3 = 6, union 16 + 18 - 6 = 28, IoU 3 / 14 = 0.2142857
 #   hull 8 x 4: area 32, squared diagonal 80; centres 3 and 0.5 apart: squared distance 9.25
 PREDICTED, GOAL, IMAGE_HW = (0.0, 0.0, 4.0, 4.0), (2.0, 1.0, 8.0, 4.0), (30, 40)
@@ -42,7 +42,8 @@ def overlap(measure: str, wraps: list[str] | None = None, pairs: Pairs | None = 
         ("iou", 0.2142857),
         ("giou", 0.0892857),  # less (32 - 28) / 32 = 0.125
         ("diou", 0.0986607),  # less 9.25 / 80 = 0.115625
-        # v = 4 / pi^2 (atan 2 - atan 1)^2 = 0.4052847 * 0.3217506^2 = 0.0419565; v^2 / (1 - IoU + v) = 0.0021269 less than DIoU
+        # v = 4 / pi^2 (atan 2 - atan 1)^2 = 0.4052847 * 0.3217506^2 = 0.0419565
+        # v^2 / (1 - IoU + v) = 0.0021269 less than DIoU
         ("ciou", 0.0965338),
         ("eiou", -0.0263393),  # DIoU less (2 / 8)^2 + (1 / 4)^2 = 0.125
         # angle 2 * 3 * 0.5 / 9.25 = 0.3243243, its weight 2 - 0.3243243 = 1.6756757
@@ -53,7 +54,7 @@ def overlap(measure: str, wraps: list[str] | None = None, pairs: Pairs | None = 
         ("siou(theta=2)", 0.0317544),
         ("shape_iou", 0.0942352),  # both weights 1: DIoU less half the shape cost of SIoU, 0.0044255
         # weights 2 * 6 / 9 = 4/3 of the width, 2/3 of the height: distance (2/3 * 9 + 4/3 * 0.25) / 80 = 0.0791667
-        # shape (1 - e^(-2/3 * 2/6))^4 + (1 - e^(-4/3 * 1/4))^4 = 0.0015766 + 0.0064569 = 0.0080335, half of it 0.0040167
+        # shape (1 - e^(-2/3 * 2/6))^4 + (1 - e^(-4/3 * 1/4))^4 = 0.0015766 + 0.0064569 = 0.0080335; half: 0.0040167
         ("shape_iou(scale=1)", 0.1311023),
         ("mpdiou", 0.2058857),  # less (2^2 + 1^2) / 2500 + (4^2 + 0^2) / 2500 = 0.0084
         ("nwd", 0.7748023),  # W^2 = 9.25 + (2^2 + 1^2) / 4 = 10.5: e^(-3.2403703 / 12.7)
@@ -107,7 +108,7 @@ def test_a_measure_does_not_depend_on_the_scale_of_the_image(measure: str) -> No
 
 @pytest.mark.parametrize("measure", [*MEASURES, "nwd(share=0.3)", "shape_iou(scale=1.5)"])
 def test_the_gradient_is_the_slope(measure: str) -> None:
-    """Of what is differentiated; Wise-IoU's diagonal is not, and CIoU's weight neither."""
+    """Wise-IoU's diagonal and CIoU's weight are detached, so these measures are left out."""
     if measure.startswith(("wiou", "ciou", "nwd(")):
         pytest.skip("has a part without gradient")
     goal = pairs_of().goal_xyxy
@@ -119,7 +120,7 @@ def test_the_gradient_is_the_slope(measure: str) -> None:
 def test_wise_iou_pulls_with_the_diagonal_held() -> None:
     pairs = pairs_of()
     overlap("wiou", pairs=pairs).backward()
-    # along y1 + y2 together IoU changes too; along x of the centre only the exponential does where IoU's slope is taken out
+    # the gradient without IoU's share is that of the exponential alone
     iou = pairs_of()
     iou.iou.backward()
     factor = math.exp(9.25 / 80)
@@ -166,7 +167,7 @@ def test_degenerate_boxes_are_finite(measure: str, wraps: list[str]) -> None:
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_identical_boxes_have_nothing_to_lose(measure: str) -> None:
+def test_identical_boxes_cost_nothing(measure: str) -> None:
     pairs = pairs_of((10, 10, 30, 20), (10, 10, 30, 20), torch.float32)
     loss = box_loss(measure)(pairs)
     loss.backward()
@@ -208,13 +209,13 @@ def test_the_mean_moves_by_its_momentum_in_training_only() -> None:
     assert loss(pairs_of()).item() == pytest.approx(0.9671077, abs=1e-6)
 
 
-def test_the_mean_survives_boxes_that_are_no_numbers() -> None:
+def test_boxes_that_are_not_finite_leave_the_mean() -> None:
     loss = box_loss("wiou")
     loss(pairs_of((math.nan, 0, 1, 1)), learning=True)
     assert loss.state_dict()["mean"].item() == 1
 
 
-def test_the_mean_is_put_back() -> None:
+def test_the_mean_is_restored() -> None:
     first, second = box_loss("wiou(momentum=0.5)"), box_loss("wiou(momentum=0.5)")
     first(pairs_of(), learning=True)
     second.load_state_dict(first.state_dict())

@@ -27,14 +27,15 @@ def built(name: str) -> Callable[..., Tensor]:
 
 
 def score(name: str, logits: list[float], targets: dict[int, float], overlaps: list[float] | None = None) -> float:
-    """The loss of one row of logits, with targets by column."""
+    """Return the loss of one row of logits, with targets by column."""
     row = torch.tensor([[logits]])
     columns = list(targets)
     found = torch.tensor(list(targets.values()))
     return built(name)(row, row[0, 0, columns], found, boxes_of(overlaps or [0.5] * len(columns))).item()
 
 
-# --- by hand; at the logit 0 the probability is 1/2 and the cross-entropy ln 2 whatever the target, at ln 3 it is 3/4, softplus ln 4
+# --- by hand: at the logit 0 the probability is 1/2 and the cross-entropy ln 2, whatever the target; at ln 3 the
+# probability is 3/4 and the softplus ln 4
 
 
 @pytest.mark.parametrize(
@@ -54,13 +55,13 @@ def test_by_hand(name: str, positive: float, background: float) -> None:
     assert score(name, [LN3, 0.0, LN3], {1: 0.8}) == pytest.approx(positive + 2 * background, rel=1e-5)
 
 
-def test_slide_weighs_by_the_overlap() -> None:
+def test_slide_weights_positives_by_their_overlap() -> None:
     # IoUs 0.2, 0.45, 0.55, 0.8 with mean 0.5: 1 up to 0.4, e^0.5 below the mean, e^0.45 and e^0.2 above it
     weights = 1 + math.exp(0.5) + math.exp(0.45) + math.exp(0.2)
     assert score("slide", [0.0] * 4, dict.fromkeys(range(4), 1.0), [0.2, 0.45, 0.55, 0.8]) == pytest.approx(
         weights * LN2, rel=1e-5
     )
-    # a mean of 0.1 is taken for 0.2: of 0.05 and 0.15 the first is at most 0.1
+    # a mean of 0.1 is raised to 0.2: of 0.05 and 0.15 the first is at most 0.1
     assert score("slide", [0.0] * 2, {0: 1.0, 1: 1.0}, [0.05, 0.15]) == pytest.approx(
         (1 + math.exp(0.8)) * LN2, rel=1e-5
     )

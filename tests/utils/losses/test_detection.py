@@ -20,13 +20,13 @@ LN2 = math.log(2)
 
 
 def one_cell(box_logits: Tensor, class_logit: float = 0.0, classes: int = 1, batch: int = 1) -> list[Tensor]:
-    """Maps of a single cell at stride 8: its point is (4, 4) of an image of 8 x 8."""
+    """Return maps of a single cell at stride 8: its point is (4, 4) in an image of 8 x 8."""
     cell = torch.cat((box_logits, torch.full((classes,), class_logit))).view(1, -1, 1, 1)
     return [cell.repeat(batch, 1, 1, 1).requires_grad_()]
 
 
 def halfway() -> Tensor:
-    """Logits that put all four sides half a cell away: the box of the whole 8 x 8 image."""
+    """Return logits that put all four sides half a cell away: the box is the whole 8 x 8 image."""
     sides = torch.full((4, NUM_BINS), -1e4)
     sides[:, :2] = 0
     return sides.flatten()
@@ -44,7 +44,7 @@ def score(
 
 
 def random_maps(seed: int = 0, batch: int = 3, classes: int = 4) -> list[Tensor]:
-    """Three levels of a 64 x 64 image."""
+    """Return maps of the three levels of a 64 x 64 image."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(batch, 64 + classes, side, side, generator=generator).requires_grad_() for side in (8, 4, 2)]
 
@@ -134,7 +134,7 @@ def test_no_objects_in_the_batch() -> None:
     assert finite(maps, total)
 
 
-def test_a_image_without_objects_is_background() -> None:
+def test_an_image_without_objects_is_background() -> None:
     maps = random_maps()
     total, _ = score(maps, TARGETS)
     assert finite(maps, total)
@@ -273,7 +273,7 @@ def test_build_loss_refuses_unknown_keys() -> None:
 
 
 def segment_outputs(seed: int = 0, batch: int = 3) -> dict[str, Any]:
-    """One branch's output for 64 x 64 images: three levels, four masks."""
+    """Return one branch's output for 64 x 64 images: three levels, four masks."""
     generator = torch.Generator().manual_seed(100 + seed)
     return {
         "maps": random_maps(seed, batch),
@@ -332,13 +332,13 @@ def test_masks_without_objects_are_zero_and_finite() -> None:
     assert outputs["prototypes"].grad.eq(0).all()
 
 
-def test_objects_known_by_their_box_have_no_mask_term() -> None:
+def test_objects_without_outline_have_no_mask_term() -> None:
     some = torch.tensor([True, False, True, False])
     whole, partly = segment_score(segment_batch())[1], segment_score(segment_batch(outlined=some))[1]
     assert partly["box"].item() == whole["box"].item()
     assert partly["mask"].item() != pytest.approx(whole["mask"].item(), rel=1e-3)
     changed = segment_batch(outlined=some)
-    changed["masks"][0][changed["masks"][0] == 2] = 0  # the second object of the first image, known by its box
+    changed["masks"][0][changed["masks"][0] == 2] = 0  # the second object of the first image has no outline
     assert segment_score(changed)[1]["mask"].item() == partly["mask"].item()
     assert segment_score(segment_batch(outlined=torch.zeros(4, dtype=torch.bool)))[1]["mask"].item() == 0
 

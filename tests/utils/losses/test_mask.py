@@ -30,7 +30,7 @@ def random_inputs(dtype: torch.dtype = torch.float64, positives: int = 9, images
 def dense(
     coefficients: Tensor, prototypes: Tensor, image: Tensor, number: Tensor, boxes: Tensor, maps: Tensor
 ) -> Tensor:
-    """The rule as it is written, over full tables."""
+    """Apply the rule as it is written, with full tables."""
     logits = torch.einsum("pm,pmhw->phw", coefficients, prototypes[image])
     target = (maps[image] == number[:, None, None]).to(logits.dtype)
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -87,7 +87,7 @@ def test_no_positive_gives_zero_and_zero_gradients() -> None:
     assert inputs[1].grad.eq(0).all()
 
 
-def test_without_gradients_none_are_made() -> None:
+def test_under_no_grad_there_is_no_gradient() -> None:
     with torch.no_grad():
         loss = mask_loss(*random_inputs(), HW)
     assert not loss.requires_grad

@@ -298,10 +298,10 @@ def test_every_name_acts(loss: dict[str, Any]) -> None:
         assert (changed["box"].item(), changed["dfl"].item()) == (plain["box"].item(), plain["dfl"].item())
     _, apart = score(random_maps(), TARGETS, {"assigner_iou": "ciou"} | loss, tal_beta=1.0)
     if key in ("box", "wrap"):
-        assert apart["dfl"].item() == plain["dfl"].item(), "with its own measure the assigner finds what it found"
+        assert apart["dfl"].item() == plain["dfl"].item(), "with a measure of its own the assigner is unchanged"
 
 
-def test_the_default_said_in_full_is_the_default() -> None:
+def test_the_default_written_in_full_is_the_default() -> None:
     total, items = score(random_maps(), TARGETS, {})
     same, again = score(random_maps(), TARGETS, DEFAULTS | {"assigner_iou": "ciou"})
     assert total.item() == same.item()
@@ -311,8 +311,9 @@ def test_the_default_said_in_full_is_the_default() -> None:
 
 
 def test_the_assigner_follows_the_loss_by_hand() -> None:
-    # the predicted box is 120 x 120 around the 8 x 8 object: CIoU 64 / 14400, and W = 56 sqrt(2) makes NWD e^(-79.196 / 12.7) = 0.0019578;
-    # with tal_beta 1 that is the score of the one anchor point, and the weight of its dfl, 1.5 ln 16
+    # the predicted box is 120 x 120 around the 8 x 8 object: CIoU is 64 / 14400; W is 56 sqrt(2), so that NWD is
+    # e^(-79.196 / 12.7) = 0.0019578. With tal_beta 1 it is the score of the one anchor point, and its dfl's weight,
+    # 1.5 ln 16
     flat = 1.5 * 2.7725887
     for loss, expected in (
         ({}, 64 / 14400),
@@ -337,8 +338,8 @@ def test_atss_scores_by_the_measure_too() -> None:
     "loss", [{"box": "eiou"}, {"box": "siou"}, {"box": "mpdiou"}, {"wrap": ["focaler(0.5, 0.9)"]}], ids=str
 )
 @pytest.mark.parametrize("assigner", ["task_aligned", "atss"])
-def test_a_measure_below_0_everywhere_gives_way_to_iou(loss: dict[str, Any], assigner: str) -> None:
-    # 120 x 120 around 8 x 8: every measure here is below 0 (EIoU by 2 (112 / 120)^2 = 1.74), and no point would answer
+def test_an_object_without_a_measure_above_0_is_compared_by_iou(loss: dict[str, Any], assigner: str) -> None:
+    # 120 x 120 around 8 x 8: every measure here is below 0 (EIoU by 2 (112 / 120)^2 = 1.74); else no positive
     _, items = score(one_cell(torch.zeros(64)), WHOLE, loss | {"assigner": assigner}, tal_beta=1.0)
     assert items["dfl"].item() == pytest.approx(1.5 * 2.7725887 * 64 / 14400, rel=1e-4)
 

@@ -11,7 +11,7 @@ from utils.losses.task_aligned import task_aligned
 
 
 def grid(side: int, stride: int = 8) -> Tensor:
-    """Points of a square map, float64."""
+    """Return the points of a square map, in float64."""
     return anchor_points([(side, side)], [stride], torch.zeros(1, dtype=torch.float64))[0]
 
 
@@ -48,7 +48,7 @@ def dense(
     alpha: float,
     beta: float,
 ) -> Tensor:
-    """The rule image by image over full tables; (B, A, 2) of target row (-1 for none) and score."""
+    """Apply the rule image by image, with full tables: (B, A, 2) target row (-1 for none) and score."""
     result = torch.zeros(len(boxes), len(points), 2, dtype=torch.float64)
     result[..., 0] = -1
     for number in range(len(boxes)):
@@ -82,11 +82,11 @@ def dense(
 
 
 def table(found: Assignment, images: int, anchors: int) -> Tensor:
-    """An assignment in the form of `dense`."""
+    """Bring an assignment to the form of `dense`."""
     result = torch.zeros(images, anchors, 2, dtype=torch.float64)
     result[..., 0] = -1
     cells = found.image * anchors + found.anchor
-    assert len(cells.unique()) == len(cells), "an anchor point answers for one object"
+    assert len(cells.unique()) == len(cells), "an anchor point predicts one object"
     result[found.image, found.anchor, 0] = found.target.double()
     result[found.image, found.anchor, 1] = found.score.double()
     return result
@@ -118,7 +118,7 @@ def test_the_class_score_counts_by_alpha() -> None:
     points = torch.tensor([[2.0, 4], [6.0, 4]]).double()
     boxes = torch.tensor([[[0.0, 0, 8, 8], [0.0, 0, 8, 8]]]).double()
     logits = torch.tensor([[[0.0, 0.0], [0.0, -1000.0]]]).double()
-    assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points).anchor.tolist() == [0], "a score of 0 answers for nothing"
+    assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points).anchor.tolist() == [0], "a score of 0 is no positive"
     assert run([(0, 1, (0, 0, 8, 8))], logits, boxes, points, alpha=0.0).score.tolist() == pytest.approx(
         [1.0, 1.0], abs=1e-6
     )
@@ -139,7 +139,7 @@ def test_ties_go_to_the_earlier_point() -> None:
     assert found.anchor.tolist() == [0, 1]
 
 
-def test_a_point_whose_box_overlaps_nothing_answers_for_nothing() -> None:
+def test_a_point_whose_box_overlaps_nothing_is_no_positive() -> None:
     boxes = torch.zeros(1, 16, 4).double()
     boxes[0, 5] = torch.tensor([0.0, 0, 32, 32])
     found = run([(0, 0, (0, 0, 32, 32))], torch.zeros(1, 1, 16).double(), boxes, grid(4))
