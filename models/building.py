@@ -1,4 +1,4 @@
-"""Layers from their names and arguments: rows of a network, layers inside blocks, wrapped layers and the checks build alike."""
+"""Build layers from names and arguments: for rows, for layers inside blocks, for wrapped layers and for checks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -198,7 +198,8 @@ def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
         if next(iter(entry.parameters()), None) == "out_channels":
             if arguments and isinstance(arguments[-1], dict) and "out_channels" in arguments[-1]:
                 raise ModelConfigError(
-                    f"out_channels is {arguments[-1]['out_channels']}: the block sets it to its inner width: leave it out"
+                    f"out_channels is {arguments[-1]['out_channels']}: the block sets it to its inner width: "
+                    "leave it out"
                 )
             arguments.insert(0, width)
         plan = plan_layer(entry, arguments, [width], Unscaled())

@@ -1,6 +1,6 @@
 """Importing this module registers every built-in layer, and every file that a user drops into one of the folders below.
 
-It is the only module that is imported for what it does on import.
+It is the only module that is imported for its side effect.
 """
 
 import importlib

@@ -1,6 +1,7 @@
 """The conformance test of layers and networks: `python -m models.check LAYER|CFG|my_layers.py`.
 
-What is promised, and what to do where it is not kept, stands beside each check: models/checks. The test suite makes the same checks
+What is promised, and what to do where it is not kept, stands beside each check: models/checks. The test suite makes the
+    same checks
 over the whole registry.
 """
 
@@ -75,7 +76,7 @@ def check_network(
 
 
 def distinct_layers(model: Model) -> list[tuple[LayerCase, list[int]]]:
-    """Return a network's layers with the rows that they stand in; rows of the same layer, arguments and inputs count once."""
+    """Return a network's distinct layers (same layer, arguments and inputs), each with its rows."""
     shapes = model.trace(TRACED_SIZE)
     found: dict[tuple[Any, ...], tuple[LayerCase, list[int]]] = {}
     for row in model.rows:
@@ -102,7 +103,8 @@ def cases_of(target: str, arguments: str | None, inputs: list[int] | None) -> It
     names = load_plugin(target).layers if target.endswith(".py") else (target,)
     if len(names) != 1 and (arguments or inputs):
         raise SettingsError(
-            f"{target}: has {len(names)} layers: --arguments and --inputs are those of one; name it: --plugin {target} {names[0]}"
+            f"{target}: has {len(names)} layers: --arguments and --inputs are those of one; name it: "
+            f"--plugin {target} {names[0]}"
         )
     for name in names:
         yield LayerCase.of_example(find_layer(name), read_arguments(arguments), tuple(inputs) if inputs else None)
@@ -219,7 +221,7 @@ def build_parser() -> cli.Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `python -m models.check`; return 0 if nothing failed, 1 if something did, 2 for a mistake on the command line."""
+    """Run `python -m models.check`; return 0 if nothing failed, 1 if a check failed, 2 for a user's mistake."""
     options = build_parser().parse_args(arguments)
     reports: list[Report] = []
 

@@ -33,7 +33,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class Conv(nn.Module):
     """Convolution without bias, batch normalisation (eps 1e-3, momentum 0.03), activation.
 
-    Source: Ioffe, Szegedy 2015, arxiv.org/abs/1502.03167 (batch normalisation); Elfwing et al. 2017, arxiv.org/abs/1702.03118 (SiLU)
+    Source: Ioffe, Szegedy 2015, arxiv.org/abs/1502.03167 (batch normalisation); Elfwing et al. 2017,
+        arxiv.org/abs/1702.03118 (SiLU)
 
     Args:
         padding: None keeps the size at stride 1 for odd kernels, dilation included.
@@ -159,7 +160,7 @@ def set_activation(model: nn.Module, name: str) -> None:
 
 
 def fix_activation(block: nn.Module, name: str | None) -> None:
-    """Give a block the activation `name` for good, whatever its network's `activation` says; None leaves it to the network.
+    """Fix a block's activation, so that its network's `activation` does not change it; None leaves it to the network.
 
     Raises:
         ModelConfigError: the name is not in ACTIVATIONS.
@@ -212,9 +213,9 @@ class RepCSP(nn.Module):
     Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
 
     Args:
-        shortcut: whether the bottlenecks add their input; a unit brings its own.
+        shortcut: whether the bottlenecks add their input; it has no effect on a unit.
         unit: a layer in place of each bottleneck: a registered one's name, or [name, arguments …].
-        attention: a layer at the end of each bottleneck's branch, before its sum; said alike.
+        attention: a layer at the end of each bottleneck's branch, before its sum; same form as `unit`.
     Raises:
         ModelConfigError: the layer cannot be built, or both are given.
     """
@@ -263,9 +264,9 @@ class ELAN1(nn.Module):
     Args:
         hidden_channels: of the first convolution, one half of which feeds the chain.
         branch_channels: of each stage of the chain.
-        unit: a layer in place of each 3 x 3 convolution, after a 1 x 1 one where the widths differ: a registered one's name, or
-            [name, arguments …].
-        attention: a layer after each 3 x 3 convolution; said alike.
+        unit: a layer in place of each 3 x 3 convolution, after a 1 x 1 one where the widths differ: a registered one's
+            name, or [name, arguments …].
+        attention: a layer after each 3 x 3 convolution; same form as `unit`.
     Raises:
         ModelConfigError: the layer cannot be built, or both are given.
     """

@@ -10,11 +10,11 @@ from models.registry import Channels, Scale, only, rule
 from utils.errors import ModelConfigError
 
 Start = Literal["random", "identity"]
-"""How a module that stands in place begins: as initialised, or passing its input on unchanged."""
+"""How a module starts: as initialised, or as the identity."""
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Tell whether a map lies in memory with its channels last, and not also with its width last."""
+    """Tell whether a map is channels-last in memory, and not contiguous as well."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
@@ -26,7 +26,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that uses its running statistics where a batch in training has one value per channel, and so no variance."""
+    """Batch normalisation that trains on one value per channel, which has no variance, by its running statistics."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
@@ -37,7 +37,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 class DepthwiseConv2d(nn.Conv2d):
     """Depthwise convolution of odd kernel that keeps the size, without bias.
 
-    In training on a CPU, bf16 maps pass through it in float32: oneDNN's bf16 backward of 5 x 5 and larger kernels, channels last,
+    In training on a CPU, bf16 maps pass through it in float32: oneDNN's bf16 backward of 5 x 5 and larger kernels,
+        channels last,
     takes up to four times as long.
     """
 
@@ -52,7 +53,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def zero_(module: nn.Module) -> None:
-    """Set every parameter of a module's own to zero."""
+    """Set a module's own parameters to zero, not those of its children."""
     for parameter in module.parameters(recurse=False):
         nn.init.zeros_(parameter)
 
@@ -87,12 +88,13 @@ class DropPath(nn.Module):
 
 @rule("in_channels")
 def same_as_asked(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """One input; `out_channels` may be left out, and must be the input's where it is given (a residual block keeps its width)."""
+    """One input; `out_channels` may be left out, else it must be the input's (a residual block keeps its width)."""
     arguments["in_channels"] = only(inputs)
     asked = arguments.get("out_channels")
     if asked is not None and arguments["in_channels"] not in (asked, scale.channels(asked)):
         raise ModelConfigError(
-            f"out_channels {asked} after {arguments['in_channels']} channels: a residual block keeps its width; leave it out"
+            f"out_channels {asked} after {arguments['in_channels']} channels: a residual block keeps its width; "
+            "leave it out"
         )
     arguments["out_channels"] = arguments["in_channels"]
     return arguments["in_channels"]

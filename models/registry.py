@@ -30,7 +30,7 @@ class Scale:
 
     Attributes:
         letter: their name in the yaml's `scales`.
-        full: whether they reach the hidden widths and inner repeats that a block has as arguments too (`scaling: full`).
+        full: whether they also scale hidden widths and inner repeats among a block's arguments (`scaling: full`).
     """
 
     depth: float = 1.0
@@ -44,7 +44,7 @@ class Scale:
         return math.ceil(self._capped(count) * self.width / 8) * 8
 
     def hidden_channels(self, count: int) -> int:
-        """Scale a block's own width: as `channels`, but a width of 1 leaves it as written (YOLOv9-m's blocks have branches of 90)."""
+        """Scale a block's own width: as `channels`, but a width of 1 keeps it as written (90 in YOLOv9-m)."""
         return self._capped(count) if self.width == 1 else self.channels(count)
 
     def _capped(self, count: int) -> int:
@@ -55,7 +55,7 @@ class Scale:
         return max(round(count * self.depth), 1) if count > 1 else count
 
     def inner_repeats(self, count: int) -> int:
-        """Scale the number of units in a block's chain: as `repeats`, but a single unit may become several, since each keeps its map's size."""
+        """Scale the number of units in a block's chain; unlike in `repeats`, a single unit may become several."""
         return max(round(count * self.depth), 1) if self.full and count > 0 else count
 
 
@@ -65,7 +65,8 @@ class Rule:
 
     Attributes:
         fills: names of the constructor arguments that it fills; a yaml row cannot give those.
-        repeats: name of the argument that counts units in a chain inside the block, which `scaling: full` scales by the depth.
+        repeats: name of the argument that counts units in a chain inside the block, which `scaling: full` scales by the
+            depth.
         wraps: name of the argument, the first, that is another layer with its arguments, built as in a row of its own.
         settings: a dataclass whose fields are further arguments, which the constructor takes as `**` keywords.
         branches: of a head, into which its inputs split equally; 0 for a layer that is not a head.
@@ -96,7 +97,8 @@ def only(inputs: list[Channels]) -> int:
         raise ModelConfigError(f"'from' names {len(inputs)} layers: this layer takes one input")
     if isinstance(inputs[0], list):
         raise ModelConfigError(
-            f"the input is a list of {len(inputs[0])} maps: this layer takes one: pick one by a row [-1, 1, Pick, [0]] before it"
+            f"the input is a list of {len(inputs[0])} maps: this layer takes one: "
+            "pick one by a row [-1, 1, Pick, [0]] before it"
         )
     return inputs[0]
 
@@ -122,7 +124,7 @@ def to(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Chann
 
 @rule("in_channels")
 def to_unscaled(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """As `to`, for a block with hidden widths among its arguments that no rule scales: a width other than 1 would leave it lopsided."""
+    """As `to`, for a block whose hidden widths are arguments that no rule scales: it accepts no width but 1."""
     if scale.width != 1:
         raise unreached_width(scale, "")
     return to.apply(inputs, arguments, scale)
@@ -131,13 +133,14 @@ def to_unscaled(inputs: list[Channels], arguments: dict[str, Any], scale: Scale)
 def unreached_width(scale: Scale, remedy: str) -> ModelConfigError:
     """Return the error for a width multiple that would scale a block's output but not what is inside it."""
     return ModelConfigError(
-        f"width_multiple {scale.width}: this layer's hidden widths are arguments that the multiple does not reach: {remedy}"
+        f"width_multiple {scale.width}: this layer's hidden widths are arguments that the multiple does not reach: "
+        f"{remedy}"
         "set width_multiple to 1.0 and write the widths that you want"
     )
 
 
 def scale_hidden(arguments: dict[str, Any], scale: Scale, widths: tuple[str, ...], repeats: str | None = None) -> None:
-    """Scale a block's own widths and inner repeats among its bound arguments, in place, where `scaling: full` asks for it.
+    """Scale a block's own widths and inner repeats in its bound arguments, in place, if `scaling: full` asks for it.
 
     Args:
         widths: names of the arguments that are channel counts, or lists of them.
@@ -161,7 +164,7 @@ def scale_hidden(arguments: dict[str, Any], scale: Scale, widths: tuple[str, ...
 
 
 def to_with(*widths: str, repeats: str | None = None) -> Rule:
-    """As `to`, for a block that has hidden widths (and the repeats of an inner chain, by default 1) among its arguments."""
+    """As `to`, for a block with hidden widths, and perhaps the repeats of an inner chain, among its arguments."""
 
     def apply(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
         scale_hidden(arguments, scale, widths, repeats)
@@ -373,7 +376,7 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
 
 
 def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> list[Any]:
-    """Return a row's arguments with the inner repeats that `scale` makes of them written out, for a network of depth 1."""
+    """Write the scaled inner repeats into a row's arguments, as a network of depth 1 has them."""
     if wraps := entry.rule.wraps:
         wrapped = row_arguments[0].get(wraps) if isinstance(row_arguments[0], dict) else row_arguments[0]
         inner, *given = wrapped if isinstance(wrapped, list) else [wrapped]
@@ -413,7 +416,7 @@ def _checked(entry: Layer, key: str, value: object, annotation: object) -> objec
 
 
 def _fit(value: object, annotation: object) -> tuple[bool, object]:
-    """Tell whether `value` fits a type annotation, and return it converted; unknown annotations admit anything but strings."""
+    """Tell whether a value fits a type annotation, and convert it; unknown annotations take anything but strings."""
     origin, options = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return value in options, value

@@ -1,1 +1,1 @@
-"""Attention layers. A file put into this folder registers its layers by itself (models/catalogue.py)."""
+"""Attention layers. models/catalogue.py imports every file of this folder."""

@@ -47,7 +47,7 @@ def axis(count: int, like: Tensor) -> Tensor:
 
 
 def shift_kernels(out_channels: int, kernel: int) -> Tensor:
-    """Return weights (out_channels, kernel ** 2, kernel, kernel) that shift map t to tap t's place and add all maps up."""
+    """Return weights (out_channels, kernel ** 2, kernel, kernel) that shift map t by tap t, and add all maps."""
     return torch.eye(kernel * kernel).view(1, kernel * kernel, kernel, kernel).repeat(out_channels, 1, 1, 1)
 
 
@@ -65,13 +65,14 @@ class ACmix(nn.Module):
         residual: add the input to the output. Differs: the paper's module has none.
         start: `identity` starts with both rates at zero; needs `residual`.
     Raises:
-        ModelConfigError: an even kernel, heads that do not divide the width, or a residual connection that does not fit.
+        ModelConfigError: an even kernel, heads that do not divide the width, or a residual connection that does not
+            fit.
     Source: Pan et al. 2022, arxiv.org/abs/2111.14556, section 4
-    Differs: scores leave out what cancels in the softmax, so that the position's
-        encoding is taken from the keys once (`conv_p.bias` is dead, and `conv_p.weight` where the window is one cell: kept
-        frozen, for the names of published weights); the two linear steps of the convolution are one where that is cheaper;
-        dilation reaches the attention window, odd maps can be strided, and maps smaller than the window are reflected as often
-        as it takes (the authors' code fails on all three).
+    Differs: scores leave out what cancels in the softmax, so that the position's encoding is taken from the keys once
+        (`conv_p.bias` is dead, and `conv_p.weight` where the window is one cell: kept frozen, for the names of
+        published weights); the two linear steps of the convolution are one where that is cheaper; dilation reaches the
+        attention window, odd maps can be strided, and maps smaller than the window are reflected as often as it takes
+        (the authors' code fails on all three).
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class ACmix(nn.Module):
         check(out_channels, kernel_att, heads, kernel_conv, stride, dilation)
         if residual and (stride != 1 or in_channels != out_channels):
             raise ModelConfigError(
-                f"residual: {in_channels} channels in, {out_channels} out at stride {stride}: it needs the same width and stride 1"
+                f"residual: {in_channels} channels in, {out_channels} out at stride {stride}: "
+                "it needs the same width and stride 1"
             )
         if start == "identity" and not residual:
             raise ModelConfigError(
@@ -135,7 +137,7 @@ class ACmix(nn.Module):
         return x + y if self.residual else y
 
     def project(self, x: Tensor) -> Tensor:
-        """Return queries, keys and values (B, D * 3 * heads, H, W): the channels of a head are the outer dimension, heads the inner."""
+        """Return queries, keys and values (B, D * 3 * heads, H, W); D is the outer dimension, heads the inner."""
         if hasattr(self, "qkv"):
             return self.qkv(x)
         return functional.conv2d(x, *self.projection())
@@ -190,7 +192,7 @@ class ACmix(nn.Module):
         )
 
     def fold(self) -> None:
-        """Make one convolution of the three projections, and where it is cheaper one of the convolution's branch, for inference."""
+        """Merge the projections, and the convolution branch where that is cheaper, for inference."""
         if hasattr(self, "qkv"):
             return
         weight, bias = self.projection()
@@ -213,7 +215,7 @@ class ACmix(nn.Module):
             del self.fc, self.dep_conv, self.rate2
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
-        """Return "reach" (B, heads, out height, out width): how far from its pixel a head looks, the mean distance in cells."""
+        """Return "reach" (B, heads, out height, out width): mean distance in cells at which a head looks."""
         _, weights = window_attention_by_taps(*self.split(self.project(x)), self.kernel_att, self.stride, self.dilation)
         offset = torch.arange(self.kernel_att, device=x.device, dtype=weights.dtype) - self.kernel_att // 2
         distance = self.dilation * (offset[:, None] ** 2 + offset**2).sqrt().flatten()

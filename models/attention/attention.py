@@ -2,8 +2,7 @@
 
 Source: Yang et al. 2022, Focal Modulation Networks, arxiv.org/abs/2203.11926.
 Feature maps are (B, C, H, W) throughout: 1 x 1 convolutions stand for the paper's per-pixel linear layers.
-A module that can start as the identity does so with `{start: identity}` in its row: inserted into trained weights, it changes
-nothing at first, and learns from there.
+`{start: identity}` in the row of a module that can: inserted into trained weights, it changes nothing at first.
 """
 
 import torch
@@ -57,7 +56,8 @@ class FocalModulation(nn.Module):
         kernels = [focal_window + focal_factor * level for level in range(focal_level)]
         if focal_level < 0 or any(kernel % 2 == 0 or kernel < 1 for kernel in kernels):
             raise ModelConfigError(
-                f"focal_window {focal_window}, focal_factor {focal_factor}, focal_level {focal_level} give kernels {kernels}: "
+                f"focal_window {focal_window}, focal_factor {focal_factor}, focal_level {focal_level} give kernels "
+                f"{kernels}: "
                 f"each must be odd and positive; try focal_window {focal_window + 1 - focal_window % 2}, focal_factor 2"
             )
         self.sections = [channels, channels, focal_level + 1]
@@ -75,7 +75,7 @@ class FocalModulation(nn.Module):
             zero_(self.proj)
 
     def gather(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return query (B, C, H, W), gates (B, levels + 1, H, W) and modulator (B, C, H, W) of an input (B, C, H, W)."""
+        """Return query (B, C, H, W), gates (B, levels + 1, H, W) and modulator (B, C, H, W)."""
         query, context, gates = self.f(x).split(self.sections, 1)
         gathered: Tensor | None = None
         for level, focal_layer in enumerate(self.focal_layers):
@@ -93,7 +93,7 @@ class FocalModulation(nn.Module):
         return x + y if self.residual else y
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what the layer looks at in `x`: "gates" (B, levels + 1, H, W) and "modulator" (B, C, H, W)."""
+        """Return "gates" (B, levels + 1, H, W) and "modulator" (B, C, H, W)."""
         _, gates, modulator = self.gather(x)
         return {"gates": gates, "modulator": modulator}
 
@@ -109,9 +109,10 @@ class FocalModulationBlock(nn.Module):
         use_postln: normalise after the modulation and after the MLP instead of before them.
         use_layerscale: learn a factor per channel for each branch, starting at `layerscale_value`.
         drop, drop_path: dropout in the branches, and of whole branches.
-        start: `identity` starts with zeros in the last step of each branch: its layer scale if there is one, else the normalisation
-            after it, else its output projection.
-    Source: Yang et al. 2022, arxiv.org/abs/2203.11926, appendix; defaults of its detection models (window 9, two levels)
+        start: `identity` starts with zeros in the last step of each branch: its layer scale if there is one, else the
+            normalisation after it, else its output projection.
+    Source: Yang et al. 2022, arxiv.org/abs/2203.11926, appendix; defaults of its detection models (window 9, two
+        levels)
     Differs: NCHW, no stored height and width, and the leading `out_channels` that seed networks write.
     """
 

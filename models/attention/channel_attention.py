@@ -17,7 +17,8 @@ class SE(GatedLayer):
     """Weigh every channel by the sigmoid of a bottleneck of two 1 x 1 convolutions over the channels' means.
 
     Source: Hu et al. 2018, Squeeze-and-Excitation Networks, arxiv.org/abs/1709.01507, section 3.
-    Differs: the bottleneck has biases, and at least 8 channels (or all of fewer): the paper's networks have no narrower one.
+    Differs: the bottleneck has biases, and at least 8 channels (or all of fewer): the paper's networks have no narrower
+        one.
 
     Args:
         reduction: channels over hidden channels.
@@ -37,7 +38,7 @@ class SE(GatedLayer):
 
 
 def channel_conv(channels: int, kernel_size: int | None, gamma: float, offset: float, start: Start) -> nn.Conv1d:
-    """Return the convolution along channels of ECA; its kernel is the odd number at or above |(log2(channels) + offset) / gamma|, truncated.
+    """Build ECA's convolution along channels; its kernel follows from |(log2(channels) + offset) / gamma|, made odd.
 
     Raises:
         ModelConfigError: an even kernel, or a gamma that is not positive.
@@ -83,9 +84,10 @@ class ECA(GatedLayer):
 
 
 def windows(cells: int, size: int, like: Tensor) -> Tensor:
-    """Return which of `size` positions lie in each of `cells` windows of adaptive pooling, (cells, size) of ones and zeros.
+    """Return a mask (cells, size): which positions lie in each window of adaptive pooling.
 
-    Window i reaches from i / cells of the way to (i + 1) / cells, positions that it cuts included; there may be more cells than positions.
+    Window i reaches from i / cells of the way to (i + 1) / cells, positions that it cuts included; there may be more
+    cells than positions.
     """
     cell = torch.arange(cells, device=like.device)[:, None]
     position = torch.arange(size, device=like.device)[None]
@@ -96,10 +98,11 @@ def windows(cells: int, size: int, like: Tensor) -> Tensor:
 class MLCA(GatedLayer):
     """Weigh every channel by a blend of two gates: one for each of some cells of the map, one for the whole map.
 
-    Source: Wan et al. 2023, Mixed local channel attention for object detection, Engineering Applications of Artificial Intelligence 123.
-    Differs: the pooling to cells and back is a product with matrices of ones and zeros, equal to adaptive average pooling, so that it
-        exports with open sizes. As in the paper, the whole map's mean is the mean of its cells' means, and the convolution of the cells
-        runs through all cells' channels as one sequence.
+    Source: Wan et al. 2023, Mixed local channel attention for object detection, Engineering Applications of Artificial
+        Intelligence 123.
+    Differs: the pooling to cells and back is a product with matrices of ones and zeros, equal to adaptive average
+        pooling, so that it exports with open sizes. As in the paper, the whole map's mean is the mean of its cells'
+        means, and the convolution of the cells runs through all cells' channels as one sequence.
 
     Args:
         cells: the map is cut into cells x cells, which overlap where it does not divide or is smaller.
@@ -146,7 +149,7 @@ class MLCA(GatedLayer):
 
 
 def spread(cells: Tensor, x: Tensor) -> Tensor:
-    """Return a map of cells (B, C, n, n) at the size of `x`: a pixel takes its cell's value, or the mean of those that it lies across."""
+    """Enlarge a map of cells (B, C, n, n) to the size of `x`; a pixel across several cells takes their mean."""
     down, across = (
         windows(x.shape[2], cells.shape[2], cells),
         windows(x.shape[3], cells.shape[3], cells).transpose(0, 1),

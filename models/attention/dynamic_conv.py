@@ -18,14 +18,17 @@ from models.registry import layer, to
 from utils.errors import ModelConfigError
 
 Route = Literal["sigmoid", "mlp_softmax", "mlp_sigmoid"]
-"""How expert weights follow from a pooled map: one linear map, or two with ReLU between them; each ends in its activation."""
+"""How expert weights follow from a pooled map: one linear map, or two with ReLU between, then an activation."""
 
 Form = Literal["pointwise", "grouped", "separate", "experts"]
 """How the mixed convolutions of a batch are computed; all are equal.
 
-grouped: the images of a batch as groups of one convolution, which with one image is a plain one. separate: image by image,
-for channels-last maps on a CPU, which the groups would have to be copied from and to. pointwise: 1 x 1 kernels as a product of
-matrices. experts: every expert's convolution, then the mixture: as many times the work, but constant weights and any batch size,
+grouped: the images of a batch as groups of one convolution, which with one image is a plain one. separate: image by
+    image,
+for channels-last maps on a CPU, which the groups would have to be copied from and to. pointwise: 1 x 1 kernels as a
+product of
+matrices. experts: every expert's convolution, then the mixture: as many times the work, but constant weights and any
+    batch size,
 which is what graphs outside torch take.
 """
 
@@ -34,8 +37,8 @@ class ExpertConv2d(nn.Module):
     """Convolution with a kernel mixed for each image from those of the experts, by given weights.
 
     Args:
-        padding: cells on each side; None keeps the size at stride 1; "same" gives ceil(H / stride) rows, any further cell below
-            and on the right.
+        padding: cells on each side; None keeps the size at stride 1; "same" gives ceil(H / stride) rows, any further
+            cell below and on the right.
         bias: whether every expert has one, mixed as its kernel.
     Attributes:
         weight: (experts, out_channels * in_channels / groups * kernel_size ** 2), a flat kernel a row.
@@ -156,7 +159,7 @@ class ExpertConv2d(nn.Module):
         return y if bias is None else y + bias[:, :, None, None]
 
     def absorb(self, bn: nn.BatchNorm2d) -> None:
-        """Merge a following normalisation, as in evaluation: scaled experts, and a shift that is not mixed (weights do not sum to 1)."""
+        """Merge the normalisation that follows: scaled experts, and a shift that is not mixed."""
         assert bn.running_mean is not None
         assert bn.running_var is not None
         scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
@@ -191,8 +194,9 @@ class DynamicConv2d(nn.Module):
         router_channels: hidden channels of the routes with two linear maps; as many as the input's by default.
         temperature: divides what the route's activation takes; above 1, weights of experts are more alike.
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: see ExpertConv2d.
-    Source: the published code computes "sigmoid"; arxiv.org/abs/2306.14525, section 3.3, says "mlp_softmax", whose activation and
-        biases are not given there (ReLU and biases here). Differs: routing is computed in float32 at least.
+    Source: the published code computes "sigmoid"; arxiv.org/abs/2306.14525, section 3.3, says "mlp_softmax", whose
+        activation and biases are not given there (ReLU and biases here). Differs: routing is computed in float32 at
+        least.
     """
 
     def __init__(
@@ -217,7 +221,8 @@ class DynamicConv2d(nn.Module):
             raise ModelConfigError(f"temperature is {temperature}: expected a positive number")
         if router_channels is not None and (router_channels < 1 or route == "sigmoid"):
             raise ModelConfigError(
-                f"router_channels is {router_channels}: expected a positive number, and route mlp_softmax or mlp_sigmoid"
+                f"router_channels is {router_channels}: expected a positive number, and route mlp_softmax or "
+                "mlp_sigmoid"
             )
         self.cond_conv = ExpertConv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, experts
@@ -253,9 +258,10 @@ class DynamicConv(Conv):
         padding: None keeps the size at stride 1 for odd kernels, dilation included.
         activate: False leaves the activation out.
         experts, route, router_channels, temperature: see DynamicConv2d.
-    Source: Han et al. 2024, ParameterNet, arxiv.org/abs/2306.14525; Yang et al. 2019, CondConv, arxiv.org/abs/1904.04971
-    Differs: forks use the bare convolution in detection heads; two of those in a row, 1 x 1 and without a nonlinearity between
-        them, are one linear map.
+    Source: Han et al. 2024, ParameterNet, arxiv.org/abs/2306.14525; Yang et al. 2019, CondConv,
+        arxiv.org/abs/1904.04971
+    Differs: forks use the bare convolution in detection heads; two of those in a row, 1 x 1 and without a nonlinearity
+        between them, are one linear map.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from utils.errors import ModelConfigError
 def position_table(
     size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return the sine and cosine of every pixel's column, then of its row, at falling frequencies: (H * W, channels), row by row."""
+    """Return sines and cosines of each pixel's column, then row, at falling frequencies: (H * W, channels)."""
     height, width = size_hw
     quarter = channels // 4
     computed = torch.promote_types(dtype, torch.float32)
@@ -44,8 +44,8 @@ class AIFI(nn.Module):
     """Let every pixel attend to every other: a transformer encoder layer with positions as sines and cosines.
 
     Source: Zhao et al. 2023, DETRs Beat YOLOs on Real-time Object Detection, arxiv.org/abs/2304.08069, section 4.2.
-    Differs: a pixel's position is its own on maps that are not square, too; keys have no bias, which the softmax would cancel;
-        no dropout by default; `pre_norm` is an option that the paper does not have.
+    Differs: a pixel's position is its own on maps that are not square, too; keys have no bias, which the softmax would
+        cancel; no dropout by default; `pre_norm` is an option that the paper does not have.
 
     Costs grow with the square of the pixels: for the smallest map of a network.
 
@@ -55,8 +55,8 @@ class AIFI(nn.Module):
         drop: dropout after the attention and in and after the linear layers.
         temperature: ratio of the highest to the lowest frequency of the positions.
         pre_norm: normalise before the attention and the linear layers instead of after their sums.
-        start: `identity` starts with zeros in the last layer of both branches; needs `pre_norm`, as the paper's last step is a
-            normalisation, which changes any map.
+        start: `identity` starts with zeros in the last layer of both branches; needs `pre_norm`, as the paper's last
+            step is a normalisation, which changes any map.
     Raises:
         ModelConfigError: channels that do not divide by 4 or by the heads, or an identity start without `pre_norm`.
     """
@@ -103,7 +103,7 @@ class AIFI(nn.Module):
         return pixels.transpose(1, 2).reshape(x.shape)
 
     def position(self, x: Tensor) -> Tensor:
-        """Return the positions of `x`'s pixels, (H * W, C): kept ones for plain tensors, recorded ones in a graph, where the size may be open."""
+        """Return the position encoding (H * W, C) of `x`: cached, or computed where a graph is recorded."""
         plain = not (torch.compiler.is_compiling() or graph_leaves_torch()) and type(x) in (Tensor, nn.Parameter)
         return (kept_position_table if plain else position_table)(
             tuple(x.shape[2:]), x.shape[1], self.temperature, x.dtype, x.device
@@ -126,7 +126,7 @@ class AIFI(nn.Module):
         return self.fc2(self.drop(functional.gelu(self.fc1(pixels))))
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
-        """Return "received" (B, 1, H, W): the attention that every pixel gets, mean over heads and pixels that give it, times H * W."""
+        """Return "received" (B, 1, H, W): mean attention that each pixel gets over heads and queries, times H * W."""
         pixels = x.flatten(2).transpose(1, 2)
         placed = (self.norm1(pixels) if self.pre_norm else pixels) + self.position(x)
         query, key = self.by_head(self.query(placed)), self.by_head(self.key(placed))
@@ -144,7 +144,8 @@ def check(channels: int, ffn_channels: int, heads: int, temperature: float) -> N
     """
     if channels % 4:
         raise ModelConfigError(
-            f"{channels} channels: not a multiple of 4 (sine and cosine of column and row); try {-(-channels // 4) * 4} in the row before"
+            f"{channels} channels: not a multiple of 4 (sine and cosine of column and row); "
+            f"try {-(-channels // 4) * 4} in the row before"
         )
     require_divisor("heads", heads, channels)
     require_positive("ffn_channels", ffn_channels)

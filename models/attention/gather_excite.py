@@ -33,22 +33,27 @@ class GatherExcite(nn.Module):
     """Weigh every channel by the sigmoid of what it gathers around, or over the whole map.
 
     Args:
-        extent: cells of the input that one cell of the gathered map stands for, a power of two; "global" (or 0) gathers the whole map.
-        variant: "theta-minus" gathers by average pooling, without parameters; "theta" by depthwise convolutions; "theta-plus" by
-            those, ReLU, and a bottleneck of two 1 x 1 convolutions.
-        size_hw: height and width of the map, where theta and theta-plus gather the whole of it: their kernel is as large.
+        extent: cells of the input that one cell of the gathered map stands for, a power of two; "global" (or 0) gathers
+            the whole map.
+        variant: "theta-minus" gathers by average pooling, without parameters; "theta" by depthwise convolutions;
+            "theta-plus" by those, ReLU, and a bottleneck of two 1 x 1 convolutions.
+        size_hw: height and width of the map, where theta and theta-plus gather the whole of it: their kernel is as
+            large.
         mlp: the bottleneck after theta-minus (at extent "global" that is Squeeze-and-Excitation) or theta.
         mlp_ratio: hidden channels of the bottleneck over the channels.
         hidden_channels: hidden channels of the bottleneck, in place of `mlp_ratio`.
         maxpool: theta-minus gathers the mean of average and maximum.
         pad_global: pad the global convolution by half its kernel, so that it is none of the whole map: timm's form.
-        start: `identity` makes the gate 2 * sigmoid(gain * gathered) with a gain per channel that starts at zero, so gates start
-            at one (theta-minus has parameters then, too); `random` is the paper's, whose gates start near a half.
+        start: `identity` makes the gate 2 * sigmoid(gain * gathered) with a gain per channel that starts at zero, so
+            gates start at one (theta-minus has parameters then, too); `random` is the paper's, whose gates start near a
+            half.
     Raises:
         ModelConfigError: an extent that is no power of two, or settings that do not go together.
-    Source: Hu et al. 2018, arxiv.org/abs/1810.12348, sections 3 and 4, and the authors' published RN50-GEP and RN50-GEPP
-    Differs: the gate is computed before the interpolation, at a fraction of the cost and with the same result, as that is nearest;
-        a window at the border averages the cells in it. Without arguments this is theta-minus, not Squeeze-and-Excitation as in timm.
+    Source: Hu et al. 2018, arxiv.org/abs/1810.12348, sections 3 and 4, and the authors' published RN50-GEP and
+        RN50-GEPP
+    Differs: the gate is computed before the interpolation, at a fraction of the cost and with the same result, as that
+        is nearest; a window at the border averages the cells in it. Without arguments this is theta-minus, not
+        Squeeze-and-Excitation as in timm.
     """
 
     def __init__(
@@ -112,8 +117,10 @@ class GatherExcite(nn.Module):
         if self.size_hw and not self.pad_global and tuple(x.shape[2:]) != self.size_hw:
             if not x.is_meta:
                 raise ModelConfigError(
-                    f"GatherExcite: the map is {x.shape[2]} x {x.shape[3]}, size_hw says {self.size_hw[0]} x {self.size_hw[1]}: a global kernel "
-                    "fits one size; train and run at that image size alone (square batches, no multi-scale), or give an extent of 2, 4 or 8"
+                    f"GatherExcite: the map is {x.shape[2]} x {x.shape[3]}, size_hw says {self.size_hw[0]} x "
+                    f"{self.size_hw[1]}: a global kernel "
+                    "fits one size; train and run at that image size alone (square batches, no multi-scale), or give "
+                    "an extent of 2, 4 or 8"
                 )
             x = x.new_empty(*x.shape[:2], *self.size_hw)  # a probe for shapes may have any size
         return gather(x)
@@ -150,7 +157,8 @@ def check(
         raise ModelConfigError(f"extent is {extent}: expected a power of two such as 2, 4 or 8, or 'global'")
     if learned and not extent and size_hw is None:
         raise ModelConfigError(
-            "a learned global gather has a kernel as large as the map: give its size, such as size_hw: [20, 20], and use that image size alone; "
+            "a learned global gather has a kernel as large as the map: give its size, such as size_hw: "
+            "[20, 20], and use that image size alone; "
             "or an extent of 2, 4 or 8, which takes maps of any size"
         )
     if size_hw is not None and (extent or not learned):

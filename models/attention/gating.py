@@ -1,4 +1,4 @@
-"""What the attention layers that multiply a map by a gate share: the product, how it starts, and the checks of their settings."""
+"""Base of the attention layers that multiply a map by a gate: the product, and how it starts."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ class GatedLayer(nn.Module):
     """A layer that multiplies its input by what its `gate` computes from it.
 
     Args:
-        start: `identity` doubles every sigmoid, so that a gate is one where its logits are zero; the layer makes them so at first.
+        start: `identity` doubles every sigmoid, so that a gate is one where its logits are zero; the layer makes them
+            so at first.
     """
 
     def __init__(self, start: Start) -> None:
@@ -41,7 +42,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def squeezed(channels: int, reduction: int) -> int:
-    """Return the hidden channels of a bottleneck: a `reduction`-th, but 8 at least, or all: ReLU may shut a handful for good.
+    """Return the hidden channels of a bottleneck: channels / reduction, but at least 8 (or all of fewer).
 
     Raises:
         ModelConfigError: the reduction is not positive.

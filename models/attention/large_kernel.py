@@ -1,4 +1,4 @@
-"""Attention by large depthwise kernels: the map times a gate that convolutions of wide reach make of it, without a sigmoid: MSCA, LSK, LSKA."""
+"""Attention by large depthwise kernels (MSCA, LSK, LSKA): the map times a gate without sigmoid."""
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ class LargeKernelLayer(nn.Module):
 
     Args:
         context_channels: of what `context` gives.
-        block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the input.
-        start: `identity` starts with a gate of one (`mix` has zero weights and biases of one), or a last convolution of zeros in a block.
+        block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the
+            input.
+        start: `identity` starts with a gate of one (`mix` has zero weights and biases of one), or a last convolution of
+            zeros in a block.
     """
 
     def __init__(self, channels: int, context_channels: int, block: bool, start: Start) -> None:
@@ -69,12 +71,13 @@ class MSCA(LargeKernelLayer):
     """Multiply the map by a mix of depthwise strip convolutions of several lengths over a 5 x 5 one.
 
     Source: Guo et al. 2022, SegNeXt, arxiv.org/abs/2209.08575, section 3.1.
-    Differs: without `block` it is the paper's equations alone; the attention of the authors' network has the block around it. Every
-        depthwise convolution has a bias, which the paper does not tell.
+    Differs: without `block` it is the paper's equations alone; the attention of the authors' network has the block
+        around it. Every depthwise convolution has a bias, which the paper does not tell.
 
     Args:
         kernel_sizes: lengths of the strips, odd.
-        block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the input.
+        block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the
+            input.
         start: `identity` starts with a gate of one, or with a last convolution of zeros in a block.
     Raises:
         ModelConfigError: an even length, or none.
@@ -100,15 +103,17 @@ class MSCA(LargeKernelLayer):
 
 @layer(same, "attention", example=())
 class LSK(LargeKernelLayer):
-    """Multiply the map by contexts of two depthwise kernels, selected pixel by pixel from their mean and maximum over the channels.
+    """Multiply the map by contexts of two depthwise kernels, selected per pixel by their channel mean and maximum.
 
-    Source: Li et al. 2023, Large Selective Kernel Network for Remote Sensing Object Detection, arxiv.org/abs/2303.09030, section 3.
-    Differs: without `block` it is the selection alone; the paper's block has it around. Every convolution has a bias, which the paper
-        does not tell; the halves of an odd width are rounded down.
+    Source: Li et al. 2023, Large Selective Kernel Network for Remote Sensing Object Detection,
+        arxiv.org/abs/2303.09030, section 3.
+    Differs: without `block` it is the selection alone; the paper's block has it around. Every convolution has a bias,
+        which the paper does not tell; the halves of an odd width are rounded down.
 
     Args:
         kernel_size: of the convolution that selects, odd.
-        block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the input.
+        block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the
+            input.
         start: `identity` starts with a gate of one, or with a last convolution of zeros in a block.
     Raises:
         ModelConfigError: an even kernel.
@@ -145,15 +150,16 @@ class LSK(LargeKernelLayer):
 
 @layer(same, "attention", example=())
 class LSKA(LargeKernelLayer):
-    """Multiply the map by a large depthwise kernel's context, made of strips along rows and columns, near ones and dilated ones.
+    """Multiply the map by a large kernel's context, from strips along rows and columns, dense and dilated.
 
     Source: Lau et al. 2023, Large Separable Kernel Attention, arxiv.org/abs/2309.01439, section 3.
-    Differs: kernels between and beyond the paper's 7, 11, 23, 35, 41 and 53 are taken where their parts reach exactly as far. Every
-        convolution has a bias, which the paper does not tell. The default of 23 is ours.
+    Differs: kernels between and beyond the paper's 7, 11, 23, 35, 41 and 53 are taken where their parts reach exactly
+        as far. Every convolution has a bias, which the paper does not tell. The default of 23 is ours.
 
     Args:
         kernel_size: how far the strips reach together: 7 or 11 (dilation 2), or 17, 23, 29, 35, … (dilation 3).
-        block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the input.
+        block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the
+            input.
         start: `identity` starts with a gate of one, or with a last convolution of zeros in a block.
     Raises:
         ModelConfigError: a kernel that odd parts do not reach exactly.

@@ -11,15 +11,17 @@ from models.registry import layer, same
 
 @layer(same, "attention", example=())
 class EMAttention(GatedLayer):
-    """Weigh every pixel of a group of channels by how two branches, 1 x 1 over row and column means and 3 x 3, see each other.
+    """Weigh each pixel of a channel group by the match of two branches: row and column means, and a 3 x 3.
 
-    Source: Ouyang et al. 2023, Efficient Multi-Scale Attention Module with Cross-Spatial Learning, arxiv.org/abs/2305.13563, section 3.
-    Differs: the normalisation treats every channel alone (the formula leaves its groups open), so that the first softmax depends on
-        its biases only. 8 groups by default where the authors' code has 32.
+    Source: Ouyang et al. 2023, Efficient Multi-Scale Attention Module with Cross-Spatial Learning,
+        arxiv.org/abs/2305.13563, section 3.
+    Differs: the normalisation treats every channel alone (the formula leaves its groups open), so that the first
+        softmax depends on its biases only. 8 groups by default where the authors' code has 32.
 
     Args:
         groups: parts of the channels that share all weights; must divide the channels.
-        start: `identity` makes the gate 2 * sigmoid(gain * ...) with a gain per group that starts at zero, so that gates start at one.
+        start: `identity` makes the gate 2 * sigmoid(gain * ...) with a gain per group that starts at zero, so that
+            gates start at one.
     Raises:
         ModelConfigError: groups that do not divide the channels.
     """
@@ -51,6 +53,6 @@ class EMAttention(GatedLayer):
 
 
 def seen_by(viewer: Tensor, viewed: Tensor) -> Tensor:
-    """Return the mean of one map's channels, weighed by the softmax of the other's means: (N, 1, H * W) of two (N, C, H, W)."""
+    """Average one map's channels, weighed by the softmax of the other's means: (N, 1, H * W) from (N, C, H, W)."""
     weights = viewer.mean((2, 3)).softmax(1, dtype=wide(viewer)).to(viewed.dtype)
     return weights[:, None] @ viewed.flatten(2)

@@ -13,20 +13,24 @@ from utils.errors import ModelConfigError
 
 @layer(same, "attention", example=(4,))
 class SCSA(GatedLayer):
-    """Weigh rows and columns of each part of the channels at its own reach, then every channel by attention among channels.
+    """Weigh rows and columns of each part of the channels by its own kernel, then channels by attention among them.
 
-    Source: Si et al. 2024, SCSA: Exploring the Synergistic Effects between Spatial and Channel Attention, arxiv.org/abs/2407.05128, section 3.
-    Differs: windows that reach over the border average the cells in the map, so that none is left out and maps smaller than a window
-        are taken; the channels' attention is computed in float32, on the values' means over the pooled map, which is exactly
-        the mean of its result.
+    Source: Si et al. 2024, SCSA: Exploring the Synergistic Effects between Spatial and Channel Attention,
+        arxiv.org/abs/2407.05128, section 3.
+    Differs: windows that reach over the border average the cells in the map, so that none is left out and maps smaller
+        than a window are taken; the channels' attention is computed in float32, on the values' means over the pooled
+        map, which is exactly the mean of its result.
 
     Args:
         heads: of the channels' attention; must divide the channels and leave a head at least two.
         window: side and stride of the average pooling before the channels' attention.
-        kernel_sizes: reach of each part of the channels along rows and columns, odd; their number must divide the channels.
-        start: `identity` makes the gates 2 * sigmoid, and both normalisations before them and the values zero, so that gates start at one.
+        kernel_sizes: reach of each part of the channels along rows and columns, odd; their number must divide the
+            channels.
+        start: `identity` makes the gates 2 * sigmoid, and both normalisations before them and the values zero, so that
+            gates start at one.
     Raises:
-        ModelConfigError: heads or parts that do not divide the channels, an even kernel, or a window that is not positive.
+        ModelConfigError: heads or parts that do not divide the channels, an even kernel, or a window that is not
+            positive.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class SCSA(GatedLayer):
 
 
 def pool(x: Tensor, window: int) -> Tensor:
-    """Return the means of windows side by side, those at the border over the cells in the map: (B, C, ceil(H / window), ceil(W / window))."""
+    """Average adjacent windows, cut at the border: (B, C, ceil(H / window), ceil(W / window))."""
     margins = 0, window - 1, 0, window - 1
     share = functional.avg_pool2d(
         functional.pad(torch.ones_like(x[:1, :1]), margins), window
@@ -113,6 +117,7 @@ def check(channels: int, heads: int, window: int, kernel_sizes: tuple[int, ...])
     if channels % len(kernel_sizes):
         fitting = next(number for number in (4, 3, 2, 1) if channels % number == 0)
         raise ModelConfigError(
-            f"kernel_sizes is {list(kernel_sizes)}: {len(kernel_sizes)} parts do not divide {channels} channels; try {[3, 5, 7, 9][:fitting]}"
+            f"kernel_sizes is {list(kernel_sizes)}: {len(kernel_sizes)} parts do not divide {channels} channels; "
+            f"try {[3, 5, 7, 9][:fitting]}"
         )
     require_divisor("heads", heads, channels, least=2)

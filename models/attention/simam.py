@@ -11,17 +11,19 @@ from models.registry import layer, same
 
 @layer(same, "attention", example=())
 class SimAM(GatedLayer):
-    """Weigh every value by the sigmoid of its squared distance from its channel's mean, over four times the channel's variance.
+    """Weigh every value by the sigmoid of its squared distance from the channel's mean over 4 times the variance.
 
-    Source: Yang et al. 2021, SimAM: A Simple, Parameter-Free Attention Module, ICML 2021, proceedings.mlr.press/v139/yang21o.html.
-    Differs: computed in float32, where float16 would overflow; a map of one value has no variance and gets a constant weight. Sliced
-        (after public variants, which take four quarters) the map is cut into slices x slices tiles, which differ by one pixel
-        where it does not divide.
+    Source: Yang et al. 2021, SimAM: A Simple, Parameter-Free Attention Module, ICML 2021,
+        proceedings.mlr.press/v139/yang21o.html.
+    Differs: computed in float32, where float16 would overflow; a map of one value has no variance and gets a constant
+        weight. Sliced (after public variants, which take four quarters) the map is cut into slices x slices tiles,
+        which differ by one pixel where it does not divide.
 
     Args:
         regularizer: the paper's lambda, added to the variance.
         slices: tiles along each side; each has a mean and a variance of its own.
-        start: `identity` makes the gate 2 * sigmoid(gain * ...) with a gain per channel that starts at zero, so that gates start at one.
+        start: `identity` makes the gate 2 * sigmoid(gain * ...) with a gain per channel that starts at zero, so that
+            gates start at one.
     Raises:
         ModelConfigError: a setting that is not positive.
     """
@@ -65,6 +67,6 @@ class SimAM(GatedLayer):
 
 
 def tiles(count: int, size: int, like: Tensor) -> Tensor:
-    """Return which of `size` positions lie in each of `count` tiles as equal as can be, (count, size) of ones and zeros."""
+    """Return a mask (count, size): which positions lie in each of `count` nearly equal tiles."""
     tile = torch.arange(count, device=like.device)[:, None]
     return (torch.arange(size, device=like.device)[None] * count // size == tile).to(like.dtype)

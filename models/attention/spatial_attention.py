@@ -1,4 +1,4 @@
-"""Attention over channels and places: CBAM weighs one after the other, CoordAtt weighs channels by row and by column."""
+"""Attention over channels and pixels: CBAM weighs one after the other, CoordAtt channels by row and column."""
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from models.registry import layer, same
 
 @layer(same, "attention", example=())
 class CBAM(GatedLayer):
-    """Weigh every channel by its mean and maximum over the map, then every pixel by its mean and maximum over the channels.
+    """Weigh channels by their mean and maximum over the map, then pixels by theirs over the channels.
 
     Source: Woo et al. 2018, CBAM: Convolutional Block Attention Module, arxiv.org/abs/1807.06521, section 3.
-    Differs: the bottleneck has at least 8 channels (or all of fewer). The spatial convolution is normalised, as in the authors' code;
-        the paper's formula has no normalisation.
+    Differs: the bottleneck has at least 8 channels (or all of fewer). The spatial convolution is normalised, as in the
+        authors' code; the paper's formula has no normalisation.
 
     Args:
         reduction: channels over hidden channels of the bottleneck, which mean and maximum share.
@@ -65,8 +65,10 @@ class CBAM(GatedLayer):
 class CoordAtt(GatedLayer):
     """Weigh every channel by a gate of the pixel's row and one of its column, from the means along them.
 
-    Source: Hou et al. 2021, Coordinate Attention for Efficient Mobile Network Design, arxiv.org/abs/2103.02907, section 3.2.
-    Differs: the first convolution has no bias, which the normalisation after it would cancel; means stand for adaptive pooling.
+    Source: Hou et al. 2021, Coordinate Attention for Efficient Mobile Network Design, arxiv.org/abs/2103.02907, section
+        3.2.
+    Differs: the first convolution has no bias, which the normalisation after it would cancel; means stand for adaptive
+        pooling.
 
     Args:
         reduction: channels over hidden channels, of which there are at least 8 (or all of fewer).

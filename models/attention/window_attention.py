@@ -1,10 +1,12 @@
 """Attention of every pixel over a square window around it, exact, for any map size, stride and dilation.
 
-Two forms of one formula. `window_attention` is the fast one: the queries of a row's tile meet the whole strip of keys that their
-windows touch in one small matrix product, whose diagonal bands are the windows. Strips are views of the padded keys, so no window
-is ever copied, and backward keeps queries, keys, values and the weights alone. `window_attention_by_taps` is the one for graphs
+Two forms of one formula. `window_attention` is the fast one: the queries of a row's tile meet the whole strip of keys
+    that their
+windows touch in one small matrix product, whose diagonal bands are the windows. Strips are views of the padded keys, so
+no window is ever copied, and backward keeps queries, keys, values and the weights alone. `window_attention_by_taps` is
+the one for graphs
 that leave torch: slices, products and sums.
-Beyond the border positions are reflected (the border itself not repeated), as often as a map smaller than the window needs it.
+Positions beyond the border are reflected, without repeating the border, as often as a small map needs it.
 Queries, keys and values are (B, heads, D, H, W) here, D channels a head.
 """
 
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 TILE = 16
-"""Most queries of a row that share a strip of keys: wider strips waste products outside the band, narrower ones repeat keys."""
+"""Most queries of a row per strip of keys; wider strips waste products, narrower ones repeat keys."""
 
 CPU_SCORES, GPU_SCORES = 2**17, 2**25
 """Scores computed at a time: on a CPU, for each thread, as many as its cache holds."""
@@ -32,7 +34,7 @@ def mirrored(position: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How the windows of a map are laid out: queries in tiles of a row, keys in the columns of the map that such tiles touch.
+    """Layout of the windows: queries in tiles of a row, keys in the columns that such a tile touches.
 
     Attributes:
         size_hw: height and width of the map that keys and values come from.
@@ -124,7 +126,7 @@ class Tiling:
         return torch.empty_like(like).copy_(self.inside(padded).permute(0, 1, 4, 2, 3))
 
     def query_tiles(self, x: Tensor) -> Tensor:
-        """Lay a map of the output's size out as (B * heads * tiles, query rows, tile, D), zero where there is nothing."""
+        """Lay out a map of the output's size as (B * heads * tiles, query rows, tile, D), padded with zeros."""
         tiles = x.new_zeros(*x.shape[:2], self.tiles, self.query_rows, self.tile, x.shape[2], dtype=wide(x))
         for number in range(self.tiles):
             part = x[..., self.columns(number)].permute(0, 1, 3, 4, 2)
@@ -152,7 +154,7 @@ class Tiling:
             yield from ((start, min(start + step, end)) for start in range(first, end, step))
 
     def strips(self, tiles: Tensor, first: int, end: int) -> Tensor:
-        """Return the keys of query rows, (rows, extent * tile keys, D): a view, since strips are adjacent rows of `key_tiles`."""
+        """Return the keys of query rows, (rows, extent * tile keys, D), as a view of `key_tiles`."""
         depth = tiles.shape[-1]
         step = self.stride * self.tile_keys * depth
         return tiles.as_strided((end - first, self.extent * self.tile_keys, depth), (step, depth, 1), first * step)
@@ -184,7 +186,7 @@ def full_precision(x: Tensor) -> AbstractContextManager:
 
 
 def empty_output(query: Tensor, tiling: Tiling) -> Tensor:
-    """Return an output (B, heads, D, out height, out width) in memory as (B, heads * D, …), channels last where the queries are."""
+    """Make an output (B, heads, D, out height, out width), channels-last in memory where the queries are."""
     batch, heads, depth = query.shape[:3]
     if query.stride(2) < query.stride(4):
         return query.new_empty(batch, *tiling.out_hw, heads, depth).permute(0, 3, 4, 1, 2)
@@ -332,7 +334,7 @@ def mirrored_positions(size: int, padding: int, like: Tensor) -> Tensor:
 def window_attention_by_taps(
     query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int = 1, dilation: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Return what `window_attention` does, and the weights as (B, heads, kernel * kernel, out height, out width), tap by tap."""
+    """Compute `window_attention` tap by tap; also return the weights (B, heads, kernel^2, out height, out width)."""
     height, width = key.shape[3], key.shape[4]
     padding = dilation * (kernel // 2)
     rows, columns = mirrored_positions(height, padding, key), mirrored_positions(width, padding, key)

@@ -1,1 +1,1 @@
-"""Blocks: CSP shells, convolutions, normalisation. A file put into this folder registers its layers by itself (models/catalogue.py)."""
+"""Blocks: CSP shells, convolutions, normalisation. models/catalogue.py imports every file of this folder."""

@@ -17,8 +17,9 @@ class ARelu(nn.Module):
     relu(x) * (1 + sigmoid(beta)) - relu(-x) * clamp(alpha, 0.01, 0.99)
 
     Source: Chen et al. 2020, AReLU, arxiv.org/abs/2006.13858
-    Differs: in nothing; both are scalars, so that no optimizer lets them decay. A network whose every activation this is doubles
-        its values layer by layer unless each is normalised first. A negative slope at one of its bounds gets no gradient.
+    Differs: in nothing; both are scalars, so that no optimizer lets them decay. A network whose every activation this
+        is doubles its values layer by layer unless each is normalised first. A negative slope at one of its bounds gets
+        no gradient.
 
     Args:
         alpha: the negative slope at the start, within its bounds.

@@ -77,7 +77,7 @@ class Bottleneck(nn.Module):
 
 
 class StageConcat(nn.Module):
-    """A 1 x 1 convolution split in two halves, a chain of units behind the second, all stages concatenated: the shell of C2f and C3k2.
+    """The shell of C2f and C3k2: a 1 x 1 convolution in two halves, a chain after the second, all stages concatenated.
 
     Args:
         unit: builds one unit of the chain for a number of channels, which it must keep.
@@ -103,12 +103,12 @@ class StageConcat(nn.Module):
 class C2f(StageConcat):
     """YOLOv8's block: a chain of full-width Bottlenecks whose stages are all concatenated.
 
-    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800; the published
-        structure of YOLOv8
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800;
+        the published structure of YOLOv8
 
     Args:
         unit: a layer in place of each Bottleneck: a registered one's name, or [name, arguments …].
-        attention: a layer at the end of each Bottleneck's branch, before its sum; said alike.
+        attention: a layer at the end of each Bottleneck's branch, before its sum; same form as `unit`.
     Raises:
         ModelConfigError: the layer cannot be built, or a unit comes with what only Bottlenecks have.
     """
@@ -132,7 +132,7 @@ class C2f(StageConcat):
 
 
 class CrossStage(nn.Module):
-    """Half the width through a chain of Bottlenecks, or of other units, half past it: the shell of C3 and C3k."""
+    """The shell of C3 and C3k: half the width through a chain of Bottlenecks or other units, half past it."""
 
     def __init__(
         self,
@@ -243,11 +243,12 @@ def to_with_c3k(inputs: list[Channels], arguments: dict[str, Any], scale: Scale)
 class C3k2(StageConcat):
     """YOLO11's block: C2f whose units are half-width Bottlenecks, or C3k of two Bottlenecks.
 
-    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800; the published
-        structure of YOLO11
+    Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800;
+        the published structure of YOLO11
 
     Args:
-        c3k: whether the units are C3k; in a yaml with scales also the letters of those at which they are, such as "mlx".
+        c3k: whether the units are C3k; in a yaml with scales also the letters of those at which they are, such as
+            "mlx".
         unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
     Raises:
         ModelConfigError: see C2f; `c3k` and `unit` both say what the units are.
@@ -334,7 +335,8 @@ class Attention(nn.Module):
         super().__init__()
         if channels % heads:
             raise ModelConfigError(
-                f"{channels} channels do not split into {heads} attention heads: choose a width that is a multiple of {heads}"
+                f"{channels} channels do not split into {heads} attention heads: "
+                f"choose a width that is a multiple of {heads}"
             )
         self.heads, self.value_channels = heads, channels // heads
         self.key_channels = int(self.value_channels * key_ratio)
@@ -372,7 +374,8 @@ def to_same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> 
     asked = arguments["out_channels"]
     if to.apply(inputs, arguments, scale) != arguments["in_channels"]:
         raise ModelConfigError(
-            f"out_channels {asked} after {arguments['in_channels']} channels: this block keeps its width; write that of its input"
+            f"out_channels {asked} after {arguments['in_channels']} channels: this block keeps its width; "
+            "write that of its input"
         )
     return arguments["out_channels"]
 

@@ -31,8 +31,8 @@ class GSConv(nn.Module):
     """Half of the channels by a convolution, half by a 5 x 5 depthwise convolution of those, the two shuffled.
 
     Source: Li et al. 2022, Slim-neck by GSConv, arxiv.org/abs/2206.02424
-    Differs: the shuffle alternates the halves: channel 2i is the convolution's i-th, 2i + 1 the depthwise one made of it. A shuffle
-        in another order gives the same function after the channels of the next layer are permuted alike.
+    Differs: the shuffle alternates the halves: channel 2i is the convolution's i-th, 2i + 1 the depthwise one made of
+        it. A shuffle in another order gives the same function after the channels of the next layer are permuted alike.
 
     Args:
         kernel_size: of the first convolution, odd.
@@ -108,12 +108,13 @@ class VoVGSCSP(CrossStage):
 
 @layer(to, "downsample", example=(16,))
 class SPDConv(nn.Module):
-    """Halve the size by putting each 2 x 2 cells into four times the channels, then convolve at stride 1: nothing is skipped.
+    """Halve the size without loss: move each 2 x 2 cells into four times the channels, then convolve at stride 1.
 
     Source: Sunkara and Luo 2022, SPD-Conv, arxiv.org/abs/2208.03641
-    Differs: odd sizes are padded by a row below and a column on the right of zeros. The order is torch's pixel_unshuffle: input channel
-        c at row offset i, column offset j becomes channel 4c + 2i + j. The authors concatenate whole maps, channel c of
-        offset (i, j) at (2j + i) * in_channels + c: weights of one order need their input channels permuted for the other.
+    Differs: odd sizes are padded by a row below and a column on the right of zeros. The order is torch's
+        pixel_unshuffle: input channel c at row offset i, column offset j becomes channel 4c + 2i + j. The authors
+        concatenate whole maps, channel c of offset (i, j) at (2j + i) * in_channels + c: weights of one order need
+        their input channels permuted for the other.
 
     Args:
         kernel_size: of the convolution, on the halved map, odd.
@@ -132,7 +133,7 @@ class SPDConv(nn.Module):
 
 
 def up_to_multiple(size_hw: tuple[int, int] | torch.Size, factor: int) -> tuple[int, int, int, int]:
-    """Return the padding, as functional.pad takes it, below and on the right of a map, to the next multiples of `factor`."""
+    """Return the padding for functional.pad that extends a map below and right to multiples of `factor`."""
     height, width = size_hw  # written without a remainder, whose conditions slow symbolic shapes down beyond use
     return 0, (width + factor - 1) // factor * factor - width, 0, (height + factor - 1) // factor * factor - height
 

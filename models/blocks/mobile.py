@@ -1,4 +1,4 @@
-"""Inverted bottlenecks: narrow maps between blocks, wide and depthwise inside, with a gate or attention in the middle."""
+"""Inverted bottlenecks: narrow between blocks, wide and depthwise inside, with a gate or attention."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,7 +28,7 @@ class SqueezeExcite(nn.Module):
 
 
 def squeeze_excite(channels: int, in_channels: int, squeeze: float) -> nn.Module:
-    """Return the gate of a block that is `channels` wide inside: hidden width `squeeze` times its input's; none where that is 0.
+    """Build the gate of a block that is `channels` wide inside; an identity if `squeeze` is 0.
 
     Raises:
         ModelConfigError: a negative ratio.
@@ -55,11 +55,13 @@ def check_start(start: str, passes_on: bool, why: str) -> None:
 
 @layer(to_or_same, example=(16,))
 class MBConv(nn.Module):
-    """Widen by 1 x 1, convolve depthwise, gate the channels, narrow by 1 x 1; added to the input where width and size agree.
+    """Widen by 1 x 1, convolve depthwise, gate, narrow by 1 x 1; added to the input where width and size agree.
 
-    Source: Sandler et al. 2018, MobileNetV2, arxiv.org/abs/1801.04381; Tan and Le 2019, EfficientNet, arxiv.org/abs/1905.11946
-    Differs: expansion 4 where EfficientNet has 1 and 6; the activation is the network's (SiLU unless it says otherwise), the
-        gate's is SiLU; normalisation as everywhere here, eps 1e-3 and momentum 0.03; padding is symmetric at stride 2, too.
+    Source: Sandler et al. 2018, MobileNetV2, arxiv.org/abs/1801.04381; Tan and Le 2019, EfficientNet,
+        arxiv.org/abs/1905.11946
+    Differs: expansion 4 where EfficientNet has 1 and 6; the activation is the network's (SiLU unless it says
+        otherwise), the gate's is SiLU; normalisation as everywhere here, eps 1e-3 and momentum 0.03; padding is
+        symmetric at stride 2, too.
 
     Args:
         out_channels: the input's width by default.
@@ -70,7 +72,8 @@ class MBConv(nn.Module):
         drop_path: share of images whose branch is left out while training.
         start: `identity` starts with zeros in the last normalisation; needs the residual connection.
     Raises:
-        ModelConfigError: an even kernel, a number that is not positive, or an identity start without residual connection.
+        ModelConfigError: an even kernel, a number that is not positive, or an identity start without residual
+            connection.
     """
 
     def __init__(
@@ -113,12 +116,12 @@ def fitting_head_channels(channels: int) -> int:
 
 @layer(to_or_same, name="iRMB", example=(16,))
 class IRMB(nn.Module):
-    """Attention in windows over widened values, then a depthwise convolution and a gate, narrowed; added to the input where widths agree.
+    """Window attention over widened values, depthwise convolution, gate, narrowing; a residual where widths agree.
 
     Source: Zhang et al. 2023, EMO, arxiv.org/abs/2301.01146
-    Differs: padded cells are left out of the softmax, where plain padding lets queries look at them; the cells of a window lie together,
-        where the authors' code takes every n-th of the map; narrow widths get narrower heads by default; batch normalisation before
-        the attention, SiLU for the values.
+    Differs: padded cells are left out of the softmax, where plain padding lets queries look at them; the cells of a
+        window lie together, where the authors' code takes every n-th of the map; narrow widths get narrower heads by
+        default; batch normalisation before the attention, SiLU for the values.
 
     Args:
         out_channels: the input's width by default.
@@ -130,7 +133,8 @@ class IRMB(nn.Module):
         drop_path: share of images whose branch is left out while training.
         start: `identity` starts with zeros in the last convolution; needs the residual connection.
     Raises:
-        ModelConfigError: heads that do not divide a width, an even kernel, or an identity start without residual connection.
+        ModelConfigError: heads that do not divide a width, an even kernel, or an identity start without residual
+            connection.
     """
 
     def __init__(
@@ -189,7 +193,7 @@ class IRMB(nn.Module):
         return cropped(self.whole(gathered), (height, width))
 
     def windows(self, x: Tensor, heads: int) -> Tensor:
-        """Cut a padded map (B, heads * D, H, W) into windows, (B, rows of windows, columns of windows, heads, cells, D)."""
+        """Cut a padded map (B, heads * D, H, W) into windows (B, window rows, window columns, heads, cells, D)."""
         cells = functional.pixel_unshuffle(x, self.window)  # (B, heads * D * cells, rows, columns)
         return cells.unflatten(1, (heads, -1, self.window**2)).permute(0, 4, 5, 1, 3, 2)
 

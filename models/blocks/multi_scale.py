@@ -1,4 +1,4 @@
-"""Blocks that look at several scales at once: growing kernels (MSBlock), growing dilations (DWR), patches of several sizes (PPA)."""
+"""Blocks of several scales at once: growing kernels (MSBlock), dilations (DWR), patch sizes (PPA)."""
 
 import math
 
@@ -21,15 +21,16 @@ from utils.errors import ModelConfigError
 class MSBlock(nn.Module):
     """Split a widened map into branches of growing kernels, each fed with the one before as well, and join them.
 
-    Branch i is its part of the widened map plus branch i - 1, through `depth` times 1 x 1, depthwise, 1 x 1; a kernel of 1 stands for
-    no convolution at all.
+    Branch i is its part of the widened map plus branch i - 1, through `depth` times 1 x 1, depthwise, 1 x 1; a kernel
+    of 1 stands for no convolution at all.
 
     Source: Chen et al. 2023, YOLO-MS, arxiv.org/abs/2308.05480
-    Differs: normalisation and activation follow every convolution, those at the end of an inverted bottleneck too; it has no
-        shortcut, as in the formula.
+    Differs: normalisation and activation follow every convolution, those at the end of an inverted bottleneck too; it
+        has no shortcut, as in the formula.
 
     Args:
-        kernel_sizes: of the branches' depthwise convolutions, odd; YOLO-MS goes from [1, 3, 3] at the first stage to [1, 9, 9] at the last.
+        kernel_sizes: of the branches' depthwise convolutions, odd; YOLO-MS goes from [1, 3, 3] at the first stage to
+            [1, 9, 9] at the last.
         widening: width before the split over `in_channels`; that width must divide by the number of branches.
         expansion: width of the depthwise convolutions over that of a branch.
         depth: inverted bottlenecks of a branch.
@@ -57,7 +58,8 @@ class MSBlock(nn.Module):
         hidden, branches = int(in_channels * widening), len(kernel_sizes)
         if hidden % branches or not hidden:
             raise ModelConfigError(
-                f"widening {widening} makes {hidden} channels of {in_channels}: they do not split into {branches} branches: "
+                f"widening {widening} makes {hidden} channels of {in_channels}: "
+                f"they do not split into {branches} branches: "
                 f"try widening {math.ceil(widening / branches) * branches}, or as many kernel_sizes as divide {hidden}"
             )
         width = hidden // branches
@@ -91,15 +93,16 @@ DILATIONS = {1: 2, 3: 1, 5: 1}
 
 @layer(same_as_asked, example=(16,))
 class DWR(nn.Module):
-    """Narrow to half the width by a 3 x 3 convolution, look around it at dilations 1, 3 and 5, and add what they see to the input.
+    """Narrow to half the width by a 3 x 3, convolve at dilations 1, 3 and 5, and add the result to the input.
 
     Source: Wei et al. 2022, DWRSeg, arxiv.org/abs/2212.01173
-    Differs: dilation 1 has as many channels as the input, 3 and 5 half as many each; one normalisation follows their concatenation and none
-        each; no activation after it or after the sum.
+    Differs: dilation 1 has as many channels as the input, 3 and 5 half as many each; one normalisation follows their
+        concatenation and none each; no activation after it or after the sum.
 
     Args:
         out_channels: must be `in_channels`, even; the first positional argument of a row.
-        depthwise: whether the dilated convolutions are, as in the paper; False makes them full ones, at `out_channels` / 2 times the weights.
+        depthwise: whether the dilated convolutions are, as in the paper; False makes them full ones, at `out_channels`
+            / 2 times the weights.
         activation: of the first convolution; None takes the network's.
         start: `identity` starts with zeros in the last convolution.
     Raises:
@@ -143,10 +146,10 @@ class DWR(nn.Module):
 
 
 class PatchAttention(nn.Module):
-    """Weigh what a network makes of every patch by how much it resembles a learned direction, and spread it over the patch again.
+    """Weigh each patch's features by their similarity to a learned direction, and spread them over the patch.
 
-    The mean of the channels at each cell of a patch makes a vector of patch_size ** 2 values; two linear maps with layer normalisation
-    between them make a token of it, which is weighed by its own softmax over the channels.
+    The mean of the channels at each cell of a patch makes a vector of patch_size ** 2 values; two linear maps with
+    layer normalisation between them make a token of it, which is weighed by its own softmax over the channels.
 
     Args:
         patch_size: cells of a patch's side; maps that it does not divide are padded by zeros below and on the right.
@@ -199,13 +202,14 @@ class SpatialGate(GatedLayer):
 
 @layer(to, example=(16,))
 class PPA(nn.Module):
-    """Add up three 3 x 3 convolutions in a chain, a 1 x 1 one, and attention to patches of that at two sizes; then weigh channels and cells.
+    """Add a chain of 3 x 3 convolutions, a 1 x 1 one and its patch attention; then weigh channels and cells.
 
     Source: Xu et al. 2024, HCF-Net, arxiv.org/abs/2403.10778
-    Differs: the mean of a patch's cell is that of its channels, as the paper has it; the authors' code reshapes (C, p, p) values as
-        (p, p, C), so that its means mix channels with cells: their weights do not fit. Any map size: zeros fill up the last patches.
-        The learned direction starts at ones, not at random, with which a clamped similarity can leave a branch without gradient; its
-        projection comes before the interpolation, at a fraction of the cost and with the same result.
+    Differs: the mean of a patch's cell is that of its channels, as the paper has it; the authors' code reshapes (C, p,
+        p) values as (p, p, C), so that its means mix channels with cells: their weights do not fit. Any map size: zeros
+        fill up the last patches. The learned direction starts at ones, not at random, with which a clamped similarity
+        can leave a branch without gradient; its projection comes before the interpolation, at a fraction of the cost
+        and with the same result.
 
     Args:
         patch_sizes: of the attention's branches, one each.

@@ -1,4 +1,4 @@
-"""Batch normalisation in blocks: where a batch has one value per channel, and merged into the convolution behind it."""
+"""Batch normalisation in blocks: training on one value per channel, and merging with the convolution after it."""
 
 from torch import nn
 
@@ -37,7 +37,7 @@ def fold_batchnorm_ahead(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def merge_pointwise(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
-    """Return one 1 x 1 convolution that equals `second(first(x))`, both 1 x 1 and the first as wide out as in; computed in float64."""
+    """Merge two 1 x 1 convolutions, of which the first keeps its width, into one; computed in float64."""
     outer, inner = second.weight.double().flatten(1), first.weight.double().flatten(1)
     bias = outer.new_zeros(outer.shape[0]) if second.bias is None else second.bias.double()
     if first.bias is not None:

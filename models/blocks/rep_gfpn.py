@@ -1,4 +1,4 @@
-"""The block of DAMO-YOLO's neck, whose convolutions fold; its fusion of levels is rows of Concat, nn.Upsample and Conv around it."""
+"""The block of DAMO-YOLO's neck; levels are fused by rows of Concat, nn.Upsample and Conv around it."""
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,17 @@ from models.registry import layer, to
 
 @layer(to, repeats="repeats", example=(16,))
 class CSPStage(nn.Module):
-    """RepGFPN's block: half the width through a chain of re-parameterised bottlenecks whose stages are all concatenated, half past it.
+    """RepGFPN's block: half the width through a chain of RepBottlenecks, all stages concatenated, half past it.
 
     Source: Xu et al. 2022, DAMO-YOLO, arxiv.org/abs/2211.15444
-    Differs: a bottleneck is RepBottleneck, the 3 x 3 beside 1 x 1 of RepConv and then a 3 x 3, with its shortcut; `fold` makes the pair one
-        3 x 3. Without the pyramid pooling that DAMO-YOLO's backbone has in one of its stages: write an SPPF row.
+    Differs: a bottleneck is RepBottleneck, the 3 x 3 beside 1 x 1 of RepConv and then a 3 x 3, with its shortcut;
+        `fold` makes the pair one 3 x 3. Without the pyramid pooling that DAMO-YOLO's backbone has in one of its stages:
+        write an SPPF row.
 
     Args:
         expansion: width between the two convolutions of a bottleneck over its own.
         unit: a layer in place of each bottleneck: a registered one's name, or [name, arguments …].
-        attention: a layer at the end of each bottleneck's branch, before its sum; said alike.
+        attention: a layer at the end of each bottleneck's branch, before its sum; same form as `unit`.
     Raises:
         ModelConfigError: fewer than two channels, the layer cannot be built, or both are given.
     """

@@ -43,13 +43,14 @@ def build_wrapped(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Sc
 
 
 def around_layer(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """One input; the wrapped layer's widths and repeats are scaled as in a row of its own, and it must keep the width."""
+    """One input; the wrapped layer is scaled as in a row of its own and must keep the width."""
     arguments |= {"in_channels": only(inputs), "scale": scale}
     plan = plan_wrapped(arguments["layer"], arguments["in_channels"], arguments.get("repeats", 1), scale)
     width = only([plan.channels])
     if width != arguments["in_channels"]:
         raise ModelConfigError(
-            f"the wrapped layer gives {width} channels for {arguments['in_channels']}: expected one that keeps its width"
+            f"the wrapped layer gives {width} channels for {arguments['in_channels']}: "
+            "expected one that keeps its width"
         )
     return width
 
@@ -61,7 +62,8 @@ around = Rule(around_layer, fills=("in_channels", "scale"), wraps="layer")
 class Residual(nn.Module):
     """The wrapped layer's output times a gain per channel, added to its input.
 
-    Source: He et al. 2016, arxiv.org/abs/1512.03385; the gain is the layer scale of Touvron et al. 2021, arxiv.org/abs/2103.17239
+    Source: He et al. 2016, arxiv.org/abs/1512.03385; the gain is the layer scale of Touvron et al. 2021,
+        arxiv.org/abs/2103.17239
     Differs: the gain starts at 1, or at 0 with `start: identity`, and can be trained in both cases.
 
     Args:

@@ -22,7 +22,7 @@ OWN = (
     "out_indices",
     "in_chans",
 )
-"""Settings of timm that a row says otherwise, or that would read a file."""
+"""timm keyword arguments that a row must not set."""
 
 
 def import_timm() -> ModuleType:
@@ -35,7 +35,8 @@ def import_timm() -> ModuleType:
         import timm
     except ImportError as error:
         raise ModelConfigError(
-            "TimmBackbone needs the timm package, which is not installed: python -m pip install -r requirements-timm.txt"
+            "TimmBackbone needs the timm package, which is not installed: "
+            "python -m pip install -r requirements-timm.txt"
         ) from error
     return timm
 
@@ -59,7 +60,8 @@ def create(
         )
     if taken := [key for key in OWN if key in (options or {})]:
         raise ModelConfigError(
-            f"options give {', '.join(taken)}: not a setting of the network: arguments of the row say these, or nothing does"
+            f"options give {', '.join(taken)}: not a setting of the network: "
+            "arguments of the row say these, or nothing does"
         )
     if out_indices is not None and not out_indices:
         raise ModelConfigError("out_indices is []: expected numbers of feature maps, such as [2, 3, 4]")
@@ -68,12 +70,14 @@ def create(
         return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **settings)
     except OSError as error:
         raise ModelConfigError(
-            f"weights of timm's '{name}' cannot be had: {error}: pretrained: true needs the network once, or timm's cache"
+            f"weights of timm's '{name}' cannot be had: {error}: pretrained: "
+            "true needs the network once, or timm's cache"
         ) from error
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
         what = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelConfigError(
-            f"timm's '{name}' cannot be built with pretrained {pretrained}, out_indices {out_indices}, options {options}: {what}"
+            f"timm's '{name}' cannot be built with pretrained {pretrained}, out_indices {out_indices}, options "
+            f"{options}: {what}"
         ) from error
 
 
@@ -100,13 +104,14 @@ class TimmBackbone(nn.Module):
     A row such as [backbone, 1, Pick, [2]] takes one map of the list; `python -m models.yolo` prints their sizes.
 
     Source: Wightman 2019, PyTorch Image Models, doi.org/10.5281/zenodo.4414861
-    Differs: images come in [0, 1], and are normalised as timm's weights expect only with `normalize`; the network's `activation` and the
-        merging of normalisations for inference do not reach it.
+    Differs: images come in [0, 1], and are normalised as timm's weights expect only with `normalize`; the network's
+        `activation` and the merging of normalisations for inference do not reach it.
 
     Args:
-        name: a network of timm.list_models(), with or without the tag of its weights, such as resnet18 or resnet18.a1_in1k.
-        pretrained: start from timm's weights, which it fetches over the network, or finds in its cache; never where a network is
-            built to be filled from a checkpoint or only to be described.
+        name: a network of timm.list_models(), with or without the tag of its weights, such as resnet18 or
+            resnet18.a1_in1k.
+        pretrained: start from timm's weights, which it fetches over the network, or finds in its cache; never where a
+            network is built to be filled from a checkpoint or only to be described.
         out_indices: which feature maps, by timm's numbers; all by default.
         normalize: subtract the mean and divide by the deviation that the weights were trained with.
         options: further settings of the network, by timm's names.
@@ -136,7 +141,8 @@ class TimmBackbone(nn.Module):
             mean, deviation = expected.get("mean", ()), expected.get("std", ())
             if len(mean) != in_channels:
                 raise ModelConfigError(
-                    f"normalize: timm's '{name}' knows a mean for {len(mean)} channels, and the input has {in_channels}: leave it out"
+                    f"normalize: timm's '{name}' knows a mean for {len(mean)} channels, and the input has "
+                    f"{in_channels}: leave it out"
                 )
             self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
             self.register_buffer("deviation", torch.tensor(deviation).view(-1, 1, 1))

@@ -1,1 +1,1 @@
-"""The conformance test for layers and networks: `python -m models.check` and the test suite make the same checks."""
+"""Conformance tests for layers and networks, run by `python -m models.check` and by the test suite."""

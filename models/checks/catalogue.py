@@ -1,4 +1,4 @@
-"""What the registry says of its layers: the facts of a card, and docs/catalogue.md, the page of all layers."""
+"""Facts of registered layers: for the card of a layer, and for docs/catalogue.md, the page of all layers."""
 
 import re
 import typing
@@ -91,11 +91,15 @@ def catalogue() -> str:
     lines = [
         "# Catalogue of layers",
         "",
-        "Written by `python -m models.check --catalogue docs/catalogue.md` from the layers themselves; do not edit it by hand.",
+        "Written by `python -m models.check --catalogue docs/catalogue.md` from the layers themselves; "
+        "do not edit it by hand.",
         "",
-        f"{len(layers)} layers. A yaml row is `[from, repeats, layer, arguments]`; the arguments are those of the signature, in its order, or by "
-        "name in a mapping at the end. Parameters and GFLOPs (two operations per multiply-accumulate of convolutions and matrix products) are those "
-        f"of the example row, whose input has the channels given after *on* and, for the largest map, {size_text(PAGE_HW)} cells. "
+        f"{len(layers)} layers. A yaml row is `[from, repeats, layer, arguments]`; "
+        "the arguments are those of the signature, in its order, or by "
+        "name in a mapping at the end. Parameters and GFLOPs (two operations per multiply-accumulate of convolutions "
+        "and matrix products) are those "
+        "of the example row, whose input has the channels given after *on* and, for the largest map, "
+        f"{size_text(PAGE_HW)} cells. "
         "`python -m models.check NAME` makes the conformance test of a layer and writes its card.",
     ]
     for role, heading in ROLES.items():

@@ -1,4 +1,4 @@
-"""What a check is and what comes of it: a promise in words, a function that looks, and what to do where the promise is not kept."""
+"""A check and its result: a promise in words, the function that tests it, and the remedy if it is broken."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ NOT_APPLICABLE: Outcome = "not applicable"
 
 
 class CheckFailedError(Exception):
-    """What was promised is not so; the text says what was seen."""
+    """The promise is broken; the text says what was seen."""
 
 
 class CheckSkippedError(Exception):
@@ -38,9 +38,9 @@ class Check(Generic[Subject]):
     Attributes:
         name: what the table calls it.
         promise: one sentence.
-        remedy: what to do where it is not kept, one sentence.
-        look: returns what was seen, in a few words; raises one of the errors above.
-        needs: names of checks that tell nothing new where this one's ground is missing: it is skipped if one of them failed.
+        remedy: what to do if it is broken, one sentence.
+        look: tests it; returns what was seen, in a few words, or raises one of the errors above.
+        needs: names of checks that must pass first; if one of them failed, this one is skipped.
         slow: whether it takes seconds.
     """
 
@@ -54,7 +54,7 @@ class Check(Generic[Subject]):
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check; `seen` is a figure, or what was wrong, or why nothing was looked at."""
+    """Outcome of one check; `seen`: figure, failure or reason for skipping."""
 
     check: str
     promise: str
@@ -70,7 +70,7 @@ class Suite(Generic[Subject]):
     checks: dict[str, Check[Subject]] = field(default_factory=dict)
 
     def add(self, name: str, remedy: str, *, needs: tuple[str, ...] = (), slow: bool = False) -> Callable[[Any], Any]:
-        """Make a function the check `name`; its docstring is the promise."""
+        """Register a function as the check `name`; its docstring is the promise."""
 
         def register(look: Callable[[Subject], str]) -> Callable[[Subject], str]:
             assert name not in self.checks, f"check {name!r} is there already"
@@ -81,7 +81,7 @@ class Suite(Generic[Subject]):
 
 
 def make(check: Check[Subject], subject: Subject) -> Result:
-    """Make one check, whatever the others found."""
+    """Run one check."""
     try:
         return Result(check.name, check.promise, PASS, check.look(subject))
     except NotApplicableError as reason:
@@ -104,11 +104,11 @@ def make_all(
     quick: bool = False,
     narrow: Mapping[str, Callable[[Subject], Subject]] | None = None,
 ) -> Iterator[Result]:
-    """Make checks in their order; one whose ground is missing is skipped, so that one mistake is one failure.
+    """Run checks in order; a check is skipped if one that it needs failed, so one mistake is one failure.
 
     Args:
         quick: leave out the slow ones, as skipped.
-        narrow: what the following checks look at once the one of this name has failed.
+        narrow: by name of a check: how its failure narrows the subject for the checks after it.
     """
     unkept: dict[str, str] = {}
     for check in checks:
@@ -130,10 +130,10 @@ def make_all(
 
 
 def demand(kept: bool, problem: str) -> None:
-    """Fail a check unless its promise is kept.
+    """Fail the running check unless a condition holds.
 
     Raises:
-        CheckFailedError: it is not.
+        CheckFailedError: it does not hold.
     """
     if not kept:
         raise CheckFailedError(problem)
@@ -147,18 +147,18 @@ def first_line(error: BaseException) -> str:
 
 
 def run(module: nn.Module, given: Any) -> list[Tensor]:
-    """Return the tensors that a layer gives; its random numbers are the same every time."""
+    """Run a layer with fixed random numbers, and return its output tensors."""
     torch.manual_seed(0)
     return tensors_of(module(given))
 
 
 def shapes_of(tensors: list[Tensor]) -> list[tuple[int, ...]]:
-    """Return the shapes of tensors."""
+    """List the shapes of tensors."""
     return [tuple(tensor.shape) for tensor in tensors]
 
 
 def demand_close(found: list[Tensor], expected: list[Tensor], rtol: float, atol: float, what: str) -> None:
-    """Fail unless tensors are near others, to |difference| <= atol + rtol * |expected|."""
+    """Fail the check unless |found - expected| <= atol + rtol * |expected| for all tensors."""
     demand(
         shapes_of(found) == shapes_of(expected), f"{what}: shapes {shapes_of(found)}, expected {shapes_of(expected)}"
     )
@@ -171,7 +171,7 @@ def demand_close(found: list[Tensor], expected: list[Tensor], rtol: float, atol:
 
 
 def demand_equal(found: list[Tensor], expected: list[Tensor], what: str) -> None:
-    """Fail unless tensors are bit for bit others."""
+    """Fail the check unless tensors are equal bit for bit."""
     demand(
         shapes_of(found) == shapes_of(expected), f"{what}: shapes {shapes_of(found)}, expected {shapes_of(expected)}"
     )
@@ -182,7 +182,7 @@ def demand_equal(found: list[Tensor], expected: list[Tensor], what: str) -> None
 
 
 def demand_finite(tensors: list[Tensor], what: str) -> None:
-    """Fail on a tensor without values, or with one that is no number."""
+    """Fail the check for an empty tensor, or one with inf or nan."""
     for tensor in tensors:
         demand(tensor.numel() > 0, f"{what}: an output of shape {tuple(tensor.shape)} holds nothing")
         demand(

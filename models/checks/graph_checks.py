@@ -1,4 +1,4 @@
-"""What every layer promises of graphs recorded from it, and what it costs; one function a promise, its remedy beside it."""
+"""Checks of recorded graphs (compile, export, ONNX) and of a layer's cost; each has its remedy."""
 
 import importlib.util
 import io
@@ -42,7 +42,7 @@ TIMED_RUNS = 5
 
 
 def recording_sizes(case: LayerCase) -> list[tuple[tuple[int, int], int, str]]:
-    """Return sizes and batches to run a graph at, most demanding first, each with what it shows the graph to take."""
+    """Return sizes and batches to run a graph at, most demanding first, each with what a success shows."""
     if case.fixed_hw:
         return [(case.fixed_hw, OTHER_BATCH, f"any batch, at {size_text(case.fixed_hw)}, the row's one size")]
     recorded = case.plain_hw if case.size_hw == case.plain_hw else RECORDED_HW
@@ -85,7 +85,8 @@ def how_free(case: LayerCase, module: nn.Module, graph: Callable[..., list[Tenso
 
 @GRAPH_CHECKS.add(
     "compile",
-    "Keep Python out of forward(): no .item(), no conditions on values, no lists kept on self; the message names the line that breaks the graph.",
+    "Keep Python out of forward(): no .item(), no conditions on values, no lists kept on self; "
+    "the message names the line that breaks the graph.",
     needs=(RUNS, REPEATABLE),
     slow=True,
 )
@@ -111,7 +112,8 @@ def check_compile(case: LayerCase) -> str:
 
 @GRAPH_CHECKS.add(
     "export",
-    "Compute shapes from x.shape without int() or len(), and choose by settings, not by values; torch.where in place of if.",
+    "Compute shapes from x.shape without int() or len(), and choose by settings, not by values; "
+    "torch.where in place of if.",
     needs=(RUNS, REPEATABLE),
     slow=True,
 )
@@ -128,13 +130,14 @@ def check_export(case: LayerCase) -> str:
 
 @GRAPH_CHECKS.add(
     "onnx",
-    "Write it in operations that ONNX has (opset 18): most of torch.nn.functional; for the recording choose another form while "
+    "Write it in operations that ONNX has (opset 18): most of torch.nn.functional; "
+    "for the recording choose another form while "
     "torch.onnx.is_in_onnx_export().",
     needs=(RUNS, REPEATABLE),
     slow=True,
 )
 def check_onnx(case: LayerCase) -> str:
-    """The layer becomes an ONNX graph that computes the same, with the batch left open, and the size where the layer allows."""
+    """The layer becomes an equal ONNX graph, with an open batch and, where the layer allows it, an open size."""
     missing = [package for package in EXPORT_PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise CheckSkippedError(f"needs {' and '.join(missing)}: pip install -r requirements-export.txt")
@@ -206,7 +209,7 @@ def onnx_runner(written: bytes) -> Callable[..., list[Tensor]]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a layer costs: parameters, 10^9 operations, milliseconds, and mebibytes that backward keeps, of one input on a CPU."""
+    """Cost for one input on a CPU: parameters, 10^9 operations, milliseconds, MiB kept for backward."""
 
     size_hw: tuple[int, int]
     parameters: int
@@ -218,7 +221,8 @@ class Cost:
     def describe(self) -> str:
         """One clause for a table."""
         return (
-            f"at {size_text(self.size_hw)}: {self.parameters:,} parameters, {self.gflops:.4g} GFLOPs, {self.forward_ms:.2f} ms, "
+            f"at {size_text(self.size_hw)}: {self.parameters:,} parameters, {self.gflops:.4g} GFLOPs, "
+            f"{self.forward_ms:.2f} ms, "
             f"{self.training_ms:.2f} ms with backward, which keeps {self.saved_mib:.2f} MiB"
         )
 

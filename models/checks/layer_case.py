@@ -1,4 +1,4 @@
-"""A layer as a row has it, ready to be checked: built anew as often as wanted, with the inputs that a network would hand over."""
+"""A layer with the arguments and inputs of a row, for the checks: it can be built any number of times."""
 
 import itertools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from models.registry import Channels, Layer, Scale, find_layer
 from models.yolo import Model
 
 RUNS, SIZES, REPEATABLE = "runs", "sizes", "repeatable"
-"""Names of the checks that others stand on."""
+"""Names of the checks that others need."""
 SIZES_HW = ((8, 8), (7, 12), (9, 5), (2, 2))
 TRACED_SIZE = 640
 """Side of the image for which the sizes of a network's maps are compared."""
@@ -25,7 +25,7 @@ ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError),
     *(StopIteration, TypeError, ValueError),
 )
-"""What a layer raises that does not work, a user's own as well; `RuntimeError` holds torch's own kinds, `ValueError` ours."""
+"""Errors that a broken layer may raise, a user's own included; torch's are RuntimeErrors, ours ValueErrors."""
 LEVEL_CHANNELS = (16, 24, 32)
 """Channels of the levels that a head's example row takes, each half as large as the one before it."""
 
@@ -66,7 +66,7 @@ class LayerCase:
     def of_example(
         cls, entry: Layer, arguments: tuple[Any, ...] | None = None, inputs: tuple[Channels, ...] | None = None
     ) -> "LayerCase":
-        """Return the layer as its example row has it, or with other arguments or inputs (all of one size)."""
+        """Return the layer of its example row, or with other arguments or inputs (all of one size)."""
         if inputs is not None:
             strides = (
                 tuple(2 ** (number % len(LEVEL_CHANNELS)) for number in range(len(inputs)))
@@ -83,7 +83,7 @@ class LayerCase:
 
     @classmethod
     def of_row(cls, model: Model, row: Row, shapes: list[Any]) -> "LayerCase":
-        """Return a layer as it stands in a network, once where its row stacks copies of it.
+        """Return a layer of a network; one copy where the row repeats it.
 
         Args:
             shapes: output shape of every row, from `Model.trace(TRACED_SIZE)`.
@@ -120,7 +120,7 @@ class LayerCase:
         return replace(self, size_hw=self.plain_hw, sizes_hw=(self.plain_hw,))
 
     def settled(self) -> "LayerCase":
-        """Return the case with the map's size that the row fixes, if it does: that of the layer's attribute `size_hw`."""
+        """Return the case with the one size that the layer takes, if it has an attribute `size_hw`."""
         try:
             fixed = getattr(self.build(), "size_hw", None)
         except ERRORS:
@@ -250,7 +250,7 @@ class FlatForm(nn.Module):
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every normalisation statistics and gains that differ from their start, so that leaving one out shows."""
+    """Give every normalisation statistics and gains that differ from their start, so that a missing one shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in module.modules():

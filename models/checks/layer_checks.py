@@ -1,6 +1,7 @@
-"""What every layer promises of its form and its values; one function a promise, its remedy beside it.
+"""Checks of a layer's form: shapes, state, number formats; each has its remedy.
 
-How a layer is built and fed is layer_case.py; promises about training are training_checks.py, about graphs graph_checks.py.
+How a layer is built and fed is layer_case.py; promises about training are training_checks.py, about graphs
+graph_checks.py.
 """
 
 import copy
@@ -44,7 +45,8 @@ SMALLEST_HW = ((1, 1), (1, 6))
 
 @FORM_CHECKS.add(
     RUNS,
-    "Give @layer an example=(…) (and example_inputs=(…)) that makes a small valid row; annotate the constructor's arguments; return tensors.",
+    "Give @layer an example=(…) (and example_inputs=(…)) that makes a small valid row; "
+    "annotate the constructor's arguments; return tensors.",
 )
 def check_runs(case: LayerCase) -> str:
     """The layer is built from its row and runs."""
@@ -87,7 +89,8 @@ def check_sizes(case: LayerCase) -> str:
 
 @FORM_CHECKS.add(
     "channels",
-    "Make the rule given to @layer and forward() agree: same or keep for as many channels as come in, to for out_channels; later rows are built "
+    "Make the rule given to @layer and forward() agree: "
+    "same or keep for as many channels as come in, to for out_channels; later rows are built "
     "on what the rule says.",
     needs=(RUNS,),
 )
@@ -122,7 +125,8 @@ def check_channels(case: LayerCase) -> str:
 
 @FORM_CHECKS.add(
     "shapes",
-    "Leave out .item(), .tolist(), .numpy() and if-conditions on values in forward(), and make new tensors with x.new_…, on the input's device.",
+    "Leave out .item(), .tolist(), .numpy() and if-conditions on values in forward(), and make new tensors with "
+    "x.new_…, on the input's device.",
     needs=(RUNS,),
 )
 def check_shapes(case: LayerCase) -> str:
@@ -139,7 +143,8 @@ def check_shapes(case: LayerCase) -> str:
 
 @FORM_CHECKS.add(
     REPEATABLE,
-    "Draw random numbers from torch's generator and only `if self.training` (as nn.Dropout does); not from random or numpy.",
+    "Draw random numbers from torch's generator and only `if self.training` (as nn.Dropout does); "
+    "not from random or numpy.",
     needs=(RUNS,),
 )
 def check_repeatable(case: LayerCase) -> str:
@@ -197,7 +202,8 @@ def check_state(case: LayerCase) -> str:
 
 @FORM_CHECKS.add(
     "copies",
-    "Store no tensor of a forward pass on self (self.last = x), or detach() it; keep no module twice under different owners.",
+    "Store no tensor of a forward pass on self (self.last = x), or detach() it; "
+    "keep no module twice under different owners.",
     needs=(RUNS, REPEATABLE),
 )
 def check_copies(case: LayerCase) -> str:
@@ -215,7 +221,8 @@ def check_copies(case: LayerCase) -> str:
 
 @FORM_CHECKS.add(
     "neighbours",
-    "Reduce over channels and cells only, never over dimension 0; a reshape must keep dimension 0 apart from the others.",
+    "Reduce over channels and cells only, never over dimension 0; "
+    "a reshape must keep dimension 0 apart from the others.",
     needs=(RUNS, REPEATABLE),
 )
 def check_neighbours(case: LayerCase) -> str:
@@ -280,7 +287,8 @@ def check_channels_last(case: LayerCase) -> str:
 
 @FORM_CHECKS.add(
     "folding",
-    "fold() must keep what evaluation computes: scale by weight / sqrt(running_var + eps) in float64, carry the bias over, and do nothing the "
+    "fold() must keep what evaluation computes: "
+    "scale by weight / sqrt(running_var + eps) in float64, carry the bias over, and do nothing the "
     "second time; see fold_batchnorm in models/common.py.",
     needs=(RUNS, REPEATABLE),
 )

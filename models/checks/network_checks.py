@@ -1,4 +1,4 @@
-"""What a network promises as a whole, beyond what each of its layers does; one function a promise, its remedy beside it."""
+"""Checks of a network as a whole, beyond those of its layers; each has its remedy."""
 
 import copy
 from collections import defaultdict
@@ -20,7 +20,7 @@ RUNS, COPIES = "runs", "copies"
 
 
 def image_size(model: Model) -> int:
-    """Return the side of the images that a network is checked with: small, unless one of its layers takes one size only."""
+    """Return the side of the images for the checks: small, unless a layer takes one size only."""
     fixed = any(getattr(module, "size_hw", None) for module in model.modules())
     return TRACED_SIZE if fixed else max(2 * max(model.stride), 64)
 
@@ -87,7 +87,8 @@ def check_long_images(model: Model) -> str:
 
 @NETWORK_CHECKS.add(
     "gradients",
-    "What this row gives reaches no branch of the head: name it in a later row's 'from', or remove it; if its own check fails too, mend that.",
+    "What this row gives reaches no branch of the head: name it in a later row's 'from', or remove it; "
+    "if its own check fails too, mend that.",
     needs=(RUNS, COPIES),
 )
 def check_gradients(model: Model) -> str:
@@ -166,6 +167,7 @@ def check_cost(model: Model) -> str:
             deployed(images)
 
     return (
-        f"{count_parameters(model):,} parameters, {sum(count_gflops(model)):.2f} GFLOPs; deployed {count_parameters(deployed):,}, "
+        f"{count_parameters(model):,} parameters, {sum(count_gflops(model)):.2f} GFLOPs; "
+        f"deployed {count_parameters(deployed):,}, "
         f"{sum(count_gflops(deployed)):.2f}, {median_ms(predict):.0f} ms an image of {TRACED_SIZE} x {TRACED_SIZE}"
     )

@@ -43,7 +43,8 @@ class Report:
         if not self.parts:
             return self.count()
         wrong = sum(part.failed for part in self.parts)
-        return f"{self.count()}; {len(self.parts)} distinct layers, {f'{wrong} of them with failures' if wrong else 'none of them with a failure'}"
+        failures = f"{wrong} of them with failures" if wrong else "none of them with a failure"
+        return f"{self.count()}; {len(self.parts)} distinct layers, {failures}"
 
 
 def result_lines(result: Result) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every layer promises of training; one function a promise, its remedy beside it."""
+"""Checks of training; each has its remedy."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +10,7 @@ from models.checks.checking import NotApplicableError, Suite, demand, demand_equ
 from models.checks.layer_case import REPEATABLE, RUNS, LayerCase, apply_to, size_text, tensors_of
 from models.parameters import parameter_groups
 from utils.errors import ModelConfigError
+from utils.wording import listed
 
 TRAINING_CHECKS: Suite[LayerCase] = Suite()
 STEPS, RATE = 3, 0.1
@@ -18,7 +19,8 @@ STEPS, RATE = 3, 0.1
 
 @TRAINING_CHECKS.add(
     "one image",
-    "BatchNorm after a global pooling has one value per channel and no variance: use models.parts.BatchNorm2d, or GroupNorm.",
+    "BatchNorm after a global pooling has one value per channel and no variance: "
+    "use models.parts.BatchNorm2d, or GroupNorm.",
     needs=(RUNS,),
 )
 def check_one_image(case: LayerCase) -> str:
@@ -44,7 +46,7 @@ def check_one_image(case: LayerCase) -> str:
 
 
 def backward_passes(case: LayerCase) -> Iterator[tuple[nn.Module, Any, int]]:
-    """Train a layer for some steps on changing input; yield after each backward pass the layer, its input and the number of the step."""
+    """Train a layer for some steps; after each backward pass yield the layer, its input and the step's number."""
     module = case.build().train()
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trainable, lr=RATE) if trainable else None
@@ -66,7 +68,8 @@ def backward_passes(case: LayerCase) -> Iterator[tuple[nn.Module, Any, int]]:
 
 @TRAINING_CHECKS.add(
     "gradients",
-    "Use the parameter in forward() on the way to the output, without detach(), .data or no_grad(); one that is kept for its name only gets "
+    "Use the parameter in forward() on the way to the output, without detach(), .data or no_grad(); "
+    "one that is kept for its name only gets "
     "requires_grad_(False).",
     needs=(RUNS,),
 )
@@ -89,7 +92,7 @@ def check_gradients(case: LayerCase) -> str:
     missing = [name for name in trainable if name not in reached]
     demand(
         not missing,
-        f"{len(missing)} of {len(trainable)} parameters get none: {', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}",
+        f"{len(missing)} of {len(trainable)} parameters get none: {listed(missing, 6)}",
     )
     late = [name for name, step in reached.items() if step > 1]
     return f"{len(trainable)} of {len(trainable)} parameters, " + (
@@ -99,7 +102,8 @@ def check_gradients(case: LayerCase) -> str:
 
 @TRAINING_CHECKS.add(
     "input gradients",
-    "Take detach(), .data, no_grad(), argmax and rounding out of the way from this input to the output, or do not name the input in 'from'.",
+    "Take detach(), .data, no_grad(), argmax and rounding out of the way from this input to the output, or do not "
+    "name the input in 'from'.",
     needs=(RUNS,),
 )
 def check_input_gradients(case: LayerCase) -> str:
@@ -139,7 +143,8 @@ def trained_leaves(outputs: list[Tensor]) -> set[int]:
 
 @TRAINING_CHECKS.add(
     "optimizer",
-    "Register what learns: self.name = nn.Parameter(…), modules in nn.ModuleList or nn.ModuleDict; what stands in a plain list or dict is neither "
+    "Register what learns: self.name = nn.Parameter(…), modules in nn.ModuleList or nn.ModuleDict; "
+    "what stands in a plain list or dict is neither "
     "trained nor saved.",
     needs=(RUNS,),
 )
@@ -150,7 +155,7 @@ def check_optimizer(case: LayerCase) -> str:
 
 
 def grouped_exactly_once(module: nn.Module, outputs: list[Tensor]) -> str:
-    """Fail unless the optimizer's groups hold every trainable parameter once, and all that the outputs' gradients would reach."""
+    """Fail the check unless the optimizer's groups hold, once, every tensor that gradients would reach."""
     groups = parameter_groups(module)
     grouped = [id(parameter) for group in groups for parameter in group]
     trainable = [id(parameter) for parameter in module.parameters() if parameter.requires_grad]
@@ -171,7 +176,8 @@ def grouped_exactly_once(module: nn.Module, outputs: list[Tensor]) -> str:
 
 @TRAINING_CHECKS.add(
     "mixed precision",
-    "Convolutions give bfloat16 there while parameters stay float32: write .to(y.dtype) where the two meet in one operation.",
+    "Convolutions give bfloat16 there while parameters stay float32: "
+    "write .to(y.dtype) where the two meet in one operation.",
     needs=(RUNS,),
 )
 def check_mixed_precision(case: LayerCase) -> str:
@@ -188,7 +194,8 @@ def check_mixed_precision(case: LayerCase) -> str:
 
 @TRAINING_CHECKS.add(
     "identity start",
-    "Start the last step of the branch (projection, layer scale, gate) at zero beside a residual connection, and leave the others as they are.",
+    "Start the last step of the branch (projection, layer scale, gate) at zero beside a residual connection, and "
+    "leave the others as they are.",
     needs=(RUNS, REPEATABLE),
 )
 def check_identity_start(case: LayerCase) -> str:

@@ -1,4 +1,4 @@
-"""Detection heads: one class for any number of branches and any family's towers, and the decoding of raw maps into boxes.
+"""Detection heads: one class for any number of branches and any family's towers, and the decoding of raw maps.
 
 A head's inputs split into as many equal groups as it has branches. The last group feeds the lead branch, the others
 feed auxiliary branches, which only training needs.
@@ -74,7 +74,7 @@ class DetectionHead(nn.Module):
         return len(self.aux) + 1
 
     def groups(self, inputs: list[Item]) -> list[list[Item]]:
-        """Split a list with one item per input by branch, the lead one last: the branch's levels, then its extra inputs."""
+        """Split a list of one item per input by branch, the lead one last: levels, then extra inputs."""
         each = self.levels + self.extra_inputs
         branches = len(inputs) // each
         further = branches * self.levels
@@ -118,7 +118,7 @@ class DetectionHead(nn.Module):
         return self.decode(output)
 
     def decode(self, output: Any) -> Tensor:
-        """Decode one branch's output; half-precision maps in float32, since 8 or 11 bits cannot hold a large coordinate.
+        """Decode one branch's output, half-precision maps in float32: 8 or 11 bits cannot hold a large coordinate.
 
         Returns:
             (B, 4 + K, A): centre x, centre y, width, height in pixels, class probabilities.
@@ -179,7 +179,8 @@ def head(branches: int, extra_inputs: int = 0) -> Rule:
 class Detect(BoxHead):
     """The head of YOLOv8; with `{cls: depthwise}` that of YOLO11.
 
-    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); the published structure of YOLOv8
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); the published
+        structure of YOLOv8
     """
 
     style = YOLOV8
@@ -189,8 +190,8 @@ class Detect(BoxHead):
 class V9Detect(BoxHead):
     """The head that the original YOLOv9 repository calls Detect: DDetect with ungrouped box towers.
 
-    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024, YOLOv9,
-        arxiv.org/abs/2402.13616
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024,
+        YOLOv9, arxiv.org/abs/2402.13616
     """
 
     style = YOLOV9_UNGROUPED
@@ -200,8 +201,8 @@ class V9Detect(BoxHead):
 class DDetect(BoxHead):
     """One branch: the head of the GELAN networks.
 
-    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024, YOLOv9,
-        arxiv.org/abs/2402.13616
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024,
+        YOLOv9, arxiv.org/abs/2402.13616
     """
 
 
@@ -209,8 +210,8 @@ class DDetect(BoxHead):
 class DualDDetect(BoxHead):
     """One auxiliary and one lead branch: the head of the YOLOv9 networks.
 
-    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024, YOLOv9,
-        arxiv.org/abs/2402.13616
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024,
+        YOLOv9, arxiv.org/abs/2402.13616
     """
 
     single = "DDetect"
@@ -220,8 +221,8 @@ class DualDDetect(BoxHead):
 class TripleDDetect(BoxHead):
     """Two auxiliary branches and a lead one.
 
-    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024, YOLOv9,
-        arxiv.org/abs/2402.13616
+    Source: Li et al. 2020, Generalized Focal Loss, arxiv.org/abs/2006.04388 (box distributions); Wang, Yeh, Liao 2024,
+        YOLOv9, arxiv.org/abs/2402.13616
     """
 
     single = "DDetect"

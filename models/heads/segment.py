@@ -184,9 +184,10 @@ class Segment(SegmentationHead):
 
 @layer(segment_head(branches=1), "head", example=(3, 8, 16))
 class V9Segment(SegmentationHead):
-    """The head that the original YOLOv9 repository calls Segment: ungrouped box towers, prototypes by nearest upsampling.
+    """What the original YOLOv9 repository calls Segment: ungrouped box towers, prototypes by nearest upsampling.
 
-    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9,
+        arxiv.org/abs/2402.13616
     """
 
     style = YOLOV9_UNGROUPED
@@ -197,7 +198,8 @@ class V9Segment(SegmentationHead):
 class DSegment(StraightSegmentationHead):
     """DDetect with masks; the last input is the prototypes'.
 
-    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9,
+        arxiv.org/abs/2402.13616
     """
 
 
@@ -205,7 +207,8 @@ class DSegment(StraightSegmentationHead):
 class DualDSegment(StraightSegmentationHead):
     """DualDDetect with masks; the last two inputs are the prototypes' of the auxiliary and the lead branch.
 
-    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
+    Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9,
+        arxiv.org/abs/2402.13616
     """
 
     single = "DSegment"

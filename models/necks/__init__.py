@@ -1,1 +1,1 @@
-"""Layers of necks: fusion, upsampling, connections. A file put into this folder registers its layers by itself (models/catalogue.py)."""
+"""Layers of necks: fusion, upsampling, connections. models/catalogue.py imports every file of this folder."""

@@ -1,4 +1,4 @@
-"""Asymptotic feature pyramid: levels are fused adaptively, first the finest two, then one coarser level more at a time."""
+"""Asymptotic feature pyramid: adaptive fusion of the two finest levels, then of one coarser level at a time."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,7 +12,7 @@ from utils.errors import ModelConfigError
 
 
 class StridedConv(Conv):
-    """Conv whose kernel is its stride; a map that does not divide by it is padded with zeros at the right and the bottom."""
+    """Conv whose kernel is its stride; maps are padded with zeros, right and below, to a multiple of it."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, stride, stride, padding=0)
@@ -43,7 +43,7 @@ class LevelFusion(nn.Module):
 
     @staticmethod
     def resizer(in_channels: int, out_channels: int, halvings: int) -> nn.Module:
-        """Return what brings a level to a width and, if it is finer, to the size; a coarser one is enlarged in `forward`."""
+        """Build the module that brings a level to a width and, if it is finer, to the size."""
         if halvings == 0:
             return nn.Identity()
         return StridedConv(in_channels, out_channels, 2**halvings) if halvings > 0 else Conv(in_channels, out_channels)
@@ -59,7 +59,7 @@ class LevelFusion(nn.Module):
 
 @rule("in_channels")
 def to_levels(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """Several inputs, one per level; the list of as many maps comes out, `out_channels` (width-scaled) or the inputs' widths wide."""
+    """One input per level; a list of as many maps out, `out_channels` (scaled) or the inputs' widths wide."""
     widths, wanted = maps(inputs), arguments.get("out_channels")
     if len(widths) < 2:
         raise ModelConfigError(
@@ -77,13 +77,13 @@ def to_levels(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels
 
 @layer(to_levels, "fusion", example=(16, 4, 1), example_inputs=(16, 24, 32), example_strides=(1, 2, 4))
 class AFPN(nn.Module):
-    """Fuse the levels of a pyramid step by step, the finest two first, each step with one coarser level more; gives a list of maps.
+    """Fuse the levels of a pyramid step by step, the finest two first; the output is a list of maps.
 
     A row such as [-1, 1, Pick, [0]] takes one map of the list.
 
     Source: Yang et al. 2023, AFPN, arxiv.org/abs/2306.15988.
-    Differs: any number of levels; the units are this framework's bottlenecks, whose sum is not activated; maps whose size does
-        not divide are padded with zeros where a finer level is shrunk.
+    Differs: any number of levels; the units are this framework's bottlenecks, whose sum is not activated; maps whose
+        size does not divide are padded with zeros where a finer level is shrunk.
 
     Args:
         out_channels: of every output, or a list of each one's; by default the inputs' widths.

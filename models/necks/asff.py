@@ -1,4 +1,4 @@
-"""Adaptively spatial feature fusion: the levels of a pyramid, resized to one of them and added cell by cell in learned shares."""
+"""Adaptively spatial feature fusion: levels of a pyramid, resized to one of them, in a weighted sum per cell."""
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class AdaptiveSum(nn.Module):
 
 
 def check_levels(inputs: list[Tensor]) -> None:
-    """Refuse levels whose sizes do not halve one after the other; only when a network is built, and its rows run without values.
+    """Reject levels whose sizes do not halve one after the other; checked when a network is built, on meta maps.
 
     Raises:
         ModelConfigError: names the first one that does not fit.
@@ -48,7 +48,8 @@ def check_levels(inputs: list[Tensor]) -> None:
         expected = [side / 2**number for side in (height, width)]
         if x.is_meta and any(abs(side - wanted) >= 1 for side, wanted in zip(x.shape[2:], expected, strict=True)):
             raise ModelConfigError(
-                f"input {number} is {x.shape[2]} x {x.shape[3]}, and the first {height} x {width}: expected levels in ascending stride, "
+                f"input {number} is {x.shape[2]} x {x.shape[3]}, and the first {height} x {width}: "
+                "expected levels in ascending stride, "
                 "each of twice the stride of the one before"
             )
 
@@ -59,7 +60,8 @@ def to_level(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     widths, level, wanted = maps(inputs), arguments["level"], arguments.get("out_channels")
     if len(widths) < 2:
         raise ModelConfigError(
-            f"'from' names {len(widths)} layer: expected a list of several levels, the finest first, such as [15, 18, 21]"
+            f"'from' names {len(widths)} layer: expected a list of several levels, the finest first, such as [15, 18, "
+            "21]"
         )
     if not 0 <= level < len(widths):
         raise ModelConfigError(
@@ -79,10 +81,12 @@ class ASFF(nn.Module):
     One row per level, with an ordinary head behind them, is the paper's ASFF head (models/detect/yolov8-ASFF.yaml).
 
     Source: Liu et al. 2019, Learning Spatial Fusion for Single-Shot Object Detection, arxiv.org/abs/1911.09516.
-    Differs: any number of levels and any widths; a coarser level of the right width is enlarged without a 1 x 1 convolution.
+    Differs: any number of levels and any widths; a coarser level of the right width is enlarged without a 1 x 1
+        convolution.
 
     Args:
-        level: position in `from` of the level whose size the output has; levels in ascending stride, each twice the one before.
+        level: position in `from` of the level whose size the output has; levels in ascending stride, each twice the one
+            before.
         out_channels: of the output; by default those of the level.
         weight_channels: channels per level from which the shares are predicted.
     Raises:
@@ -103,7 +107,7 @@ class ASFF(nn.Module):
 
     @staticmethod
     def resizer(in_channels: int, out_channels: int, halvings: int) -> nn.Module:
-        """Return what brings a level to a width and, if it is finer, to the size; a coarser one is enlarged in `forward`."""
+        """Build the module that brings a level to a width and, if it is finer, to the size."""
         if halvings > 0:
             pools = [nn.MaxPool2d(3, 2, 1) for _ in range(halvings - 1)]
             return nn.Sequential(*pools, Conv(in_channels, out_channels, 3, 2))

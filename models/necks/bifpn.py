@@ -16,7 +16,8 @@ def alike(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
         raise ModelConfigError(f"'from' names {len(widths)} layer: expected a list of several, such as [-1, 6]")
     if len(set(widths)) > 1:
         raise ModelConfigError(
-            f"the inputs have {', '.join(map(str, widths))} channels: expected one width; put a Conv row before those that differ"
+            f"the inputs have {', '.join(map(str, widths))} channels: expected one width; "
+            "put a Conv row before those that differ"
         )
     arguments["num_inputs"] = len(widths)
     return widths[0]
@@ -24,11 +25,12 @@ def alike(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
 
 @layer(alike, "fusion", example_inputs=(16, 16, 16))
 class BiFPNAdd(nn.Module):
-    """Add maps of one size and width, each times a learned share: its weight, cut off below zero, over the sum of all of them.
+    """Add maps of one size and width in learned shares: each weight, at least zero, over the sum of all.
 
     Source: Tan et al. 2019, EfficientDet, arxiv.org/abs/1911.09070, section 3.3 (fast normalised fusion).
-    Differs: the sum alone; resizing before it and the activated convolution after it are rows of their own, and so is a Concat
-        where other networks put one after the weights. The weights, which start equal, are exempt from weight decay, as every vector is.
+    Differs: the sum alone; resizing before it and the activated convolution after it are rows of their own, and so is a
+        Concat where other networks put one after the weights. The weights, which start equal, are exempt from weight
+        decay, as every vector is.
 
     Args:
         epsilon: added to the sum of the weights.

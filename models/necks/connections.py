@@ -1,6 +1,7 @@
 """Layers that join and split maps, and torch's own: what lies between the blocks of a network.
 
-Source of CBLinear and CBFuse: Liang et al. 2021, CBNet, arxiv.org/abs/2107.00420, as in YOLOv9, arxiv.org/abs/2402.13616.
+Source of CBLinear and CBFuse: Liang et al. 2021, CBNet, arxiv.org/abs/2107.00420, as in YOLOv9,
+    arxiv.org/abs/2402.13616.
 """
 
 import torch
@@ -86,7 +87,8 @@ def last(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
             )
         if channels[pick] != width:
             raise ModelConfigError(
-                f"channels differ: element {pick} of input {number} of 'from' has {channels[pick]} of {channels}, the last input has {width}"
+                f"channels differ: element {pick} of input {number} of 'from' has {channels[pick]} of {channels}, the "
+                f"last input has {width}"
             )
     return width
 
@@ -119,7 +121,8 @@ def picked(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
         )
     if not 0 <= index < len(inputs[0]):
         raise ModelConfigError(
-            f"index is {index}: the list has {len(inputs[0])} maps, 0 to {len(inputs[0]) - 1}, with {inputs[0]} channels"
+            f"index is {index}: the list has {len(inputs[0])} maps, 0 to {len(inputs[0]) - 1}, with {inputs[0]} "
+            "channels"
         )
     return inputs[0][index]
 

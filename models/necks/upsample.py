@@ -11,7 +11,7 @@ from utils.errors import ModelConfigError
 
 
 def check_scale(scale: int) -> None:
-    """Refuse a factor of upsampling that is none.
+    """Reject an invalid upsampling factor.
 
     Raises:
         ModelConfigError: it is below 1.
@@ -22,10 +22,11 @@ def check_scale(scale: int) -> None:
 
 @layer(same, "upsample", example=())
 class CARAFE(nn.Module):
-    """Enlarge a map: every new cell is a mean of the old cells around it, with weights that a small network predicts there.
+    """Enlarge a map: each new cell is a weighted mean of the old cells around it; a small network gives the weights.
 
     Source: Wang et al. 2019, CARAFE, arxiv.org/abs/1905.02188.
-    Differs: the window's cells are summed one after the other over views of the map, in place of a copy per cell of the window.
+    Differs: the window's cells are summed one after the other over views of the map, in place of a copy per cell of the
+        window.
 
     Args:
         scale: cells of the output to one of the input, along each side.
@@ -53,7 +54,7 @@ class CARAFE(nn.Module):
         nn.init.zeros_(self.encoder.bias)
 
     def kernels(self, x: Tensor) -> Tensor:
-        """Return the weights (B, kernel_up^2, scale^2, H, W) of a cell's window, row by row, for each of its new cells."""
+        """Return the weights (B, kernel_up^2, scale^2, H, W) of each cell's window, row by row, for its new cells."""
         logits = self.encoder(self.compress(x)).unflatten(1, (self.kernel_up**2, self.scale**2))
         return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(x.dtype)
 
@@ -75,14 +76,16 @@ class DySample(nn.Module):
     """Enlarge a map by bilinear sampling at points that a 1 x 1 convolution moves; it starts as bilinear interpolation.
 
     Source: Liu et al. 2023, Learning to Upsample by Learning to Sample, arxiv.org/abs/2308.15085.
-    Differs: sampling points are computed in float32, whatever the map's number format; half precision is off by a tenth of a cell on a large map.
+    Differs: sampling points are computed in float32, whatever the map's number format; half precision is off by a tenth
+        of a cell on a large map.
 
     Args:
         scale: cells of the output to one of the input, along each side.
-        style: "lp" predicts the moves of all new cells of an old one, then shuffles them apart; "pl" first shuffles the map's
-            channels apart and predicts each new cell's move from its own.
+        style: "lp" predicts the moves of all new cells of an old one, then shuffles them apart; "pl" first shuffles the
+            map's channels apart and predicts each new cell's move from its own.
         groups: parts of the channels that are sampled at points of their own.
-        dyscope: how far points may move is predicted, up to half a cell times the convolution's output, in place of a fixed quarter.
+        dyscope: how far points may move is predicted, up to half a cell times the convolution's output, in place of a
+            fixed quarter.
     Raises:
         ModelConfigError: the channels do not split into the groups, or (pl) into scale^2 parts.
     """
@@ -97,7 +100,8 @@ class DySample(nn.Module):
             raise ModelConfigError(f"groups is {groups}: does not divide {channels} channels; try one of {divisors}")
         if style == "pl" and channels % scale**2:
             raise ModelConfigError(
-                f"style 'pl' splits {channels} channels into {scale**2} parts, which they do not divide into: use style 'lp'"
+                f"style 'pl' splits {channels} channels into {scale**2} parts, which they do not divide into: "
+                "use style 'lp'"
             )
         self.scale, self.style, self.groups = scale, style, groups
         inputs, outputs = (channels, 2 * groups * scale**2) if style == "lp" else (channels // scale**2, 2 * groups)
@@ -110,14 +114,14 @@ class DySample(nn.Module):
             nn.init.zeros_(self.scope.weight)
 
     def moves(self, x: Tensor) -> Tensor:
-        """Return how far each new cell's sampling point moves, in cells of the input: (B, 2 * groups, scale * H, scale * W), all x before all y."""
+        """Return the points' offsets in input cells: (B, 2 * groups, scale * H, scale * W), all x before all y."""
         if self.style == "pl":
             x = functional.pixel_shuffle(x, self.scale)
         moves = self.offset(x) * (0.25 if self.scope is None else 0.5 * self.scope(x).sigmoid())
         return functional.pixel_shuffle(moves, self.scale) if self.style == "lp" else moves
 
     def points(self, x: Tensor) -> Tensor:
-        """Return the sampling points (B * groups, scale * H, scale * W, 2) as x, y from -1 to 1 over the map, in float32 or wider."""
+        """Return the sampling points (B * groups, scale * H, scale * W, 2): x, y in [-1, 1], in float32 or wider."""
         exact = torch.promote_types(x.dtype, torch.float32)
         moves = self.moves(x).to(exact)
         height, width = x.shape[2:]

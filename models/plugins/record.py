@@ -57,7 +57,7 @@ def read_plugins_entry(entry: object) -> list[RecordedPlugin]:
 
 
 def advise_missing(recorded: Iterable[RecordedPlugin]) -> list[str]:
-    """Return a line for each plug-in whose layers are not registered: the layers, their file, and the flag to load it."""
+    """Return a line for each plug-in whose layers are missing: the layers, their file, the flag that loads it."""
     lines = []
     for plugin in recorded:
         missing = [name for name in plugin.layers if name not in registered_layers()]

@@ -1,4 +1,4 @@
-"""Promises that the tests of the attention layers and of the blocks hold each of their forms to; layers are for maps of 8 channels."""
+"""Promises that attention layers and blocks are tested for in each of their forms, on maps of 8 channels."""
 
 import copy
 import io
@@ -58,7 +58,7 @@ def assert_half_precision_is_near(layer: nn.Module) -> None:
 
 
 def assert_exports(layer: nn.Module, smallest: int) -> torch.export.ExportedProgram:
-    """torch.export takes any batch, and any size from `smallest` on: below it a step or window might give one cell, which it fixes."""
+    """torch.export takes any batch and any size from `smallest` on (a single cell would be recorded as fixed)."""
     dims = {
         0: torch.export.Dim("batch"),
         2: torch.export.Dim("height", min=smallest),

@@ -160,7 +160,8 @@ def test_a_sound_network() -> None:
 def test_a_row_that_reaches_no_head() -> None:
     model = network([2, 1, "Conv", [8, 3, 2]], [2, 1, "Conv", [8, 3, 1]], [2, 1, "nn.Identity", []])
     assert failures(model) == {
-        "gradients": "6 of 69 parameters get none: layer 3 (Conv): conv.weight, bn.weight, bn.bias; layer 4 (Conv): conv.weight, bn.weight, bn.bias"
+        "gradients": "6 of 69 parameters get none: layer 3 (Conv): conv.weight, bn.weight, bn.bias; "
+        "layer 4 (Conv): conv.weight, bn.weight, bn.bias"
     }
 
 
@@ -277,7 +278,8 @@ def test_network_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         ([], "nothing to check: name a layer, a network yaml or a Python file, or say --all"),
         (
             ["GatherExciter"],
-            "GatherExciter: no such layer or network: expected a layer's name, a network yaml, or a Python file. Did you mean 'GatherExcite'?",
+            "GatherExciter: no such layer or network: expected a layer's name, a network yaml, or a Python file. "
+            "Did you mean 'GatherExcite'?",
         ),
         (["none.yaml"], "none.yaml: no such network yaml"),
         (["none.py"], "none.py: no such file"),

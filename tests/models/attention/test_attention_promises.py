@@ -1,4 +1,4 @@
-"""What every layer of models/attention promises beyond the contracts of all layers: sizes, layouts, formats, compilation and export."""
+"""Promises of all attention layers beyond the contracts: hard sizes, layouts, formats, compilation, export."""
 
 from typing import Any
 

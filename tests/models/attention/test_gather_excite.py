@@ -35,7 +35,8 @@ def test_without_arguments_it_is_theta_minus_of_the_whole_map() -> None:
 
 def test_extent_averages_the_cells_in_the_window() -> None:
     x = torch.arange(9, dtype=torch.float64).view(1, 1, 3, 3)
-    gate = GatherExcite(1, 2).gate(x)  # windows of 3 x 3 at stride 2, cut at the border: {0, 1, 3, 4}, {1, 2, 4, 5}, …
+    # windows of 3 x 3 at stride 2, cut at the border: {0, 1, 3, 4}, {1, 2, 4, 5}, …
+    gate = GatherExcite(1, 2).gate(x)
     assert gate.flatten().tolist() == pytest.approx([sigmoid(2.0), sigmoid(3.0), sigmoid(5.0), sigmoid(6.0)])
     # nearest, as torch: of three cells the first two take the first gate
     assert GatherExcite(1, 2)(x)[0, 0, 1].tolist() == pytest.approx(
@@ -116,7 +117,8 @@ def test_identity_start_doubles_the_gate() -> None:
         ({"extent": -2}, "extent is -2: expected a power of two"),
         (
             {"variant": "theta"},
-            r"a learned global gather has a kernel as large as the map: give its size, such as size_hw: \[20, 20\], and",
+            r"a learned global gather has a kernel as large as the map: give its size, such as size_hw: "
+            r"\[20, 20\], and",
         ),
         (
             {"size_hw": (5, 5)},

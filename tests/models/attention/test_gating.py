@@ -86,6 +86,8 @@ def test_attention_of_a_block(name: str) -> None:
 def test_width_that_does_not_divide_names_the_row_and_what_to_write() -> None:
     config = tiny_config(width=24)
     config["backbone"].append([-1, 1, "SCSA", [16]])
-    message = r"backbone\[5\] \(layer 5\): \[-1, 1, SCSA, \[16\]\]: heads is 16: does not divide 24 channels; try one of 1, 2, 3, 4, 6, 8, 12$"
+    message = (
+        r"backbone\[5\] \(layer 5\): \[-1, 1, SCSA, \[16\]\]: heads is 16: .* 24 channels; .* 1, 2, 3, 4, 6, 8, 12$"
+    )
     with pytest.raises(ModelConfigError, match=message):
         Model(config)

@@ -1,4 +1,4 @@
-"""Modules that start as the identity: a layer that can says so by a `start` argument, and passes its input on unchanged at first."""
+"""Layers with a `start` argument: with `identity` they pass their input on unchanged at first."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What every layer of models/blocks promises beyond the contracts of all layers: one value per channel, layouts, formats and export."""
+"""Promises of all blocks beyond the contracts: one value per channel, layouts, formats, export."""
 
 from typing import Any
 

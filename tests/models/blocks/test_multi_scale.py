@@ -52,7 +52,8 @@ def test_msblock_parameters() -> None:
         ((8, 8, ()), "kernel_sizes is empty: expected one kernel a branch"),
         (
             (8, 8, (1, 3), 1.4),
-            r"widening 1.4 makes 11 channels of 8: they do not split into 2 branches: try widening 2, or as many kernel_sizes",
+            r"widening 1.4 makes 11 channels of 8: they do not split into 2 branches: "
+            r"try widening 2, or as many kernel_sizes",
         ),
         (
             (8, 8, (1, 3, 3, 3, 3)),

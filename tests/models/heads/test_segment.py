@@ -18,7 +18,8 @@ HEADS: dict[str, list[list[Any]]] = {
     "Segment of YOLO11": [[[2, 3, 4], 1, "Segment", ["nc", 4, 8, {"cls": "depthwise"}]]],
     "V9Segment": [[[2, 3, 4], 1, "V9Segment", ["nc", 4, 8]]],
     "DSegment": [[2, 1, "nn.Upsample", [None, 2, "nearest"]], [[2, 3, 4, 5], 1, "DSegment", ["nc", 4, 8]]],
-    "DualDSegment": [  # layers 5 and 6 and the prototypes' layer 1 feed the auxiliary branch alone, layer 8 the lead one's prototypes
+    # Layers 5, 6 and, for prototypes, 1 feed the auxiliary branch alone; layer 8 the lead branch's prototypes.
+    "DualDSegment": [
         [2, 1, "Conv", [16, 3]],
         [3, 1, "Conv", [16, 3]],
         [5, 1, "nn.Identity", []],

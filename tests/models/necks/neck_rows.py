@@ -21,7 +21,7 @@ def pyramid(*widths: int, size: int = 8, batch: int = 1) -> list[Tensor]:
 
 
 def network(*rows: list[Any]) -> dict[str, Any]:
-    """The tiny network, with maps of 8 channels at strides 8, 16 and 32 as 2, 3 and 4, and with these rows from 5 on before its head."""
+    """The tiny network with 8-channel maps at strides 8, 16, 32 as rows 2, 3, 4, then these rows, then the head."""
     config = tiny_config()
     return config | {"backbone": [*config["backbone"], *rows]}
 

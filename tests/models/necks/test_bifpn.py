@@ -57,7 +57,8 @@ def test_weighted_sum_as_a_row() -> None:
         ),
         (
             [[3, 4], 1, "BiFPNAdd", []],
-            "does not fit its input for a 256 x 256 image: layer 3 (Conv) gives 8 x 16 x 16, layer 4 (Conv) gives 8 x 8 x 8",
+            "does not fit its input for a 256 x 256 image: "
+            "layer 3 (Conv) gives 8 x 16 x 16, layer 4 (Conv) gives 8 x 8 x 8",
         ),
     ],
 )

@@ -61,7 +61,8 @@ def test_several_layers_of_a_file(write: Write) -> None:
 
 
 def test_a_layer_of_another_package_is_the_plugins(write: Write) -> None:
-    text = "from torch import nn\nfrom models.registry import keep, layer\nlayer(keep, 'other', name='Drop')(nn.Dropout2d)\n"
+    text = "from torch import nn\nfrom models.registry import keep, layer\n"
+    text += "layer(keep, 'other', name='Drop')(nn.Dropout2d)\n"
     plugin = load_plugin(write(text))
     config = tiny_config()
     config["backbone"].append([-1, 1, "Drop", [0.5]])

@@ -41,7 +41,7 @@ def content_of(model: Model) -> dict[str, Any]:
 
 @pytest.fixture
 def gated(write: Write, tmp_path: Path) -> Path:
-    """A checkpoint with a layer of `my_layers.py`, which is not loaded any more; running that file leaves `ran.txt` behind."""
+    """A checkpoint with a layer of `my_layers.py`, unloaded since; running that file writes `ran.txt`."""
     mark = tmp_path / "ran.txt"
     plugin = load_plugin(write(GATE + f"open({str(mark)!r}, 'a').write('x')\n"))
     save_checkpoint(tmp_path / "gated.pt", content_of(Model(gated_config())))
