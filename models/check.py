@@ -1,8 +1,7 @@
 """The conformance test of layers and networks: `python -m models.check LAYER|CFG|my_layers.py`.
 
-What is promised, and what to do where it is not kept, stands beside each check: models/checks. The test suite makes the
-    same checks
-over the whole registry.
+Each check has its promise and its remedy beside it: models/checks. The test suite runs the
+same checks over the whole registry.
 """
 
 import argparse
@@ -58,7 +57,7 @@ def check_layer(case: LayerCase, quick: bool = False, say: Callable[[str], None]
 def check_network(
     model: Model, name: str, quick: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> Report:
-    """Check a network, and each of its distinct layers as it stands there; arguments as in `check_layer`."""
+    """Check a network and each of its distinct layers; arguments as in `check_layer`."""
     report = Report(
         name, {"network": name, "scale": str(model.config.get("scale", "")), "task": model.task} | surroundings()
     )
@@ -183,7 +182,7 @@ def build_parser() -> cli.Parser:
     """Return the parser of the command line."""
     parser = cli.Parser(
         prog="python -m models.check",
-        description="Check layers and networks: what they promise, and what to do where it is not kept.",
+        description="Check layers and networks: what they promise, and the remedy if it is broken.",
     )
     parser.add_argument(
         "target", nargs="*", help="a layer's name, a network yaml, or a Python file with layers of yours, which is run"

@@ -101,7 +101,7 @@ def same_as_asked(inputs: list[Channels], arguments: dict, scale: Scale) -> Chan
 
 
 def require_positive(name: str, value: float) -> None:
-    """Refuse a setting that is zero or less.
+    """Reject a setting that is zero or less.
 
     Raises:
         ModelConfigError: it is.
@@ -111,7 +111,7 @@ def require_positive(name: str, value: float) -> None:
 
 
 def require_odd(name: str, kernel: int) -> None:
-    """Refuse a kernel without a middle, which would not keep a map's size.
+    """Reject an even kernel, which has no centre and would not keep a map's size.
 
     Raises:
         ModelConfigError: it is even, or not positive.
@@ -121,7 +121,7 @@ def require_odd(name: str, kernel: int) -> None:
 
 
 def require_divisor(name: str, value: int, channels: int, least: int = 1) -> None:
-    """Refuse a number of parts into which the channels cannot be divided.
+    """Reject a number of parts that does not divide the channels.
 
     Args:
         least: channels that a part must have.

@@ -223,7 +223,7 @@ class ACmix(nn.Module):
 
 
 def check(out_channels: int, kernel_att: int, heads: int, kernel_conv: int, stride: int, dilation: int) -> None:
-    """Refuse settings that no ACmix can have.
+    """Reject settings that no ACmix can have.
 
     Raises:
         ModelConfigError: an even or non-positive kernel, stride, dilation, or heads that do not divide the width.

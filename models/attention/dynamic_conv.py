@@ -310,7 +310,7 @@ class DynamicConv(Conv):
 
 
 def check(in_channels: int, out_channels: int, groups: int, experts: int) -> None:
-    """Refuse what no dynamic convolution can have.
+    """Reject settings that no dynamic convolution can have.
 
     Raises:
         ModelConfigError: no expert, or groups that do not divide the channels.

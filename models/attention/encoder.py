@@ -137,7 +137,7 @@ class AIFI(nn.Module):
 
 
 def check(channels: int, ffn_channels: int, heads: int, temperature: float) -> None:
-    """Refuse settings that no AIFI can have.
+    """Reject settings that no AIFI can have.
 
     Raises:
         ModelConfigError: says which, and what to write instead.

@@ -148,7 +148,7 @@ def check(
     pad_global: bool,
     hidden_channels: int | None,
 ) -> None:
-    """Refuse settings that no GatherExcite can have.
+    """Reject settings that no GatherExcite can have.
 
     Raises:
         ModelConfigError: says which, and what to write instead.

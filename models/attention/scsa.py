@@ -104,7 +104,7 @@ def pool(x: Tensor, window: int) -> Tensor:
 
 
 def check(channels: int, heads: int, window: int, kernel_sizes: tuple[int, ...]) -> None:
-    """Refuse settings that no SCSA can have.
+    """Reject settings that no SCSA can have.
 
     Raises:
         ModelConfigError: says which, and what to write instead.

@@ -1,4 +1,4 @@
-"""SimAM: a weight for every single value of a map, from how far it stands out of its channel; without parameters."""
+"""SimAM: a weight for every value of a map, from its distance to the channel's mean; no parameters."""
 
 import torch
 from torch import Tensor, nn

@@ -323,7 +323,7 @@ HEAD_CHANNELS = 64
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all cells of a map; a depthwise convolution of the values stands in for positions.
+    """Multi-head self-attention over all cells of a map; a depthwise convolution of the values encodes positions.
 
     Args:
         key_ratio: width of queries and keys over that of the values.
@@ -385,7 +385,7 @@ class C2PSA(nn.Module):
     """Half the width through `repeats` attention blocks, half past them.
 
     Source: Vaswani et al. 2017, arxiv.org/abs/1706.03762; the published structure of YOLO11
-    Differs: no layer normalisation; a depthwise convolution of the values stands in for positions.
+    Differs: no layer normalisation; a depthwise convolution of the values replaces position encodings.
     """
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, expansion: float = 0.5) -> None:

@@ -13,7 +13,7 @@ from utils.errors import ModelConfigError
 
 
 def check_even(channels: int, where: str) -> None:
-    """Refuse a width that has no half.
+    """Reject an odd width.
 
     Args:
         where: what the width is of, such as "out_channels".

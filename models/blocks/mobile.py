@@ -39,7 +39,7 @@ def squeeze_excite(channels: int, in_channels: int, squeeze: float) -> nn.Module
 
 
 def check_start(start: str, passes_on: bool, why: str) -> None:
-    """Refuse an identity start where nothing passes the input on.
+    """Reject an identity start without a residual connection.
 
     Args:
         passes_on: whether there is a residual connection.

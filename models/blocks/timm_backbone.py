@@ -59,10 +59,7 @@ def create(
             f"timm {timm.__version__} has no network '{name}'.{did_you_mean(name, timm.list_models())}"
         )
     if taken := [key for key in OWN if key in (options or {})]:
-        raise ModelConfigError(
-            f"options give {', '.join(taken)}: not a setting of the network: "
-            "arguments of the row say these, or nothing does"
-        )
+        raise ModelConfigError(f"options give {', '.join(taken)}: set them as arguments of the row, or leave them out")
     if out_indices is not None and not out_indices:
         raise ModelConfigError("out_indices is []: expected numbers of feature maps, such as [2, 3, 4]")
     settings = (options or {}) | ({} if out_indices is None else {"out_indices": tuple(out_indices)})

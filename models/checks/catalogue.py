@@ -59,7 +59,7 @@ def signature(entry: Layer) -> str:
 
 
 def layer_facts(entry: Layer) -> dict[str, str]:
-    """Return what the registry and the docstring say of a layer, without what is empty."""
+    """Collect the facts of a layer from registry and docstring, without empty ones."""
     facts = {
         "layer": signature(entry),
         "role": entry.role,
