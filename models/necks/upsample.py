@@ -51,6 +51,7 @@ class CARAFE(nn.Module):
         self.compress = nn.Conv2d(channels, mid_channels, 1)
         self.encoder = nn.Conv2d(mid_channels, (scale * kernel_up) ** 2, kernel_encoder, padding=kernel_encoder // 2)
         nn.init.normal_(self.encoder.weight, std=0.001)  # all weights of a window are nearly alike at first
+        assert self.encoder.bias is not None
         nn.init.zeros_(self.encoder.bias)
 
     def kernels(self, x: Tensor) -> Tensor:
@@ -107,6 +108,7 @@ class DySample(nn.Module):
         inputs, outputs = (channels, 2 * groups * scale**2) if style == "lp" else (channels // scale**2, 2 * groups)
         self.offset = nn.Conv2d(inputs, outputs, 1)
         nn.init.normal_(self.offset.weight, std=0.001)
+        assert self.offset.bias is not None
         nn.init.zeros_(self.offset.bias)
         self.scope: nn.Conv2d | None = None
         if dyscope:

@@ -7,7 +7,7 @@ import json
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -191,7 +191,7 @@ def read_torchscript_metadata(path: Path) -> Mapping[str, str]:
     return {key: json.dumps(value) for key, value in content.items()}
 
 
-RUNNERS = {".onnx": OnnxRunner, ".torchscript": TorchScriptRunner}
+RUNNERS: dict[str, Callable[[Path], Runner]] = {".onnx": OnnxRunner, ".torchscript": TorchScriptRunner}
 
 
 class ExportedNetwork(nn.Module):

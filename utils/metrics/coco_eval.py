@@ -122,17 +122,19 @@ def evaluate_coco(
         raise SettingsError(
             f"COCO's twelve numbers: pycocotools cannot be imported ({error}): pip install pycocotools"
         ) from error
-    if not isinstance(ground_truth, Mapping):
-        ground_truth = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
+    if isinstance(ground_truth, Mapping):
+        content = ground_truth
+    else:
+        content = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
     with contextlib.redirect_stdout(io.StringIO()):  # it reports every step
-        truth = _indexed(COCO, ground_truth)
+        truth = _indexed(COCO, content)
         if results:
             left_out = "bbox" if masks else "segmentation"  # where both are given, the area would be that of the box
             found = truth.loadRes(
                 [{key: value for key, value in result.items() if key != left_out} for result in results]
             )  # it writes into them
         else:
-            found = _indexed(COCO, {**ground_truth, "annotations": []})
+            found = _indexed(COCO, {**content, "annotations": []})
         evaluation = COCOeval(truth, found, "segm" if masks else "bbox")
         evaluation.params.maxDets = limits = [limit for limit in (1, 10) if limit < max_det] + [max_det]
         evaluation.evaluate()

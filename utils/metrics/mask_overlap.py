@@ -98,7 +98,7 @@ def mask_overlaps(
         region = region_of(int(row))
         area = region.area
         for column in np.flatnonzero(possible[row]):
-            common = region.common(truths[column])
+            common = region.common(truths[int(column)])
             union = area if crowd[column] else area + areas[column] - common
             overlaps[row, column] = common / union if union else 0.0
     return overlaps

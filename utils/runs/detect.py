@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from data.images.sources import Frame, Source, open_source
 from models.plugins.loading import load_plugins
 from models.plugins.record import print_plugins
+from models.yolo import Model
 from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.errors import DataError
 from utils.explain.feature_maps import Visualizer
@@ -157,7 +156,7 @@ def detect(settings: DetectOptions) -> Path:
 
 
 def layer_writers(
-    model: nn.Module, predictor: Predictor, settings: DetectOptions
+    model: Model | ExportedNetwork, predictor: Predictor, settings: DetectOptions
 ) -> tuple[Visualizer | None, Explainer | None]:
     """Return the writers of feature maps and of explanations, each None unless its flag is given.
 
