@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checks.layer_case import ERRORS, tensors_of
+from utils import wording
 from utils.errors import UserError
 
 Subject = TypeVar("Subject")
@@ -141,8 +142,7 @@ def demand(kept: bool, problem: str) -> None:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, shortened to what a table takes."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else "without a message"
+    text = wording.first_line(error)
     return text if len(text) <= 240 else text[:237] + "..."
 
 

@@ -217,13 +217,13 @@ def with_identity_start(case: LayerCase) -> LayerCase:
     case = case.with_settings(start="identity")
     hints = case.entry.hints()
     switches = [name for name in case.entry.parameters() if hints.get(name) is bool]
-    problem: ModelConfigError | None = None
+    problems: list[ModelConfigError] = []
     for settings in ({}, *({name: True} for name in switches)):
         candidate = case.with_settings(**settings)
         try:
             candidate.build()
         except ModelConfigError as error:
-            problem = problem or error
+            problems.append(error)
         else:
             return candidate
-    raise NotApplicableError(f"not with this row: {first_line(problem)}")
+    raise NotApplicableError(f"not with this row: {first_line(problems[0])}")
