@@ -91,7 +91,7 @@ def box_and_class_logits(maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def check_network(path: Path) -> float:
-    """Return the largest relative error of a network's outputs; 1 for a wrong parameter count or an incomplete import."""
+    """Return the largest relative error of outputs; 1 for a wrong parameter count or an incomplete import."""
     golden = json.loads(path.read_text())
     try:
         find_config(f"{golden['cfg']}.yaml")
@@ -124,7 +124,7 @@ def seeded_maps(seed: int, channels: int, image_hw: list[int]) -> list[torch.Ten
 
 
 def check_detection_loss(golden: dict[str, Any]) -> float:
-    """Return the largest relative error of total, items and gradient norms, with and without targets, single and dual."""
+    """Return the largest relative error of totals, items and gradient norms: with and without targets, single and dual."""
     criterion = build_loss(Model("gelan-t.yaml", nc=5))
     errors = []
     for case in ("single", "dual", "single_no_targets", "dual_no_targets"):
@@ -154,7 +154,7 @@ def check_detection_loss(golden: dict[str, Any]) -> float:
 
 
 def ellipse_maps(targets: torch.Tensor, batch: int, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Return index maps (B, h, w) with the ellipse inscribed in each box, later targets on top; a cell is in where its centre is."""
+    """Return index maps (B, h, w) of the ellipse in each box, later targets on top; a cell is in if its centre is."""
     y, x = torch.meshgrid(torch.arange(size_hw[0]) + 0.5, torch.arange(size_hw[1]) + 0.5, indexing="ij")
     maps, numbers = torch.zeros(batch, *size_hw, dtype=torch.int64), [0] * batch
     for image, _, *box_norm in targets.tolist():
@@ -166,7 +166,7 @@ def ellipse_maps(targets: torch.Tensor, batch: int, size_hw: tuple[int, int]) ->
 
 
 def check_segmentation_loss(golden: dict[str, Any], inputs: dict[str, Any]) -> float:
-    """Return the largest relative error of total, items and gradient norms; `inputs` has the targets and the image's size."""
+    """Return the largest relative error of total, items and gradient norms; `inputs`: targets and image size."""
     (height, width), stream = inputs["image_hw"], np.random.RandomState(21)
     shapes = [(3, 69, height // stride, width // stride) for stride in (8, 16, 32)]
     shapes += [(3, 32, sum(shape[2] * shape[3] for shape in shapes)), (3, 32, height // 4, width // 4)]
@@ -219,7 +219,7 @@ def check_loss(path: Path) -> float:
 
 
 def array_error(ours: torch.Tensor, reference: np.ndarray) -> float:
-    """Return the largest difference over the largest reference value; absolute (over the tolerance's scale) where that is next to nothing."""
+    """Return the largest difference over the largest reference value; absolute where that value is almost 0."""
     scale = float(np.abs(reference).max())
     difference = float(np.abs(ours.detach().numpy().reshape(reference.shape) - reference).max())
     return difference / scale if scale >= 1e-12 else difference * MODULE_TOLERANCE / 1e-12

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with reference data and networks: YOLO_LOOM_SHARED, or `shared` beside the repository; skips without it."""
+    """The folder of reference data: YOLO_LOOM_SHARED, or `shared` beside the repository; skips without it."""
     folder = Path(os.environ.get("YOLO_LOOM_SHARED") or REPOSITORY.parent / "shared")
     if not folder.is_dir():
         pytest.skip(f"no reference data at {folder}; set YOLO_LOOM_SHARED")
