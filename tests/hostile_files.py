@@ -14,7 +14,8 @@ import torch
 
 MARK, TUPLE, REDUCE, BUILD, STOP = b"(", b"t", b"R", b"b", b"."
 NEWOBJ, PERSISTENT, EMPTY_TUPLE, EMPTY_DICT, EMPTY_LIST, NONE = b"\x81", b"Q", b")", b"}", b"]", b"N"
-SETITEM, SETITEMS, APPENDS, POP = b"s", b"u", b"e", b"0"
+SETITEM, SETITEMS, APPENDS, POP = b"s", b"u", b"e", b""
+"""POP is empty: torch's unpickler has no such instruction, and what it would drop may stay on the stack."""
 START = b"\x80\x02"
 
 
@@ -244,8 +245,8 @@ def greedy_payloads() -> dict[str, tuple[bytes, str]]:
         "longer text": (START + b"\x8d" + struct.pack("<Q", 2**64 - 1) + b"a" + STOP, "damaged"),
         "long bytes": (START + b"\x8e" + struct.pack("<Q", 2**62) + b"a" + STOP, "damaged"),
         "long number": (START + b"\x8b" + struct.pack("<i", 2**31 - 1) + b"a" + STOP, "damaged"),
-        "many instructions": (START + NONE + (b"N0" * 2_100_000)[:2_100_000] + STOP, "instructions"),
-        "many sets": (START + b"\x8f" * 700_000 + STOP, "objects"),
+        "many instructions": (START + NONE + b"N" * 2_100_000 + STOP, "instructions"),
+        "many sets": (START + EMPTY_LIST * 700_000 + STOP, "objects"),
         "many copies of text": (START + copies + STOP, "objects"),
         "many copies of a set": (
             START
@@ -259,11 +260,14 @@ def greedy_payloads() -> dict[str, tuple[bytes, str]]:
             + STOP,
             "objects",
         ),
-        "nested tuples as key": (state_dict(x=EMPTY_DICT + doubling_tuples + NONE + SETITEM), "key of type tuple"),
+        "nested tuples as key": (
+            START + doubling_tuples + put(99) + EMPTY_DICT + get(99) + NONE + SETITEM + STOP,
+            "key of type tuple",
+        ),
         "list as key": (state_dict(x=EMPTY_DICT + EMPTY_LIST + NONE + SETITEM), "key of type list"),
         "colliding keys": (state_dict(x=colliding), "key of type int"),
         "doubling lists in the settings": (
-            START + mapping(model=mapping(w=tensor()), opt=doubling_lists) + STOP,
+            START + doubling_lists + put(99) + mapping(model=mapping(w=tensor()), opt=get(99)) + STOP,
             "nested too deeply",
         ),
         "list in itself": (
@@ -272,7 +276,7 @@ def greedy_payloads() -> dict[str, tuple[bytes, str]]:
         ),
         "deep lists": (START + EMPTY_LIST * 200_000 + b"a" * 199_999 + STOP, "holds a single list"),
         "layer in itself": (START + mapping(model=layer_in_itself()) + STOP, "nested without end"),
-        "doubling layers": (START + mapping(model=doubling_layers()) + STOP, "nested without end"),
+        "doubling layers": (START + doubling_layers() + put(98) + mapping(model=get(98)) + STOP, "nested without end"),
     }
 
 

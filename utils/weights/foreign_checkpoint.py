@@ -1,7 +1,6 @@
-"""The network inside a pickled checkpoint of the original YOLOv9 or of Ultralytics, taken out of its stand-ins (utils/weights/stand_ins.py).
+"""Takes the network out of a pickled checkpoint of YOLOv9 or Ultralytics: a tree of StandIns.
 
-Facts about those files: the network is a tree of layers, each with `_modules`, `_parameters` and `_buffers`; the outermost one has
-the layers under `model`, its yaml under `yaml`, class names under `names` (list or mapping) and strides under `stride`.
+In those files each layer has `_modules`, `_parameters` and `_buffers`; the outermost one has the layers under `model`, its yaml under `yaml`, class names under `names` (list or mapping) and strides under `stride`.
 """
 
 import re
@@ -10,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from utils.weights.stand_ins import RefusedError, StandIn, StoredArray, StoredTensor, shown
+from utils.weights.stand_ins import RefusedError, StandIn, StoredArray
+from utils.wording import is_count, shown
 
 FAMILIES = {"models": "yolov9", "ultralytics": "ultralytics"}
 """Family by the first part of the outermost class's path."""
@@ -60,7 +61,9 @@ class PlainData:
             raise RefusedError("its settings are nested too deeply or too large: forged; not loaded")
         if value is None or isinstance(value, str | bool | int | float):
             return value
-        if isinstance(value, StandIn) and value.kind.name.endswith("Namespace"):
+        if isinstance(value, torch.dtype | torch.device):
+            return str(value)
+        if isinstance(value, StandIn) and value.name.endswith("Namespace"):
             value = value.state
         if isinstance(value, dict):
             items = (
@@ -72,9 +75,9 @@ class PlainData:
             return [self.convert(item, depth + 1) for item in value]
         if isinstance(value, StoredArray) and value.values is not None and value.values.size <= LARGEST_LISTED:
             return value.values.tolist()
-        if isinstance(value, StoredTensor) and value.numel <= LARGEST_LISTED:
-            return value.read().tolist()
-        kind = value.kind.path if isinstance(value, StandIn) else type(value).__name__
+        if isinstance(value, Tensor) and value.numel() <= LARGEST_LISTED:
+            return value.tolist()
+        kind = value.path if isinstance(value, StandIn) else type(value).__name__
         self.left_out[kind] = self.left_out.get(kind, 0) + 1
         return None
 
@@ -101,7 +104,7 @@ def settings_of(content: dict[Any, Any], weights: Collection[str], plain: PlainD
     return {
         shown_key(key): plain.convert(value)
         for key, value in content.items()
-        if key not in left and not isinstance(value, StoredTensor)
+        if key not in left and not isinstance(value, Tensor)
     }
 
 
@@ -111,10 +114,10 @@ def family_of(root: StandIn) -> str:
     Raises:
         RefusedError: it is another kind of object.
     """
-    family = FAMILIES.get(root.kind.path.partition(".")[0])
+    family = FAMILIES.get(root.path.partition(".")[0])
     if family is None or not isinstance(root.state.get("_modules"), dict) or "model" not in root.state["_modules"]:
         raise RefusedError(
-            f"holds an object of {shown(root.kind.path)}: expected the DetectionModel of YOLOv9 or Ultralytics, or a state dict"
+            f"holds an object of {shown(root.path)}: expected the DetectionModel of YOLOv9 or Ultralytics, or a state dict"
         )
     return family
 
@@ -126,7 +129,7 @@ def children_of(module: StandIn, key: str) -> dict[str, Any]:
         return {}
     if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
         raise RefusedError(
-            f"a layer of {shown(module.kind.path)} has a {key} that is no mapping of names: damaged or forged; not loaded"
+            f"a layer of {shown(module.path)} has a {key} that is no mapping of names: damaged or forged; not loaded"
         )
     return held
 
@@ -153,7 +156,7 @@ def walk(root: StandIn) -> Iterator[tuple[str, StandIn]]:
         waiting.extend(reversed(inner))
 
 
-def stored_tensors(root: StandIn) -> dict[str, StoredTensor]:
+def stored_tensors(root: StandIn) -> dict[str, Tensor]:
     """Return the state dict of a module tree; buffers that are not saved with the weights are left out."""
     found = {}
     for prefix, module in walk(root):
@@ -161,8 +164,8 @@ def stored_tensors(root: StandIn) -> dict[str, StoredTensor]:
         transient = transient if isinstance(transient, set) else set()
         buffers = {name: value for name, value in children_of(module, "_buffers").items() if name not in transient}
         for name, value in (children_of(module, "_parameters") | buffers).items():
-            if isinstance(value, StoredTensor):
-                found[prefix + name] = value
+            if isinstance(value, Tensor):
+                found[prefix + name] = value.detach()
     return found
 
 
@@ -171,7 +174,7 @@ def folded_layers(root: StandIn) -> int:
     count = 0
     for _, module in walk(root):
         inner = children_of(module, "_modules")
-        if module.kind.name == "Conv" or module.kind.name.startswith("RepConv"):
+        if module.name == "Conv" or module.name.startswith("RepConv"):
             count += isinstance(inner.get("conv"), StandIn) and not isinstance(inner.get("bn"), StandIn)
     return count
 
@@ -195,8 +198,8 @@ def class_names(held: Any, nc: int | None, notes: list[str]) -> list[str] | None
 
 def whole_strides(held: Any, notes: list[str]) -> list[int] | None:
     """Return strides from a tensor, an array or a list; None with a note where they are none."""
-    if isinstance(held, StoredTensor) and held.numel <= 16:
-        held = held.read().flatten().tolist()
+    if isinstance(held, Tensor) and held.numel() <= 16:
+        held = held.flatten().tolist()
     elif isinstance(held, StoredArray) and held.values is not None and held.values.size <= 16:
         held = np.ravel(held.values).tolist()
     if held is None:
@@ -211,7 +214,7 @@ def whole_strides(held: Any, notes: list[str]) -> list[int] | None:
 
 def positive(value: Any) -> int | None:
     """Return a count, or None for what is none."""
-    return value if type(value) is int and 0 < value < 2**31 else None
+    return value if is_count(value) and value < 2**31 else None
 
 
 def read_network(root: StandIn) -> ForeignNetwork:
@@ -221,7 +224,7 @@ def read_network(root: StandIn) -> ForeignNetwork:
         RefusedError: it is no detection network of these families, or forged.
     """
     family, plain, notes = family_of(root), PlainData(), []
-    tensors = {name: tensor.read() for name, tensor in stored_tensors(root).items()}
+    tensors = stored_tensors(root)
     if not any(re.match(r"model\.\d+\.", name) for name in tensors):
         raise RefusedError(
             "its network has no layers with weights: expected names such as model.0.conv.weight; not loaded"

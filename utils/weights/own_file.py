@@ -21,6 +21,10 @@ from utils.files import REPOSITORY, atomic_write
 
 VERSION = 2
 """1: before runs could be resumed exactly. 2: state of a run, layer files."""
+NETWORK_TYPES = {"config": dict, "nc": int, "ch": int, "names": list, "stride": list}
+"""What describes a network, in a checkpoint and in the metadata of safetensors."""
+RUN_STATE = ("partial", "rows", "sources", "schedule")
+"""Further entries of a checkpoint that only a resumed run needs."""
 
 
 def plain(value: Any) -> Any:
@@ -46,7 +50,7 @@ def network_entry(model: Model) -> dict[str, Any]:
 
 
 def layer_files(model: Model) -> dict[str, str]:
-    """Return where each of a network's layers is defined, `file (sha256 …)` by yaml name; torch's own layers are left out."""
+    """Return the file of each layer, `file (sha256 …)` by yaml name; torch's own layers are left out."""
     layers, found = registered_layers(), {}
     for name in sorted({row.name for row in model.rows}):
         if plugin := plugin_of(name):  # what was run, whatever the file says now
@@ -98,9 +102,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-NETWORK_TYPES = {"config": dict, "nc": int, "ch": int, "names": list, "stride": list}
-
-
 def check_content(path: Path, content: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose parts are not what they should be.
 
@@ -110,12 +111,14 @@ def check_content(path: Path, content: Mapping[str, Any]) -> None:
     network = content["network"]
     if not isinstance(network, dict):
         raise CheckpointError(
-            f"{path}: damaged: its network is {type(network).__name__}: expected a mapping; use another checkpoint of the run"
+            f"{path}: damaged: its network is {type(network).__name__}: expected a mapping; "
+            "use another checkpoint of the run"
         )
     for key, kind in NETWORK_TYPES.items():
         if not isinstance(network.get(key), kind):
             raise CheckpointError(
-                f"{path}: damaged: its network has no {key} ({kind.__name__}): expected one; use another checkpoint of the run"
+                f"{path}: damaged: its network has no {key} ({kind.__name__}): expected one; "
+                "use another checkpoint of the run"
             )
     for key in ("model", "ema"):
         tensors = content.get(key, {})

@@ -1,4 +1,4 @@
-"""Reading weights, whatever wrote them: our checkpoints, state dicts, safetensors, pickled checkpoints of YOLOv9 and Ultralytics.
+"""Reads weights: our checkpoints, state dicts, safetensors, pickled checkpoints of YOLOv9 and Ultralytics.
 
 The kind follows from the file's content, not from its name. Nothing that a file names is imported or run.
 """
@@ -21,9 +21,10 @@ from utils.errors import CheckpointError
 from utils.weights.file_kinds import describe_file
 from utils.weights.foreign_checkpoint import PlainData, read_network, settings_of
 from utils.weights.foreign_names import NAME_WRAPPERS
-from utils.weights.own_file import read_checkpoint
-from utils.weights.stand_ins import RefusedError, StandIn, StoredTensor, shown
+from utils.weights.own_file import NETWORK_TYPES, RUN_STATE, read_checkpoint
+from utils.weights.stand_ins import RefusedError, StandIn
 from utils.weights.torch_file import is_torch_file, load_torch_file
+from utils.wording import listed, shown
 
 WRAPPERS = (
     "ema",
@@ -39,8 +40,6 @@ WRAPPERS = (
     "params",
 )
 """Keys under which weights are wrapped; averaged (EMA) ones first."""
-RUN_STATE = ("partial", "rows", "sources", "schedule")
-"""Further entries of our own checkpoints that only a resumed run needs."""
 EXPORTED = {".onnx": "an ONNX file", ".torchscript": "a TorchScript file"}
 FOREIGN_KINDS = {"yolov9": "YOLOv9 checkpoint", "ultralytics": "Ultralytics checkpoint"}
 LARGEST_HEADER = 100 * 2**20
@@ -145,14 +144,14 @@ def from_torch_file(path: Path) -> Weights:
 def describe_content(content: Any) -> str:
     """Name what a file holds for a message."""
     if isinstance(content, StandIn):
-        return f"an object of {shown(content.kind.path)}"
+        return f"an object of {shown(content.path)}"
     if isinstance(content, dict):
         return (
             f"a mapping without weights (keys {', '.join(shown(key) for key in list(content)[:8])})"
             if content
             else "an empty mapping"
         )
-    return f"a single {'tensor' if isinstance(content, StoredTensor) else type(content).__name__}"
+    return f"a single {'tensor' if isinstance(content, Tensor) else type(content).__name__}"
 
 
 def find_network(content: Any, depth: int = 0) -> tuple[StandIn | dict[str, Any], bool] | None:
@@ -166,7 +165,7 @@ def find_network(content: Any, depth: int = 0) -> tuple[StandIn | dict[str, Any]
             found = find_network(content.get(key), depth + 1)
             if found is not None:
                 return found[0], "ema" in key or found[1]
-    is_state_dict = any(isinstance(value, StoredTensor) for value in content.values()) and all(
+    is_state_dict = any(isinstance(value, Tensor) for value in content.values()) and all(
         isinstance(key, str) for key in content
     )
     return (content, False) if is_state_dict else None
@@ -198,12 +197,10 @@ def of_own_network(
 def from_state_dict(path: Path, content: dict[str, Any]) -> Weights:
     """Read a mapping of names to tensors."""
     notes = []
-    others = [name for name, value in content.items() if not isinstance(value, StoredTensor)]
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        notes.append(
-            f"{len(others)} entries are no tensors and are left out: {', '.join(map(shown, others[:3]))}{', …' if len(others) > 3 else ''}"
-        )
-    tensors = {name: value.read() for name, value in content.items() if isinstance(value, StoredTensor)}
+        notes.append(f"{len(others)} entries are no tensors and are left out: {listed(map(shown, others), 3)}")
+    tensors = {name: value.detach() for name, value in content.items() if isinstance(value, Tensor)}
     return Weights(path, "state dict", clean_names(tensors), notes=notes)
 
 
@@ -211,7 +208,7 @@ def from_modules(path: Path, root: StandIn) -> Weights:
     """Read the module tree of a foreign checkpoint."""
     network = read_network(root)
     notes = [
-        f"read from pickled {shown(root.kind.path)} without running anything; see docs/weights.md for its licence",
+        f"read from pickled {shown(root.path)} without running anything; see docs/weights.md for its licence",
         *network.notes,
     ]
     config = network.config
@@ -274,9 +271,6 @@ def from_safetensors(path: Path) -> Weights:
     return Weights(path, "safetensors", clean_names(tensors), training=training, notes=notes, **known)
 
 
-METADATA_TYPES = {"config": dict, "names": list, "stride": list, "nc": int, "ch": int}
-
-
 def from_json(text: str, key: str, notes: list[str]) -> Any:
     """Return one metadata entry; None with a note where it is not of the expected type."""
     try:
@@ -284,7 +278,7 @@ def from_json(text: str, key: str, notes: list[str]) -> Any:
     except (ValueError, RecursionError):
         value = None
     items = {"names": str, "stride": int}
-    if not isinstance(value, METADATA_TYPES[key]) or (
+    if not isinstance(value, NETWORK_TYPES[key]) or (
         key in items and not all(type(item) is items[key] for item in value)
     ):
         notes.append(f"its metadata '{key}' is not as expected and is left out")
