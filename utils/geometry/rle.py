@@ -1,59 +1,35 @@
-"""COCO's run-length masks: written for results files, read from annotation files, both its compressed text and its plain lists."""
+"""COCO's run-length masks: written for results files, read from annotation files (compressed text or plain lists).
+
+pycocotools writes them. It does not read them here: it trusts the counts of a file, and writes beyond the end of the mask
+where these are damaged.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 
 from utils.geometry.region import Region
 
 Counts = NDArray[np.int64]
-"""Lengths of the runs down one column after the other, first of pixels outside (perhaps 0), then inside, in turn."""
+"""Lengths of the runs, column by column: first of pixels outside (may be 0), then inside, in turn."""
 
 FIRST_CHARACTER, DATA_BITS, MORE, SIGN = 48, 5, 0x20, 0x10
 
 
-def region_counts(region: Region, size_hw: tuple[int, int]) -> Counts:
-    """Return the run lengths of a region in an image of `size_hw`."""
-    height, width = size_hw
-    columns = np.zeros((region.mask.shape[1], region.mask.shape[0] + 2), np.int8)
-    columns[:, 1:-1] = region.mask.T
-    change = np.diff(columns, axis=1)
-    column, row = np.nonzero(change)
-    position = (region.left + column) * height + region.top + row
-    start, end = position[change[column, row] > 0], position[change[column, row] < 0]
-    goes_on = np.zeros(len(start), bool)  # from the foot of a column at the head of the next one
-    goes_on[:-1] = start[1:] == end[:-1]
-    edges = np.stack((start[~np.roll(goes_on, 1)], end[~goes_on]), 1).reshape(-1)
-    counts = np.diff(np.concatenate(([0], edges, [height * width])))
-    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
-
-
 def encode_region(region: Region, size_hw: tuple[int, int]) -> dict[str, object]:
     """Return a region as COCO's compressed mask: {"size": [H, W], "counts": text}."""
-    return {"size": [int(size_hw[0]), int(size_hw[1])], "counts": compress(region_counts(region, size_hw))}
-
-
-def compress(counts: Counts) -> str:
-    """Return run lengths as COCO's text: from the third on the difference to the last but one, in groups of five bits, lowest first."""
-    values = np.asarray(counts, np.int64).copy()
-    values[3:] -= counts[1:-2]
-    text = []
-    for value in values.tolist():
-        more = True
-        while more:
-            group = value & (MORE - 1)
-            value >>= DATA_BITS
-            more = value != (-1 if group & SIGN else 0)
-            text.append(chr(FIRST_CHARACTER + (group | MORE if more else group)))
-    return "".join(text)
+    canvas = np.zeros(size_hw, np.uint8, order="F")
+    region.paint(canvas, 1)
+    return {"size": [int(size_hw[0]), int(size_hw[1])], "counts": mask_api.encode(canvas)["counts"].decode("ascii")}
 
 
 def decompress(text: str) -> Counts:
-    """Return the run lengths of COCO's text.
+    """Return the run lengths of COCO's text: groups of five bits, lowest first; each but the first three adds to the last but one.
 
     Raises:
-        ValueError: characters that such a text does not have, or an unfinished last number.
+        ValueError: a character that such a text cannot hold, or an unfinished last number.
     """
     counts: list[int] = []
     value = shift = 0
@@ -77,7 +53,7 @@ def read_counts(rle: Mapping[str, object]) -> tuple[tuple[int, int], Counts]:
     """Return height and width, and the run lengths, of a mask {"size": [H, W], "counts": text or list}.
 
     Raises:
-        ValueError: it is no such mask, or its runs do not fill its size.
+        ValueError: size or counts are malformed, or the runs do not fill the size.
     """
     size, counts = rle.get("size"), rle.get("counts")
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):

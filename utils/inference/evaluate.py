@@ -23,7 +23,8 @@ from utils.geometry.nms import non_max_suppression, torchvision_nms
 from utils.geometry.placement import unletterbox
 from utils.geometry.rle import encode_region
 from utils.inference.exported import ExportedNetwork
-from utils.metrics.detection import ConfusionMatrix, DetectionMetrics, DetectionResult
+from utils.metrics.confusion import ConfusionMatrix
+from utils.metrics.detection import DetectionMetrics, DetectionResult
 from utils.metrics.mask_overlap import mask_overlaps, truth_masks
 from utils.precision import Precision
 

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+
+from utils.geometry.groups import rank_in_group
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0, 1, 101)
@@ -220,9 +223,9 @@ class DetectionMetrics:
             image_id: decides the order of equal scores between images, rising as in pycocotools; None: order of the calls.
             overlaps: (n, m) of the masks, where these are to be compared; None compares the boxes.
         """
-        detections, boxes_xyxy, classes, crowd = _as_arrays(detections, boxes_xyxy, classes, crowd)
+        detections, boxes_xyxy, classes, crowd = as_arrays(detections, boxes_xyxy, classes, crowd)
         order = np.argsort(-detections[:, 4], kind="mergesort")
-        order = order[_rank_in_class(detections[order, 5]) < self.max_det]
+        order = order[rank_in_group(torch.from_numpy(detections[order, 5].astype(np.int64))).numpy() < self.max_det]
         detections = detections[order]
         labels = detections[:, 5].astype(np.int64)
         overlaps = box_iou_crowd(detections[:, :4], boxes_xyxy, crowd) if overlaps is None else overlaps[order]
@@ -276,7 +279,7 @@ class DetectionMetrics:
         result.f1 = float(result.f1_curve[:, best].mean())
 
 
-def _as_arrays(
+def as_arrays(
     detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None
 ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
     """Bring one image's detections and truths (tensors, arrays, lists; empty ones too) to (n, 6 or more), (m, 4), (m) and (m)."""
@@ -290,55 +293,3 @@ def _as_arrays(
 def f1_score(precision: Array, recall: Array) -> Array:
     """Return the harmonic mean of precision and recall, 0 where both are 0."""
     return 2 * precision * recall / np.maximum(precision + recall, 1e-16)
-
-
-def _rank_in_class(labels: Array) -> NDArray[np.int64]:
-    """(n) class of each row to (n) how many earlier rows have the same class."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], labels[order])
-    ranks = np.empty(len(labels), dtype=np.int64)
-    ranks[order] = np.arange(len(labels)) - starts
-    return ranks
-
-
-class ConfusionMatrix:
-    """Counts which class is taken for which.
-
-    `matrix` is (nc + 1, nc + 1): rows predicted, columns true, the last of each is the background (a detection of nothing, a truth missed).
-    """
-
-    def __init__(self, nc: int, conf_thres: float = 0.25, iou_thres: float = 0.45) -> None:
-        self.nc, self.conf_thres, self.iou_thres = nc, conf_thres, iou_thres
-        self.matrix = np.zeros((nc + 1, nc + 1), dtype=np.int64)
-
-    def update(
-        self, detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None = None
-    ) -> None:
-        """Add one image; arguments as in `DetectionMetrics.update`. Pairs are made whatever their classes, the best overlap first."""
-        detections, boxes_xyxy, classes, crowd = _as_arrays(detections, boxes_xyxy, classes, crowd)
-        detections = detections[detections[:, 4] > self.conf_thres]
-        predicted, true = detections[:, 5].astype(np.int64), classes[~crowd]
-        overlaps = box_iou_crowd(detections[:, :4], boxes_xyxy, crowd)
-        pairs = _best_pairs(overlaps[:, ~crowd], self.iou_thres)
-        np.add.at(self.matrix, (predicted[pairs[:, 0]], true[pairs[:, 1]]), 1)
-        missed = np.delete(true, pairs[:, 1])
-        np.add.at(self.matrix[self.nc], missed, 1)
-        on_crowd = ((overlaps[:, crowd] > self.iou_thres) & (predicted[:, None] == classes[crowd][None])).any(1)
-        unpaired = np.ones(len(predicted), dtype=bool)
-        unpaired[pairs[:, 0]] = False
-        np.add.at(self.matrix[:, self.nc], predicted[unpaired & ~on_crowd], 1)
-
-
-def _best_pairs(overlaps: Array, threshold: float) -> NDArray[np.int64]:
-    """Return (n, 2) row and column of pairs above `threshold`, each row and column at most once, the largest overlap first."""
-    rows, columns = np.nonzero(overlaps > threshold)
-    pairs: list[tuple[int, int]] = []
-    used_rows: set[int] = set()
-    used_columns: set[int] = set()
-    for index in np.argsort(-overlaps[rows, columns], kind="mergesort"):
-        row, column = int(rows[index]), int(columns[index])
-        if row not in used_rows and column not in used_columns:
-            pairs.append((row, column))
-            used_rows.add(row)
-            used_columns.add(column)
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)

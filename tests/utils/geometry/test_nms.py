@@ -1,5 +1,6 @@
-"""Non-maximum suppression: literal cases, and agreement with brute force and torchvision."""
+"""Non-maximum suppression: literal cases, agreement with brute force, and a broken torchvision."""
 
+import re
 import subprocess
 import sys
 import time
@@ -9,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.saying import assert_says
 from utils.geometry import nms
 from utils.geometry.boxes import box_iou
-from utils.geometry.nms import greedy_nms, non_max_suppression, suppress, torchvision_nms
+from utils.geometry.nms import non_max_suppression, suppress, torchvision_nms
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,17 +39,6 @@ def crowded_boxes(count: int, seed: int, spread: float = 300.0) -> Tensor:
     return torch.cat((corner, corner + 20 + 60 * torch.rand(count, 2, generator=generator)), 1)
 
 
-@pytest.fixture(params=["torchvision", "own"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test with torchvision's operator, where there is one, and with our own."""
-    if request.param == "torchvision" and torchvision_nms("cpu") is None:
-        pytest.skip("torchvision is not installed or does not work")
-    if request.param == "own":
-        monkeypatch.setattr(nms, "torchvision_nms", lambda device_type: None)
-    return request.param
-
-
-@pytest.mark.usefixtures("engine")
 class TestLiteral:
     # the first two overlap by 80 / 120 = 0.667
     ROWS = ([10, 10, 10, 10, 0.9, 0.0], [12, 10, 10, 10, 0.8, 0.0], [40, 40, 10, 20, 0.7, 0.0])
@@ -116,25 +107,38 @@ class TestLiteral:
 
 
 @pytest.mark.parametrize("iou_thres", [0.0, 0.3, 0.45, 0.7, 1.0])
-@pytest.mark.parametrize("count", [1, 2, 100, 600])
-def test_own_equals_brute_force(count: int, iou_thres: float):
-    boxes = crowded_boxes(count, seed=count)
-    assert greedy_nms(boxes, iou_thres, count).tolist() == brute_force(boxes, iou_thres)
+@pytest.mark.parametrize(("count", "spread"), [(1, 300.0), (2, 300.0), (100, 300.0), (600, 300.0), (1500, 20.0)])
+def test_equals_brute_force(count: int, spread: float, iou_thres: float):
+    boxes = crowded_boxes(count, count, spread)
+    for max_det in (count, 40):
+        assert suppress(boxes, None, iou_thres, max_det).tolist() == brute_force(boxes, iou_thres)[:max_det]
 
 
-def test_own_follows_a_chain_of_suppressions():
+def test_a_chain_of_suppressions_is_followed():
     corner = torch.arange(0.0, 700.0)[:, None] * torch.tensor([[4.0, 0.0]])  # each overlaps its neighbours by 6 / 14
     boxes = torch.cat((corner, corner + 10), 1)
-    assert greedy_nms(boxes, 0.4, 700).tolist() == list(range(0, 700, 2))
+    assert suppress(boxes, None, 0.4, 700).tolist() == list(range(0, 700, 2))
 
 
-@pytest.mark.skipif(torchvision_nms("cpu") is None, reason="torchvision is not installed or does not work")
-def test_own_equals_torchvision_with_classes(monkeypatch: pytest.MonkeyPatch):
+def test_classes_are_suppressed_apart_and_later_boxes_only_looked_at_where_needed(monkeypatch: pytest.MonkeyPatch):
     boxes = crowded_boxes(2000, seed=3)
-    labels = torch.randint(0, 5, (2000,), generator=torch.Generator().manual_seed(4)).float()
-    theirs = suppress(boxes, labels, 0.5, 2000)
-    monkeypatch.setattr(nms, "torchvision_nms", lambda device_type: None)
-    assert torch.equal(suppress(boxes, labels, 0.5, 2000), theirs)
+    labels = torch.randint(0, 5, (2000,), generator=torch.Generator().manual_seed(4))
+    kept = [torch.nonzero(labels == label)[:, 0][brute_force(boxes[labels == label], 0.5)] for label in range(5)]
+    expected = torch.cat(kept).sort().values.tolist()
+    seen: list[int] = []
+
+    def counted(device_type: str):
+        def operator(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:
+            seen.append(len(boxes_xyxy))
+            return torchvision_nms(device_type)(boxes_xyxy, scores, iou_thres)
+
+        return operator
+
+    monkeypatch.setattr(nms, "torchvision_nms", counted)
+    assert suppress(boxes, labels, 0.5, 2000).tolist() == expected
+    assert seen == [512, 1024, 2000]
+    assert suppress(boxes, labels, 0.5, 50).tolist() == expected[:50]
+    assert seen[3:] == [512]
 
 
 def test_nothing_is_dropped_for_lack_of_time():
@@ -163,11 +167,14 @@ def test_torchvision_missing_or_broken(tmp_path: Path, broken: str):
     (tmp_path / "torchvision" / "__init__.py").write_text("")
     (tmp_path / "torchvision" / "ops.py").write_text(broken + "\n")
     code = (
-        "import torch; from utils.geometry.nms import non_max_suppression, torchvision_nms; assert torchvision_nms('cpu') is None;"
-        "p = torch.tensor([[10., 10, 10, 10, .9], [11., 10, 10, 10, .8]]).T[None]; print(len(non_max_suppression(p, 1)[0]))"
+        "import torch\nfrom utils.errors import SettingsError\nfrom utils.geometry.nms import non_max_suppression\n"
+        "p = torch.tensor([[10., 10, 10, 10, .9], [11., 10, 10, 10, .8]]).T[None]\n"
+        "try:\n    non_max_suppression(p, 1)\nexcept SettingsError as error:\n    print(error)\n"
     )
     environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == "1", done.stderr
+    assert not done.stderr
+    reason = re.search(r"Error\('(.*)'\)", broken).group(1)
+    assert_says(done.stdout, "torchvision", reason, "'cpu'", torch.__version__, "requirements.txt")
