@@ -92,6 +92,11 @@ class Model(nn.Module):
         ModelConfigError: the yaml cannot be built.
     """
 
+    trained_size: int | None = None
+    """Image size of its training; None where the weights do not say."""
+    static_hw: tuple[int, int] | None = None
+    """Only size that it takes: None, any multiple of the stride will do (an exported network may have one)."""
+
     def __init__(
         self,
         cfg: str | Path | dict[str, Any],
@@ -279,10 +284,10 @@ def load(weights: str | Path, plugins: Iterable[str | Path] = (), **settings: An
 
     Args:
         plugins: Python files with layers of yours that the network has, which are run (docs/plugins.md).
-        settings: see utils.predict.Predictor.
+        settings: see utils.inference.predictor.Predictor.
     """
-    from utils.inference.exported import load_network
-    from utils.inference.results import Predictor
+    from utils.inference.network import load_network
+    from utils.inference.predictor import Predictor
 
     load_plugins(plugins)
     return Predictor(load_network(weights), **settings)

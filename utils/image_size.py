@@ -26,29 +26,30 @@ def size_on_stride(size: int | Sequence[int], stride: int) -> tuple[int, int]:
     return height, width
 
 
-def static_size(network: object) -> tuple[int, int] | None:
-    """Return the one height and width that a static exported file takes; None for every other network."""
-    return getattr(network, "image_hw", None)
+class SizedNetwork(Protocol):
+    """What `Model` and `ExportedNetwork` say about sizes of images.
+
+    Attributes:
+        stride: pixels per cell of each level.
+        trained_size: image size of the training; None where the weights do not say.
+        static_hw: the only height and width that a static exported file takes; None for every other network.
+    """
+
+    stride: list[int]
+    trained_size: int | None
+    static_hw: tuple[int, int] | None
 
 
-class Strided(Protocol):
-    """A network that has strides."""
-
-    @property
-    def stride(self) -> Sequence[int]:
-        """Pixels per cell of each level."""
-
-
-def choose_image_size(asked: int | Sequence[int] | None, network: Strided) -> tuple[int, int]:
+def choose_image_size(asked: int | Sequence[int] | None, network: SizedNetwork) -> tuple[int, int]:
     """Return the height and width for a network's images, multiples of its largest stride; says where they come from unless asked for.
 
     Args:
         asked: --img: a size, a height and width, or None where it was not given.
-        network: a `Model`, of which `trained_size` says at what size it was trained, or an `ExportedNetwork`.
+        network: a `Model` or an `ExportedNetwork`.
     Raises:
         SettingsError: not one or two numbers above 0.
     """
-    if fixed := static_size(network):
+    if fixed := network.static_hw:
         if asked is not None and size_on_stride(asked, max(network.stride)) != fixed:
             shown = asked if isinstance(asked, int) else " ".join(map(str, asked))
             print(
@@ -56,7 +57,7 @@ def choose_image_size(asked: int | Sequence[int] | None, network: Strided) -> tu
             )
         return fixed
     if asked is None:
-        asked = getattr(network, "trained_size", None)
+        asked = network.trained_size
         reason = (
             "at which the network was trained"
             if asked

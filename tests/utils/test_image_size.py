@@ -9,7 +9,7 @@ from utils.image_size import choose_image_size
 
 
 def network(**attributes: object) -> SimpleNamespace:
-    return SimpleNamespace(stride=[8, 16, 32], **attributes)
+    return SimpleNamespace(**({"stride": [8, 16, 32], "trained_size": None, "static_hw": None} | attributes))
 
 
 @pytest.mark.parametrize(
@@ -31,15 +31,15 @@ def network(**attributes: object) -> SimpleNamespace:
         ),
         (None, {}, (640, 640), "image size 640, since"),
         (100, {}, (128, 128), "--img 100: no multiple of the stride 32: 128 x 128"),
-        (None, {"image_hw": (256, 320), "trained_size": 320}, (256, 320), ""),
-        ([256, 320], {"image_hw": (256, 320)}, (256, 320), ""),
+        (None, {"static_hw": (256, 320), "trained_size": 320}, (256, 320), ""),
+        ([256, 320], {"static_hw": (256, 320)}, (256, 320), ""),
         (
             320,
-            {"image_hw": (256, 320)},
+            {"static_hw": (256, 320)},
             (256, 320),
             "--img 320: does not apply to a static file: exactly 256 x 320 (height x width) is used\n",
         ),
-        ([320, 256], {"image_hw": (256, 320)}, (256, 320), "--img 320 256: does not apply"),
+        ([320, 256], {"static_hw": (256, 320)}, (256, 320), "--img 320 256: does not apply"),
     ],
 )
 def test_size(
@@ -52,6 +52,6 @@ def test_size(
 
 
 def test_out_of_range() -> None:
-    for attributes in ({}, {"image_hw": (64, 64)}):
+    for attributes in ({}, {"static_hw": (64, 64)}):
         with pytest.raises(SettingsError, match="--img 0"):
             choose_image_size(0, network(**attributes))

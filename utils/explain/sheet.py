@@ -33,11 +33,11 @@ from utils.drawing.panels import (
     shown_size,
 )
 from utils.explain.activation_map import Score, activation_maps, class_score, kept_detections
-from utils.explain.feature_maps import LayerRecorder, explaining_modules, layer_label, pick_layers
+from utils.explain.layers import LayerRecorder, explaining_modules, layer_label, pick_layers
 from utils.geometry.anchors import NUM_BINS
 from utils.geometry.masks import as_array
 from utils.geometry.placement import Placement, unletterbox
-from utils.inference.results import Predictor
+from utils.inference.predictor import Predictor
 
 MOST_EACH = 8
 """Maps of one kind that get a panel each; of more, their mean over the channels is shown."""

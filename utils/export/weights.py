@@ -60,7 +60,7 @@ def carried(model: Model, source: Path) -> dict[str, Any]:
     try:
         content = read_checkpoint(source)
     except CheckpointError:  # `load_network` could read it, so it is of another kind
-        size = getattr(model, "trained_size", None)
+        size = model.trained_size
         return {"options": {"img": size}} if size else {}
     return {key: content[key] for key in CARRIED if key in content}
 

@@ -1,4 +1,4 @@
-"""Exported networks as networks: .onnx and .torchscript files that export.py wrote, called as `models.yolo.Model` is in evaluation.
+"""Exported networks: .onnx and .torchscript files that export.py wrote, called as `models.yolo.Model` in evaluation.
 
 A TorchScript file is a program: it cannot reach Python, but run only those whose origin you trust.
 """
@@ -14,16 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.yolo import Model
-from utils.checkpoint.importing import model_of
 from utils.errors import CheckpointError, SettingsError
-from utils.inference.metadata import INPUT_NAME, OUTPUT_NAMES, ExportMetadata, is_count, parse_metadata
-from utils.precision import Precision, choose_precision
-from utils.weights.reading import read_weights
+from utils.inference.metadata import INPUT_NAME, OUTPUT_NAMES, ExportMetadata, parse_metadata
+from utils.wording import first_line
 
 METADATA_FILE = "metadata.json"
 MOST_METADATA = 1 << 22
-"""Bytes of metadata beyond which a file is not believed."""
+"""Most bytes of metadata; a file that declares more is refused."""
 
 
 class Runner(Protocol):
@@ -126,7 +123,7 @@ class TorchScriptRunner:
                 warnings.simplefilter("ignore")  # torch.jit is deprecated; these files are what it is kept for here
                 module = torch.jit.load(str(self._path), map_location=self._device).eval()
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
             raise CheckpointError(
                 f"{self._path}: no whole TorchScript file: {reason}: expected one that export.py wrote"
             ) from error
@@ -201,7 +198,7 @@ class ExportedNetwork(nn.Module):
         path: an .onnx or .torchscript file of export.py.
     Attributes:
         names, nc, stride, task, channels: as a `Model` has them.
-        image_hw: the one height and width that a static file takes; None for a dynamic one.
+        static_hw: the one height and width that a static file takes; None for a dynamic one.
         batch: images that a static file computes at a time; None for a dynamic one. Any number can be given: it is split and filled up.
         trained_size: the size to prefer where it is free.
     Raises:
@@ -224,7 +221,7 @@ class ExportedNetwork(nn.Module):
             metadata.task,
             metadata.ch,
         )
-        self.image_hw: tuple[int, int] | None = (
+        self.static_hw: tuple[int, int] | None = (
             None if metadata.dynamic else (metadata.image_hw[0], metadata.image_hw[1])
         )
         self.batch = None if metadata.dynamic else metadata.batch
@@ -243,10 +240,10 @@ class ExportedNetwork(nn.Module):
 
     def describe(self) -> str:
         """One line for the start of a run."""
-        if self.image_hw is None:
+        if self.static_hw is None:
             size = "any size"
         else:
-            height, width = self.image_hw
+            height, width = self.static_hw
             size = f"static: {self.batch} at a time, filled up to exactly {height} x {width} (as a .pt does with --no-rect)"
         return f"exported, {self.runtime}, {size}"
 
@@ -259,8 +256,8 @@ class ExportedNetwork(nn.Module):
             SettingsError: a size that the file does not take.
         """
         step, (channels, height, width) = max(self.stride), images.shape[1:]
-        if channels != self.channels or height % step or width % step or self.image_hw not in (None, (height, width)):
-            sides = f"multiples of {step}" if self.image_hw is None else "{} x {}".format(*self.image_hw)
+        if channels != self.channels or height % step or width % step or self.static_hw not in (None, (height, width)):
+            sides = f"multiples of {step}" if self.static_hw is None else "{} x {}".format(*self.static_hw)
             expected = f"{self.channels} channels, height x width {sides}"
             raise SettingsError(f"{self.path}: images of {channels} channels, {height} x {width}: expected {expected}")
         images = images.float()
@@ -278,37 +275,3 @@ class ExportedNetwork(nn.Module):
         filled = torch.cat((images, images.new_zeros(missing, *images.shape[1:])))
         parts = [self._runner(part) for part in filled.split(self.batch)]
         return [torch.cat(outputs)[: len(images)] for outputs in zip(*parts, strict=True)]
-
-
-def load_network(path: str | Path) -> Model | ExportedNetwork:
-    """Return the network of a file by its suffix: .onnx and .torchscript as `ExportedNetwork`, any other as a `Model`.
-
-    Either has `trained_size`, the image size in pixels at which it was trained, or None where the file does not say.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    if Path(path).suffix.lower() in RUNNERS:
-        return ExportedNetwork(path)
-    weights = read_weights(path)
-    model = model_of(weights)
-    model.trained_size = trained_size(weights.training)
-    return model
-
-
-def trained_size(training: Mapping[str, Any]) -> int | None:
-    """Return the image size in the training arguments that weights came with (ours, YOLOv9's, Ultralytics'); None without any."""
-    for key, name in (("options", "img"), ("opt", "imgsz"), ("train_args", "imgsz")):
-        arguments = training.get(key)
-        if isinstance(arguments, Mapping) and is_count(arguments.get(name)):
-            return arguments[name]
-    return None
-
-
-def network_precision(network: nn.Module, device: str, amp: str) -> Precision:
-    """Choose what a run computes in; an exported file has its number format in itself, which is said where --amp asks for another."""
-    if not isinstance(network, ExportedNetwork):
-        return choose_precision(device, amp)
-    if amp not in ("auto", "off"):
-        print(f"--amp {amp}: does not apply to {network.path}, which computes in float32")
-    return choose_precision(device, "off")

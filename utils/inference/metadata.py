@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from utils.errors import CheckpointError
+from utils.wording import is_count
 
 FORMAT_VERSION = 1
 TASKS = ("detect", "segment")
@@ -94,8 +95,3 @@ def checks(values: Mapping[str, Any]) -> dict[str, bool]:
         "batch": is_count(values["batch"]),
         "dynamic": isinstance(values["dynamic"], bool),
     }
-
-
-def is_count(value: object) -> bool:
-    """Tell whether a value is a whole number from 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -15,8 +15,10 @@ from utils.errors import DataError
 from utils.explain.feature_maps import Visualizer
 from utils.explain.sheet import Explainer
 from utils.files import next_run_dir
-from utils.inference.exported import ExportedNetwork, load_network, network_precision
-from utils.inference.results import Predictor, Results
+from utils.inference.exported import ExportedNetwork
+from utils.inference.network import load_network, network_precision
+from utils.inference.predictor import Predictor
+from utils.inference.results import Results
 from utils.precision import AMP_CHOICES
 from utils.runs.detect_files import RunWriter, Viewer
 

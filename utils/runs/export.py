@@ -20,8 +20,9 @@ from utils.export.formats import FAILURES, WRITERS, ExportError, Writer, check_p
 from utils.export.weights import export_weights
 from utils.files import write_bytes
 from utils.image_size import choose_image_size
-from utils.inference.exported import RUNNERS, ExportedNetwork, load_network
+from utils.inference.exported import RUNNERS, ExportedNetwork
 from utils.inference.metadata import ExportMetadata
+from utils.inference.network import load_network
 from utils.onnx_graph import ONNX_OPSET
 from utils.precision import choose_device
 from utils.weights.reading import read_weights

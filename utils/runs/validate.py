@@ -22,9 +22,10 @@ from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.errors import DataError, SettingsError
 from utils.files import next_run_dir, write_csv, write_json, write_text
 from utils.geometry.rle import decode_region
-from utils.image_size import choose_image_size, static_size
+from utils.image_size import choose_image_size
 from utils.inference.evaluate import EvalResult, evaluate
-from utils.inference.exported import ExportedNetwork, load_network, network_precision
+from utils.inference.exported import ExportedNetwork
+from utils.inference.network import load_network, network_precision
 from utils.losses.detection import build_loss
 from utils.metrics.coco_eval import DEFAULT_MAX_DET, coco_ground_truth, coco_results, evaluate_coco, write_results
 from utils.metrics.detection import DetectionResult
@@ -173,7 +174,7 @@ def open_split(
         annotations,
         config.names,
         max(size_hw),
-        rect=settings.rect and static_size(model) is None,
+        rect=settings.rect and model.static_hw is None,
         batch_size=settings.batch,
         stride=max(model.stride),
         masks=model.task == "segment",

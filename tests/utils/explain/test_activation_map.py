@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.networks import tiny_model
 from utils.explain.activation_map import activation_maps, class_score, kept_detections
-from utils.explain.feature_maps import LayerRecorder, pick_layers
+from utils.explain.layers import LayerRecorder, pick_layers
 from utils.geometry.anchors import NUM_BINS
 
 

@@ -14,7 +14,7 @@ from utils.drawing.panels import BarPanel, MapPanel
 from utils.errors import SettingsError
 from utils.explain.sheet import Explainer, View, head_inputs, module_panels
 from utils.geometry.placement import Placement
-from utils.inference.results import Predictor
+from utils.inference.predictor import Predictor
 from utils.precision import choose_precision
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)

@@ -18,13 +18,12 @@ from tests.networks import randomise, seeded_images, tiny_model
 from utils.errors import CheckpointError, SettingsError
 from utils.inference.exported import (
     ExportedNetwork,
-    load_network,
     move_constants,
-    network_precision,
     read_torchscript_metadata,
 )
 from utils.inference.metadata import FORMAT_VERSION, ExportMetadata, parse_metadata
-from utils.inference.results import Predictor
+from utils.inference.network import load_network, network_precision
+from utils.inference.predictor import Predictor
 from utils.precision import choose_precision
 from utils.runs.export import ExportOptions, export
 from utils.weights.own_file import network_entry, save_checkpoint
@@ -95,8 +94,8 @@ class TestOutputs:
             )
             assert network.deploy() is network
             assert not network.training
-        assert (static.image_hw, static.batch) == ((64, 96), 2)
-        assert (dynamic.image_hw, dynamic.batch, dynamic.trained_size) == (None, None, 96)
+        assert (static.static_hw, static.batch) == ((64, 96), 2)
+        assert (dynamic.static_hw, dynamic.batch, dynamic.trained_size) == (None, None, 96)
 
     @pytest.mark.parametrize("batch", [1, 2, 3, 5])
     def test_static_takes_any_number_of_images(self, name: str, batch: int, files, model: Model) -> None:

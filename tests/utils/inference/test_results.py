@@ -12,7 +12,8 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.region import Region, dense_masks, no_region, polygon_region
 from utils.geometry.rle import decode_region
 from utils.image_size import size_on_stride
-from utils.inference.results import Predictor, Results, class_numbers
+from utils.inference.predictor import Predictor, class_numbers
+from utils.inference.results import Results
 from utils.metrics.coco_eval import coco_results
 from utils.precision import choose_precision
 
@@ -24,6 +25,7 @@ class FixedNetwork(nn.Module):
         super().__init__()
         self.rows = torch.tensor(rows)
         self.names, self.nc, self.stride = names, len(names), [8, 16, 32]
+        self.channels, self.trained_size, self.static_hw = 3, None, None
         self.seen: Tensor | None = None
 
     def deploy(self) -> nn.Module:

@@ -202,7 +202,7 @@ class TestExportedFiles:
 
     def test_size_of_the_training(self, weights: Path, tmp_path: Path, capsys) -> None:
         (path,) = export(settings(weights, tmp_path, "torchscript", img=None))
-        assert ExportedNetwork(path).image_hw == (96, 96)
+        assert ExportedNetwork(path).static_hw == (96, 96)
         assert "image size 96, at which the network was trained" in capsys.readouterr().out
 
     def test_opset(self, weights: Path, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ class TestExportedFiles:
             pytest.importorskip(package)
         monkeypatch.setitem(export_run.WRITERS, "onnx", (onnx_by_dynamo,))
         (path,) = export(settings(weights, tmp_path, "onnx", dynamic=dynamic))
-        assert ExportedNetwork(path).image_hw == (None if dynamic else (64, 64))
+        assert ExportedNetwork(path).static_hw == (None if dynamic else (64, 64))
         assert b".py" not in path.read_bytes(), "no file of the machine that wrote it"
 
 

@@ -1,0 +1,44 @@
+"""Any weights file or exported file as a runnable network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.yolo import Model
+from utils.checkpoint.importing import model_of
+from utils.inference.exported import RUNNERS, ExportedNetwork
+from utils.precision import Precision, choose_precision
+from utils.weights.reading import read_weights
+from utils.wording import is_count
+
+
+def load_network(path: str | Path) -> Model | ExportedNetwork:
+    """Return the network of a file by its suffix: .onnx and .torchscript as `ExportedNetwork`, any other as a `Model`.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if Path(path).suffix.lower() in RUNNERS:
+        return ExportedNetwork(path)
+    weights = read_weights(path)
+    model = model_of(weights)
+    model.trained_size = trained_size(weights.training)
+    return model
+
+
+def trained_size(training: Mapping[str, Any]) -> int | None:
+    """Return the image size in a file's training arguments (ours, YOLOv9's, Ultralytics'); None where it has none."""
+    for key, name in (("options", "img"), ("opt", "imgsz"), ("train_args", "imgsz")):
+        arguments = training.get(key)
+        if isinstance(arguments, Mapping) and is_count(arguments.get(name)):
+            return arguments[name]
+    return None
+
+
+def network_precision(network: Model | ExportedNetwork, device: str, amp: str) -> Precision:
+    """Choose device and number format of a run; an exported file computes in float32, whatever --amp asks for."""
+    if not isinstance(network, ExportedNetwork):
+        return choose_precision(device, amp)
+    if amp not in ("auto", "off"):
+        print(f"--amp {amp}: does not apply to {network.path}, which computes in float32")
+    return choose_precision(device, "off")
