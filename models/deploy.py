@@ -1,20 +1,33 @@
 """The network that inference needs: rows and branches that only training needs dropped, normalisation folded."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
-from models.config.reading import choose_scale
-from models.config.rows import IMAGE, Row, Source
+from models.config.places import SECTIONS
+from models.config.rows import IMAGE, Row, sections_of, settle
+from models.config.scaling import choose_scale
 from models.heads.detect import DetectionHead
 from models.registry import Scale, find_layer, with_inner_repeats
 
-if TYPE_CHECKING:
-    from models.yolo import Model
+
+class Network(Protocol):
+    """What `prune_to_lead` needs of a network (models/yolo.py)."""
+
+    config: dict[str, Any]
+    rows: list[Row]
+    model: nn.ModuleList
+
+    @property
+    def head(self) -> DetectionHead: ...
 
 
-def needed_rows(rows: list[Row], head: DetectionHead) -> list[int]:
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+
+def needed_rows(rows: Sequence[Row], head: DetectionHead) -> list[int]:
     """Return the indices of the rows that the lead branch depends on, the head included, ascending."""
     needed = {rows[-1].index}
     waiting = [rows[-1].sources[position] for position in head.lead_inputs()]
@@ -26,81 +39,45 @@ def needed_rows(rows: list[Row], head: DetectionHead) -> list[int]:
     return sorted(needed)
 
 
-def prune_to_lead(model: "Model") -> "Model":
+def prune_to_lead(model: AnyNetwork) -> AnyNetwork:
     """Return a copy without the rows and branches that only training needs; its `config` builds the same network."""
     pruned = copy.deepcopy(model)
     rows, head = pruned.rows, pruned.head
     kept, inputs, scale = needed_rows(rows, head), head.lead_inputs(), choose_scale(model.config, "network")
-    rows[-1].sources, rows[-1].written = (
-        [values[position] for position in inputs] for values in (rows[-1].sources, rows[-1].written)
-    )
+    rows[-1].sources = [rows[-1].sources[position] for position in inputs]
+    rows[-1].written = [rows[-1].written[position] for position in inputs]
     head.keep_lead()
-    first = kept[0]
-    if getattr(pruned.model[first], "passes_through", False) and [
-        r.index for r in rows if r.index in kept and first in r.sources
-    ] == [kept[1]]:
-        rows[kept[1]].sources = [IMAGE if source == first else source for source in rows[kept[1]].sources]
-        kept = kept[1:]
-    position = {old: new for new, old in enumerate(kept)} | {IMAGE: IMAGE}
+    rows[-1].name = getattr(head, "single", rows[-1].name)
+    first, *others = kept
+    readers = [index for index in others if first in rows[index].sources]
+    if getattr(pruned.model[first], "passes_through", False) and readers == others[:1]:
+        reader = rows[others[0]]
+        reader.sources = [IMAGE if source == first else source for source in reader.sources]
+        kept = others
     pruned.model = nn.ModuleList(pruned.model[index] for index in kept)
     pruned.rows = [rows[index] for index in kept]
-    for new, row in enumerate(pruned.rows):
-        row.index, row.sources = new, [position[source] for source in row.sources]
+    in_backbone = sum(row.section == "backbone" for row in pruned.rows)
+    in_backbone = min(max(in_backbone, 1), len(kept) - 1)  # neither section may be empty
+    for number, row in enumerate(pruned.rows):
+        row.section = SECTIONS[number >= in_backbone]
         row.arguments = with_inner_repeats(find_layer(row.name), row.arguments, scale)
-    pruned.rows[-1].name = getattr(head, "single", pruned.rows[-1].name)
-    written = [written_row(row) for row in pruned.rows]
-    pruned.config = {
-        key: value for key, value in pruned.config.items() if key not in ("scales", "scale", "backbone", "head")
-    }
-    backbone = min(
-        max(sum(index < len(model.config["backbone"]) for index in kept), 1), len(kept) - 1
-    )  # neither section may be empty
-    pruned.config |= {"backbone": written[:backbone], "head": written[backbone:]} | written_scale(scale)
-    pruned._plan()
+    settle(pruned.rows)
+    keys = {key: value for key, value in pruned.config.items() if key not in ("scales", "scale", *SECTIONS)}
+    pruned.config = keys | sections_of(pruned.rows) | scale_keys(scale)
     return pruned
 
 
-def written_scale(scale: Scale) -> dict[str, Any]:
-    """Return the keys that say a scale once repeats are written out: depth 1, the chosen letter's width; `scaling` stays as it is."""
+def scale_keys(scale: Scale) -> dict[str, Any]:
+    """Return the yaml keys of a scale whose repeats are written out: depth 1 and the width; `scaling` is not among them."""
+    most = scale.max_channels
     if scale.letter is not None:
-        return {
-            "scales": {scale.letter: [1.0, scale.width, scale.max_channels][: 3 if scale.max_channels else 2]},
-            "scale": scale.letter,
-        }
-    return {"depth_multiple": 1.0, "width_multiple": scale.width} | (
-        {"max_channels": scale.max_channels} if scale.max_channels else {}
-    )
-
-
-def written_row(row: Row) -> list[Any]:
-    """Return a row as its yaml says it, with the sources that it has now."""
-    return [written_source(row), row.repeats, row.name, row.arguments, *([row.label] if row.label else [])]
-
-
-def written_source(row: Row) -> Source | list[Source]:
-    """Return a row's `from` as its yaml says it: -1 for the row before where it was counted back, a label, or an index."""
-    both = zip(row.written, numbers_of(row), row.sources, strict=True)
-    written = [said if isinstance(said, str) and source != IMAGE else number for said, number, source in both]
-    return written[0] if row.one_source else written
-
-
-def numbered_source(row: Row) -> Source | list[Source]:
-    """Return a row's `from` without labels."""
-    numbers = numbers_of(row)
-    return numbers[0] if row.one_source else numbers
-
-
-def numbers_of(row: Row) -> list[Source]:
-    """Return a row's sources as its yaml numbers them: -1 for the row before where it was counted back, -1 - index for the image, else an index."""
-    numbers: list[Source] = []
-    for source, said in zip(row.sources, row.written, strict=True):
-        counted_back = isinstance(said, int) and said < 0 and source == row.index - 1
-        numbers.append(-1 - row.index if source == IMAGE else -1 if counted_back else source)
-    return numbers
+        multiples = [1.0, scale.width, *([most] if most else [])]
+        return {"scales": {scale.letter: multiples}, "scale": scale.letter}
+    return {"depth_multiple": 1.0, "width_multiple": scale.width} | ({"max_channels": most} if most else {})
 
 
 def fold_modules(module: nn.Module) -> None:
-    """Merge normalisation and parallel convolutions, in every layer that has a `fold`."""
+    """Merge normalisation and parallel convolutions in every layer that has a `fold`."""
     for child in module.children():
         fold_modules(child)
     if hasattr(module, "fold"):

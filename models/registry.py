@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,6 +340,19 @@ def find_layer(name: object) -> Layer:
     return _LAYERS[typing.cast(str, name)]
 
 
+def split_arguments(written: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Split a row's arguments into positional values and the mapping of keyword arguments that may end them."""
+    positional = list(written)
+    if positional and isinstance(positional[-1], dict):
+        return positional[:-1], dict(positional[-1])
+    return positional, {}
+
+
+def join_arguments(positional: Sequence[Any], keywords: dict[str, Any]) -> list[Any]:
+    """Return arguments as a row writes them; the inverse of `split_arguments`."""
+    return [*positional, dict(keywords)] if keywords else list(positional)
+
+
 def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, Any]:
     """Bind a row's arguments to the constructor's signature.
 
@@ -352,9 +365,7 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
         ModelConfigError: wrong number, name or type of an argument; shows the signature.
     """
     parameters = entry.parameters()
-    positional, keywords = list(row_arguments), {}
-    if positional and isinstance(positional[-1], dict):
-        keywords = positional.pop()
+    positional, keywords = split_arguments(row_arguments)
     if len(positional) > len(parameters):
         raise ModelConfigError(f"too many positional arguments: the layer is {entry.signature()} and got {positional}")
     bound = dict(zip(parameters, positional, strict=False))
@@ -389,13 +400,12 @@ def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> 
     name = entry.rule.repeats
     if name is None or not scale.full:
         return row_arguments
-    arguments, position = list(row_arguments), list(entry.parameters()).index(name)
-    keywords = dict(arguments.pop()) if arguments and isinstance(arguments[-1], dict) else {}
-    if position < len(arguments):
-        arguments[position] = scale.inner_repeats(arguments[position])
+    (positional, keywords), position = split_arguments(row_arguments), list(entry.parameters()).index(name)
+    if position < len(positional):
+        positional[position] = scale.inner_repeats(positional[position])
     elif (count := scale.inner_repeats(keywords.get(name, 1))) != 1 or name in keywords:
         keywords[name] = count
-    return [*arguments, keywords] if keywords else arguments
+    return join_arguments(positional, keywords)
 
 
 def _meaning(value: object, num_classes: int) -> object:

@@ -17,63 +17,37 @@ import models.catalogue  # noqa: F401 registers the built-in layers
 from models.building import LAYER_ERRORS, build_layer
 from models.common import set_activation
 from models.config.places import Places
-from models.config.reading import choose_scale, read_config
-from models.config.rows import IMAGE, Row, checked_row, resolve_source, show_row
-from models.config.scaling import with_multiples
+from models.config.reading import read_config
+from models.config.rows import IMAGE, Row
+from models.config.scaling import apply_multiples, choose_scale
 from models.deploy import fold_modules, needed_rows, prune_to_lead
 from models.heads.detect import DetectionHead
 from models.plugins.loading import load_plugins
+from models.registry import Scale
 from utils.errors import ModelConfigError
+from utils.wording import is_count
 
 
-def parse_model(
-    config: dict[str, Any], channels: int, num_classes: int, where: Places
-) -> tuple[list[Row], nn.ModuleList]:
-    """Build the layers that a configuration lists.
+def parse_model(rows: Sequence[Row], channels: int, num_classes: int, scale: Scale) -> nn.ModuleList:
+    """Build the layers of a network's rows; each row gets its `out_channels` and its scaled `repeats`.
 
     Args:
-        config: checked configuration with `backbone` and `head` rows (models/config/rows.py).
         channels: channels of the image.
-        where: where the rows stand, for messages.
     Returns:
-        The rows as built and their modules, index by index.
+        The modules, index by index.
     Raises:
-        ModelConfigError: any row that cannot be built; names file, section and row.
+        ModelConfigError: a row that cannot be built; names it.
     """
-    scale, rows, modules = choose_scale(config, where), [], nn.ModuleList()
-    labels: dict[str, int] = {}
-    for section in ("backbone", "head"):
-        for number, raw in enumerate(config[section]):
-            row_where = f"{where.of(section, number)}: {section}[{number}] (layer {len(rows)}): {show_row(raw)}"
-            try:
-                source, repeats, name, arguments, label = checked_row(raw)
-                written = source if isinstance(source, list) else [source]
-                sources = [resolve_source(one, len(rows), labels) for one in written]
-                widths = [channels if index == IMAGE else rows[index].out_channels for index in sources]
-                if label in labels:
-                    raise ModelConfigError(f"label '{label}' is taken by layer {labels[label]}: choose another")
-                repeats = scale.repeats(repeats)
-                module, out_channels = build_layer(name, arguments, widths, scale, repeats, num_classes)
-            except ModelConfigError as error:
-                raise ModelConfigError(f"{row_where}: {error}") from error
-            modules.append(module)
-            if label is not None:
-                labels[label] = len(rows)
-            rows.append(
-                Row(
-                    len(rows),
-                    row_where,
-                    sources,
-                    written,
-                    not isinstance(source, list),
-                    repeats,
-                    name,
-                    arguments,
-                    out_channels,
-                    label,
-                )
-            )
-    return rows, modules
+    modules = nn.ModuleList()
+    for row in rows:
+        inputs = [channels if source == IMAGE else rows[source].out_channels for source in row.sources]
+        row.repeats = scale.repeats(row.repeats)
+        try:
+            module, row.out_channels = build_layer(row.name, row.arguments, inputs, scale, row.repeats, num_classes)
+        except ModelConfigError as error:
+            raise ModelConfigError(f"{row.where}: {error}") from error
+        modules.append(module)
+    return modules
 
 
 class Model(nn.Module):
@@ -108,44 +82,27 @@ class Model(nn.Module):
         patches: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        config, where = read_config(cfg, scale, patches)
-        config = with_multiples(config, width, depth, where)
-        config |= {key: value for key, value in (("nc", nc), ("ch", ch)) if value is not None}
-        self.config = config
-        self.nc, self.channels = self._count("nc", where), self._count("ch", where, 3)
-        self.rows, self.model = parse_model(config, self.channels, self.nc, where)
+        network = read_config(cfg, scale, patches)
+        apply_multiples(network, width, depth)
+        keys, where = network.keys, network.where
+        keys |= {key: value for key, value in (("nc", nc), ("ch", ch)) if value is not None}
+        self.nc, self.channels = (positive(keys, key, where) for key in ("nc", "ch"))
+        self.config, self.rows = network.as_yaml(), network.rows
+        self.model = parse_model(self.rows, self.channels, self.nc, choose_scale(keys, where))
         if not isinstance(self.model[-1], DetectionHead):
             raise ModelConfigError(f"{self.rows[-1].where}: the last row must be a head, such as DDetect: [nc]")
         if self.head.num_classes != self.nc:
             raise ModelConfigError(
-                f"{self.rows[-1].where}: the head has {self.head.num_classes} classes, and nc is {self.nc}: write nc in the row"
+                f"{self.rows[-1].where}: the head has {self.head.num_classes} classes, and nc is {self.nc}: "
+                "write nc in the row"
             )
-        if config.get("activation"):
-            set_activation(self, config["activation"])
-        names = config.get("names") or [str(index) for index in range(self.nc)]
-        if not isinstance(names, list | dict):
-            raise ModelConfigError(
-                f"{where}: names is {names!r}: expected a list, or a mapping of class numbers to names"
-            )
-        self.names = list(names.values()) if isinstance(names, dict) else list(names)
-        if len(self.names) != self.nc and nc is None:
-            raise ModelConfigError(
-                f"{where}: names has {len(self.names)} entries, nc is {self.nc}: expected as many; correct one of them"
-            )
-        if (
-            len(self.names) != self.nc
-        ):  # nc was given in place of the yaml's, whose names are then not those of its classes
-            self.names = [str(index) for index in range(self.nc)]
+        if keys.get("activation"):
+            set_activation(self, keys["activation"])
+        self.names = class_names(keys, self.nc, where, renamed=nc is not None)
         self.head.attach(self._level_strides())
         self._plan()
-        if config.get("folded"):
+        if keys.get("folded"):
             fold_modules(self)
-
-    def _count(self, key: str, where: Places, default: int | None = None) -> int:
-        value = self.config.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelConfigError(f"{where}: {key} is {value!r}: expected a positive integer")
-        return value
 
     def _level_strides(self) -> list[int]:
         """Return the strides of the head's levels, as they come out for an image of 256 x 256.
@@ -231,28 +188,29 @@ class Model(nn.Module):
             ModelConfigError: a row cannot take its inputs; names it and their shapes.
         """
         outputs: dict[int, Any] = {IMAGE: torch.empty(1, self.channels, size, size, device="meta")}
-        training, shapes = self.training, []
+        training = self.training
         self.eval()
-        for row, module in zip(self.rows, self.model, strict=True):
-            inputs = [outputs[source] for source in row.sources]
-            tensors = {
-                name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())
-            }
-            try:
-                outputs[row.index] = torch.func.functional_call(
-                    module, tensors, (inputs[0] if row.one_source else inputs,)
-                )
-            except LAYER_ERRORS as error:
-                given = ", ".join(
-                    f"layer {source} ({self.rows[source].name if source != IMAGE else 'image'}) gives {show_shape(x)}"
-                    for source, x in zip(row.sources, inputs, strict=True)
-                )
-                raise ModelConfigError(
-                    f"{row.where}: does not fit its input for a {size} x {size} image: {given}: {error}"
-                ) from error
-            shapes.append(shape_of(outputs[row.index]))
-        self.train(training)
-        return shapes
+        try:
+            for row, module in zip(self.rows, self.model, strict=True):
+                outputs[row.index] = self._traced(row, module, [outputs[source] for source in row.sources], size)
+        finally:
+            self.train(training)
+        return [shape_of(outputs[row.index]) for row in self.rows]
+
+    def _traced(self, row: Row, module: nn.Module, inputs: list[Any], size: int) -> Any:
+        """Return a row's output on the meta device."""
+        state = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        try:
+            return torch.func.functional_call(module, state, (inputs[0] if row.one_source else inputs,))
+        except LAYER_ERRORS as error:
+            names = ["image" if source == IMAGE else self.rows[source].name for source in row.sources]
+            given = ", ".join(
+                f"layer {source} ({name}) gives {show_shape(value)}"
+                for source, name, value in zip(row.sources, names, inputs, strict=True)
+            )
+            raise ModelConfigError(
+                f"{row.where}: does not fit its input for a {size} x {size} image: {given}: {error}"
+            ) from error
 
     def deploy(self, fold: bool = True) -> "Model":
         """Return the network that inference needs: lead branch only, and (with `fold`) normalisation merged into convolutions."""
@@ -261,6 +219,40 @@ class Model(nn.Module):
             fold_modules(deployed)
             deployed.config["folded"] = True
         return deployed
+
+
+def positive(keys: dict[str, Any], key: str, where: Places) -> int:
+    """Return a count of a network yaml: `nc`, or `ch`, which is 3 by default.
+
+    Raises:
+        ModelConfigError: it is no positive integer.
+    """
+    value = keys.get(key, {"ch": 3}.get(key))
+    if not is_count(value):
+        raise ModelConfigError(f"{where}: {key} is {value!r}: expected a positive integer")
+    return value
+
+
+def class_names(keys: dict[str, Any], num_classes: int, where: Places, renamed: bool) -> list[str]:
+    """Return the names of the classes: the yaml's, or their numbers.
+
+    Args:
+        renamed: whether `num_classes` replaces the yaml's. Names of another number of classes are then dropped.
+    Raises:
+        ModelConfigError: the yaml's names are no list and no mapping, or of another number.
+    """
+    numbers = [str(index) for index in range(num_classes)]
+    names = keys.get("names") or numbers
+    if not isinstance(names, list | dict):
+        raise ModelConfigError(f"{where}: names is {names!r}: expected a list, or a mapping of class numbers to names")
+    names = list(names.values()) if isinstance(names, dict) else list(names)
+    if len(names) == num_classes:
+        return names
+    if not renamed:
+        raise ModelConfigError(
+            f"{where}: names has {len(names)} entries, nc is {num_classes}: expected as many; correct one of them"
+        )
+    return numbers
 
 
 def shape_of(output: Any) -> Any:
@@ -294,6 +286,6 @@ def load(weights: str | Path, plugins: Iterable[str | Path] = (), **settings: An
 
 
 if __name__ == "__main__":
-    from models.summary import main
+    from models.command import main
 
     sys.exit(main())

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from models.building import Plan, plan_layer
 from models.common import set_activation
-from models.config.reading import choose_scale
 from models.config.rows import IMAGE, Row
+from models.config.scaling import choose_scale
 from models.registry import Channels, Layer, Scale, find_layer
 from models.yolo import Model
 

@@ -1,6 +1,6 @@
-"""The language of edits: what a patch of a network says, as a phrase or as a mapping, read into an `Edit`.
+"""The language of edits: a phrase or a mapping, read into an `Edit`.
 
-Phrases (the command line's `--patch`, or an item of a yaml's `edits:`) and the mappings that they stand for:
+Phrases (of the command line's `--patch`, or an item of a yaml's `edits:`) and the mappings that they stand for:
 
     insert FocalModulationBlock after p5          {insert: FocalModulationBlock, after: p5}
     insert ACmix [{residual: true}] before head   {insert: [ACmix, {residual: true}], before: head}
@@ -13,19 +13,22 @@ Phrases (the command line's `--patch`, or an item of a yaml's `edits:`) and the 
     swap head with DDetect                        {swap: head, with: DDetect}
     label 9 as p5                                 {label: 9, as: p5}
 
-A layer is its name, with its arguments as a row would list them. A number before it is the row's repeats: `insert 3 C2f [256] after p5`.
-Rows are meant by label, index, layer name where only one row has it, `head`, or `every NAME [in backbone|neck]`, NAME with `*` if wanted;
-several are separated by commas.
+A layer is written as its name and the arguments of a row. A number before it is the row's repeats:
+`insert 3 C2f [256] after p5`.
+A row is written as its label, its index, its layer's name if no other row has it, `head`, or `every NAME [in backbone|neck]`,
+where NAME may contain `*`. Several rows are separated by commas.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from models.config.rows import check_label, show_row
+from models.config.rows import PARTS, check_label, show_row
 from utils.errors import ModelConfigError, did_you_mean
+from utils.wording import is_count
 
 ACTIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "insert": ("insert LAYER after|before ROWS", (), ("after", "before", "for", "from", "as", "repeats")),
@@ -36,17 +39,20 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "swap": ("swap head with LAYER", ("with",), ()),
     "label": ("label ROW as LABEL", ("as",), ()),
 }
-"""Each action: its form, the words that it must have beside the first, and those that it may have."""
+"""Each action: its form, the words that it needs beside the first, and those that it may have."""
 
-SECTIONS = ("backbone", "neck", "head")
+LAYER_WORDS = ("with", "in")
+"""Words that a layer follows."""
+
+ROWS_EXPECTED = "expected a label, an index, a layer's name, head, or 'every NAME in neck'"
 
 
 @dataclass(frozen=True)
 class Every:
-    """All rows whose layer's name fits a pattern, in a part of the network or in all of it."""
+    """All rows of a part of the network, or of all of it, whose layer's name matches a pattern."""
 
     pattern: str
-    section: str | None
+    part: str | None
 
 
 RowPhrase = str | int | Every
@@ -55,7 +61,7 @@ RowPhrase = str | int | Every
 
 @dataclass(frozen=True)
 class LayerPhrase:
-    """A layer as an edit names it: what its row says."""
+    """A layer in an edit: its name, arguments and repeats, as in a row."""
 
     name: str
     arguments: list[Any]
@@ -67,13 +73,13 @@ class Edit:
     """One edit of a network's rows.
 
     Attributes:
-        place: where it stands and what it says, for messages.
-        rows: the rows that it is about.
-        layer: the one that it brings, if any.
+        place: where it stands and how it is written, for messages.
+        rows: the rows that it changes, or inserts at.
+        layer: the new layer, if any.
         at: "after" or "before", of an insertion.
-        consumers: of an insertion the rows that take the new row's output; None for all that took the old one's.
-        sources: of an insertion where the new row's input comes from; None for the row that it follows.
-        arguments: of a `set` the values by argument.
+        consumers: rows that take the inserted row's output; None for all that took the output of the row before it.
+        sources: rows that the inserted row reads; None for the row before it.
+        arguments: new values by argument, of a `set`.
     """
 
     place: str
@@ -93,7 +99,7 @@ def read_edit(written: object, place: str) -> Edit:
     Args:
         place: where it stands, for messages.
     Raises:
-        ModelConfigError: it says no edit; shows the form that was expected.
+        ModelConfigError: it is no edit; shows the form that was expected.
     """
     place = f"{place}: {written if isinstance(written, str) else show_row(written)}"
     try:
@@ -102,57 +108,71 @@ def read_edit(written: object, place: str) -> Edit:
         raise ModelConfigError(f"{place}: {error}") from error
 
 
+# --- mappings
+
+
 def _from_mapping(content: object, place: str) -> Edit:
-    """Read the mapping form; every form ends here."""
+    """Read the mapping form; phrases are turned into it first."""
     if not isinstance(content, dict):
         raise ModelConfigError(
-            f"expected a phrase such as 'insert SE after p5', or a mapping such as {{insert: SE, after: p5}}; got {content!r}"
+            "expected a phrase such as 'insert SE after p5', or a mapping such as {insert: SE, after: p5}; "
+            f"got {content!r}"
         )
-    action = next((key for key in ACTIONS if key in content), None)
-    if action is None:
-        raise ModelConfigError(
-            f"no such edit: expected one of {', '.join(ACTIONS)}.{did_you_mean(str(next(iter(content), '')), ACTIONS)}"
-        )
-    form, needed, allowed = ACTIONS[action]
-    if several := [key for key in ACTIONS if key in content and key != action]:
-        raise ModelConfigError(f"says both {action} and {several[0]}: expected {form}")
-    if "repeats" in content and "repeats" not in allowed:
-        raise ModelConfigError(f"a number before the layer: expected {form}, which keeps the row's repeats")
-    for key in content:
-        if key not in (action, *needed, *allowed):
-            raise ModelConfigError(
-                f"unknown word '{key}': expected {form}.{did_you_mean(str(key), (*needed, *allowed))}"
-            )
-    for key in needed:
-        if key not in content:
-            raise ModelConfigError(f"'{key}' is missing: expected {form}")
+    action = _action_of(content)
     repeats = content.get("repeats", 1)
-    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+    if not is_count(repeats):
         raise ModelConfigError(f"repeats is {repeats!r}: expected a positive integer")
+    label = content.get("as")
     if "as" in content:
-        check_label(content["as"])
-    common: dict[str, Any] = {"place": place, "action": action, "label": content.get("as")}
+        check_label(label)
     if action == "insert":
-        ats = [at for at in ("after", "before") if at in content]
-        if len(ats) != 1:
-            raise ModelConfigError(f"says {' and '.join(ats) or 'neither after nor before'}: expected {form}")
-        optional: dict[str, Any] = {
-            name: _rows(content[key]) if key in content else None
-            for name, key in (("consumers", "for"), ("sources", "from"))
-        }
-        if ats == ["before"] and len(content.keys() & {"for", "from"}):
-            raise ModelConfigError(
-                "'for' and 'from' are for an insertion after a row: one before it takes that row's inputs"
-            )
-        return Edit(
-            **common, rows=_rows(content[ats[0]]), layer=_layer(content["insert"], repeats), at=ats[0], **optional
-        )
+        return _insertion(content, place, _layer(content["insert"], repeats), label)
+    rows = _rows(content[action])
     if action == "set":
         if not isinstance(content["to"], dict) or not content["to"]:
             raise ModelConfigError(f"'to' is {content['to']!r}: expected a mapping of arguments to values")
-        return Edit(**common, rows=_rows(content["set"]), arguments=content["to"])
-    layer = next((_layer(content[key], repeats) for key in ("with", "in") if key in content), None)
-    return Edit(**common, rows=_rows(content[action]), layer=layer)
+        return Edit(place, action, rows, arguments=content["to"])
+    layer = next((_layer(content[word], repeats) for word in LAYER_WORDS if word in content), None)
+    return Edit(place, action, rows, layer, label=label)
+
+
+def _action_of(content: dict[str, Any]) -> str:
+    """Return the action of a mapping, after a check of its words."""
+    actions = [word for word in ACTIONS if word in content]
+    if not actions:
+        raise ModelConfigError(
+            f"no such edit: expected one of {', '.join(ACTIONS)}.{did_you_mean(str(next(iter(content), '')), ACTIONS)}"
+        )
+    action = actions[0]
+    form, needed, allowed = ACTIONS[action]
+    if len(actions) > 1:
+        raise ModelConfigError(f"says both {action} and {actions[1]}: expected {form}")
+    if "repeats" in content and "repeats" not in allowed:
+        raise ModelConfigError(f"a number before the layer: expected {form}, which keeps the row's repeats")
+    for word in content:
+        if word not in (action, *needed, *allowed):
+            raise ModelConfigError(
+                f"unknown word '{word}': expected {form}.{did_you_mean(str(word), (*needed, *allowed))}"
+            )
+    for word in needed:
+        if word not in content:
+            raise ModelConfigError(f"'{word}' is missing: expected {form}")
+    return action
+
+
+def _insertion(content: dict[str, Any], place: str, layer: LayerPhrase, label: str | None) -> Edit:
+    positions = [word for word in ("after", "before") if word in content]
+    if len(positions) != 1:
+        raise ModelConfigError(
+            f"says {' and '.join(positions) or 'neither after nor before'}: expected {ACTIONS['insert'][0]}"
+        )
+    at = positions[0]
+    if at == "before" and ("for" in content or "from" in content):
+        raise ModelConfigError(
+            "'for' and 'from' are for an insertion after a row: one before it takes that row's inputs"
+        )
+    consumers, sources = (_rows(content[word]) if word in content else None for word in ("for", "from"))
+    return Edit(place, "insert", _rows(content[at]), layer, at, consumers, sources, label)
 
 
 def _layer(written: object, repeats: int) -> LayerPhrase:
@@ -166,32 +186,31 @@ def _layer(written: object, repeats: int) -> LayerPhrase:
 
 
 def _rows(written: object) -> list[RowPhrase]:
-    """Read a list of rows: a phrase with commas, an index, or a list of those."""
+    """Read rows: a phrase with commas, an index, or a list of those."""
     if isinstance(written, list) and written:
         return [row for one in written for row in _rows(one)]
     if isinstance(written, int) and not isinstance(written, bool):
         return [written]
     if not isinstance(written, str) or not written.strip():
-        raise ModelConfigError(
-            f"rows are {written!r}: expected a label, an index, a layer's name, head, or 'every NAME in neck'"
-        )
+        raise ModelConfigError(f"rows are {written!r}: {ROWS_EXPECTED}")
     return [_row(part) for part in re.split(r"\s*,\s*|\s+and\s+", written.strip())]
 
 
 def _row(part: str) -> RowPhrase:
-    """Read one row phrase."""
-    if found := re.fullmatch(r"(?:every|all)\s+([\w.*?]+)(?:\s+in\s+(?:the\s+)?(\w+))?", part):
-        if found[2] not in (None, *SECTIONS):
+    """Read one row."""
+    if every := re.fullmatch(r"(?:every|all)\s+([\w.*?]+)(?:\s+in\s+(?:the\s+)?(\w+))?", part):
+        if every[2] not in (None, *PARTS):
             raise ModelConfigError(
-                f"there is no part '{found[2]}': expected {', '.join(SECTIONS)}.{did_you_mean(found[2], SECTIONS)}"
+                f"there is no part '{every[2]}': expected {', '.join(PARTS)}.{did_you_mean(every[2], PARTS)}"
             )
-        return Every(found[1], found[2])
+        return Every(every[1], every[2])
     word = re.fullmatch(r"(?:the\s+)?([\w.]+)", part)
     if not word:
-        raise ModelConfigError(
-            f"rows are {part!r}: expected a label, an index, a layer's name, head, or 'every NAME in neck'"
-        )
-    return int(word[1]) if word[1].isdigit() else word[1]
+        raise ModelConfigError(f"rows are {part!r}: {ROWS_EXPECTED}")
+    return int(word[1]) if word[1].isdecimal() else word[1]
+
+
+# --- phrases
 
 
 def _from_phrase(text: str) -> dict[str, Any]:
@@ -203,74 +222,98 @@ def _from_phrase(text: str) -> dict[str, Any]:
         )
     form = ACTIONS[action][0]
     if action == "set":
-        found = re.fullmatch(r"(.+?)[\s.](\w+)\s*=\s*(.+)", rest.strip())
-        if not found:
+        assignment = re.fullmatch(r"(.+?)[\s.](\w+)\s*=\s*(.+)", rest.strip())
+        if not assignment:
             raise ModelConfigError(f"expected {form}")
-        return {"set": found[1], "to": {found[2]: _value(found[3])}}
+        return {"set": assignment[1], "to": {assignment[2]: _value(assignment[3])}}
+    tokens, content = _tokens(rest), {}
     if action == "insert":
-        layer, rest = _layer_at_start(rest, form)
-        content = {"insert": layer.pop("layer"), **layer}
-        words: tuple[str, ...] = ("after", "before", "for", "from", "as")
-    else:
-        content, words = {}, ("with", "in", "as")
-        rest = f"{action} {rest}"
-    joined = "|".join(words)
-    keys = (action,) if action != "insert" else ()
-    marks = [*re.finditer(rf"(?:^|(?<=\s))({'|'.join((*keys, joined))})\s+", _masked(rest))]
-    marks = [
-        mark
-        for mark in marks
-        if mark[1] != "in"
-        or (action == "wrap" and not re.match(r"(the\s+)?(backbone|neck|head)\b", rest[mark.end() :]))
-    ]
-    if not marks or rest[: marks[0].start()].strip():
-        raise ModelConfigError(f"expected {form}")
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        part = rest[mark.end() : following.start() if following else None].strip()
-        if mark[1] in content:
-            raise ModelConfigError(f"says '{mark[1]}' twice: expected {form}")
-        if mark[1] in ("with", "in"):
-            layer, left = _layer_at_start(part, form)
-            if left.strip():
-                raise ModelConfigError(f"'{left.strip()}' is left over: expected {form}")
-            content |= {mark[1]: layer.pop("layer"), **layer}
+        content, tokens = _take_layer("insert", tokens, form)
+    start, clauses = _split_clauses(action, tokens)
+    if action != "insert":
+        content = {action: " ".join(start)}
+    elif start:
+        raise ModelConfigError(f"'{' '.join(start)}' after the layer: expected {form}")
+    for word, following in clauses:
+        if word in content:
+            raise ModelConfigError(f"says '{word}' twice: expected {form}")
+        if word in LAYER_WORDS:
+            layer, left = _take_layer(word, following, form)
+            if left:
+                raise ModelConfigError(f"'{' '.join(left)}' is left over: expected {form}")
+            content |= layer
         else:
-            content[mark[1]] = part
+            content[word] = " ".join(following)
     return content
 
 
-def _layer_at_start(text: str, form: str) -> tuple[dict[str, Any], str]:
-    """Take `[repeats] NAME [arguments]` off the start of a text; return it, and the rest."""
-    found = re.match(r"\s*(?:(\d+)\s+)?([\w.]+)\s*", text)
-    if not found:
-        raise ModelConfigError(f"expected {form}")
-    rest, arguments = text[found.end() :], []
-    if rest.startswith(("[", "{")):
-        end = _closing(rest)
-        value = _value(rest[:end])
-        arguments, rest = value if isinstance(value, list) else [value], rest[end:]
-    layer: dict[str, Any] = {"layer": [found[2], *arguments] if arguments else found[2]}
-    return layer | ({"repeats": int(found[1])} if found[1] else {}), rest.strip()
+def _tokens(text: str) -> list[str]:
+    """Split a phrase at spaces; a value in brackets is one token.
 
-
-def _closing(text: str) -> int:
-    """Return the position after the bracket that closes the one at the start."""
-    depth = 0
+    Raises:
+        ModelConfigError: a bracket is not closed.
+    """
+    tokens, start, depth = [""], 0, 0
     for position, character in enumerate(text):
-        depth += (character in "[{") - (character in "]}")
-        if depth == 0:
-            return position + 1
-    raise ModelConfigError(f"'{text}': a bracket is not closed")
+        if character in "[{":
+            if depth == 0:
+                tokens.append("")
+                start = position
+            depth += 1
+        if depth == 0 and character.isspace():
+            tokens.append("")
+        else:
+            tokens[-1] += character
+        if character in "]}" and depth > 0:
+            depth -= 1
+            if depth == 0:
+                tokens.append("")
+    if depth > 0:
+        raise ModelConfigError(f"'{text[start:]}': a bracket is not closed")
+    return [token for token in tokens if token]
 
 
-def _masked(text: str) -> str:
-    """Return a text of the same length in which what stands in brackets is blotted out."""
-    depth, masked = 0, []
-    for character in text:
-        depth += character in "[{"
-        masked.append("." if depth else character)
-        depth -= character in "]}" and depth > 0
-    return "".join(masked)
+def _split_clauses(action: str, tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Split tokens at the words of an action.
+
+    Returns:
+        The tokens before the first word; each word, with the tokens after it.
+    """
+    _, needed, allowed = ACTIONS[action]
+    start: list[str] = []
+    clauses: list[tuple[str, list[str]]] = []
+    for position, token in enumerate(tokens):
+        following = tokens[position + 1 :]
+        if token in (*needed, *allowed) and following and not (token == "in" and _names_part(following)):
+            clauses.append((token, []))
+        else:
+            (clauses[-1][1] if clauses else start).append(token)
+    return start, clauses
+
+
+def _names_part(tokens: Sequence[str]) -> bool:
+    """Tell whether tokens begin with a part of the network: the `in` before them belongs to `every NAME in PART`."""
+    return re.match(rf"(the )?({'|'.join(PARTS)})\b", " ".join(tokens)) is not None
+
+
+def _take_layer(word: str, tokens: Sequence[str], form: str) -> tuple[dict[str, Any], list[str]]:
+    """Take `[repeats] NAME [arguments]` from the start of some tokens.
+
+    Returns:
+        The layer under `word`, and its `repeats` if given; and the tokens after it.
+    """
+    content: dict[str, Any] = {}
+    tokens = list(tokens)
+    if len(tokens) > 1 and tokens[0].isdecimal() and re.fullmatch(r"[\w.]+", tokens[1]):
+        content["repeats"] = int(tokens.pop(0))
+    if not tokens or not re.fullmatch(r"[\w.]+", tokens[0]):
+        raise ModelConfigError(f"expected {form}")
+    name, *rest = tokens
+    if not rest or rest[0][0] not in "[{":
+        return content | {word: name}, rest
+    value = _value(rest[0])
+    arguments = value if isinstance(value, list) else [value]
+    return content | {word: [name, *arguments] if arguments else name}, rest[1:]
 
 
 def _value(text: str) -> Any:

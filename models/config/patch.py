@@ -1,7 +1,7 @@
-"""Edits of a network's rows: insert, replace, remove, wrap, set, swap the head; every reference is put right by the program.
+"""Edits of a network's rows: insert, replace, remove, wrap, set, swap the head, label.
 
-The language of edits is models/config/language.py. Rows are held as nodes that point at each other, so that nothing is renumbered by hand:
-indices come out when the rows are written again.
+The language of edits is models/config/language.py. While rows are edited, `Row.index` only identifies a row;
+`EditedRows.settled` numbers them and writes every `from` anew.
 """
 
 import fnmatch
@@ -10,362 +10,265 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.config.language import Edit, Every, LayerPhrase, RowPhrase
-from models.config.rows import IMAGE, RESERVED_LABELS, Source, check_label, checked_row, resolve_source, show_row
-from models.registry import Layer, Scale, find_layer
+from models.config.places import SECTIONS
+from models.config.rows import RESERVED_LABELS, Row, Source, check_label, part_of, settle
+from models.registry import Layer, Scale, find_layer, split_arguments
 from utils.errors import ModelConfigError, did_you_mean
-
-
-@dataclass(eq=False)
-class Node:
-    """One row of a network that is being edited; `None` among the sources stands for the image.
-
-    Attributes:
-        written: each source as the row's author wrote it, in step with `sources`.
-        place: where the row comes from, for messages.
-        fresh: whether an edit brought the row.
-    """
-
-    sources: list["Node | None"]
-    written: list[Source]
-    one_source: bool
-    repeats: int
-    name: str
-    arguments: list[Any]
-    label: str | None
-    section: str
-    place: str
-    fresh: bool = False
+from utils.wording import is_count
 
 
 @dataclass
-class Rows:
+class EditedRows:
     """The rows of a network, in order, open to edits.
 
     Attributes:
-        notes: what an edit changed beyond what it says, a line each.
+        notes: lines about what an edit changed beyond its own words.
     """
 
-    nodes: list[Node]
+    rows: list[Row]
     notes: list[str] = field(default_factory=list)
 
-    @classmethod
-    def read(cls, config: dict[str, Any], places: dict[str, list[str]]) -> "Rows":
-        """Take the rows of a configuration.
+    def __post_init__(self) -> None:
+        self._next_index = len(self.rows)
 
-        Args:
-            places: where each row of `backbone` and `head` stands, for messages.
-        Raises:
-            ModelConfigError: a row that is none, or refers to a row that does not exist before it.
-        """
-        nodes: list[Node] = []
-        labels: dict[str, int] = {}
-        for section in ("backbone", "head"):
-            for number, raw in enumerate(config[section]):
-                place = places[section][number]
-                try:
-                    source, repeats, name, arguments, label = checked_row(raw)
-                    written = source if isinstance(source, list) else [source]
-                    indices = [resolve_source(one, len(nodes), labels) for one in written]
-                except ModelConfigError as error:
-                    raise ModelConfigError(
-                        f"{place}: {section}[{number}] (layer {len(nodes)}): {show_row(raw)}: {error}"
-                    ) from error
-                if label is not None:
-                    labels[label] = len(nodes)
-                sources = [None if index == IMAGE else nodes[index] for index in indices]
-                nodes.append(
-                    Node(
-                        sources,
-                        list(written),
-                        not isinstance(source, list),
-                        repeats,
-                        name,
-                        arguments,
-                        label,
-                        section,
-                        place,
-                    )
-                )
-        return cls(nodes)
+    def settled(self) -> list[Row]:
+        """Return the edited rows, numbered, with a label for every new row that needs one."""
+        self._label_new_rows()
+        settle(self.rows)
+        return self.rows
 
-    def written(self) -> tuple[dict[str, list[Any]], dict[str, list[str]]]:
-        """Return the sections as a yaml holds them, and the place of each row."""
-        self._label_referred()
-        index = {id(node): number for number, node in enumerate(self.nodes)}
-        sections: dict[str, list[Any]] = {"backbone": [], "head": []}
-        places: dict[str, list[str]] = {"backbone": [], "head": []}
-        for number, node in enumerate(self.nodes):
-            sources = [self._source(node, position, number, index) for position in range(len(node.sources))]
-            row = [sources[0] if node.one_source else sources, node.repeats, node.name, node.arguments]
-            sections[node.section].append(row + ([node.label] if node.label else []))
-            places[node.section].append(node.place)
-        return sections, places
+    def _label_new_rows(self) -> None:
+        """Label every new row that a row other than the next refers to."""
+        for position, row in enumerate(self.rows):
+            users = [later for later, user in enumerate(self.rows) if row.index in user.sources]
+            if row.fresh and row.label is None and users != [position + 1]:
+                words = [self._label_before(row), row.name.split(".")[-1].lower()]
+                row.label = self._free_label("_".join(filter(None, words)))
 
-    def _source(self, node: Node, position: int, number: int, index: dict[int, int]) -> Source:
-        """Return one source as the row is to say it: as it did where that still holds, else -1, a label or an index."""
-        source, said = node.sources[position], node.written[position]
-        if source is None:
-            return -(number + 1)
-        place = index[id(source)]
-        if isinstance(said, str) and source.label:
-            return source.label
-        if isinstance(said, int) and said >= 0 and not source.fresh:
-            return place
-        return -1 if place == number - 1 else source.label or place
-
-    def _label_referred(self) -> None:
-        """Give a label to every row that an edit brought and that a row other than the next refers to."""
-        for number, node in enumerate(self.nodes):
-            users = [later for later, user in enumerate(self.nodes) if node in user.sources]
-            if node.fresh and node.label is None and users != [number + 1]:
-                node.label = self._free_label(
-                    "_".join(filter(None, (self._origin(node), node.name.split(".")[-1].lower())))
-                )
-
-    @staticmethod
-    def _origin(node: Node) -> str | None:
-        """Return the label of the row that a new row follows, by way of other new rows."""
-        source = node.sources[0]
+    def _label_before(self, row: Row) -> str | None:
+        """Return the label of the row that a new row follows, looking through other new rows."""
+        known = {other.index: other for other in self.rows}
+        source = known.get(row.sources[0])
         while source is not None and source.fresh and source.label is None:
-            source = source.sources[0]
+            source = known.get(source.sources[0])
         return source.label if source is not None else None
 
     def _free_label(self, wish: str) -> str:
-        taken, number, label = {*RESERVED_LABELS, *(node.label for node in self.nodes)}, 2, wish
+        taken = {*RESERVED_LABELS, *(row.label for row in self.rows)}
+        label, number = wish, 2
         while label in taken:
             label, number = f"{wish}{number}", number + 1
         return label
 
-    # which rows a phrase means
+    # --- which rows a phrase means
 
-    def find(self, phrases: Sequence[RowPhrase]) -> list[Node]:
+    def find(self, phrases: Sequence[RowPhrase]) -> list[Row]:
         """Return the rows that the phrases mean, in the network's order.
 
         Raises:
-            ModelConfigError: a phrase that means none, or a layer's name that several rows have.
+            ModelConfigError: a phrase that means no row, or the name of a layer that several rows have.
         """
-        chosen = [node for phrase in phrases for node in self._matches(phrase)]
-        return [node for node in self.nodes if node in chosen]
+        chosen = {row.index for phrase in phrases for row in self._matches(phrase)}
+        return [row for row in self.rows if row.index in chosen]
 
-    def one(self, phrases: Sequence[RowPhrase], what: str) -> Node:
+    def one(self, phrases: Sequence[RowPhrase], purpose: str) -> Row:
         """Return the one row that the phrases mean."""
-        found = self.find(phrases)
-        if len(found) != 1:
-            raise ModelConfigError(f"means {len(found)} rows: expected one, {what}")
-        return found[0]
+        matches = self.find(phrases)
+        if len(matches) != 1:
+            raise ModelConfigError(f"means {len(matches)} rows: expected one, {purpose}")
+        return matches[0]
 
-    def _matches(self, phrase: RowPhrase) -> list[Node]:
+    def _matches(self, phrase: RowPhrase) -> list[Row]:
         if isinstance(phrase, Every):
             return self._every(phrase)
         if isinstance(phrase, int):
-            if not 0 <= phrase < len(self.nodes):
-                raise ModelConfigError(f"there is no layer {phrase}: expected 0 to {len(self.nodes) - 1}")
-            return [self.nodes[phrase]]
+            if not 0 <= phrase < len(self.rows):
+                raise ModelConfigError(f"there is no layer {phrase}: expected 0 to {len(self.rows) - 1}")
+            return [self.rows[phrase]]
         if phrase == "head":
-            return [self.nodes[-1]]
-        if labelled := [node for node in self.nodes if node.label == phrase]:
+            return [self.rows[-1]]
+        if labelled := [row for row in self.rows if row.label == phrase]:
             return labelled
-        named = [node for node in self.nodes if node.name == phrase]
+        named = [row for row in self.rows if row.name == phrase]
         if len(named) > 1:
-            places = ", ".join(str(number) for number, node in enumerate(self.nodes) if node.name == phrase)
+            positions = ", ".join(str(self.rows.index(row)) for row in named)
             raise ModelConfigError(
-                f"'{phrase}' is the layer of rows {places}: name one of them, or write 'every {phrase}'"
+                f"'{phrase}' is the layer of rows {positions}: name one of them, or write 'every {phrase}'"
             )
         if not named:
-            labels = [node.label for node in self.nodes if node.label]
+            labels = [row.label for row in self.rows if row.label]
             raise ModelConfigError(
                 f"there is no row '{phrase}': the labels are {', '.join(labels) or 'none'}."
-                f"{did_you_mean(phrase, [*labels, *(node.name for node in self.nodes), 'head'])}"
+                f"{did_you_mean(phrase, [*labels, *(row.name for row in self.rows), 'head'])}"
             )
         return named
 
-    def _every(self, phrase: Every) -> list[Node]:
-        parts = {
-            None: self.nodes,
-            "backbone": [node for node in self.nodes[:-1] if node.section == "backbone"],
-            "neck": [node for node in self.nodes[:-1] if node.section == "head"],
-            "head": self.nodes[-1:],
-        }
-        found = [node for node in parts[phrase.section] if fnmatch.fnmatchcase(node.name, phrase.pattern)]
-        if not found:
-            where, names = (
-                f" in the {phrase.section}" if phrase.section else "",
-                sorted({node.name for node in parts[phrase.section]}),
-            )
+    def _every(self, phrase: Every) -> list[Row]:
+        candidates = [row for row in self.rows if phrase.part in (None, part_of(row, self.rows))]
+        matches = [row for row in candidates if fnmatch.fnmatchcase(row.name, phrase.pattern)]
+        if not matches:
+            part = f" in the {phrase.part}" if phrase.part else ""
+            names = sorted({row.name for row in candidates})
             raise ModelConfigError(
-                f"no row{where} is '{phrase.pattern}': its layers are {', '.join(names)}.{did_you_mean(phrase.pattern, names)}"
+                f"no row{part} is '{phrase.pattern}': its layers are {', '.join(names)}."
+                f"{did_you_mean(phrase.pattern, names)}"
             )
-        return found
+        return matches
 
-    # edits
+    # --- edits
 
     def apply(self, edit: Edit) -> None:
         """Make one edit.
 
         Raises:
-            ModelConfigError: it cannot be made; names its place and says why.
+            ModelConfigError: it cannot be made; names its place and the reason.
         """
-        used = {id(source) for node in self.nodes for source in node.sources}
+        used = self._sources()
         try:
             getattr(self, f"_{edit.action}")(edit)
             self._drop_unused(edit, used)
-            for section, what in (("backbone", "its first row"), ("head", "the head")):
-                if not any(node.section == section for node in self.nodes):
-                    raise ModelConfigError(f"leaves no row in the {section} section: replace {what} instead")
+            for section, remedy in zip(SECTIONS, ("its first row", "the head"), strict=True):
+                if not any(row.section == section for row in self.rows):
+                    raise ModelConfigError(f"leaves no row in the {section} section: replace {remedy} instead")
         except ModelConfigError as error:
             raise ModelConfigError(f"{edit.place}: {error}") from error
 
     def _insert(self, edit: Edit) -> None:
         targets = self.find(edit.rows)
-        if edit.label is not None and len(targets) > 1:
-            raise ModelConfigError(
-                f"'as {edit.label}' would label {len(targets)} rows: insert one at a time, or leave it out"
-            )
+        self._check_one_label(edit, targets, "insert")
         for target in targets:
             if edit.at == "after":
                 self._insert_after(edit, target)
             else:
                 self._insert_before(edit, target)
 
-    def _insert_after(self, edit: Edit, target: Node) -> None:
-        if target is self.nodes[-1]:
+    def _insert_after(self, edit: Edit, target: Row) -> None:
+        if target is self.rows[-1]:
             raise ModelConfigError("nothing can follow the head: insert before it")
-        users = [node for node in self.nodes if target in node.sources]
+        users = [row for row in self.rows if target.index in row.sources]
         if edit.consumers is not None:
             users = self.find(edit.consumers)
             for user in users:
-                if target not in user.sources:
+                if target.index not in user.sources:
                     raise ModelConfigError(
                         f"'for' means {self._shown(user)}, which does not take the output of {self._shown(target)}"
                     )
-        sources = (
-            [target] if edit.sources is None else [node for phrase in edit.sources for node in self._matches(phrase)]
-        )
-        position = self.nodes.index(target) + 1
+        sources = [target]
+        if edit.sources is not None:
+            sources = [row for phrase in edit.sources for row in self._matches(phrase)]
+        position = self.rows.index(target) + 1
         for source in sources:
-            if self.nodes.index(source) >= position:
+            if self.rows.index(source) >= position:
                 raise ModelConfigError(
-                    f"'from' means {self._shown(source)}, which comes after {self._shown(target)}: insert after it instead"
+                    f"'from' means {self._shown(source)}, which comes after {self._shown(target)}: "
+                    "insert after it instead"
                 )
-        self._add(edit, position, sources, target.section, users, target)
+        self._add(edit, position, [source.index for source in sources], target.section, users, target.index)
 
-    def _insert_before(self, edit: Edit, target: Node) -> None:
-        if edit.label is not None and len(set(map(id, target.sources))) > 1:
+    def _insert_before(self, edit: Edit, target: Row) -> None:
+        sources = list(dict.fromkeys(target.sources))
+        if edit.label is not None and len(sources) > 1:
             raise ModelConfigError(
                 f"'as {edit.label}' would label a row for each input of {self._shown(target)}: leave it out"
             )
-        for source in dict.fromkeys(target.sources):
-            self._add(edit, self.nodes.index(target), [source], target.section, [target], source)
+        for source in sources:
+            self._add(edit, self.rows.index(target), [source], target.section, [target], source)
 
     def _add(
-        self,
-        edit: Edit,
-        position: int,
-        sources: Iterable[Node | None],
-        section: str,
-        users: list[Node],
-        replaced: Node | None,
+        self, edit: Edit, position: int, sources: list[int], section: str, users: Iterable[Row], replaced: int
     ) -> None:
-        """Put the edit's layer at a position and let `users` take its output in place of that of `replaced`."""
-        layer, sources = self._layer(edit), list(sources)
+        """Put the edit's layer at a position; `users` take its output in place of that of the row `replaced`."""
+        layer = self._layer(edit)
         self._check_new_label(edit.label)
-        written: list[Source] = [-1] * len(sources)
-        new = Node(
+        if not users:
+            raise ModelConfigError("no row takes the output of that row: name those that take the new one's with 'for'")
+        new = Row(
+            self._next_index,
             sources,
-            written,
+            [-1] * len(sources),
             len(sources) == 1,
             layer.repeats,
             layer.name,
-            list(layer.arguments),
+            *split_arguments(layer.arguments),
             edit.label,
             section,
-            edit.place,
+            place=edit.place,
             fresh=True,
         )
-        if not users:
-            raise ModelConfigError(
-                "nothing takes the output of that row, and so nothing would take the new one's: say 'for' which rows"
-            )
+        self._next_index += 1
         for user in users:
-            for number, source in enumerate(user.sources):
-                if source is replaced:
-                    user.sources[number] = new
-                    user.written[number] = -1
-        self.nodes.insert(position, new)
+            self._rewire(user, replaced, new.index, -1)
+        self.rows.insert(position, new)
+
+    @staticmethod
+    def _rewire(user: Row, old: int, new: int, written: Source) -> None:
+        """Let a row read another row wherever it read the old one."""
+        for number, source in enumerate(user.sources):
+            if source == old:
+                user.sources[number], user.written[number] = new, written
 
     def _replace(self, edit: Edit) -> None:
         layer, targets = self._layer(edit), self.find(edit.rows)
-        if edit.label is not None and len(targets) > 1:
-            raise ModelConfigError(
-                f"'as {edit.label}' would label {len(targets)} rows: replace one at a time, or leave it out"
-            )
-        for target in targets:
-            target.name, target.arguments, target.repeats, target.place = (
-                layer.name,
-                list(layer.arguments),
-                layer.repeats,
-                edit.place,
-            )
+        self._check_one_label(edit, targets, "replace")
+        for row in targets:
+            row.name, row.arguments, row.repeats, row.place = layer.name, layer.arguments, layer.repeats, edit.place
             if edit.label is not None:
                 self._check_new_label(edit.label)
-                target.label = edit.label
+                row.label = edit.label
 
     def _remove(self, edit: Edit) -> None:
         for target in self.find(edit.rows):
-            if target is self.nodes[-1]:
+            if target is self.rows[-1]:
                 raise ModelConfigError("the head cannot be removed: swap it")
             if len(target.sources) != 1:
                 raise ModelConfigError(
-                    f"{self._shown(target)} has {len(target.sources)} inputs: which would stand in for it is not known: replace it"
+                    f"{self._shown(target)} has {len(target.sources)} inputs: "
+                    "no single one of them can take its place: replace it"
                 )
-            source = target.sources[0]
-            for node in self.nodes:
-                for number, taken in enumerate(node.sources):
-                    if taken is target:
-                        node.sources[number], node.written[number] = source, target.written[0]
-            self.nodes.remove(target)
+            for row in self.rows:
+                self._rewire(row, target.index, target.sources[0], target.written[0])
+            self.rows.remove(target)
 
     def _wrap(self, edit: Edit) -> None:
         layer = self._layer(edit)
-        for target in self.find(edit.rows):
-            if target is self.nodes[-1]:
+        for row in self.find(edit.rows):
+            if row is self.rows[-1]:
                 raise ModelConfigError("the head cannot be wrapped: it must stay the last row")
-            target.arguments = [[target.name, *target.arguments], *layer.arguments]
-            target.name, target.place = layer.name, edit.place
+            row.arguments = [[row.name, *row.arguments], *layer.arguments]
+            row.name, row.place = layer.name, edit.place
 
     def _set(self, edit: Edit) -> None:
-        for target in self.find(edit.rows):
+        for row in self.find(edit.rows):
             for argument, value in edit.arguments.items():
                 if argument == "from":
-                    self._connect(target, value)
-                elif argument == "repeats" and "repeats" not in find_layer(target.name).parameters():
-                    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                    self._connect(row, value)
+                elif argument == "repeats" and "repeats" not in find_layer(row.name).parameters():
+                    if not is_count(value):
                         raise ModelConfigError(f"repeats is {value!r}: expected a positive integer")
-                    target.repeats = value
+                    row.repeats = value
                 else:
-                    target.arguments = with_argument(find_layer(target.name), target.arguments, argument, value)
-            target.place = edit.place
+                    set_argument(row, argument, value)
+            row.place = edit.place
 
-    def _connect(self, target: Node, value: object) -> None:
+    def _connect(self, target: Row, value: object) -> None:
         """Let a row take other inputs."""
         phrases: list[Any] = value if isinstance(value, list) else [value]
         if not phrases or not all(isinstance(phrase, str | int) and not isinstance(phrase, bool) for phrase in phrases):
             raise ModelConfigError(f"from is {value!r}: expected a row's label or index, or a list of them")
-        before = self.nodes[: self.nodes.index(target)]
-        sources: list[Node | None] = []
+        before = self.rows[: self.rows.index(target)]
+        target.sources, target.written, target.one_source = [], [], not isinstance(value, list)
         for phrase in phrases:
             source = before[-1] if phrase == -1 and before else self.one([phrase], "a row to take the output of")
             if source not in before:
                 raise ModelConfigError(
                     f"from means {self._shown(source)}, which does not come before {self._shown(target)}"
                 )
-            sources.append(source)
-        written: list[Source] = [phrase if isinstance(phrase, str) else -1 for phrase in phrases]
-        target.sources, target.written, target.one_source = sources, written, not isinstance(value, list)
+            target.sources.append(source.index)
+            target.written.append(phrase if isinstance(phrase, str) else -1)
 
     def _swap(self, edit: Edit) -> None:
         layer, head = self._layer(edit), self.one(edit.rows, "the head")
-        if head is not self.nodes[-1]:
+        if head is not self.rows[-1]:
             raise ModelConfigError(f"{self._shown(head)} is not the head: expected 'swap head with LAYER'")
         before, after = find_layer(head.name), find_layer(layer.name)
         old, new = branches_of(before), branches_of(after)
@@ -374,79 +277,83 @@ class Rows:
         if old is not None:
             if new > old:
                 raise ModelConfigError(
-                    f"{layer.name} has {new} branches and {head.name} {old}: where the others come from is not known: write the row"
+                    f"{layer.name} has {new} branches and {head.name} {old}: "
+                    "the inputs of the others are not known: write the row"
                 )
             kept = kept_inputs(before, after, len(head.sources))
-            head.sources, head.written = (
-                [head.sources[place] for place in kept],
-                [head.written[place] for place in kept],
-            )
-        bare = not layer.arguments or (
-            len(layer.arguments) == 1
-            and isinstance(layer.arguments[0], dict)
-            and "num_classes" not in layer.arguments[0]
-        )
-        head.name, head.arguments, head.place = layer.name, ["nc"] * bare + list(layer.arguments), edit.place
+            head.sources = [head.sources[position] for position in kept]
+            head.written = [head.written[position] for position in kept]
+        head.name, head.arguments, head.place = layer.name, layer.arguments, edit.place
+        if not head.positional and "num_classes" not in head.keywords:
+            head.positional = ["nc"]
 
     def _label(self, edit: Edit) -> None:
-        target = self.one(edit.rows, "to be labelled")
+        row = self.one(edit.rows, "to be labelled")
         self._check_new_label(edit.label)
-        target.label = edit.label
+        row.label = edit.label
 
-    # helpers
+    # --- helpers
+
+    def _sources(self) -> set[int]:
+        return {source for row in self.rows for source in row.sources}
 
     def _layer(self, edit: Edit) -> LayerPhrase:
-        """Return the edit's layer, known to exist."""
-        assert edit.layer is not None
+        """Return the edit's layer, which must be registered."""
+        assert edit.layer is not None, edit
         find_layer(edit.layer.name)
         return edit.layer
+
+    def _check_one_label(self, edit: Edit, targets: Sequence[Row], verb: str) -> None:
+        if edit.label is not None and len(targets) > 1:
+            raise ModelConfigError(
+                f"'as {edit.label}' would label {len(targets)} rows: {verb} one at a time, or leave it out"
+            )
 
     def _check_new_label(self, label: str | None) -> None:
         if label is not None:
             check_label(label)
-            if any(node.label == label for node in self.nodes):
+            if any(row.label == label for row in self.rows):
                 raise ModelConfigError(f"label '{label}' is taken: choose another")
 
     def _drop_unused(self, edit: Edit, used: set[int]) -> None:
-        """Remove the rows that lead nowhere since the edit, and note it."""
-        number = {id(node): index for index, node in enumerate(self.nodes)}
-        dropped: list[Node] = []
+        """Remove the rows whose output no row takes any more, and note them.
+
+        Args:
+            used: rows whose output a row took before the edit.
+        """
+        before, dropped = list(self.rows), []
         while True:
-            taken = {id(source) for node in self.nodes for source in node.sources}
-            idle = [node for node in self.nodes[:-1] if id(node) not in taken and (node.fresh or id(node) in used)]
+            taken = self._sources()
+            idle = [row for row in self.rows[:-1] if row.index not in taken and (row.fresh or row.index in used)]
             if not idle:
                 break
             dropped += idle
-            self.nodes = [node for node in self.nodes if node not in idle]
+            self.rows = [row for row in self.rows if row not in idle]
         if dropped:
-            shown = (
-                f"{number[id(node)]} ({node.label or node.name})"
-                for node in sorted(dropped, key=lambda node: number[id(node)])
-            )
+            shown = [f"{place} ({row.label or row.name})" for place, row in enumerate(before) if row in dropped]
             self.notes.append(f"{edit.place}: rows that lead nowhere now are removed: {', '.join(shown)}")
 
-    def _shown(self, node: Node) -> str:
-        return f"row {self.nodes.index(node)} ({node.label or node.name})"
+    def _shown(self, row: Row) -> str:
+        return f"row {self.rows.index(row)} ({row.label or row.name})"
 
 
-def with_argument(entry: Layer, arguments: list[Any], name: str, value: Any) -> list[Any]:
-    """Return a row's arguments with one of them set, by position where it stands by position.
+def set_argument(row: Row, name: str, value: object) -> None:
+    """Set an argument of a row, in place; by position where the row gives it by position.
 
     Raises:
         ModelConfigError: the layer has no such argument.
     """
+    entry = find_layer(row.name)
     known = list(entry.parameters())
     if name not in known:
         raise ModelConfigError(
-            f"unknown argument '{name}': the layer is {entry.signature()}.{did_you_mean(name, [*known, 'repeats', 'from'])}"
+            f"unknown argument '{name}': the layer is {entry.signature()}."
+            f"{did_you_mean(name, [*known, 'repeats', 'from'])}"
         )
-    positional, keywords = list(arguments), {}
-    if positional and isinstance(positional[-1], dict):
-        keywords = positional.pop()
-    if known.index(name) < len(positional):
-        positional[known.index(name)] = value
-        return [*positional, *([keywords] if keywords else [])]
-    return [*positional, {**keywords, name: value}]
+    if known.index(name) < len(row.positional):
+        row.positional[known.index(name)] = value
+    else:
+        row.keywords[name] = value
 
 
 def branches_of(entry: Layer) -> int | None:
@@ -459,14 +366,15 @@ def branches_of(entry: Layer) -> int | None:
 
 
 def kept_inputs(before: Layer, after: Layer, count: int) -> list[int]:
-    """Return the positions of the inputs that a head of no more branches takes over: those of the last branches, the lead one among them.
+    """Return which inputs a head with no more branches takes over: those of the last branches, where the lead one is.
 
+    Args:
+        count: inputs of the head before.
     Raises:
-        ModelConfigError: it takes maps for prototypes, which the one before had none of.
+        ModelConfigError: it takes a map for prototypes, which the head before has not.
     """
-    (branches, extra), (kept, wanted) = (
-        (branches_of(head) or 1, getattr(head.cls, "extra_inputs", 0)) for head in (before, after)
-    )
+    branches, kept = branches_of(before) or 1, branches_of(after) or 1
+    extra, wanted = (getattr(head.cls, "extra_inputs", 0) for head in (before, after))
     if wanted > extra:
         raise ModelConfigError(
             f"{after.name} takes a further map for prototypes, which {before.name} has not: write the row"

@@ -1,21 +1,21 @@
-"""Where each row of a network stands, for messages: file and line, or the edit that brought it."""
+"""Where each row of a network stands, for messages: file and line, or the edit that wrote it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-SECTIONS = ("backbone", "head", "edits")
-"""Keys of a network yaml that hold rows, or edits of them."""
+SECTIONS = ("backbone", "head")
+"""Keys of a network yaml that hold rows."""
 
 
 @dataclass
 class Places:
-    """The name that messages use for a network, and where each item of its sections stands.
+    """The name that messages use for a network, and the place of each item of its yaml.
 
     Attributes:
-        keys: the place of each key of the file.
-        sections: for `backbone`, `head` and `edits`, a place for each item, such as "yolov9-c.yaml:23"; items without one are at `name`.
+        keys: the place of each key.
+        sections: for `backbone`, `head` and `edits` the place of each item, such as "yolov9-c.yaml:23".
     """
 
     name: str
@@ -26,26 +26,24 @@ class Places:
         return self.name
 
     def of(self, section: str, number: int) -> str:
-        """Return the place of one item."""
+        """Return the place of one item; the network's name if it is not known."""
         known = self.sections.get(section, [])
         return known[number] if number < len(known) else self.name
 
-    def rows(self, config: dict) -> dict[str, list[str]]:
-        """Return the place of every row of a configuration, by section."""
-        return {
-            section: [self.of(section, number) for number in range(len(config[section]))]
-            for section in ("backbone", "head")
-        }
-
 
 def yaml_places(path: Path, name: str) -> Places:
-    """Return where the items of a network yaml stand; `name` is what messages call the file, which is known to be valid yaml."""
+    """Return the places of a network yaml's items.
+
+    Args:
+        path: a file of valid yaml.
+        name: what messages call it.
+    """
     root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     sections: dict[str, list[str]] = {}
     keys: dict[str, str] = {}
     if isinstance(root, yaml.MappingNode):
         for key, value in root.value:
             keys[key.value] = f"{name}:{key.start_mark.line + 1}"
-            if key.value in SECTIONS and isinstance(value, yaml.SequenceNode):
+            if key.value in (*SECTIONS, "edits") and isinstance(value, yaml.SequenceNode):
                 sections[key.value] = [f"{name}:{item.start_mark.line + 1}" for item in value.value]
     return Places(name, sections, keys)

@@ -1,7 +1,6 @@
-"""Network yamls: finding them, checking their keys, choosing a scale."""
+"""Network yamls: finding them, checking their keys, and reading them with their base and edits."""
 
 import copy
-import math
 import re
 import sys
 from collections.abc import Sequence
@@ -10,184 +9,160 @@ from pathlib import Path
 from typing import Any
 
 from models.config.composed import on_base, patched
-from models.config.foreign import CONFIG_KEYS, translate_config
-from models.config.places import Places, yaml_places
+from models.config.places import SECTIONS, Places, yaml_places
+from models.config.rows import NetworkConfig, read_rows
+from models.config.yolo11 import read_as_yolo11
 from models.plugins.loading import load_config_plugins
-from models.registry import Scale
 from utils.errors import ModelConfigError, did_you_mean
 from utils.files import REPOSITORY, find_shipped, read_yaml
 from utils.losses.settings import read_loss
 
 CONFIG_FOLDERS = ("models/detect", "models/segment")
-SCALINGS = ("full",)
-"""What `scaling` can ask for: multiples that reach hidden widths, inner repeats and the lists of CBLinear as well."""
+CONFIG_KEYS = (
+    *("nc", "ch", "names", "scales", "scale", "depth_multiple", "width_multiple", "max_channels"),
+    *("activation", "anchors", "inplace", "folded", "backbone", "head"),
+    *("scaling", "plugins", "loss", "base", "edits"),
+)
+"""Keys of a network yaml."""
 
 
 def find_config(cfg: str | Path) -> tuple[Path, str | None]:
-    """Find a network yaml, also by bare name among the shipped ones, and by scaled name (yolov8m.yaml is yolov8.yaml at m).
+    """Find a network yaml by path, by the name of a shipped one, or by scaled name (yolov8m.yaml is yolov8.yaml at m).
 
     Returns:
-        Its path, and the scale letter that the name carried or None.
+        Its path, and the scale letter in the name or None.
     Raises:
         ModelConfigError: no such file; names the nearest shipped one.
     """
-    given = Path(cfg) if str(cfg).endswith((".yaml", ".yml")) else Path(f"{cfg}.yaml")
-    family = re.fullmatch(r"(yolo(?:v8|11))([a-z])(.*)", given.stem)
-    names = [(given.name, None)] + ([(f"{family[1]}{family[3]}{given.suffix}", family[2])] if family else [])
+    wanted = Path(cfg) if str(cfg).endswith((".yaml", ".yml")) else Path(f"{cfg}.yaml")
+    names: list[tuple[str, str | None]] = [(wanted.name, None)]
+    if family := re.fullmatch(r"(yolo(?:v8|11))([a-z])(.*)", wanted.stem):
+        names.append((f"{family[1]}{family[3]}{wanted.suffix}", family[2]))
     for name, letter in names:
         for folder in CONFIG_FOLDERS:
-            if found := find_shipped(given.with_name(name), folder):
-                return found, letter
+            if path := find_shipped(wanted.with_name(name), folder):
+                return path, letter
     shipped = [path.name for folder in CONFIG_FOLDERS for path in (REPOSITORY / folder).glob("*.yaml")]
     raise ModelConfigError(
-        f"{cfg}: no such network yaml: expected a path or the name of a shipped one.{did_you_mean(given.name, shipped)}"
+        f"{cfg}: no such network yaml: expected a path or the name of a shipped one."
+        f"{did_you_mean(wanted.name, shipped)}"
     )
 
 
 def read_config(
     cfg: str | Path | dict[str, Any], scale: str | None = None, patches: Sequence[str] = ()
-) -> tuple[dict[str, Any], Places]:
-    """Read a network yaml, or take a mapping, and check its keys; what is read otherwise than it stands is printed.
+) -> NetworkConfig:
+    """Read a network yaml or a mapping; print a note about each row that is read otherwise than written.
 
     Args:
         scale: letter of its `scales`, in place of the file's own choice.
         patches: edits of its rows, made after the file's own (models/config/language.py).
-    Returns:
-        The configuration (its own copy, without `base` and `edits`), and where its rows stand, for messages.
     Raises:
-        ModelConfigError: yaml syntax, an unknown key, no rows, a scale other than that in the file's name, or an edit that cannot be made.
+        ModelConfigError: invalid yaml, an unknown key, a malformed row, a scale other than that in the file's name,
+            or an edit that cannot be made.
     """
-    config, where, letter = read_content(cfg, (), may_load=True)
+    network, letter = read_content(cfg, (), may_load=True)
+    keys, where = network.keys, network.where
     if letter is not None and scale not in (None, letter):
         raise ModelConfigError(
-            f"{where}: scale {scale!r}: the name chooses {letter!r} already: leave --scale out, or the letter in the name"
+            f"{where}: scale {scale!r}: the name chooses {letter!r} already: "
+            "leave --scale out, or the letter in the name"
         )
-    config |= {key: value for key, value in (("scale", scale or letter),) if value is not None}
-    if not isinstance(config.get("folded", False), bool):
-        raise ModelConfigError(f"{where}: folded is {config['folded']!r}: expected true or false")
-    if "loss" in config:
-        read_loss(config["loss"], where.keys.get("loss", str(where)), ModelConfigError)
-    config, notes = translate_config(config, None, str(where))
-    for note in notes:
-        say_once(f"{where}: {note}")
-    config, where, notes = patched(config, where, patches)
-    for note in notes:
+    if chosen := scale or letter:
+        keys["scale"] = chosen
+    if not isinstance(keys.get("folded", False), bool):
+        raise ModelConfigError(f"{where}: folded is {keys['folded']!r}: expected true or false")
+    if "loss" in keys:
+        read_loss(keys["loss"], where.keys.get("loss", str(where)), ModelConfigError)
+    for note in read_as_yolo11(network.rows, bool(keys.get("scales"))):
+        network.notes.append(f"{where}: {note}")
+    network = patched(network, patches)
+    for note in network.notes:
         say_once(note)
-    return config, where
+    return network
 
 
 def read_content(
     cfg: str | Path | dict[str, Any], built_on: tuple[Path, ...], may_load: bool
-) -> tuple[dict[str, Any], Places, str | None]:
-    """Read a network yaml and, where it has one, its base; load the plug-ins that they name.
+) -> tuple[NetworkConfig, str | None]:
+    """Read a network yaml and its base, if any; load the plug-ins that they name.
 
     Args:
-        built_on: the files that asked for this one as their base.
-        may_load: False where a mapping asked for it: that may come from a checkpoint, which must not choose what is run.
+        built_on: the files that have this one as their base.
+        may_load: False within a mapping: it may come from a checkpoint, which must not choose what is run.
     Returns:
-        The configuration, where its rows stand, and the scale letter that the file's name carried or None.
+        The network, and the scale letter in the file's name or None.
     """
+    path, letter = None, None
     if isinstance(cfg, dict):
-        path, config, where, letter = None, copy.deepcopy(cfg), Places("network"), None
+        config, where = copy.deepcopy(cfg), Places("network")
     else:
         path, letter = find_config(cfg)
-        config = read_yaml(path, ModelConfigError, str(cfg))
-        where = yaml_places(path, str(cfg))
+        config, where = read_yaml(path, ModelConfigError, str(cfg)), yaml_places(path, str(cfg))
     check_keys(config, where)
     may_load = may_load and path is not None
     load_config_plugins(config, path if may_load else None, str(where))
     if "base" not in config:
-        return config, where, letter
+        keys = {key: value for key, value in config.items() if key not in SECTIONS}
+        return NetworkConfig(keys, read_rows(config, where), where), letter
     chain = (*built_on, *([path.resolve()] if path else []))
     if len(set(chain)) < len(chain):
-        raise ModelConfigError(
-            f"{where}: is its own base, by way of {' and '.join(file.name for file in chain[:-1])}: expected another network"
-        )
+        names = " and ".join(file.name for file in chain[:-1])
+        raise ModelConfigError(f"{where}: is its own base, by way of {names}: expected another network")
 
-    def read_base(base: str) -> tuple[dict[str, Any], Places]:
+    def read_base(base: str) -> NetworkConfig:
         beside = path.parent / base if path else Path(base)
         try:
-            content, places, chosen = read_content(str(beside) if beside.is_file() else base, chain, may_load)
+            network, chosen = read_content(str(beside) if beside.is_file() else base, chain, may_load)
         except ModelConfigError as error:
             raise ModelConfigError(f"{where}: base: {error}") from error
-        return content | ({"scale": chosen} if chosen else {}), places
+        if chosen:
+            network.keys["scale"] = chosen
+        return network
 
-    config, where, notes = on_base(config, where, read_base)
-    for note in notes:
-        say_once(note)
-    return config, where, letter
+    return on_base(config, where, read_base), letter
 
 
 def base_of(cfg: str | Path) -> str | None:
-    """Return the network yaml that another one edits, by a path that reads from anywhere; None if it edits none."""
+    """Return the base of a network yaml, by a path that is valid from any folder; None if it has none."""
     path, _ = find_config(cfg)
     content = read_yaml(path, ModelConfigError, str(cfg))
     base = content.get("base") if isinstance(content, dict) else None
-    return None if base is None else str(path.parent / base) if (path.parent / base).is_file() else base
+    if base is None:
+        return None
+    beside = path.parent / base
+    return str(beside) if beside.is_file() else base
 
 
 def check_keys(config: object, where: Places) -> None:
-    """Refuse what is no network configuration.
+    """Reject what is no network configuration.
 
     Raises:
-        ModelConfigError: an unknown key, or no rows and no base.
+        ModelConfigError: an unknown key, or neither rows nor a base.
     """
     if not isinstance(config, dict):
         raise ModelConfigError(f"{where}: holds {type(config).__name__}: expected the keys nc, backbone and head")
     for key in config:
         if key not in CONFIG_KEYS:
             raise ModelConfigError(
-                f"{where}: unknown key '{key}': expected one of {', '.join(CONFIG_KEYS)}.{did_you_mean(str(key), CONFIG_KEYS)}"
+                f"{where}: unknown key '{key}': expected one of {', '.join(CONFIG_KEYS)}."
+                f"{did_you_mean(str(key), CONFIG_KEYS)}"
             )
-    if "edits" in config and "base" not in config:
+    if "base" in config:
+        return
+    if "edits" in config:
         raise ModelConfigError(
             f"{where}: 'edits' without 'base': expected the network that they edit, such as base: yolov9-c.yaml"
         )
-    for section in ("backbone", "head") if "base" not in config else ():
+    for section in SECTIONS:
         if not isinstance(config.get(section), list) or not config[section]:
             raise ModelConfigError(
-                f"{where}: '{section}' is {config.get(section)!r}: expected a list of rows [from, repeats, layer, arguments]"
+                f"{where}: '{section}' is {config.get(section)!r}: "
+                "expected a list of rows [from, repeats, layer, arguments]"
             )
 
 
 @cache
 def say_once(line: str) -> None:
-    """Print a line, the first time it is said; to standard error, since standard output may be read by a program."""
+    """Print a line the first time it is passed; to standard error, since a program may read standard output."""
     print(line, file=sys.stderr)
-
-
-def choose_scale(config: dict[str, Any], where: str | Places) -> Scale:
-    """Return the multipliers of a configuration: of the scale that it names, or its own.
-
-    Raises:
-        ModelConfigError: scales without a choice, an unknown one, or a multiple that is no positive number.
-    """
-    if config.get("scale") is not None and not config.get("scales"):
-        raise ModelConfigError(
-            f"{where}: scale {config['scale']!r}: this yaml has no 'scales' to choose from: leave --scale out"
-        )
-    multiples = (config.get("depth_multiple", 1.0), config.get("width_multiple", 1.0), config.get("max_channels"))
-    if scales := config.get("scales"):
-        if not isinstance(scales, dict) or not all(
-            isinstance(values, list) and len(values) in (2, 3) for values in scales.values()
-        ):
-            raise ModelConfigError(
-                f"{where}: scales are {scales!r}: expected a mapping of letters to [depth, width, most channels]"
-            )
-        if config.get("scale") not in scales:
-            raise ModelConfigError(
-                f"{where}: scale {config.get('scale')!r}: choose one of {', '.join(map(str, scales))} with --scale"
-            )
-        multiples = (*scales[config["scale"]], None)[:3]
-    *factors, most = multiples
-    if not all(
-        isinstance(factor, int | float) and not isinstance(factor, bool) and 0 < factor < math.inf for factor in factors
-    ):
-        raise ModelConfigError(f"{where}: depth and width multiple are {factors}: expected positive numbers")
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
-        raise ModelConfigError(f"{where}: max_channels is {most!r}: expected a positive integer")
-    if config.get("scaling") not in (None, *SCALINGS):
-        raise ModelConfigError(
-            f"{where}: scaling is {config['scaling']!r}: expected {' or '.join(SCALINGS)}, or no such key"
-        )
-    return Scale(*multiples, letter=config.get("scale"), full=config.get("scaling") == "full")

@@ -1,62 +1,106 @@
-"""Width and depth of a network other than its yaml's: `Model(cfg, width=0.5, depth=0.33)`, `--width 0.5 --depth 0.33`."""
+"""Width and depth of a network: its yaml's `scales` and multiples, and others in their place (`--width`, `--depth`)."""
 
 import math
 from typing import Any
 
-from models.config.foreign import rows_of
-from models.config.reading import choose_scale, say_once
-from models.config.rows import checked_row
+from models.config.places import Places
+from models.config.reading import say_once
+from models.config.rows import NetworkConfig
 from models.registry import Scale, bind, find_layer, with_inner_repeats
 from utils.errors import ModelConfigError
+from utils.wording import is_count
+
+SCALINGS = ("full",)
+"""Values of `scaling`: "full" lets the multiples reach hidden widths, inner repeats and the lists of CBLinear too."""
 
 
-def with_multiples(config: dict[str, Any], width: float | None, depth: float | None, where: str) -> dict[str, Any]:
-    """Return a configuration with other multiples; what that turns on, or does not change, is printed.
+def choose_scale(config: dict[str, Any], where: str | Places) -> Scale:
+    """Return the multiples of a configuration: those of the scale that it chooses, or its own.
 
-    A yaml with `scales` keeps its chosen letter, whose multiples are replaced. Without, `scaling: full` is turned on: such a
-    yaml writes out its hidden widths, which a multiple would not reach otherwise.
+    Raises:
+        ModelConfigError: scales without a choice, an unknown one, or a multiple that is no positive number.
+    """
+    scales, letter = config.get("scales"), config.get("scale")
+    if letter is not None and not scales:
+        raise ModelConfigError(f"{where}: scale {letter!r}: this yaml has no 'scales' to choose from")
+    factors, most = [config.get("depth_multiple", 1.0), config.get("width_multiple", 1.0)], config.get("max_channels")
+    if scales:
+        if not isinstance(scales, dict) or not all(
+            isinstance(values, list) and len(values) in (2, 3) for values in scales.values()
+        ):
+            raise ModelConfigError(
+                f"{where}: scales are {scales!r}: expected a mapping of letters to [depth, width, most channels]"
+            )
+        if letter not in scales:
+            raise ModelConfigError(
+                f"{where}: scale {letter!r}: choose one of {', '.join(map(str, scales))} with --scale"
+            )
+        factors, most = scales[letter][:2], scales[letter][2] if len(scales[letter]) == 3 else None
+    if not all(map(is_factor, factors)):
+        raise ModelConfigError(f"{where}: depth and width multiple are {factors}: expected positive numbers")
+    if most is not None and not is_count(most):
+        raise ModelConfigError(f"{where}: max_channels is {most!r}: expected a positive integer")
+    if config.get("scaling") not in (None, *SCALINGS):
+        raise ModelConfigError(
+            f"{where}: scaling is {config['scaling']!r}: expected {' or '.join(SCALINGS)}, or no such key"
+        )
+    return Scale(*factors, most, letter=letter, full=config.get("scaling") == "full")
+
+
+def is_factor(value: object) -> bool:
+    """Tell whether a value is a positive, finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def apply_multiples(network: NetworkConfig, width: float | None, depth: float | None) -> None:
+    """Set other multiples in a network, in place, and print what follows from it.
+
+    A yaml with `scales` keeps its chosen letter, with other multiples. In a yaml without, `scaling: full` is turned on:
+    such a yaml writes out its hidden widths, which a multiple would not reach otherwise.
 
     Args:
         width: factor on channel counts; None keeps the yaml's.
         depth: factor on repeats; None keeps the yaml's.
-        where: the file's name, for messages.
     Raises:
-        ModelConfigError: no letter is chosen of the `scales`, or a multiple is no positive number.
+        ModelConfigError: no letter of the `scales` is chosen, or a multiple is no positive number.
     """
-    given = {name: value for name, value in (("width", width), ("depth", depth)) if value is not None}
-    if not given:
-        return config
-    for name, value in given.items():
-        if not 0 < value < math.inf:
+    keys, where = network.keys, network.where
+    wanted = {name: value for name, value in (("width", width), ("depth", depth)) if value is not None}
+    if not wanted:
+        return
+    for name, value in wanted.items():
+        if not is_factor(value):
             raise ModelConfigError(f"--{name} {value:g}: expected a positive number, such as 0.5")
-    said = ", ".join(f"{name} {value:g}" for name, value in given.items())
-    old = choose_scale(config, where)
-    multiples = {"depth": old.depth, "width": old.width} | given
+    said = ", ".join(f"{name} {value:g}" for name, value in wanted.items())
+    old = choose_scale(keys, where)
+    multiples = {"depth": old.depth, "width": old.width} | wanted
     if old.letter is not None:
         most = [old.max_channels] if old.max_channels else []
-        config = config | {"scales": {old.letter: [multiples["depth"], multiples["width"], *most]}}
+        keys["scales"] = {old.letter: [multiples["depth"], multiples["width"], *most]}
         say_once(f"{where}: {said}: in place of scale {old.letter}'s width {old.width:g} and depth {old.depth:g}")
     else:
-        config = config | {"depth_multiple": multiples["depth"], "width_multiple": multiples["width"]}
-        if config.get("scaling") != "full":
-            config["scaling"] = "full"
+        keys |= {"depth_multiple": multiples["depth"], "width_multiple": multiples["width"]}
+        if keys.get("scaling") != "full":
+            keys["scaling"] = "full"
             say_once(
-                f"{where}: {said}: scaling: full is turned on, which scales hidden widths, inner repeats and CBLinear's lists too"
+                f"{where}: {said}: scaling: full is turned on: "
+                "hidden widths, inner repeats and CBLinear's lists are scaled too"
             )
-    new = choose_scale(config, where)
-    if depth is not None and new.depth != 1 and not deepens(config, new):
-        say_once(f"{where}: depth {depth:g} changes nothing: no layer of this network is repeated that often")
-    return config
+    if depth is not None:
+        scale = choose_scale(keys, where)
+        if scale.depth != 1 and not changes_repeats(network, scale):
+            say_once(f"{where}: depth {depth:g} changes nothing: no layer's repeat count changes at this depth")
 
 
-def deepens(config: dict[str, Any], scale: Scale) -> bool:
-    """Return whether the depth changes how often a layer of a configuration, or a unit in a block's chain, is repeated."""
-    for raw in rows_of(config):
+def changes_repeats(network: NetworkConfig, scale: Scale) -> bool:
+    """Tell whether a depth changes the repeats of any row, or of a chain inside its block."""
+    for row in network.rows:
         try:
-            _, repeats, name, arguments, _ = checked_row(raw)
-            bind(entry := find_layer(name), arguments, num_classes=1)
-        except ModelConfigError:  # said by parse_model, with the row's place
+            bind(entry := find_layer(row.name), row.arguments, num_classes=1)
+        except ModelConfigError:  # building the network reports it, with the row's place
             return True
-        if scale.repeats(repeats) != repeats or with_inner_repeats(entry, arguments, scale) != arguments:
+        if scale.repeats(row.repeats) != row.repeats:
+            return True
+        if with_inner_repeats(entry, row.arguments, scale) != row.arguments:
             return True
     return False

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from models.config.rows import IMAGE, Row, show_row
-from models.deploy import needed_rows, written_row
+from models.deploy import needed_rows
 from models.registry import Role, bind, citations, find_layer
 from models.summary import IMAGE_SIZE, format_shape, summarize
 from models.yolo import Model
@@ -173,7 +173,7 @@ def facts_of(model: Model, row: Row) -> dict[str, Any]:
     own, of_file = entry.documentation(), inspect.getdoc(inspect.getmodule(entry.cls)) or ""
     bound = bind(entry, row.arguments, model.nc)
     return {
-        "yaml": show_row(written_row(row)),
+        "yaml": show_row(row.as_yaml()),
         "repeats": row.repeats,
         "arguments": {
             name: show_row(value if not isinstance(value, tuple) else list(value)) for name, value in bound.items()
