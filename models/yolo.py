@@ -97,7 +97,10 @@ class Model(nn.Module):
                 "write nc in the row"
             )
         if keys.get("activation"):
-            set_activation(self, keys["activation"])
+            try:
+                set_activation(self, keys["activation"])
+            except ModelConfigError as error:
+                raise ModelConfigError(f"{where}: {error}") from error
         self.names = class_names(keys, self.nc, where, renamed=nc is not None)
         self.head.attach(self._level_strides())
         self._plan()
@@ -215,6 +218,7 @@ class Model(nn.Module):
     def deploy(self, fold: bool = True) -> "Model":
         """Return the network that inference needs: lead branch only, and (with `fold`) normalisation merged into convolutions."""
         deployed = prune_to_lead(self)
+        deployed._plan()
         if fold:
             fold_modules(deployed)
             deployed.config["folded"] = True

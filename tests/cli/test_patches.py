@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
+from models.command import main
 from models.config.composed import config_text
-from models.summary import main
 from models.yolo import Model
 from tests.networks import tiny_config
 from tests.saying import assert_says

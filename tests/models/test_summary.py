@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from models import summary
+from models import command, summary
 from models.yolo import Model
 from tests.networks import tiny_config
 
@@ -35,7 +35,7 @@ def test_hand_counted_network() -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert summary.main(["gelan-t", "--nc", "3", "--json"]) == 0
+    assert command.main(["gelan-t", "--nc", "3", "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
     assert set(described) == {"parameters", "gflops", "stride", "task", "nc", "layers", "deployed"}
     assert set(described["deployed"]) == {"parameters", "gflops"}
@@ -53,7 +53,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_table() -> None:
     with torch.device("meta"):
-        text = summary.format_table(summary.summarize(Model(tiny_config(branches=2))))
+        text = command.format_table(summary.summarize(Model(tiny_config(branches=2))))
     lines = text.splitlines()
     assert lines[1].split() == ["0", "-1", "232", "Conv", "[8,", "3,", "2]", "8x320x320"]
     assert "DualDDetect" in lines[6]
@@ -64,7 +64,7 @@ def test_table() -> None:
 
 
 def test_segmentation_network(capsys: pytest.CaptureFixture[str]) -> None:
-    assert summary.main(["yolo11n-seg", "--nc", "3", "--json"]) == 0
+    assert command.main(["yolo11n-seg", "--nc", "3", "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
     assert described["task"] == "segment"
     assert described["layers"][-1]["output_shape"] == {
@@ -76,17 +76,17 @@ def test_segmentation_network(capsys: pytest.CaptureFixture[str]) -> None:
         "aux": [],
     }
     assert described["layers"][2]["args"] == [256, "mlx", 0.25]
-    assert summary.main(["yolo11-seg", "--scale", "n"]) == 0
+    assert command.main(["yolo11-seg", "--scale", "n"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[24].endswith("  144x80x80 + 144x40x40 + 144x20x20, coefficients 32x8400, prototypes 32x160x160")
     assert lines[24].index("144x80x80") == lines[0].index("output at 640 x 640")
     assert lines[-2].split() == ["as", "trained", "2,876,848", "parameters", "9.80", "GFLOPs"]
-    assert summary.main(["yolo11-seg"]) == 2
+    assert command.main(["yolo11-seg"]) == 2
     assert capsys.readouterr().err == "error: yolo11-seg: scale None: choose one of n, s, m, l, x with --scale\n"
 
 
 def test_unknown_network_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    assert summary.main(["gelan-tt"]) == 2
+    assert command.main(["gelan-tt"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (

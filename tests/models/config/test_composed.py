@@ -10,6 +10,7 @@ import yaml
 from models.config.composed import show_difference
 from models.config.reading import read_config
 from models.yolo import Model
+from tests.saying import assert_says
 from utils.errors import ModelConfigError
 from utils.files import REPOSITORY
 
@@ -36,7 +37,7 @@ def test_a_patch_and_its_full_yaml_give_the_same_network(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
 def test_the_resolved_yaml_gives_the_same_network(path: Path, tmp_path: Path) -> None:
-    config, _ = read_config(path, "s" if re.match("yolo(v8|11)", path.stem) else None)
+    config = read_config(path, "s" if re.match("yolo(v8|11)", path.stem) else None).as_yaml()
     assert not {"base", "edits"} & set(config)
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(config))
     with torch.device("meta"):
@@ -61,7 +62,7 @@ def test_a_base_beside_the_file_and_a_base_of_a_base(tmp_path: Path) -> None:
     path = write(
         tmp_path, "second.yaml", "base: first.yaml\nedits: ['remove gate', 'insert GatherExcite [8, theta] after p4']\n"
     )
-    config, _ = read_config(path)
+    config = read_config(path).as_yaml()
     assert config["scale"] == "n"
     assert [row[2:4] for row in config["backbone"] if row[2] == "GatherExcite"] == [["GatherExcite", [8, "theta"]]]
 
@@ -69,54 +70,58 @@ def test_a_base_beside_the_file_and_a_base_of_a_base(tmp_path: Path) -> None:
 def test_scaled_names_and_no_edits(tmp_path: Path) -> None:
     path = write(tmp_path, "same.yaml", "base: yolov8.yaml\n")
     assert content(Model(path, scale="n")) == content(Model("yolov8n"))
-    assert read_config(REPOSITORY / "models/patches/yolov8m-ACmix.yaml")[0]["scale"] == "m"
+    assert read_config("yolov8m-ACmix").keys["scale"] == "m"
 
 
-MISTAKES: dict[str, tuple[str, str]] = {
+MISTAKES: dict[str, tuple[str, list[str]]] = {
     "rows beside a base": (
         "base: gelan-t.yaml\nbackbone: []\n",
-        "'backbone' beside 'base': expected edits of the base's rows",
+        ["'backbone'", "'base'"],
     ),
-    "edits without a base": ("nc: 3\nedits: []\n", "'edits' without 'base': expected the network that they edit"),
+    "edits without a base": ("nc: 3\nedits: []\n", ["'edits'", "'base'"]),
     "edits that are no list": (
         "base: gelan-t.yaml\nedits: insert SE after p5\n",
-        "edits is 'insert SE after p5': expected a list",
+        ["edits is 'insert SE after p5'", "list"],
     ),
-    "a base that is no name": ("base: 5\n", "base is 5: expected the name or path of a network yaml"),
+    "a base that is no name": ("base: 5\n", ["base is 5", "name", "path"]),
     "a base that is nowhere": (
         "base: gelan-tt.yaml\n",
-        r"base: gelan-tt\.yaml: no such network yaml.* Did you mean 'gelan-t\.yaml'\?",
+        ["base: gelan-tt.yaml", "'gelan-t.yaml'"],
     ),
-    "its own base": ("base: x.yaml\n", r"is its own base, by way of x\.yaml: expected another network"),
+    "its own base": ("base: x.yaml\n", ["own base", "by way of x.yaml"]),
     "an edit that is none": (
         "base: gelan-t.yaml\nnc: 3\nedits:\n  - remove n3\n  - ad SE\n",
-        r"x\.yaml:5: edits\[1\]: ad SE: no such edit 'ad'",
+        ["x.yaml:5: edits[1]: ad SE", "edit 'ad'"],
     ),
     "an edit that cannot be made": (
         "base: gelan-t.yaml\nedits:\n  - remove p9\n",
-        r"x\.yaml:3: edits\[0\]: remove p9: there is no row 'p9'",
+        ["x.yaml:3: edits[0]: remove p9", "row 'p9'"],
     ),
     "a row that cannot be built": (
         "base: gelan-t.yaml\nedits:\n\n  - insert Conv [0] after p5\n",
-        r"x\.yaml:4: edits\[0\]: insert Conv \[0\] after p5: backbone\[9\] \(layer 9\): \[-1, 1, Conv, \[0\]\]: out_channels is 0",
+        [
+            "x.yaml:4: edits[0]: insert Conv [0] after p5: backbone[9] (layer 9): [-1, 1, Conv, [0]]",
+            "out_channels is 0",
+        ],
     ),
     "a row of the base that no longer fits": (
         "base: gelan-t.yaml\nedits:\n  - set p4 out_channels = 0\n",
-        r"x\.yaml:3: edits\[0\]: set p4 out_channels = 0: backbone\[6\] \(layer 6\): .*: ",
+        ["x.yaml:3: edits[0]: set p4 out_channels = 0: backbone[6] (layer 6)"],
     ),
     "a loss that is none": (
         "base: gelan-t.yaml\nnc: 3\nloss: {box: shapiou}\n",
-        r"x\.yaml:3: loss: box: 'shapiou': unknown box loss.* Did you mean",
+        ["x.yaml:3", "loss", "box", "'shapiou'", "Did you mean"],
     ),
-    "an unknown key": ("base: gelan-t.yaml\nedit: []\n", r"unknown key 'edit': .* Did you mean 'edits'\?"),
+    "an unknown key": ("base: gelan-t.yaml\nedit: []\n", ["key 'edit'", "'edits'"]),
 }
 
 
-@pytest.mark.parametrize(("text", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes(text: str, message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "facts"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(text: str, facts: list[str], tmp_path: Path) -> None:
     path = write(tmp_path, "x.yaml", text)
-    with pytest.raises(ModelConfigError, match=message) as caught:
+    with pytest.raises(ModelConfigError) as caught:
         Model(path)
+    assert_says(caught.value, *facts)
     assert "\n" not in str(caught.value)
 
 
@@ -128,14 +133,16 @@ def test_a_row_names_its_file_and_line(tmp_path: Path) -> None:
     )
     line = 1 + text[: text.index("nn.Upsmaple")].count("\n")
     path = write(tmp_path, "mine.yaml", text)
-    with pytest.raises(
-        ModelConfigError, match=rf"mine\.yaml:{line}: head\[1\] \(layer 10\): .*: unknown layer 'nn\.Upsmaple'"
-    ):
+    with pytest.raises(ModelConfigError) as caught:
         Model(path)
+    assert_says(caught.value, f"mine.yaml:{line}: head[1] (layer 10)", "layer 'nn.Upsmaple'")
 
 
 def test_difference() -> None:
-    base, config = read_config("gelan-t")[0], read_config("gelan-t", patches=["insert GatherExcite after p5"])[0]
+    base, config = (
+        read_config("gelan-t").as_yaml(),
+        read_config("gelan-t", patches=["insert GatherExcite after p5"]).as_yaml(),
+    )
     assert show_difference(base, "gelan-t.yaml", config, "patched").split("\n") == [
         "--- gelan-t.yaml",
         "+++ patched",

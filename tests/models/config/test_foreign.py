@@ -1,4 +1,4 @@
-"""Network files of other frameworks in our terms: what is renamed, what is said, and what is left to the ordinary messages."""
+"""Network configurations of other frameworks: what is renamed, which notes are printed, and what is left to other messages."""
 
 import copy
 from pathlib import Path
@@ -8,16 +8,18 @@ import pytest
 import torch
 import yaml
 
-from models.config import reading as network_config
 from models.config.foreign import translate_config
+from models.config.reading import read_config
 from models.heads.detect import Detect, V9Detect
 from models.heads.segment import V9Segment
 from models.parameters import count_parameters
 from models.yolo import Model
 from tests.networks import meta_model, tiny_config
+from tests.saying import assert_says
 from utils.errors import ModelConfigError
+from utils.files import REPOSITORY
 
-SHIPPED = Path(network_config.__file__).parent.parent
+SHIPPED = REPOSITORY / "models"
 
 
 def head_row(name: str, *arguments: Any) -> list[list[Any]]:
@@ -71,23 +73,24 @@ def test_the_original_yolov9s_files_build() -> None:
 @pytest.mark.parametrize("family", ["ultralytics", None])
 def test_yolo11_files_of_others(name: str, letters: str, family: Any) -> None:
     for letter in letters:
-        config, notes = translate_config(as_published_elsewhere(name) | {"scale": letter}, family, "their.yaml")
+        config = as_published_elsewhere(name) | {"scale": letter}
+        if family is None:
+            notes = read_config(config).notes
+        else:
+            config, notes = translate_config(config, family, "their.yaml")
         with torch.device("meta"):
             model = Model(config)
-        stem, _, rest = Path(name).stem.partition("-")
-        assert count_parameters(model) == count_parameters(meta_model(f"{stem}{letter}{'-' * bool(rest)}{rest}"))
+        stem, dash, rest = Path(name).stem.partition("-")
+        assert count_parameters(model) == count_parameters(meta_model(f"{stem}{letter}{dash}{rest}"))
         assert len(notes) == 1
-        assert notes[0].startswith(
-            f"it uses C3k2: {'Segment' if rest else 'Detect'} is read as YOLO11's, {{cls: depthwise}}; "
-        )
-        assert "C3k2 False as 'mlx'" in notes[0]
+        assert_says(notes[0], "C3k2", "Segment" if rest else "Detect", "YOLO11", "{cls: depthwise}", "False as 'mlx'")
 
 
 def test_translating_twice_is_translating_once() -> None:
-    config, _ = translate_config(as_published_elsewhere("detect/yolo11.yaml"), None, "their.yaml")
-    assert translate_config(config, None, "their.yaml") == (config, [])
-    shipped = yaml.safe_load((SHIPPED / "detect" / "yolo11.yaml").read_text(encoding="utf-8"))
-    assert translate_config(shipped, None, "yolo11.yaml") == (shipped, [])
+    config, _ = translate_config(as_published_elsewhere("detect/yolo11.yaml"), "ultralytics", "their.yaml")
+    assert translate_config(config, "ultralytics", "their.yaml") == (config, [])
+    assert read_config(config).notes == []
+    assert read_config("yolo11n").notes == []
 
 
 @pytest.mark.parametrize(
@@ -102,20 +105,20 @@ def test_translating_twice_is_translating_once() -> None:
     ],
 )
 def test_c3k2_rows(given: list[Any], read: list[Any]) -> None:
-    config = with_head("Detect") | {"scales": {"m": [1.0, 1.0]}}
+    config = with_head("Detect") | {"scales": {"m": [1.0, 1.0]}, "scale": "m"}
     config["backbone"] = [*config["backbone"], [-1, 1, "C3k2", given]]
-    assert translate_config(config, None, "x")[0]["backbone"][5][3] == read
-    unscaled = {key: value for key, value in config.items() if key != "scales"}
-    assert translate_config(unscaled, None, "x")[0]["backbone"][5][3] == given, "the letters' rule needs letters"
+    assert read_config(config).rows[5].arguments == read
+    unscaled = {key: value for key, value in config.items() if key not in ("scales", "scale")}
+    assert read_config(unscaled).rows[5].arguments == given, "the letters' rule needs letters"
 
 
-def test_a_head_that_says_its_class_towers_is_ours() -> None:
+def test_a_head_with_a_class_tower_argument_is_ours() -> None:
     config = with_head("Detect", {"cls": "dense"})
     config["backbone"] = [*config["backbone"], [-1, 1, "C3k2", [8]]]
-    assert translate_config(config, None, "x") == (config, [])
+    assert (read_config(config).as_yaml(), read_config(config).notes) == (config, [])
     grouped = with_head("DDetect")
     grouped["backbone"] = config["backbone"]
-    assert translate_config(grouped, None, "x") == (grouped, [])
+    assert (read_config(grouped).as_yaml(), read_config(grouped).notes) == (grouped, [])
 
 
 def test_yolov8_files_are_left_alone() -> None:
@@ -133,7 +136,8 @@ def test_the_yolov9_port() -> None:
         model = Model(config)
     assert type(model.head) is Detect
     assert count_parameters(model) == 2_128_720
-    assert notes == ["key 'yaml_file' is left out: it has no meaning here"]
+    assert len(notes) == 1
+    assert_says(notes[0], "'yaml_file'")
 
 
 def test_keys() -> None:
@@ -146,24 +150,22 @@ def test_keys() -> None:
     }
     config, notes = translate_config(given, "ultralytics", "x")
     assert (config["ch"], config["scale"]) == (1, "s")
-    assert notes == [
-        "no scale is chosen: s, the first, is taken, as its own framework does",
-        "key 'yaml_file' is left out: it has no meaning here",
-        "key 'kpt_shape' is left out: it has no meaning here",
-    ]
+    for note, facts in zip(notes, (["scale", "s", "first"], ["'yaml_file'"], ["'kpt_shape'"]), strict=True):
+        assert_says(note, *facts)
     assert Model(config).channels == 1
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("key", "value", "facts"),
     [
-        ("reg_max", 1, r"their\.pt: reg_max is 1: heads of 16 bins a side are built here"),
-        ("end2end", True, r"their\.pt: end2end is True: heads without non-maximum suppression"),
+        ("reg_max", 1, ["their.pt", "reg_max is 1", 16]),
+        ("end2end", True, ["their.pt", "end2end is True", "non-maximum suppression"]),
     ],
 )
-def test_what_our_heads_are_not(key: str, value: Any, message: str) -> None:
-    with pytest.raises(ModelConfigError, match=message):
+def test_heads_that_do_not_exist_here(key: str, value: Any, facts: list[object]) -> None:
+    with pytest.raises(ModelConfigError) as caught:
         translate_config(with_head("Detect") | {key: value}, "ultralytics", "their.pt")
+    assert_says(caught.value, *facts)
     harmless = {"reg_max": 16, "end2end": False}[key]
     assert key not in translate_config(with_head("Detect") | {key: harmless}, "ultralytics", "their.pt")[0]
 
@@ -185,4 +187,4 @@ def test_a_users_yaml_is_read_so_and_that_is_said_once(tmp_path: Path, capsys: p
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
-    assert said.err.startswith(f"{tmp_path / 'yolo11n.yaml'}: it uses C3k2: Detect is read as YOLO11's")
+    assert_says(said.err, f"{tmp_path / 'yolo11n.yaml'}", "C3k2", "Detect", "YOLO11")

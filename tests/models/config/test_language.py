@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from models.config.language import Edit, Every, LayerPhrase, read_edit
+from tests.saying import assert_says
 from utils.errors import ModelConfigError
 
 FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -82,46 +83,47 @@ def test_a_phrase_and_its_mapping_mean_the_same(phrase: str, mapping: dict[str, 
     assert Edit(**fields) == edit
 
 
-MISTAKES: dict[str, tuple[Any, str]] = {
+MISTAKES: dict[str, tuple[Any, list[str]]] = {
     "another verb": (
         "add SE after p5",
-        "no such edit 'add': expected one of insert, replace, remove, wrap, set, swap, label",
+        ["edit 'add'", "insert, replace, remove, wrap, set, swap, label"],
     ),
-    "nearly a verb": ("inset SE after p5", r"no such edit 'inset'.* Did you mean 'insert'\?"),
-    "nothing": ("", "no such edit ''"),
-    "a number": (5, r"x: 5: expected a phrase such as 'insert SE after p5', or a mapping .*; got 5"),
-    "no place": ("insert SE", r"expected insert LAYER after\|before ROWS"),
-    "no layer": ("insert after", r"expected insert LAYER after\|before ROWS"),
-    "two places": ("insert SE after p4 before p5", "says after and before: expected insert LAYER"),
-    "the same twice": ("insert SE after p4 after p5", "says 'after' twice"),
-    "words left over": ("replace p5 with SE now", r"'now' is left over: expected replace ROWS with LAYER"),
-    "an open bracket": ("insert SE [4 after p5", r"'\[4 after p5': a bracket is not closed"),
-    "no yaml": ("insert SE [4: : 5] after p5", r"'\[4: : 5\]' is not valid yaml"),
-    "no with": ("replace p5", "'with' is missing: expected replace ROWS with LAYER"),
-    "no in": ("wrap p5", "'in' is missing: expected wrap ROWS in LAYER"),
-    "no argument": ("set p5", "expected set ROWS ARGUMENT = VALUE"),
-    "no value": ("set p5 repeats =", "expected set ROWS ARGUMENT = VALUE"),
-    "no such part": ("remove every SE in tail", r"there is no part 'tail': expected backbone, neck, head"),
-    "rows of signs": ("remove p5+p4", r"rows are 'p5\+p4': expected a label, an index"),
-    "a label of two words": ({"label": 9, "as": "p 5"}, "label is 'p 5': expected a word"),
-    "a reserved label": ("label 9 as head", "label is 'head': this word means something else"),
+    "nearly a verb": ("inset SE after p5", ["edit 'inset'", "'insert'"]),
+    "nothing": ("", ["edit ''", "insert, replace, remove, wrap, set, swap, label"]),
+    "a number": (5, ["x: 5", "'insert SE after p5'", "got 5"]),
+    "no place": ("insert SE", ["insert LAYER after|before ROWS"]),
+    "no layer": ("insert after", ["insert LAYER after|before ROWS"]),
+    "two places": ("insert SE after p4 before p5", ["after and before", "insert LAYER after|before ROWS"]),
+    "the same twice": ("insert SE after p4 after p5", ["'after' twice", "insert LAYER after|before ROWS"]),
+    "words left over": ("replace p5 with SE now", ["'now'", "replace ROWS with LAYER"]),
+    "an open bracket": ("insert SE [4 after p5", ["'[4 after p5'", "bracket"]),
+    "no yaml": ("insert SE [4: : 5] after p5", ["'[4: : 5]'", "yaml"]),
+    "no with": ("replace p5", ["'with' is missing", "replace ROWS with LAYER"]),
+    "no in": ("wrap p5", ["'in' is missing", "wrap ROWS in LAYER"]),
+    "no argument": ("set p5", ["set ROWS ARGUMENT = VALUE"]),
+    "no value": ("set p5 repeats =", ["set ROWS ARGUMENT = VALUE"]),
+    "no such part": ("remove every SE in tail", ["part 'tail'", "backbone, neck, head"]),
+    "rows of signs": ("remove p5+p4", ["rows are 'p5+p4'", "every NAME in neck"]),
+    "a label of two words": ({"label": 9, "as": "p 5"}, ["label is 'p 5'", "word"]),
+    "a reserved label": ("label 9 as head", ["label is 'head'", "head_row"]),
     "an unknown word": (
         {"insert": "SE", "after": "p5", "fro": "p4"},
-        r"unknown word 'fro': expected insert LAYER .* Did you mean 'from'\?",
+        ["word 'fro'", "insert LAYER after|before ROWS", "'from'"],
     ),
-    "a mapping of nothing": ({}, "no such edit: expected one of insert"),
-    "a layer that is none": ({"insert": 5, "after": "p5"}, "layer is 5: expected its name, or a list"),
-    "no rows": ({"remove": []}, r"rows are \[\]: expected a label"),
-    "rows that are a truth": ({"remove": True}, "rows are True: expected a label"),
-    "no repeats": ("insert 0 SE after p5", "repeats is 0: expected a positive integer"),
-    "set to nothing": ({"set": "p5", "to": {}}, r"'to' is \{\}: expected a mapping of arguments to values"),
-    "for before": ("insert SE before p5 for p4", "'for' and 'from' are for an insertion after a row"),
+    "a mapping of nothing": ({}, ["insert, replace, remove, wrap, set, swap, label"]),
+    "a layer that is none": ({"insert": 5, "after": "p5"}, ["layer is 5", "name"]),
+    "no rows": ({"remove": []}, ["rows are []", "every NAME in neck"]),
+    "rows that are a truth": ({"remove": True}, ["rows are True", "every NAME in neck"]),
+    "no repeats": ("insert 0 SE after p5", ["repeats is 0", "positive integer"]),
+    "set to nothing": ({"set": "p5", "to": {}}, ["'to' is {}", "mapping"]),
+    "for before": ("insert SE before p5 for p4", ["'for' and 'from'", "after"]),
 }
 
 
-@pytest.mark.parametrize(("written", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_what_is_no_edit(written: Any, message: str) -> None:
-    with pytest.raises(ModelConfigError, match=message) as caught:
+@pytest.mark.parametrize(("written", "facts"), MISTAKES.values(), ids=MISTAKES)
+def test_what_is_no_edit(written: Any, facts: list[str]) -> None:
+    with pytest.raises(ModelConfigError) as caught:
         read_edit(written, "x")
+    assert_says(caught.value, *facts)
     assert str(caught.value).startswith("x: ")
     assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ import torch
 from models.config.reading import read_config
 from models.yolo import Model
 from tests.networks import tiny_config
+from tests.saying import assert_says
 from utils.errors import ModelConfigError
 
 BACKBONE = [
@@ -22,7 +23,7 @@ NETWORK = {"nc": 2, "backbone": BACKBONE, "head": [*NECK, [["p3", 3, "n5"], 1, "
 
 
 def rows_after(*patches: str) -> list[Any]:
-    config, _ = read_config(NETWORK, patches=patches)
+    config = read_config(NETWORK, patches=patches).as_yaml()
     return config["backbone"] + config["head"]
 
 
@@ -109,7 +110,7 @@ def test_inserting_after_every_one_of_a_kind() -> None:
 
 
 def test_new_rows_belong_to_the_section_of_their_neighbour() -> None:
-    config, _ = read_config(NETWORK, patches=["insert GatherExcite after 4"])
+    config = read_config(NETWORK, patches=["insert GatherExcite after 4"]).as_yaml()
     assert (len(config["backbone"]), len(config["head"])) == (6, 3)
 
 
@@ -152,7 +153,7 @@ def test_set_by_position_and_by_name() -> None:
 
 
 def test_repeats_of_a_layer_that_has_such_an_argument() -> None:
-    rows = read_config("yolov9-c", patches=["set p4 repeats = 3"])[0]["backbone"]
+    rows = read_config("yolov9-c", patches=["set p4 repeats = 3"]).as_yaml()["backbone"]
     assert rows[7] == [-1, 1, "RepNCSPELAN4", [512, 512, 256, 3], "p4"]
 
 
@@ -162,13 +163,10 @@ def test_label() -> None:
 
 
 def test_rows_that_lead_nowhere_are_removed_and_said(capsys: pytest.CaptureFixture[str]) -> None:
-    config, _ = read_config(NETWORK, patches=["set head from = [low, p3, p4]"])
+    config = read_config(NETWORK, patches=["set head from = [low, p3, p4]"]).as_yaml()
     assert config["backbone"] + config["head"] == [*BACKBONE[:4], [["low", "p3", "p4"], 1, "DDetect", ["nc"]]]
     said = capsys.readouterr().err.strip()
-    assert (
-        said
-        == "--patch: set head from = [low, p3, p4]: rows that lead nowhere now are removed: 4 (Conv), 5 (Concat), 6 (n5)"
-    )
+    assert_says(said, "--patch: set head from = [low, p3, p4]", "removed", "4 (Conv), 5 (Concat), 6 (n5)")
 
 
 def test_swapping_a_dual_head_keeps_the_lead_inputs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,17 +175,17 @@ def test_swapping_a_dual_head_keeps_the_lead_inputs(capsys: pytest.CaptureFixtur
         [(row.sources, row.repeats, row.name, row.arguments) for row in model.rows] for model in (swapped, single)
     ]
     assert content[0] == content[1]
-    assert "rows that lead nowhere now are removed: 22 (a5), " in capsys.readouterr().err
+    assert_says(capsys.readouterr().err, "--patch: swap head with DDetect", "removed", "22 (a5)")
 
 
 def test_swapping_a_dual_segmentation_head() -> None:
-    swapped = read_config("yolov9-c-dseg", patches=["swap head with DSegment [nc, 32, 256]"])[0]
+    swapped = read_config("yolov9-c-dseg", patches=["swap head with DSegment [nc, 32, 256]"]).as_yaml()
     assert swapped["head"][-1] == [["n3", "n4", "n5", "proto"], 1, "DSegment", ["nc", 32, 256]]
     assert not {"a3", "a_proto", "cb3"} & {row[4] for row in swapped["backbone"] + swapped["head"] if len(row) > 4}
 
 
 def test_swapping_a_segmentation_head_for_a_detection_head() -> None:
-    rows = read_config("gelan-c-dseg", patches=["swap head with DDetect"])[0]["head"]
+    rows = read_config("gelan-c-dseg", patches=["swap head with DDetect"]).as_yaml()["head"]
     assert rows[-1] == [["n3", "n4", "n5"], 1, "DDetect", ["nc"]]
     assert "proto" not in {row[4] for row in rows if len(row) > 4}
 
@@ -205,66 +203,68 @@ def test_a_patched_network_learns_and_detects() -> None:
     assert model.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 6, 4 * 4 + 2 * 2 + 1)
 
 
-MISTAKES: dict[str, tuple[str, str]] = {
-    "unknown layer": ("insert Cnov after p3", r"unknown layer 'Cnov'\. Did you mean 'Conv'\?"),
+MISTAKES: dict[str, tuple[str, list[str]]] = {
+    "unknown layer": ("insert Cnov after p3", ["'Cnov'", "'Conv'"]),
     "unknown row": (
         "insert GatherExcite after p5",
-        r"there is no row 'p5': the labels are low, p3, p4, n5\. Did you mean 'p",
+        ["row 'p5'", "low, p3, p4, n5", "Did you mean"],
     ),
-    "index too large": ("remove 12", "there is no layer 12: expected 0 to 7"),
+    "index too large": ("remove 12", ["layer 12", "0 to 7"]),
     "several rows of that layer": (
         "remove Conv",
-        r"'Conv' is the layer of rows 0, 1, 2, 3, 4, 6: name one of them, or write 'every Conv'",
+        ["'Conv'", "rows 0, 1, 2, 3, 4, 6", "'every Conv'"],
     ),
     "none of that kind": (
         "remove every ADown in neck",
-        r"no row in the neck is 'ADown': its layers are Concat, Conv\.",
+        ["'ADown'", "in the neck", "Concat, Conv"],
     ),
-    "after the head": ("insert GatherExcite after head", "nothing can follow the head: insert before it"),
+    "after the head": ("insert GatherExcite after head", ["head", "insert before it"]),
     "for a stranger": (
         "insert GatherExcite after p3 for n5",
-        r"'for' means row 6 \(n5\), which does not take the output of row 2 \(p3\)",
+        ["'for'", "row 6 (n5)", "row 2 (p3)"],
     ),
-    "from later": ("insert Concat after p3 from p3, n5", r"'from' means row 6 \(n5\), which comes after row 2 \(p3\)"),
-    "removing a head": ("remove head", "the head cannot be removed: swap it"),
+    "from later": ("insert Concat after p3 from p3, n5", ["'from'", "row 6 (n5)", "row 2 (p3)"]),
+    "removing a head": ("remove head", ["head", "swap it"]),
     "removing a junction": (
         "remove Concat",
-        r"row 5 \(Concat\) has 2 inputs: which would stand in for it is not known",
+        ["row 5 (Concat)", "2 inputs", "replace it"],
     ),
-    "wrapping a head": ("wrap head in Residual", "the head cannot be wrapped"),
-    "unknown argument": ("set p3 strid = 2", r"unknown argument 'strid': the layer is Conv\(.*Did you mean 'stride'\?"),
-    "no repeats": ("set p3 repeats = none", "repeats is 'none': expected a positive integer"),
-    "from nothing": ("set p3 from = {}", r"from is \{\}: expected a row's label or index"),
-    "from itself": ("set p3 from = p3", r"from means row 2 \(p3\), which does not come before row 2 \(p3\)"),
-    "no head to swap with": ("swap head with Conv", "Conv is no head: expected a layer such as DDetect"),
-    "swapping another row": ("swap p3 with DDetect", r"row 2 \(p3\) is not the head"),
-    "more branches": ("swap head with DualDDetect", "DualDDetect has 2 branches and DDetect 1"),
+    "wrapping a head": ("wrap head in Residual", ["head", "last row"]),
+    "unknown argument": ("set p3 strid = 2", ["'strid'", "Conv(out_channels: int", "'stride'"]),
+    "no repeats": ("set p3 repeats = none", ["repeats is 'none'", "positive integer"]),
+    "from nothing": ("set p3 from = {}", ["from is {}", "label", "index"]),
+    "from itself": ("set p3 from = p3", ["from means row 2 (p3)", "come before row 2 (p3)"]),
+    "no head to swap with": ("swap head with Conv", ["Conv is no head", "DDetect"]),
+    "swapping another row": ("swap p3 with DDetect", ["row 2 (p3) is not the head"]),
+    "more branches": ("swap head with DualDDetect", ["DualDDetect has 2 branches", "DDetect 1"]),
     "prototypes from nowhere": (
         "swap head with DSegment [nc, 8, 8]",
-        "DSegment takes a further map for prototypes, which DDetect has not",
+        ["DSegment", "prototypes", "DDetect"],
     ),
-    "a number before a wrapper": ("wrap n5 in 2 Residual", "a number before the layer: expected wrap ROWS in LAYER"),
-    "one label for several": ("insert GatherExcite after every Conv as g", "'as g' would label 6 rows"),
+    "a number before a wrapper": ("wrap n5 in 2 Residual", ["number", "wrap ROWS in LAYER"]),
+    "one label for several": ("insert GatherExcite after every Conv as g", ["'as g'", "6 rows"]),
     "one label for several inputs": (
         "insert GatherExcite before head as g",
-        r"'as g' would label a row for each input of row 7 \(DDetect\)",
+        ["'as g'", "row 7 (DDetect)"],
     ),
-    "a label taken": ("label 4 as p3", "label 'p3' is taken"),
-    "labelling several": ("label every Conv as p3", "means 6 rows: expected one, to be labelled"),
+    "a label taken": ("label 4 as p3", ["label 'p3'", "taken"]),
+    "labelling several": ("label every Conv as p3", ["6 rows", "one"]),
 }
 
 
-@pytest.mark.parametrize(("patch", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_edits_that_cannot_be_made(patch: str, message: str) -> None:
-    with pytest.raises(ModelConfigError, match=message) as caught:
+@pytest.mark.parametrize(("patch", "facts"), MISTAKES.values(), ids=MISTAKES)
+def test_edits_that_cannot_be_made(patch: str, facts: list[str]) -> None:
+    with pytest.raises(ModelConfigError) as caught:
         read_config(NETWORK, patches=[patch])
+    assert_says(caught.value, *facts)
     assert str(caught.value).startswith(f"--patch: {patch}: ")
 
 
 def test_a_row_that_cannot_be_built_names_its_edit() -> None:
-    message = r"--patch: insert Conv after p3: backbone\[3\] \(layer 3\): \[-1, 1, Conv, \[\], p3_conv\]: missing argument 'out_channels'"
-    with pytest.raises(ModelConfigError, match=message):
+    with pytest.raises(ModelConfigError) as caught:
         Model(NETWORK, patches=["insert Conv after p3"])
+    place = "--patch: insert Conv after p3: backbone[3] (layer 3): [-1, 1, Conv, [], p3_conv]"
+    assert_says(caught.value, place, "'out_channels'")
 
 
 def test_an_edit_that_empties_a_section() -> None:
@@ -273,11 +273,9 @@ def test_an_edit_that_empties_a_section() -> None:
         "backbone": [[-1, 1, "Conv", [8, 3, 2]]],
         "head": [[-1, 1, "Conv", [8]], [-1, 1, "DDetect", ["nc"]]],
     }
-    with pytest.raises(
-        ModelConfigError,
-        match=r"--patch: remove 0: leaves no row in the backbone section: replace its first row instead",
-    ):
+    with pytest.raises(ModelConfigError) as caught:
         read_config(config, patches=["remove 0"])
+    assert_says(caught.value, "--patch: remove 0", "backbone", "first row")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import summary
+from models import command
 from models.graph.html import draw_html
 from models.graph.layout import Graph, lay_out
 from models.graph.svg import amount, draw_svg, joined_maps, shorten
@@ -109,7 +109,7 @@ def test_files_need_no_other_and_come_out_alike(name: str, graphs: dict[str, Gra
 def test_columns_sections_and_what_only_training_needs(graphs: dict[str, Graph]) -> None:
     graph = graphs["yolov9-c"]
     assert [stride for stride, _, _ in graph.columns] == [1, 2, 4, 8, 16, 32]
-    assert [name for name, _, _ in graph.sections] == ["backbone", "neck", "auxiliary", "head"]
+    assert [name for name, _, _ in graph.sections] == ["backbone", "neck", "head"]
     assert [node.index for node in graph.nodes if node.auxiliary] == list(range(23, 38))
     assert {(edge.source, edge.target) for edge in graph.edges if edge.target == 38 and edge.auxiliary} == {
         (31, 38),
@@ -187,11 +187,11 @@ def test_special_characters(awkward: Graph) -> None:
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for suffix in ("svg", "html"):
         target = tmp_path / "new" / f"out.{suffix}"
-        assert summary.main(["gelan-t", "--graph", str(target)]) == 0
+        assert command.main(["gelan-t", "--graph", str(target)]) == 0
         assert capsys.readouterr().out == f"{target}: 23 layers of gelan-t, 29 connections\n"
         assert "gelan-t</title>" in target.read_text(encoding="utf-8")
     assert [path.name for path in sorted((tmp_path / "new").iterdir())] == ["out.html", "out.svg"]
-    assert summary.main(["gelan-t", "--json", "--graph", str(tmp_path / "out.svg")]) == 0
+    assert command.main(["gelan-t", "--json", "--graph", str(tmp_path / "out.svg")]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] == 2_442_640
 
 
@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_drawn(
     name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder.svg").mkdir()
-    assert summary.main(["gelan-t", "--graph", str(tmp_path / name)]) == 2
+    assert command.main(["gelan-t", "--graph", str(tmp_path / name)]) == 2
     assert capsys.readouterr().err == message.format(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.svg"]
 
@@ -253,7 +253,7 @@ def texts(panel: ElementTree.Element) -> list[str]:
 def test_a_link_to_a_layer_opens_it(graphs: dict[str, Graph], tmp_path: Path) -> None:
     panel = texts(opened(draw_html(graphs["yolov9-c"]), tmp_path, "#layer-24"))
     assert panel[0] == "24 CBLinear"
-    assert "auxiliary, convolution; only training needs it" in panel
+    assert "neck, convolution; only training needs it" in panel
     assert panel[panel.index("out_channels") + 1] == "[256, 512]"
     assert panel[panel.index("shape") + 1] == "256x40x40 + 512x40x40"
     assert panel[panel.index("parameters") + 1] == "393,984 (0.8 %)"
