@@ -3,6 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,17 @@ PATHS = {path.stem: path for folder in ("detect", "segment") for path in sorted(
 FAMILIES = re.compile(r"(yolo(?:v8|11))(.*)")
 
 
+def content(name: str) -> dict[str, Any]:
+    """Return the content of a shipped yaml."""
+    return yaml.safe_load(PATHS[name].read_text(encoding="utf-8"))
+
+
 def scaled_names(name: str) -> dict[str, str]:
     """Return the networks of a yaml, by what their lines of its header start with."""
-    scales = yaml.safe_load(PATHS[name].read_text(encoding="utf-8")).get("scales")
+    yaml_of_scales = content(name)
+    if "base" in yaml_of_scales:
+        yaml_of_scales = content(yaml_of_scales["base"].removesuffix(".yaml"))
+    scales = yaml_of_scales.get("scales")
     family, rest = FAMILIES.fullmatch(name).groups() if scales else (name, "")
     return {f"{letter} ": f"{family}{letter}{rest}" for letter in scales} if scales else {"": name}
 
@@ -59,7 +68,6 @@ def header(network: str) -> re.Match[str]:
 def test_header_says_how_to_train(name: str) -> None:
     text = PATHS[name].read_text(encoding="utf-8")
     assert f"# python train.py --cfg {next(iter(scaled_names(name).values()))}.yaml" in text
-    assert yaml.safe_load(text)["nc"] == 80
 
 
 EVERY = [
@@ -171,12 +179,54 @@ def test_pruning_a_segmentation_network_drops_nothing_of_its_single_form() -> No
 
 
 def test_focal_network_of_the_article() -> None:
-    config = yaml.safe_load(PATHS["yolov9-c-FocalModulationBlock"].read_text(encoding="utf-8"))
+    config = content("yolov9-c-FocalModulationBlock")
+    assert "base" not in config, "it stands in full, as published"
     rows = config["backbone"] + config["head"]
     assert len(rows) == 40
     assert rows[10] == [-1, 1, "FocalModulationBlock", [512]]
     assert rows[39] == [["a3", "a4", "a5", "n3", "n4", "n5"], 1, "DualDDetect", ["nc"]]
     assert meta_model("yolov9-c-FocalModulationBlock").rows[39].sources == [32, 35, 38, 17, 20, 23]
+
+
+# rows, digest of the layer table, digest of tensor names and shapes: as built by the full yamls before they became edits
+DERIVED = {
+    "gelan-t-ACmix": (26, "107fca557698", "9c4d65dd3e58"),
+    "gelan-t-FocalModulationBlock": (24, "f877854329ac", "7dc1cda44957"),
+    "yolo11n-DynamicConv": (24, "aad490d95782", "91d6498a169d"),
+    "yolo11n-FocalModulation": (24, "0b4758913119", "9117531e06f3"),
+    "yolo11n-SPPF-FocalModulation": (25, "902d6d15e396", "26ed289e1dd9"),
+    "yolov8n-ACmix": (26, "ae36817fd5e7", "c8386a9d3113"),
+    "yolov8n-C2f-ACmix": (23, "f5dec2af8550", "887756b6935b"),
+    "yolov8n-C2f-GatherExcite": (23, "800c28ff6117", "9077cbea70bf"),
+    "yolov8n-GatherExcite-theta": (27, "a8ebd5ff81ae", "dd1e3b514402"),
+    "yolov8n-GatherExcite": (27, "e7c0e4d00c6d", "4f24539acc1a"),
+    "yolov9-c-ACmix": (42, "71af2bc9b0bc", "3c2cfcb9a870"),
+    "yolov9-e-FocalModulationBlock": (51, "7787464a073b", "75b169c615e4"),
+    "yolov9-m-FocalModulationBlock": (40, "2afd3ff48d61", "1cd048691006"),
+    "yolov9-s-FocalModulationBlock": (31, "c440d27cf37f", "8c85f7a8d88b"),
+    "yolov9-t-ACmix": (33, "2715e3779e21", "239738508943"),
+    "yolov9-t-FocalModulationBlock": (31, "490fb5b37a42", "7cebf62a9a54"),
+    "yolo11n-seg-DynamicConv": (24, "90d3c6d4c852", "240432543ca7"),
+}
+
+
+def short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_networks_with_modules_are_edits_of_their_base() -> None:
+    derived = {
+        network for network, (name, start) in NETWORKS.items() if "base" in content(name) and start in ("", "n ")
+    }
+    assert derived == set(DERIVED)
+
+
+@pytest.mark.parametrize(("network", "expected"), DERIVED.items())
+def test_edits_build_what_the_full_yaml_built(network: str, expected: tuple[int, str, str]) -> None:
+    model = meta_model(network)
+    rows = [f"{row.sources} {row.repeats} {row.name} {row.arguments} {row.out_channels}" for row in model.rows]
+    tensors = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    assert (len(rows), short_digest("\n".join(rows)), short_digest(str(tensors))) == expected
 
 
 def test_cf_feeds_its_lead_branch_last() -> None:

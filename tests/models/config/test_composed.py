@@ -8,13 +8,18 @@ import torch
 import yaml
 
 from models.config.composed import show_difference
-from models.config.reading import read_config
+from models.config.reading import CONFIG_FOLDERS, read_config
 from models.yolo import Model
 from tests.saying import assert_says
 from utils.errors import ModelConfigError
 from utils.files import REPOSITORY
 
-PATCHES = sorted((REPOSITORY / "models/patches").glob("*.yaml"))
+DERIVED = [
+    path
+    for folder in CONFIG_FOLDERS
+    for path in sorted((REPOSITORY / folder).glob("*.yaml"))
+    if "\nbase:" in path.read_text(encoding="utf-8")
+]
 
 
 def content(model: Model) -> list[object]:
@@ -22,20 +27,7 @@ def content(model: Model) -> list[object]:
     return [rows, {name: tensor.shape for name, tensor in model.state_dict().items()}, model.nc, model.stride]
 
 
-def test_the_seed_systems_are_all_there() -> None:
-    full = [path.name for folder in ("detect", "segment") for path in (REPOSITORY / "models" / folder).glob("*.yaml")]
-    modules = ("FocalModulation", "GatherExcite", "ACmix", "DynamicConv")
-    assert {path.name for path in PATCHES} == {name for name in full if any(module in name for module in modules)}
-
-
-@pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
-def test_a_patch_and_its_full_yaml_give_the_same_network(path: Path) -> None:
-    scale = "n" if re.match("yolo(v8|11)", path.stem) else None
-    with torch.device("meta"):
-        assert content(Model(path, scale=scale)) == content(Model(path.name, scale=scale))
-
-
-@pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DERIVED, ids=lambda path: path.stem)
 def test_the_resolved_yaml_gives_the_same_network(path: Path, tmp_path: Path) -> None:
     config = read_config(path, "s" if re.match("yolo(v8|11)", path.stem) else None).as_yaml()
     assert not {"base", "edits"} & set(config)
