@@ -15,8 +15,8 @@ def pick_layers(model: nn.Module, wanted: Sequence[str | int], flag: str = "--vi
 
     Args:
         model: a network whose `model` lists its layers.
-        wanted: for each layer its index, its class name (all layers of that class), or its module path such as `10.modulation`;
-            empty for every layer of the yaml.
+        wanted: for each layer its index, its class name (all layers of that class), or its module path such as
+            `10.modulation`; empty for every layer of the yaml.
         flag: name of the option, for the message.
 
     Raises:
@@ -43,7 +43,7 @@ def pick_layers(model: nn.Module, wanted: Sequence[str | int], flag: str = "--vi
 
 
 def layer_label(path: str, module: nn.Module) -> str:
-    """Return a module's label, fit for a file name and sorted by index, such as `03_RepNCSPELAN4` or `10.attention_SE`."""
+    """Return a module's label, fit for a file name, such as `03_RepNCSPELAN4` or `10.attention_SE`."""
     index, _, rest = path.partition(".")
     return f"{int(index):02d}{'.' + rest if rest else ''}_{type(module).__name__}"
 
@@ -61,7 +61,7 @@ def explaining_modules(root: nn.Module) -> dict[str, nn.Module]:
 
 @dataclass
 class LayerRecorder:
-    """Record outputs of chosen layers, and inputs of modules with an `explain`, while a network runs; a context manager.
+    """Context manager: record outputs of chosen layers, and inputs of modules with an `explain`.
 
     Attributes:
         layers: modules by label.

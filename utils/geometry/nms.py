@@ -11,7 +11,7 @@ from utils.geometry.boxes import cxcywh_to_xyxy
 from utils.wording import first_line
 
 FIRST_ON_CPU = 512
-"""Boxes that a CPU looks at first, then twice as many, until `max_det` stay: torchvision cannot stop early (docs/LOG.md)."""
+"""Boxes that a CPU looks at first, then twice as many, until `max_det` stay (docs/LOG.md has the times)."""
 MOST_CANDIDATES = 30000
 """Boxes of an image, the most confident ones, that go into the suppression."""
 
@@ -103,7 +103,7 @@ def torchvision_nms(device_type: str) -> Callable[[Tensor, Tensor, float], Tenso
     """Return torchvision's operator, tried once on this kind of device.
 
     Raises:
-        SettingsError: torchvision is missing, or was built for another torch (it then fails on import or at the first call).
+        SettingsError: torchvision is missing, or was built for another torch.
     """
     try:
         from torchvision.ops import nms

@@ -1,7 +1,7 @@
 """COCO's run-length masks: written for results files, read from annotation files (compressed text or plain lists).
 
-pycocotools writes them. It does not read them here: it trusts the counts of a file, and writes beyond the end of the mask
-where these are damaged.
+pycocotools writes them. It does not read them here: of runs that do not fill the mask, version 2.0.11 makes pixels of
+uninitialised memory, without an error.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,9 @@ def encode_region(region: Region, size_hw: tuple[int, int]) -> dict[str, object]
 
 
 def decompress(text: str) -> Counts:
-    """Return the run lengths of COCO's text: groups of five bits, lowest first; each but the first three adds to the last but one.
+    """Return the run lengths of COCO's text.
+
+    Numbers are groups of five bits, lowest first; from the fourth on each is the difference to the last but one.
 
     Raises:
         ValueError: a character that such a text cannot hold, or an unfinished last number.

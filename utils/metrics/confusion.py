@@ -14,7 +14,8 @@ IOU_THRES = 0.45
 class ConfusionMatrix:
     """Counts which class is taken for which.
 
-    `matrix` is (nc + 1, nc + 1): rows predicted, columns true, the last of each is the background (a detection of nothing, a truth missed).
+    `matrix` is (nc + 1, nc + 1): rows predicted, columns true. The last row and column are the background: missed
+    truths, and detections of nothing.
     """
 
     def __init__(self, nc: int) -> None:
@@ -24,7 +25,7 @@ class ConfusionMatrix:
     def update(
         self, detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None = None
     ) -> None:
-        """Add one image; arguments as in `DetectionMetrics.update`. Pairs are made whatever their classes, the best overlap first."""
+        """Add one image; arguments as in `DetectionMetrics.update`. Best overlaps pair first, whatever the classes."""
         detections, boxes_xyxy, classes, crowd = as_arrays(detections, boxes_xyxy, classes, crowd)
         detections = detections[detections[:, 4] > CONF_THRES]
         predicted, true = detections[:, 5].astype(np.int64), classes[~crowd]
@@ -40,7 +41,7 @@ class ConfusionMatrix:
 
 
 def _best_pairs(overlaps: Array, threshold: float) -> NDArray[np.int64]:
-    """Return (n, 2) row and column of pairs above `threshold`, each row and column at most once, the largest overlap first."""
+    """Return (n, 2) row and column of pairs above `threshold`, largest overlap first, each used at most once."""
     rows, columns = np.nonzero(overlaps > threshold)
     pairs: list[tuple[int, int]] = []
     used_rows: set[int] = set()
