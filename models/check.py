@@ -67,7 +67,8 @@ def check_network(
             say(line)
     for case, rows in distinct_layers(model):
         part = check_layer(case, quick)
-        part.name = f"layer{'s' * (len(rows) > 1)} {', '.join(map(str, rows))}: {case.describe()}"
+        word = "layer" if len(rows) == 1 else "layers"
+        part.name = f"{word} {', '.join(map(str, rows))}: {case.describe()}"
         report.parts.append(part)
         for line in part_lines(part):
             say(line)

@@ -68,8 +68,9 @@ class ExpertConv2d(nn.Module):
         )
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.same = padding == "same"
-        symmetric = (stride - 1 + dilation * (kernel_size - 1)) // 2
-        self.padding = 0 if self.same else symmetric if padding is None else int(padding)
+        if padding is None:
+            padding = (stride - 1 + dilation * (kernel_size - 1)) // 2
+        self.padding = 0 if self.same else int(padding)
         fan_in = in_channels // groups * kernel_size**2
         self.weight = nn.Parameter(torch.empty(experts, out_channels * fan_in).uniform_(-(fan_in**-0.5), fan_in**-0.5))
         self.bias = (

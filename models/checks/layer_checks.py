@@ -303,4 +303,4 @@ def check_folding(case: LayerCase) -> str:
     for times in ("folded", "folded twice"):
         fold_modules(holder)
         demand_close(run(holder[0], case.given(case.size_hw, 2, torch.float64)), expected, 1e-9, 1e-10, times)
-    return f"{parts} part{'s' * (parts > 1)}"
+    return "1 part" if parts == 1 else f"{parts} parts"

@@ -14,6 +14,7 @@ from models.checks.training_checks import RATE, STEPS, grouped_exactly_once
 from models.parameters import count_parameters
 from models.summary import count_gflops
 from models.yolo import Model
+from utils.wording import listed
 
 NETWORK_CHECKS: Suite[Model] = Suite()
 RUNS, COPIES = "runs", "copies"
@@ -39,11 +40,9 @@ def by_row(model: Model, names: Iterable[str], most: int = 6) -> str:
     for name in names:
         _, index, rest = name.split(".", 2)
         rows[int(index)].append(rest)
-    shown = [
-        f"layer {index} ({model.rows[index].name}): {', '.join(parts[:3])}{', …' * (len(parts) > 3)}"
-        for index, parts in rows.items()
-    ]
-    return "; ".join(shown[:most]) + f"; and {len(shown) - most} layers more" * (len(shown) > most)
+    shown = [f"layer {index} ({model.rows[index].name}): {listed(parts, 3)}" for index, parts in rows.items()]
+    rest = len(shown) - most
+    return "; ".join(shown[:most]) + (f"; and {rest} layers more" if rest > 0 else "")
 
 
 @NETWORK_CHECKS.add(RUNS, "See which of the layers below fails.")

@@ -57,6 +57,13 @@ class LevelFusion(nn.Module):
         return self.conv(self.fuse(levels[: self.level + 1] + coarser))
 
 
+def level_widths(asked: int | list[int] | None, widths: list[int]) -> list[int]:
+    """Return the output width of every level: one for all, one each, or by default that of the input."""
+    if asked is None:
+        return widths
+    return [asked] * len(widths) if isinstance(asked, int) else asked
+
+
 @rule("in_channels")
 def to_levels(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
     """One input per level; a list of as many maps out, `out_channels` (scaled) or the inputs' widths wide."""
@@ -65,7 +72,7 @@ def to_levels(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels
         raise ModelConfigError(
             f"'from' names {len(widths)} layer: expected a list of several levels, the finest first, such as [4, 6, 9]"
         )
-    given = widths if wanted is None else [wanted] * len(widths) if isinstance(wanted, int) else wanted
+    given = level_widths(wanted, widths)
     if len(given) != len(widths) or min(given) < 1:
         raise ModelConfigError(
             f"out_channels is {wanted}: expected a positive number, or as many as the {len(widths)} levels in 'from'"
@@ -112,9 +119,7 @@ class AFPN(nn.Module):
         if repeats < 0:
             raise ModelConfigError(f"repeats is {repeats}: expected 0 or more")
         count = len(in_channels)
-        wanted = (
-            out_channels if isinstance(out_channels, list) else [out_channels] * count if out_channels else in_channels
-        )
+        wanted = level_widths(out_channels, in_channels)
         widths = [width // reduction for width in in_channels]
         self.reduce = nn.ModuleList(Conv(width, inner) for width, inner in zip(in_channels, widths, strict=True))
         self.steps = nn.ModuleList(
