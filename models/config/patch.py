@@ -12,7 +12,7 @@ from typing import Any
 from models.config.language import Edit, Every, LayerPhrase, RowPhrase
 from models.config.places import SECTIONS
 from models.config.rows import RESERVED_LABELS, Row, Source, check_label, part_of, settle
-from models.registry import Layer, Scale, find_layer, split_arguments
+from models.registry import Layer, find_layer, split_arguments
 from utils.errors import ModelConfigError, did_you_mean
 from utils.wording import is_count
 
@@ -271,10 +271,10 @@ class EditedRows:
         if head is not self.rows[-1]:
             raise ModelConfigError(f"{self._shown(head)} is not the head: expected 'swap head with LAYER'")
         before, after = find_layer(head.name), find_layer(layer.name)
-        old, new = branches_of(before), branches_of(after)
-        if new is None:
+        old, new = before.rule.branches, after.rule.branches
+        if not new:
             raise ModelConfigError(f"{layer.name} is no head: expected a layer such as DDetect")
-        if old is not None:
+        if old:
             if new > old:
                 raise ModelConfigError(
                     f"{layer.name} has {new} branches and {head.name} {old}: "
@@ -356,15 +356,6 @@ def set_argument(row: Row, name: str, value: object) -> None:
         row.keywords[name] = value
 
 
-def branches_of(entry: Layer) -> int | None:
-    """Return how many branches a head has; None for a layer that is no head."""
-    if "branches" not in entry.rule.fills:
-        return None
-    filled: dict[str, Any] = {}
-    entry.rule.apply([16], filled, Scale())
-    return filled["branches"]
-
-
 def kept_inputs(before: Layer, after: Layer, count: int) -> list[int]:
     """Return which inputs a head with no more branches takes over: those of the last branches, where the lead one is.
 
@@ -373,8 +364,8 @@ def kept_inputs(before: Layer, after: Layer, count: int) -> list[int]:
     Raises:
         ModelConfigError: it takes a map for prototypes, which the head before has not.
     """
-    branches, kept = branches_of(before) or 1, branches_of(after) or 1
-    extra, wanted = (getattr(head.cls, "extra_inputs", 0) for head in (before, after))
+    branches, kept = before.rule.branches, after.rule.branches
+    extra, wanted = before.rule.extra_inputs, after.rule.extra_inputs
     if wanted > extra:
         raise ModelConfigError(
             f"{after.name} takes a further map for prototypes, which {before.name} has not: write the row"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from models.config.rows import IMAGE, Row, show_row
+from models.config.rows import IMAGE, Row, part_of, show_row
 from models.deploy import needed_rows
 from models.registry import Role, bind, citations, find_layer
 from models.summary import IMAGE_SIZE, format_shape, summarize
@@ -24,11 +24,11 @@ LANE, GUTTER = 9, 30
 
 
 @dataclass
-class Node:
+class Box:
     """A row of the network, or the image (index -1), as a box.
 
     Attributes:
-        section: backbone, neck, auxiliary (rows after the neck that only training needs) or head; empty for the image.
+        section: backbone, neck or head; empty for the image.
         strides: pixels per cell of its output; of a head those of its inputs.
         auxiliary: only training needs it.
         x, y, width, height: the box, in pixels.
@@ -82,7 +82,7 @@ class Graph:
     """
 
     title: str
-    nodes: list[Node]
+    nodes: list[Box]
     edges: list[Edge]
     columns: list[tuple[float, float, float]]
     sections: list[tuple[str, float, float]]
@@ -114,10 +114,10 @@ def lay_out(model: Model, title: str, summary: dict[str, Any] | None = None) -> 
     return Graph(title, nodes, edges, columns, bands(nodes), width, bottom, totals)
 
 
-def image(model: Model) -> Node:
+def image(model: Model) -> Box:
     """Return the box of the network's input; it stands above its first reader, since a column of its own would be empty."""
     shape = f"{model.channels}x{IMAGE_SIZE}x{IMAGE_SIZE}"
-    return Node(IMAGE, "image", None, "image", "", "", shape, [], 0, 0.0, [], False)
+    return Box(IMAGE, "image", None, "image", "", "", shape, [], 0, 0.0, [], False)
 
 
 def strides_of(model: Model, summary: dict[str, Any]) -> list[float]:
@@ -132,29 +132,19 @@ def strides_of(model: Model, summary: dict[str, Any]) -> list[float]:
     return strides
 
 
-def boxes(model: Model, summary: dict[str, Any]) -> list[Node]:
+def boxes(model: Model, summary: dict[str, Any]) -> list[Box]:
     """Return the box of each row, not placed yet."""
     strides, lead, nodes = strides_of(model, summary), set(needed_rows(model.rows, model.head)), []
-    backbone, last = len(model.config["backbone"]), len(model.rows) - 1
-    last_lead = max((index for index in lead if index < last), default=last)
+    last = len(model.rows) - 1
     for row, layer in zip(model.rows, summary["layers"], strict=True):
-        section = (
-            "head"
-            if row.index == last
-            else "backbone"
-            if row.index < backbone
-            else "neck"
-            if row.index <= last_lead
-            else "auxiliary"
-        )
         own = (
             [strides[row.index]]
             if row.index < last
             else sorted({strides[source] for source in row.sources if source != IMAGE})
         )
         shape = format_shape(layer["output_shape"])
-        node = Node(
-            row.index, row.name, row.label, layer["role"], section, show_arguments(row.arguments), shape, own,
+        node = Box(
+            row.index, row.name, row.label, layer["role"], part_of(row, model.rows), show_arguments(row.arguments), shape, own,
             layer["parameters"], layer["gflops"], list(dict.fromkeys(row.sources)), row.index not in lead,
         )  # fmt: skip
         node.facts = facts_of(model, row)
@@ -205,7 +195,7 @@ Lanes = dict[tuple[int, int], tuple[int, int]]
 """Of each (gutter, source) the lane it takes, and the number of lanes of that gutter."""
 
 
-def choose_lanes(nodes: list[Node], edges: list[Edge], columns: int) -> Lanes:
+def choose_lanes(nodes: list[Box], edges: list[Edge], columns: int) -> Lanes:
     """Choose for every line that passes rows the gutter that costs it least, and a lane there; lines of one source share theirs."""
     box = {node.index: node for node in nodes}
     steps = [sorted((a.columns[0], b.columns[0])) for a, b in pairwise(nodes)]
@@ -254,7 +244,7 @@ def numbered_lanes(taken: dict[int, tuple[int, bool]]) -> dict[int, tuple[int, i
 
 
 def place_columns(
-    nodes: list[Node], lanes: Lanes, strides: list[float]
+    nodes: list[Box], lanes: Lanes, strides: list[float]
 ) -> tuple[list[tuple[float, float, float]], list[float], float]:
     """Give every box its x; return the columns (stride, left, right), the left of each gutter, and the width of all."""
     count = [
@@ -277,7 +267,7 @@ def place_columns(
     return columns, left, max(x + MARGIN, LEAST_WIDTH)
 
 
-def route(nodes: list[Node], edges: list[Edge], lanes: Lanes, left_of_gutter: list[float]) -> None:
+def route(nodes: list[Box], edges: list[Edge], lanes: Lanes, left_of_gutter: list[float]) -> None:
     """Give every line its corners."""
     box = {node.index: node for node in nodes}
     for edge in edges:
@@ -303,7 +293,7 @@ def route(nodes: list[Node], edges: list[Edge], lanes: Lanes, left_of_gutter: li
         edge.points += [(lane, port), (end.x + end.width if enters_right else end.x, port)]
 
 
-def bands(nodes: list[Node]) -> list[tuple[str, float, float]]:
+def bands(nodes: list[Box]) -> list[tuple[str, float, float]]:
     """Return the sections with their top and bottom."""
     found: dict[str, tuple[float, float]] = {}
     for node in nodes:

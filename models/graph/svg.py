@@ -3,7 +3,7 @@
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from models.graph.layout import LEFT, Edge, Graph, Node
+from models.graph.layout import LEFT, Box, Edge, Graph
 from models.summary import IMAGE_SIZE
 
 ROLE_COLORS = {
@@ -135,7 +135,7 @@ def amount(count: float) -> str:
     return f"{count:g}"
 
 
-def draw_node(node: Node) -> str:
+def draw_node(node: Box) -> str:
     """Return a box with its texts; what is too long for it ends in an ellipsis, and is whole in its tooltip."""
     inside = int((node.width - 16) / (CHARACTER * 10.5))
     left, right = node.x + 8, node.x + node.width - 8
