@@ -7,7 +7,7 @@ import sys
 
 from utils import cli
 from utils.training.options import TrainOptions
-from utils.training.set_up import train
+from utils.training.run import train
 
 RETIRED = {
     "--label-smoothing": "it had no effect on this loss",

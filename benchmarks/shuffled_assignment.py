@@ -24,7 +24,7 @@ from utils.losses.assignment import Assignment, Overlap, Scene
 from utils.losses.parts import part
 from utils.losses.settings import PARTS
 from utils.losses.task_aligned import task_aligned
-from utils.training.set_up import train
+from utils.training.run import train
 
 
 @part(beside={"topk": "tal_topk", "alpha": "tal_alpha", "beta": "tal_beta"})

@@ -45,7 +45,7 @@ LITTLE_MEMORY = """
 import resource, runpy, sys
 from pathlib import Path
 
-import utils.training.set_up
+import utils.training.run
 
 status = Path("/proc/self/status").read_text().splitlines()
 used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmSize"))

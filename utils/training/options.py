@@ -1,6 +1,6 @@
-"""What a training run is asked for."""
+"""Options of train.py."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data.images.cache import CACHE_CHOICES
@@ -14,18 +14,18 @@ CHANGEABLE = (
     *("data", "epochs", "patience", "device", "amp", "workers", "cache"),
     *("nosave", "noval", "noplots", "save_period", "save_steps", "half"),
 )
-"""Options that a resumed run may be given anew; any other would make it another run."""
+"""Options that a resumed run may change; it keeps its own values of all others."""
 HEAD_HIDDEN = ("keep", "rule")
 OF_ONE_CALL = ("resume", "force", "plugin")
-"""Options that a checkpoint does not bring back: how to go on, and which files are run, since a checkpoint must not choose that."""
+"""Options that a checkpoint does not restore: how to resume, and which Python files are run."""
 
 
 @dataclass
 class TrainOptions:
-    """What a training run is asked for; names are those of train.py's flags.
+    """Options of train.py, each with its flag.
 
     Attributes:
-        given: names of the options that were chosen rather than left at their default; a resumed run looks at them.
+        given: names of the options on the command line; a resumed run takes some of them.
     """
 
     cfg: str = option("", "network yaml: a path or the name of a shipped one")
@@ -99,21 +99,25 @@ class TrainOptions:
     given: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all options by name."""
+        """Return all options by name, without `given`."""
         return {name: value for name, value in asdict(self).items() if name != "given"}
 
-    def resume_from(self, stored: dict[str, Any], path: str) -> None:
-        """Take over the options of the run at `path`, except those that may change and were given; says which others were given."""
-        left_out = []
-        for name in self.as_dict().keys() & stored.keys() - set(OF_ONE_CALL):
-            if name in self.given and name in CHANGEABLE:
-                continue
-            if name in self.given and getattr(self, name) != stored[name]:
-                left_out.append(f"{flag_of(name)} {stored[name]}")
-            setattr(self, name, stored[name])
-        self.resume = path
-        if left_out:
-            print(f"{path}: the run keeps its own {', '.join(sorted(left_out))}: what was given instead is left out")
+    def resume_from(self, stored: dict[str, Any], path: str) -> "TrainOptions":
+        """Return the options of the run at `path`, with those of these that were given and may change.
+
+        Prints which of the given options the run does not take.
+
+        Args:
+            stored: the run's options, as its checkpoint has them.
+        """
+        taken = stored.keys() & self.as_dict().keys() - set(OF_ONE_CALL)
+        taken -= {name for name in self.given if name in CHANGEABLE}
+        kept = sorted(
+            f"{flag_of(name)} {stored[name]}" for name in taken & self.given if getattr(self, name) != stored[name]
+        )
+        if kept:
+            print(f"{path}: the run keeps its own {', '.join(kept)}: the values on this command line are not used")
+        return replace(self, **{name: stored[name] for name in taken}, resume=path)
 
     def check(self) -> None:
         """Refuse values out of range.
@@ -124,16 +128,14 @@ class TrainOptions:
         check_values(self)
         for name in ("min_transfer", "allow_partial", "head_hidden"):
             if name in self.given and not self.weights and self.resume is None:
-                raise SettingsError(f"{flag_of(name)}: is about --weights, and none are given: leave it out")
+                raise SettingsError(f"{flag_of(name)}: given without --weights: expected --weights, or leave it out")
         if not 0 <= self.min_transfer <= 1:
             raise SettingsError(f"--min-transfer {self.min_transfer}: expected a share from 0 to 1, such as 0.5")
         if self.batch < 1 and self.batch != -1:
             raise SettingsError(f"--batch {self.batch}: expected a positive number, or -1 to fill the GPU's memory")
         if self.force and self.resume is None:
-            raise SettingsError(
-                "--force: goes with --resume only: it goes on although the data or settings of the run changed"
-            )
+            raise SettingsError("--force: given without --resume: expected --resume, or leave it out")
         if self.nosave and self.save_steps:
             raise SettingsError(
-                f"--nosave --save-steps {self.save_steps}: one saves the last epoch only, the other within epochs: leave one out"
+                f"--nosave --save-steps {self.save_steps}: --nosave saves only the last epoch: leave one of them out"
             )

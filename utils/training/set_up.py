@@ -1,86 +1,41 @@
-"""A training run from its options to its plots: set-up, epochs, validation, checkpoints, results."""
+"""What a training run needs before its first epoch: network, data, optimizer, folder."""
 
-import math
-import random
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
-from data.config import DataConfig, load_data_config
+from data.config import DataConfig
 from data.dataset import DetectionDataset
 from data.loader import Loader, build_loader
 from data.scan import check_outlines, load_annotations, print_report
-from models.config.composed import config_text
-from models.parameters import count_parameters
 from models.plugins.held import loaded_plugins
-from models.plugins.loading import install_plugins, load_plugins
-from models.plugins.record import keep_copies, plugin_flags, plugins_entry, plugins_key, print_plugins
+from models.plugins.loading import install_plugins
+from models.plugins.record import plugins_entry
 from models.yolo import Model
-from utils.checkpoint.importing import load_model
-from utils.checkpoint.transfer import DIFFERENT, NEW
-from utils.drawing.plots import plot_batch, plot_labels, plot_results
-from utils.errors import SettingsError, TrainingStoppedError
-from utils.files import next_run_dir, write_text, write_yaml
-from utils.hyperparameters import Hyperparameters, load_hyperparameters
+from utils.checkpoint.transfer import DIFFERENT, NEW, TransferReport
+from utils.errors import SettingsError
+from utils.files import next_run_dir
+from utils.hyperparameters import Hyperparameters
 from utils.image_size import size_on_stride
-from utils.inference.evaluate import NUM_PLOTTED_BATCHES, evaluate
 from utils.losses.detection import DetectionLoss, build_loss
 from utils.losses.settings import settle_loss
 from utils.optim.ema import ModelEMA
 from utils.optim.optimizer import Schedule, build_optimizer
 from utils.optim.selection import check_frozen_were_loaded, describe_frozen, freeze, learning_rate_factors
-from utils.precision import Precision, choose_precision, worker_count
-from utils.training.epoch import EpochState, Training, train_one_epoch
-from utils.training.log import record, table_header
+from utils.precision import Precision, worker_count
+from utils.training.epoch import Training
 from utils.training.options import TrainOptions
-from utils.training.resume import find_resumable, remove_leftovers
+from utils.training.resume import remove_leftovers
 from utils.training.sources import check_sources, describe_sources
 from utils.training.starting_network import starting_network
-from utils.training.state import Progress, Run, restore, save_last, snapshot
-from utils.weights.own_file import plain
+from utils.training.state import Progress, Run, restore
 
 MAX_FITTING_BATCH = 256
-
-
-def train(options: TrainOptions) -> Path:
-    """Train a network as asked, and return the run's folder.
-
-    Raises:
-        UserError: what was asked for cannot be done.
-        TrainingStoppedError: the loss, in training or validation, became non-finite.
-    """
-    options.check()
-    plugins = load_plugins(options.plugin)
-    checkpoint = find_resumable(options) if options.resume is not None else None
-    seed_everything(options.seed)
-    precision = choose_precision(options.device, options.amp)
-    hyp = load_hyperparameters(checkpoint["hyp"] if checkpoint else options.hyp)
-    config = load_data_config(options.data)
-    run = set_up(options, hyp, config, precision, checkpoint)
-    describe(run, precision)
-    print_plugins(run.training.model, plugins)
-    try:
-        fit(run)
-    except KeyboardInterrupt:
-        print(f"\n{what_is_kept(run)}", flush=True)
-        raise
-    except TrainingStoppedError as error:
-        raise TrainingStoppedError(f"{error}; {what_is_kept(run)}") from error
-    finish(run)
-    return run.folder
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every generator, so that one seed gives one result on one machine and thread count."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def set_up(
@@ -90,32 +45,21 @@ def set_up(
     precision: Precision,
     checkpoint: dict[str, Any] | None,
 ) -> Run:
-    """Build network, data, optimizer and folder."""
+    """Build everything that a run needs, and its folder.
+
+    Args:
+        checkpoint: content of the last.pt of a resumed run.
+    """
     names = ["object"] if options.single_cls else config.names
     model, transferred = starting_network(options, names, checkpoint)
     loss = run_loss(hyp, model, options, quiet=checkpoint is not None)
-    frozen = freeze(model, options.freeze)
-    if options.freeze:
-        if transferred:
-            check_frozen_were_loaded(model, [*transferred.names(NEW), *transferred.names(DIFFERENT)])
-        print(describe_frozen(model, frozen))
+    frozen = frozen_layers(model, options.freeze, transferred)
     factors = learning_rate_factors(model, options.lr_factor, options.layer_decay)
-    stride = max(model.stride)
-    options.img = size_on_stride(options.img, stride)[0]
     precision.place(model)
-    if options.batch == -1:
-        options.batch = fitting_batch(model, precision, options.img, hyp)
-    train_loader, val_loader = build_loaders(options, hyp, config, stride, masks=model.task == "segment")
-    network = checkpoint["network"] if checkpoint else {}
-    before = (
-        {"names": network["names"], "plugins": network.get("plugins")} | checkpoint.get("sources", {})
-        if checkpoint
-        else {}
-    )
-    sources = describe_sources(options, {"train": train_loader.dataset, "val": val_loader.dataset}, before)
-    if checkpoint:
-        check_sources(before, sources | {"plugins": plugins_entry(model)}, options.resume, options.force)
-    schedule = Schedule(hyp, options.schedule, options.epochs, len(train_loader), options.batch)
+    options = with_sizes(options, model, precision, hyp)
+    loaders = build_loaders(options, hyp, config, max(model.stride), masks=model.task == "segment")
+    sources = checked_sources(options, model, loaders, checkpoint)
+    schedule = Schedule(hyp, options.schedule, options.epochs, len(loaders[0]), options.batch)
     training = Training(
         model=model,
         ema=ModelEMA(model, hyp.ema_decay, hyp.ema_warmup),
@@ -128,18 +72,62 @@ def set_up(
         multi_scale=options.multi_scale,
         seed=options.seed,
     )
-    if not checkpoint:
-        folder = next_run_dir(options.project, options.name, options.exist_ok)
-        remove_leftovers(folder)
+    folder = run_folder(options)
+    if transferred:
+        transferred.write(folder)
+    progress = Progress()
+    if checkpoint:  # last: after it, nothing may draw a random number before the training does
+        progress = restore(training, checkpoint, str(options.resume))
+    return Run(folder, options, hyp, training, *loaders, progress, sources)
+
+
+def frozen_layers(model: Model, phrases: Sequence[str], transferred: TransferReport | None) -> list[nn.Module]:
+    """Freeze what the phrases of --freeze name, and return the normalisation layers that stay in evaluation mode.
+
+    Raises:
+        SettingsError: a phrase names nothing, or --weights did not fill a frozen layer.
+    """
+    frozen = freeze(model, phrases)
+    if phrases:
         if transferred:
-            transferred.write(folder)
-        return Run(folder, options, hyp, training, train_loader, val_loader, Progress(), sources)
-    folder = Path(options.resume).resolve().parent.parent
+            check_frozen_were_loaded(model, [*transferred.names(NEW), *transferred.names(DIFFERENT)])
+        print(describe_frozen(model, frozen))
+    return frozen
+
+
+def with_sizes(options: TrainOptions, model: Model, precision: Precision, hyp: Hyperparameters) -> TrainOptions:
+    """Return the options with an image size on the stride, and with a batch size that fits the GPU for --batch -1."""
+    size = size_on_stride(options.img, max(model.stride))[0]
+    batch = fitting_batch(model, precision, size, hyp) if options.batch == -1 else options.batch
+    return replace(options, img=size, batch=batch)
+
+
+def checked_sources(
+    options: TrainOptions, model: Model, loaders: tuple[Loader, Loader], checkpoint: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return digests of what the run is made from, compared with those of the checkpoint of a resumed run.
+
+    Raises:
+        CheckpointError: the data or the settings changed, and --force is not given.
+    """
+    datasets = {"train": loaders[0].dataset, "val": loaders[1].dataset}
+    if not checkpoint:
+        return describe_sources(options, datasets, {})
+    network = checkpoint["network"]
+    before = {"names": network["names"], "plugins": network.get("plugins")} | checkpoint.get("sources", {})
+    sources = describe_sources(options, datasets, before)
+    check_sources(before, sources | {"plugins": plugins_entry(model)}, str(options.resume), options.force)
+    return sources
+
+
+def run_folder(options: TrainOptions) -> Path:
+    """Return the run's folder: a new one, or that of the resumed run, without temporary files of a killed process."""
+    if options.resume is None:
+        folder = next_run_dir(options.project, options.name, options.exist_ok)
+    else:
+        folder = Path(options.resume).resolve().parent.parent
     remove_leftovers(folder)
-    progress = restore(
-        training, checkpoint, options.resume
-    )  # last: nothing after it draws a random number before training does
-    return Run(folder, options, hyp, training, train_loader, val_loader, progress, sources)
+    return folder
 
 
 def run_loss(hyp: Hyperparameters, model: Model, options: TrainOptions, quiet: bool) -> DetectionLoss:
@@ -234,145 +222,3 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
         f"--batch -1: {each / 2**20:.0f} MiB an image, {free / 2**30:.1f} GiB free: {batch} is used (at most {MAX_FITTING_BATCH})"
     )
     return batch
-
-
-def describe(run: Run, precision: Precision) -> None:
-    """Print what the run will do, and write its settings beside its weights."""
-    options, schedule, model = run.options, run.training.schedule, run.training.model
-    source = options.resume or options.cfg or options.weights
-    print(f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}")
-    print(f"compute: {precision.describe()}")
-    print(
-        f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches a step "
-        f"(nominal batch {run.hyp.nominal_batch}), warm-up {schedule.warmup_batches} batches, {options.optimizer}, {options.schedule} schedule"
-    )
-    numbers = {key: value for key, value in run.hyp.as_dict().items() if key != "loss"}
-    print("hyperparameters: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
-    print(f"loss: {run.training.loss.settings}")
-    print(f"results: {run.folder}", flush=True)
-    write_yaml(run.folder / "args.yaml", options.as_dict())
-    write_yaml(run.folder / "hyp.yaml", run.hyp.as_dict())
-    write_text(run.folder / "model.yaml", config_text(plugins_key(model) | plain(model.config)))
-    keep_copies(model, run.folder)
-    if not options.noplots:
-        dataset = run.train_loader.dataset
-        plot_labels(dataset.annotations, dataset.names, run.folder / "labels.png")
-
-
-def fit(run: Run) -> None:
-    """Train epoch after epoch until the last one, or until nothing has improved for `patience` epochs."""
-    options, progress = run.options, run.progress
-    print(table_header(run.training.model.task))
-    while progress.epoch < options.epochs:
-        epoch = progress.epoch
-        if progress.partial is None:
-            progress.mosaic = epoch < options.epochs - options.close_mosaic
-        done = snapshot(progress.partial or EpochState())
-        run.train_loader.set_epoch(epoch, mosaic=progress.mosaic, start_batch=done.batch)
-        batches: Any = run.train_loader
-        if epoch == 0 and not options.noplots:
-            batches = plotted(run.train_loader, run.folder, run.train_loader.dataset.names, done.batch)
-        trained = train_one_epoch(run.training, batches, epoch, done=done, after_step=step_saver(run))
-        last_epoch = epoch + 1 == options.epochs
-        found = None
-        if not options.noval or last_epoch:
-            found = evaluate(
-                run.training.ema.model, run.val_loader, run.training.precision, loss=run.training.loss, progress=False
-            )
-            if not all(map(math.isfinite, found.losses.values())):
-                raise TrainingStoppedError(
-                    f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: lower lr0, or try --amp off"
-                )
-        waited = epoch - progress.best_epoch if found and not progress.improved_by(found) else 0
-        stale = 0 < options.patience <= waited
-        with uninterrupted():
-            record(run, epoch, trained, found, last=last_epoch or stale)
-        if stale:
-            print(f"stopped early: nothing better than epoch {progress.best_epoch + 1} in {options.patience} epochs")
-            break
-
-
-def step_saver(run: Run) -> Callable[[EpochState], None] | None:
-    """Return what saves last.pt within an epoch, every --save-steps batches or as soon after as no gradient is pending."""
-    progress, every = run.progress, run.options.save_steps
-    if not every:
-        return None
-
-    def save(state: EpochState) -> None:
-        saved = progress.partial.batch if progress.partial else 0
-        if state.batch - saved >= every and state.batch < len(
-            run.train_loader
-        ):  # the end of the epoch is saved with its results
-            progress.partial = snapshot(state)
-            with uninterrupted():
-                save_last(run)
-
-    return save
-
-
-def plotted(batches: Loader, folder: Path, names: list[str], first: int = 0) -> Iterator[dict[str, Any]]:
-    """Hand batches on, numbered from `first`, drawing the first ones of the epoch with their boxes."""
-    for number, batch in enumerate(batches, first):
-        if number < NUM_PLOTTED_BATCHES:
-            plot_batch(
-                batch["images"],
-                batch["targets"].numpy(),
-                names,
-                folder / f"train_batch{number}.png",
-                masks=batch.get("masks"),
-            )
-        yield batch
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the body is done, so that an epoch is recorded whole."""
-    caught: list[int] = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda *_: caught.append(1))
-    except ValueError:  # not in the main thread: signals go elsewhere
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
-
-
-def what_is_kept(run: Run) -> str:
-    """Say what is left of a run that ends early."""
-    last = run.weights / "last.pt"
-    epoch, partial = run.progress.epoch, run.progress.partial
-    if run.options.nosave or not (epoch or partial):
-        return f"no epoch was saved in {run.weights}"
-    what = (
-        f"epoch {epoch}" + (f" and {partial.batch} batches of the next" if partial else "")
-        if epoch
-        else f"epoch 1 up to batch {partial.batch}"
-    )
-    return f"{what} is saved: python train.py --resume {last}{plugin_flags(run.training.model)} goes on from there"
-
-
-def finish(run: Run) -> None:
-    """Validate the best weights once more, with plots, and say where everything is."""
-    if not run.options.noplots:
-        plot_results(run.folder / "results.csv", run.folder / "results.png")
-    best, last = run.weights / "best.pt", run.weights / "last.pt"
-    if not best.is_file():  # --nosave, and the last epoch was not the best
-        best = last
-    model = run.training.precision.place(load_model(best))
-    found = evaluate(
-        model,
-        run.val_loader,
-        run.training.precision,
-        plots_dir=None if run.options.noplots else run.folder,
-        progress=False,
-    )
-    metrics = found.metrics
-    measured = f"P {metrics.precision:.4f} R {metrics.recall:.4f} mAP50 {metrics.map50:.4f} mAP50-95 {metrics.map:.4f}"
-    if found.masks is not None:
-        measured += f"; masks: P {found.masks.precision:.4f} R {found.masks.recall:.4f} mAP50 {found.masks.map50:.4f} mAP50-95 {found.masks.map:.4f}"
-    print(f"best epoch {run.progress.best_epoch + 1}, {best.name}: {measured}")
-    print(f"weights: {best} (best), {last} (last, resumable); plots and results.csv: {run.folder}")

@@ -108,7 +108,7 @@ def test_a_forged_checkpoint_runs_nothing(gated: Path, tmp_path: Path, capsys: p
 
 def test_options_of_a_checkpoint_do_not_choose_plugins() -> None:
     options = TrainOptions(resume="last.pt")
-    options.resume_from(options.as_dict() | {"plugin": ["/tmp/other.py"], "seed": 7}, "last.pt")
+    options = options.resume_from(options.as_dict() | {"plugin": ["/tmp/other.py"], "seed": 7}, "last.pt")
     assert (options.plugin, options.seed) == ([], 7)
 
 

@@ -16,7 +16,7 @@ from utils.checkpoint.importing import load_model
 from utils.hyperparameters import load_hyperparameters
 from utils.losses.settings import DEFAULTS
 from utils.training.options import TrainOptions
-from utils.training.set_up import train
+from utils.training.run import train
 from utils.weights.own_file import read_checkpoint, save_checkpoint
 
 COMBINATIONS = {

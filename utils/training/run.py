@@ -1,0 +1,215 @@
+"""A training run from its options to its plots: set-up, epochs, validation, checkpoints, results."""
+
+import math
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.config import load_data_config
+from data.loader import Loader
+from models.config.composed import config_text
+from models.parameters import count_parameters
+from models.plugins.loading import load_plugins
+from models.plugins.record import keep_copies, plugin_flags, plugins_key, print_plugins
+from utils.checkpoint.importing import load_model
+from utils.drawing.plots import plot_batch, plot_labels, plot_results
+from utils.errors import TrainingStoppedError
+from utils.files import write_text, write_yaml
+from utils.hyperparameters import load_hyperparameters
+from utils.inference.evaluate import NUM_PLOTTED_BATCHES, evaluate
+from utils.metrics.detection import DetectionResult
+from utils.precision import Precision, choose_precision
+from utils.training.epoch import EpochState, train_one_epoch
+from utils.training.log import record, table_header
+from utils.training.options import TrainOptions
+from utils.training.resume import find_resumable
+from utils.training.set_up import set_up
+from utils.training.state import Run, save_last, snapshot
+from utils.weights.own_file import plain
+
+
+def train(options: TrainOptions) -> Path:
+    """Train a network, and return the run's folder.
+
+    Raises:
+        UserError: options, data, weights or network that cannot be used.
+        TrainingStoppedError: the training or validation loss became non-finite.
+    """
+    options.check()
+    plugins = load_plugins(options.plugin)
+    checkpoint = None
+    if options.resume is not None:
+        options, checkpoint = find_resumable(options)
+    seed_everything(options.seed)
+    precision = choose_precision(options.device, options.amp)
+    hyp = load_hyperparameters(checkpoint["hyp"] if checkpoint else options.hyp)
+    config = load_data_config(options.data)
+    run = set_up(options, hyp, config, precision, checkpoint)
+    describe(run, precision)
+    print_plugins(run.training.model, plugins)
+    try:
+        fit(run)
+    except KeyboardInterrupt:
+        print(f"\n{what_is_kept(run)}", flush=True)
+        raise
+    except TrainingStoppedError as error:
+        raise TrainingStoppedError(f"{error}; {what_is_kept(run)}") from error
+    finish(run)
+    return run.folder
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every random generator: one seed gives one result on one machine with one number of threads."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def describe(run: Run, precision: Precision) -> None:
+    """Print the run's settings, and write them into its folder."""
+    options, schedule, model = run.options, run.training.schedule, run.training.model
+    source = options.resume or options.cfg or options.weights
+    print(f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}")
+    print(f"compute: {precision.describe()}")
+    print(
+        f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches a step "
+        f"(nominal batch {run.hyp.nominal_batch}), warm-up {schedule.warmup_batches} batches, {options.optimizer}, {options.schedule} schedule"
+    )
+    numbers = {key: value for key, value in run.hyp.as_dict().items() if key != "loss"}
+    print("hyperparameters: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
+    print(f"loss: {run.training.loss.settings}")
+    print(f"results: {run.folder}", flush=True)
+    write_yaml(run.folder / "args.yaml", options.as_dict())
+    write_yaml(run.folder / "hyp.yaml", run.hyp.as_dict())
+    write_text(run.folder / "model.yaml", config_text(plugins_key(model) | plain(model.config)))
+    keep_copies(model, run.folder)
+    if not options.noplots:
+        dataset = run.train_loader.dataset
+        plot_labels(dataset.annotations, dataset.names, run.folder / "labels.png")
+
+
+def fit(run: Run) -> None:
+    """Train epoch after epoch until the last one, or until nothing has improved for `patience` epochs."""
+    options, progress = run.options, run.progress
+    print(table_header(run.training.model.task))
+    while progress.epoch < options.epochs:
+        epoch = progress.epoch
+        if progress.partial is None:
+            progress.mosaic = epoch < options.epochs - options.close_mosaic
+        done = snapshot(progress.partial or EpochState())
+        run.train_loader.set_epoch(epoch, mosaic=progress.mosaic, start_batch=done.batch)
+        batches: Any = run.train_loader
+        if epoch == 0 and not options.noplots:
+            batches = plotted(run.train_loader, run.folder, run.train_loader.dataset.names, done.batch)
+        trained = train_one_epoch(run.training, batches, epoch, done=done, after_step=step_saver(run))
+        last_epoch = epoch + 1 == options.epochs
+        found = None
+        if not options.noval or last_epoch:
+            found = evaluate(
+                run.training.ema.model, run.val_loader, run.training.precision, loss=run.training.loss, progress=False
+            )
+            if not all(map(math.isfinite, found.losses.values())):
+                raise TrainingStoppedError(
+                    f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: lower lr0, or try --amp off"
+                )
+        waited = epoch - progress.best_epoch if found and not progress.improved_by(found) else 0
+        stale = 0 < options.patience <= waited
+        with uninterrupted():
+            record(run, epoch, trained, found, last=last_epoch or stale)
+        if stale:
+            print(f"stopped early: nothing better than epoch {progress.best_epoch + 1} in {options.patience} epochs")
+            break
+
+
+def step_saver(run: Run) -> Callable[[EpochState], None] | None:
+    """Return a function that saves last.pt within an epoch, after --save-steps batches or more; None without the flag."""
+    progress, every = run.progress, run.options.save_steps
+    if not every:
+        return None
+
+    def save(state: EpochState) -> None:
+        saved = progress.partial.batch if progress.partial else 0
+        if state.batch - saved >= every and state.batch < len(
+            run.train_loader
+        ):  # the end of the epoch is saved with its results
+            progress.partial = snapshot(state)
+            with uninterrupted():
+                save_last(run)
+
+    return save
+
+
+def plotted(batches: Loader, folder: Path, names: list[str], first: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the batches, numbered from `first`, and draw the first ones of the epoch with their boxes."""
+    for number, batch in enumerate(batches, first):
+        if number < NUM_PLOTTED_BATCHES:
+            plot_batch(
+                batch["images"],
+                batch["targets"].numpy(),
+                names,
+                folder / f"train_batch{number}.png",
+                masks=batch.get("masks"),
+            )
+        yield batch
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C until the body is done, so that an epoch is recorded whole."""
+    caught: list[int] = []
+    try:
+        before = signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+    except ValueError:  # not in the main thread: signals go elsewhere
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def what_is_kept(run: Run) -> str:
+    """Return a line about the checkpoint that a run leaves when it ends early."""
+    last = run.weights / "last.pt"
+    epoch, partial = run.progress.epoch, run.progress.partial
+    if run.options.nosave or not (epoch or partial):
+        return f"no epoch was saved in {run.weights}"
+    what = f"epoch {epoch}" if epoch else f"epoch 1 up to batch {partial.batch}"
+    if epoch and partial:
+        what += f" and {partial.batch} batches of the next"
+    return f"{what} is saved: python train.py --resume {last}{plugin_flags(run.training.model)} goes on from there"
+
+
+def finish(run: Run) -> None:
+    """Validate the best weights again, with plots, and print where the files are."""
+    if not run.options.noplots:
+        plot_results(run.folder / "results.csv", run.folder / "results.png")
+    best, last = run.weights / "best.pt", run.weights / "last.pt"
+    if not best.is_file():  # --nosave, and the last epoch was not the best
+        best = last
+    model = run.training.precision.place(load_model(best))
+    found = evaluate(
+        model,
+        run.val_loader,
+        run.training.precision,
+        plots_dir=None if run.options.noplots else run.folder,
+        progress=False,
+    )
+    measured = metrics_line(found.metrics)
+    if found.masks is not None:
+        measured += f"; masks: {metrics_line(found.masks)}"
+    print(f"best epoch {run.progress.best_epoch + 1}, {best.name}: {measured}")
+    print(f"weights: {best} (best), {last} (last, resumable); plots and results.csv: {run.folder}")
+
+
+def metrics_line(metrics: DetectionResult) -> str:
+    """Return precision, recall and the two mAP as text."""
+    return f"P {metrics.precision:.4f} R {metrics.recall:.4f} mAP50 {metrics.map50:.4f} mAP50-95 {metrics.map:.4f}"
