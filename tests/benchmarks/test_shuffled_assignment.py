@@ -10,7 +10,7 @@ import yaml
 from benchmarks import shuffled_assignment
 from benchmarks.shuffled_assignment import shuffled_hyperparameters
 from tests.networks import tiny_model
-from tests.utils.training.test_set_up import workplace  # noqa: F401 a fixture
+from tests.utils.training.test_run import workplace  # noqa: F401 a fixture
 from utils.errors import SettingsError
 from utils.geometry.anchors import anchor_points
 from utils.losses.assignment import Assignment, Scene

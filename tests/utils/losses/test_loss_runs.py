@@ -10,7 +10,7 @@ import yaml
 import train as command
 from tests.networks import tiny_config, tiny_segment_config
 from tests.saying import assert_says
-from tests.utils.training.test_set_up import options_for, stop_after, workplace  # noqa: F401 a fixture
+from tests.utils.training.test_run import options_for, stop_after, workplace  # noqa: F401 a fixture
 from utils import cli
 from utils.checkpoint.importing import load_model
 from utils.hyperparameters import load_hyperparameters
