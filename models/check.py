@@ -17,7 +17,7 @@ import yaml
 from models.checks.catalogue import catalogue, layer_facts
 from models.checks.checking import Check, make_all
 from models.checks.graph_checks import GRAPH_CHECKS
-from models.checks.layer_case import SIZES, TRACED_SIZE, LayerCase
+from models.checks.layer_case import SIZES, LayerCase
 from models.checks.layer_checks import FORM_CHECKS
 from models.checks.network_checks import NETWORK_CHECKS
 from models.checks.report import Report, part_lines, result_lines, write_card
@@ -30,6 +30,7 @@ from models.yolo import Model
 from utils import cli
 from utils.errors import ModelConfigError, SettingsError, did_you_mean
 from utils.files import write_text
+from utils.image_size import IMAGE_SIZE
 
 CARDS = "runs/check"
 
@@ -77,7 +78,7 @@ def check_network(
 
 def distinct_layers(model: Model) -> list[tuple[LayerCase, list[int]]]:
     """Return a network's distinct layers (same layer, arguments and inputs), each with its rows."""
-    shapes = model.trace(TRACED_SIZE)
+    shapes = model.trace(IMAGE_SIZE)
     found: dict[tuple[Any, ...], tuple[LayerCase, list[int]]] = {}
     for row in model.rows:
         case = LayerCase.of_row(model, row, shapes)

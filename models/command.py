@@ -14,10 +14,11 @@ from models.config.reading import base_of, find_config, read_config
 from models.graph.file import check_graph_path, write_graph
 from models.plugins.held import used_plugins
 from models.plugins.loading import load_plugins
-from models.summary import IMAGE_SIZE, format_shape, summarize
+from models.summary import format_shape, summarize
 from models.yolo import Model
 from utils import cli
 from utils.errors import ModelConfigError
+from utils.image_size import IMAGE_SIZE
 
 
 def format_table(summary: dict[str, Any]) -> str:

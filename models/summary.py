@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.parameters import count_parameters
 from models.registry import find_layer
 from models.yolo import Model
+from utils.image_size import IMAGE_SIZE
 
-IMAGE_SIZE = 640
 """Side of the image that GFLOPs are counted for."""
 
 

@@ -1,11 +1,14 @@
-"""Errors that a user can mend: one message (where: what was there: what was expected; a suggestion), exit status 2."""
+"""Errors that the user can fix: one message and exit status 2.
+
+A message says where: what was there: what was expected; a suggestion.
+"""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what the user wrote or pointed at; the command line prints it without a traceback."""
+    """A mistake in the user's files or flags; the command line prints its message without a traceback."""
 
 
 class ModelConfigError(UserError):
@@ -13,7 +16,7 @@ class ModelConfigError(UserError):
 
 
 class PluginError(ModelConfigError):
-    """A user's own Python file that cannot be loaded."""
+    """A plug-in file that cannot be loaded."""
 
 
 class DataError(UserError):
@@ -28,6 +31,10 @@ class SettingsError(UserError):
     """A flag or hyperparameter that is unknown or out of range."""
 
 
+class ExportError(UserError):
+    """A network that cannot be exported, or an exported file that computes something else."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'X'?"`` for the nearest known name, or an empty string."""
     by_lower = {candidate.lower(): candidate for candidate in known}
@@ -36,4 +43,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class TrainingStoppedError(RuntimeError):
-    """A run that cannot go on, though the user asked for nothing wrong: the message says why and what is kept; exit status 1."""
+    """A training run that cannot continue, such as after a loss that is not finite; exit status 1."""

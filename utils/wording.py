@@ -1,6 +1,8 @@
-"""Small helpers for the text of messages and for checks that many messages share."""
+"""Text of messages: lists, first lines, counts, and lines that are printed once."""
 
+import sys
 from collections.abc import Iterable
+from functools import cache
 
 
 def listed(items: Iterable[object], most: int = 5) -> str:
@@ -31,3 +33,9 @@ def shown(text: object) -> str:
         return f"a {type(text).__name__}"
     plain = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: LONGEST_SHOWN + 1])
     return plain if len(plain) <= LONGEST_SHOWN else plain[:LONGEST_SHOWN] + "…"
+
+
+@cache
+def say_once(line: str, to_errors: bool = False) -> None:
+    """Print a line unless this process has printed it before; to standard error where a program reads the output."""
+    print(line, file=sys.stderr if to_errors else sys.stdout, flush=True)

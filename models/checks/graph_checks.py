@@ -1,7 +1,6 @@
 """Checks of recorded graphs (compile, export, ONNX) and of a layer's cost; each has its remedy."""
 
 import importlib.util
-import io
 import statistics
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from models.checks.layer_case import (
     tensors_of,
 )
 from models.parameters import count_parameters
-from utils.onnx_graph import ONNX_OPSET
+from utils.onnx_graph import traced_onnx
 from utils.quiet import quiet
 
 GRAPH_CHECKS: Suite[LayerCase] = Suite()
@@ -156,19 +155,7 @@ def onnx_by_tracing(module: nn.Module, given: Any, expected: list[Tensor]) -> by
         name: {number: f"{name}_{number}" for number in range(tensor.ndim) if number != 1}
         for name, tensor in zip(outputs, expected, strict=True)
     }
-    buffer = io.BytesIO()
-    with quiet(), torch.no_grad():
-        torch.onnx.export(
-            FlatForm(module, given).eval(),
-            tensors,
-            buffer,  # type: ignore[arg-type] # torch takes open files, and its annotation does not say so
-            dynamo=False,
-            opset_version=ONNX_OPSET,
-            input_names=names,
-            output_names=outputs,
-            dynamic_axes=axes,
-        )
-    return buffer.getvalue()
+    return traced_onnx(FlatForm(module, given).eval(), tensors, names, outputs, axes)
 
 
 def onnx_runner(written: bytes) -> Callable[..., list[Tensor]]:

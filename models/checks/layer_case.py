@@ -14,11 +14,11 @@ from models.config.rows import IMAGE, Row
 from models.config.scaling import choose_scale
 from models.registry import Channels, Layer, Scale, find_layer
 from models.yolo import Model
+from utils.image_size import IMAGE_SIZE
 
 RUNS, SIZES, REPEATABLE = "runs", "sizes", "repeatable"
 """Names of the checks that others need."""
 SIZES_HW = ((8, 8), (7, 12), (9, 5), (2, 2))
-TRACED_SIZE = 640
 """Side of the image for which the sizes of a network's maps are compared."""
 USUAL_HW, PLAIN_HW = (7, 9), (8, 8)
 ERRORS = (
@@ -86,11 +86,11 @@ class LayerCase:
         """Return a layer of a network; one copy where the row repeats it.
 
         Args:
-            shapes: output shape of every row, from `Model.trace(TRACED_SIZE)`.
+            shapes: output shape of every row, from `Model.trace(IMAGE_SIZE)`.
         """
         inputs, heights = [], []
         for source in row.sources:
-            shape = (1, model.channels, TRACED_SIZE, TRACED_SIZE) if source == IMAGE else shapes[source]
+            shape = (1, model.channels, IMAGE_SIZE, IMAGE_SIZE) if source == IMAGE else shapes[source]
             inputs.append(model.channels if source == IMAGE else model.rows[source].out_channels)
             heights.append(shape[2] if isinstance(shape, tuple) else max(part[2] for part in shape))
         return cls(

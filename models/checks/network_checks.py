@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.checks.checking import Suite, demand, demand_close, demand_equal, demand_finite, run, shapes_of
 from models.checks.graph_checks import median_ms
-from models.checks.layer_case import TRACED_SIZE, randomise, tensors_of
+from models.checks.layer_case import randomise, tensors_of
 from models.checks.training_checks import RATE, STEPS, grouped_exactly_once
 from models.parameters import count_parameters
 from models.summary import count_gflops
@@ -23,7 +23,7 @@ RUNS, COPIES = "runs", "copies"
 def image_size(model: Model) -> int:
     """Return the side of the images for the checks: small, unless a layer takes one size only."""
     fixed = any(getattr(module, "size_hw", None) for module in model.modules())
-    return TRACED_SIZE if fixed else max(2 * max(model.stride), 64)
+    return IMAGE_SIZE if fixed else max(2 * max(model.stride), 64)
 
 
 def random_images(model: Model, batch: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
@@ -48,7 +48,7 @@ def by_row(model: Model, names: Iterable[str], most: int = 6) -> str:
 @NETWORK_CHECKS.add(RUNS, "See which of the layers below fails.")
 def check_runs(model: Model) -> str:
     """The network runs, and the shapes of all rows follow without values."""
-    model.trace(TRACED_SIZE)
+    model.trace(IMAGE_SIZE)
     images = random_images(model, 1)
     demand_finite(run(model.eval(), images), "predictions")
     return (
@@ -77,8 +77,8 @@ def check_copies(model: Model) -> str:
 )
 def check_long_images(model: Model) -> str:
     """Images need not be square."""
-    if image_size(model) == TRACED_SIZE:
-        return f"a layer takes one size only: the network runs at {TRACED_SIZE} x {TRACED_SIZE}"
+    if image_size(model) == IMAGE_SIZE:
+        return f"a layer takes one size only: the network runs at {IMAGE_SIZE} x {IMAGE_SIZE}"
     step = max(model.stride)
     demand_finite(run(model.eval(), torch.rand(1, model.channels, 2 * step, 3 * step)), "predictions")
     return f"{2 * step} x {3 * step}"
@@ -158,7 +158,7 @@ def check_deploy(model: Model) -> str:
 )
 def check_cost(model: Model) -> str:
     """Its cost can be measured."""
-    images = torch.rand(1, model.channels, TRACED_SIZE, TRACED_SIZE)
+    images = torch.rand(1, model.channels, IMAGE_SIZE, IMAGE_SIZE)
     deployed = model.deploy().eval()
 
     def predict() -> None:
@@ -168,5 +168,5 @@ def check_cost(model: Model) -> str:
     return (
         f"{count_parameters(model):,} parameters, {sum(count_gflops(model)):.2f} GFLOPs; "
         f"deployed {count_parameters(deployed):,}, "
-        f"{sum(count_gflops(deployed)):.2f}, {median_ms(predict):.0f} ms an image of {TRACED_SIZE} x {TRACED_SIZE}"
+        f"{sum(count_gflops(deployed)):.2f}, {median_ms(predict):.0f} ms an image of {IMAGE_SIZE} x {IMAGE_SIZE}"
     )

@@ -2,9 +2,7 @@
 
 import copy
 import re
-import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from models.plugins.loading import load_config_plugins
 from utils.errors import ModelConfigError, did_you_mean
 from utils.files import REPOSITORY, find_shipped, read_yaml
 from utils.losses.settings import read_loss
+from utils.wording import say_once
 
 CONFIG_FOLDERS = ("models/detect", "models/segment")
 CONFIG_KEYS = (
@@ -78,7 +77,7 @@ def read_config(
         network.notes.append(f"{where}: {note}")
     network = patched(network, patches)
     for note in network.notes:
-        say_once(note)
+        say_once(note, to_errors=True)
     return network
 
 
@@ -160,9 +159,3 @@ def check_keys(config: object, where: Places) -> None:
                 f"{where}: '{section}' is {config.get(section)!r}: "
                 "expected a list of rows [from, repeats, layer, arguments]"
             )
-
-
-@cache
-def say_once(line: str) -> None:
-    """Print a line the first time it is passed; to standard error, since a program may read standard output."""
-    print(line, file=sys.stderr)

@@ -4,11 +4,10 @@ import math
 from typing import Any
 
 from models.config.places import Places
-from models.config.reading import say_once
 from models.config.rows import NetworkConfig
 from models.registry import Scale, bind, find_layer, with_inner_repeats
 from utils.errors import ModelConfigError
-from utils.wording import is_count
+from utils.wording import is_count, say_once
 
 SCALINGS = ("full",)
 """Values of `scaling`: "full" lets the multiples reach hidden widths, inner repeats and the lists of CBLinear too."""
@@ -77,19 +76,26 @@ def apply_multiples(network: NetworkConfig, width: float | None, depth: float | 
     if old.letter is not None:
         most = [old.max_channels] if old.max_channels else []
         keys["scales"] = {old.letter: [multiples["depth"], multiples["width"], *most]}
-        say_once(f"{where}: {said}: in place of scale {old.letter}'s width {old.width:g} and depth {old.depth:g}")
+        say_once(
+            f"{where}: {said}: in place of scale {old.letter}'s width {old.width:g} and depth {old.depth:g}",
+            to_errors=True,
+        )
     else:
         keys |= {"depth_multiple": multiples["depth"], "width_multiple": multiples["width"]}
         if keys.get("scaling") != "full":
             keys["scaling"] = "full"
             say_once(
                 f"{where}: {said}: scaling: full is turned on: "
-                "hidden widths, inner repeats and CBLinear's lists are scaled too"
+                "hidden widths, inner repeats and CBLinear's lists are scaled too",
+                to_errors=True,
             )
     if depth is not None:
         scale = choose_scale(keys, where)
         if scale.depth != 1 and not changes_repeats(network, scale):
-            say_once(f"{where}: depth {depth:g} changes nothing: no layer's repeat count changes at this depth")
+            say_once(
+                f"{where}: depth {depth:g} changes nothing: no layer's repeat count changes at this depth",
+                to_errors=True,
+            )
 
 
 def changes_repeats(network: NetworkConfig, scale: Scale) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 from models.config.rows import IMAGE, Row, part_of, show_row
 from models.deploy import needed_rows
 from models.registry import Role, bind, citations, find_layer
-from models.summary import IMAGE_SIZE, format_shape, summarize
+from models.summary import format_shape, summarize
 from models.yolo import Model
+from utils.image_size import IMAGE_SIZE
 
 BOX_WIDTH, BOX_HEIGHT, GAP = 218, 54, 26
 LEFT, TOP, MARGIN = 40, 162, 24

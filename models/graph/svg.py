@@ -4,7 +4,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from models.graph.layout import LEFT, Box, Edge, Graph
-from models.summary import IMAGE_SIZE
+from utils.image_size import IMAGE_SIZE
 
 ROLE_COLORS = {
     "convolution": ("#dbeafe", "#2563eb"),

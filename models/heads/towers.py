@@ -16,6 +16,7 @@ from models.building import InnerLayer, build_inner
 from models.common import Conv
 from utils.errors import ModelConfigError
 from utils.geometry.anchors import NUM_BINS
+from utils.image_size import IMAGE_SIZE
 from utils.wording import is_count
 
 
@@ -234,4 +235,4 @@ class Branch(nn.Module):
         """Start with boxes of about one cell and with the class prior of 5 objects in a 640-pixel image."""
         for box, cls, step in zip(self.box, self.cls, stride, strict=True):
             box[-1].bias.data.fill_(1.0)
-            cls[-1].bias.data.fill_(math.log(5 / num_classes / (640 / step) ** 2))
+            cls[-1].bias.data.fill_(math.log(5 / num_classes / (IMAGE_SIZE / step) ** 2))

@@ -7,7 +7,6 @@ A checkpoint never runs code: this record serves messages only. A file is run wh
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from models.plugins.held import SHOWN_DIGITS, Plugin, plugin_of, used_plugins
 from models.registry import registered_layers
 from utils.files import write_bytes
-from utils.wording import shown
+from utils.wording import say_once, shown
 
 COPIES = "plugins"
 """Folder of a run that holds the sources as they were run."""
@@ -90,15 +89,10 @@ def differences(recorded: Iterable[RecordedPlugin]) -> list[str]:
     return lines
 
 
-@cache
-def _say_once(line: str) -> None:
-    print(line, flush=True)
-
-
 def say_differences(where: str, recorded: Iterable[RecordedPlugin]) -> None:
     """Print, once, which layers of a checkpoint have another source here than when it was written."""
     for line in differences(recorded):
-        _say_once(f"{where}: {line}")
+        say_once(f"{where}: {line}")
 
 
 def print_plugins(model: nn.Module, given: Sequence[Plugin] = ()) -> None:

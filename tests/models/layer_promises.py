@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from utils.onnx_graph import ONNX_OPSET
+
 SIZES = ((1, (1, 1)), (1, (1, 5)), (1, (7, 9)), (2, (2, 2)), (2, (3, 11)))
 """Batch sizes, and heights and widths of maps, that are the hardest to train on; usual ones are in models/checks."""
 
@@ -76,7 +78,7 @@ def assert_onnx_agrees(layer: nn.Module) -> None:
     file, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
     settings = {
         "dynamo": False,
-        "opset_version": 17,
+        "opset_version": ONNX_OPSET,
         "input_names": ["x"],
         "output_names": ["y"],
         "dynamic_axes": {"x": axes, "y": axes},

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from utils.export.formats import ExportError
+from utils.errors import ExportError
 
 MOST_PIXELS, MOST_SCORE, MOST_RELATIVE = 0.5, 1e-3, 1e-3
 """Largest differences of an exported file: of box numbers, of class probabilities, and of mask outputs over their largest magnitude."""

@@ -1,7 +1,8 @@
-"""The bytes of an .onnx or .torchscript file, from a network: what talks to the exporters of torch, and keeps them quiet.
+"""Write a network as the bytes of an .onnx or .torchscript file, with torch's exporters.
 
-Two exporters write ONNX. The one that traces takes a second and is tried first; torch means to remove it, and what it writes down
-as a constant may not be one. The one on torch.export takes 8 to 25 seconds for a gelan-t. Neither is believed: export_run.py compares.
+Two exporters write ONNX. The tracing one takes a second and is tried first; torch will remove it, and it may record a
+value as a constant that is none. The one on torch.export takes 8 to 25 seconds for gelan-t. utils/runs/export.py
+compares every file with the network.
 """
 
 import importlib.util
@@ -14,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import ExportError
 from utils.inference.exported import METADATA_FILE
 from utils.inference.metadata import INPUT_NAME, OUTPUT_NAMES, ExportMetadata
+from utils.onnx_graph import traced_onnx
 from utils.quiet import quiet
 
 MOST_BATCH, MOST_CELLS = 4096, 4096
-"""Bounds that torch.export is told for a dynamic batch, and for height and width in cells of the largest stride."""
+"""Upper bounds of a dynamic file: of the batch, and of height and width in cells of the largest stride."""
 FAILURES = (
     RuntimeError,
     TypeError,
@@ -31,17 +33,13 @@ FAILURES = (
     AssertionError,
     ImportError,
 )
-"""What exporters raise on a network that they cannot take; `RuntimeError` holds torch's own kinds."""
+"""Errors that exporters raise for networks that they do not support; torch's own are kinds of `RuntimeError`."""
 
 Writer = Callable[[nn.Module, Tensor, ExportMetadata, int], bytes]
 
 
-class ExportError(UserError):
-    """A network that cannot be exported, or whose exported file computes something else."""
-
-
 class InferenceForm(nn.Module):
-    """A network with one input and nothing to choose, in evaluation."""
+    """A network in evaluation, as a module with images as its only input."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -53,7 +51,7 @@ class InferenceForm(nn.Module):
 
 
 def torchscript_by_tracing(network: nn.Module, images: Tensor, metadata: ExportMetadata, opset: int) -> bytes:
-    """Return a TorchScript archive that holds what the network did with `images`."""
+    """Return a network as a TorchScript archive, traced with `images`."""
     buffer = io.BytesIO()
     with quiet(), torch.no_grad():
         traced = torch.jit.trace(InferenceForm(network), (images,), check_trace=False)
@@ -64,31 +62,22 @@ def torchscript_by_tracing(network: nn.Module, images: Tensor, metadata: ExportM
 
 
 def onnx_by_tracing(network: nn.Module, images: Tensor, metadata: ExportMetadata, opset: int) -> bytes:
-    """Return an ONNX model that holds what the network did with `images`."""
+    """Return a network as an ONNX model, traced with `images`."""
     import onnx
 
-    names, buffer = OUTPUT_NAMES[metadata.task], io.BytesIO()
+    names = OUTPUT_NAMES[metadata.task]
     free: dict[str, dict[int, str]] = {
         INPUT_NAME: {0: "batch", 2: "height", 3: "width"},
         names[0]: {0: "batch", 2: "anchors"},
     }
     free |= {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names[1:]}
-    with quiet(), torch.no_grad():
-        torch.onnx.export(
-            InferenceForm(network),
-            (images,),
-            buffer,  # type: ignore[arg-type] # torch takes files that are open, and its annotation does not say so
-            dynamo=False,
-            opset_version=opset,
-            input_names=[INPUT_NAME],
-            output_names=list(names),
-            dynamic_axes=free if metadata.dynamic else None,
-        )
-    return with_metadata(onnx.load_model_from_string(buffer.getvalue()), metadata, opset)
+    axes = free if metadata.dynamic else {}
+    written = traced_onnx(InferenceForm(network), (images,), [INPUT_NAME], names, axes, opset)
+    return with_metadata(onnx.load_model_from_string(written), metadata, opset)
 
 
 def onnx_by_dynamo(network: nn.Module, images: Tensor, metadata: ExportMetadata, opset: int) -> bytes:
-    """Return an ONNX model made from the graph that torch.export finds."""
+    """Return a network as an ONNX model, made by torch.export."""
     if importlib.util.find_spec("onnxscript") is None:
         raise ExportError("needs onnxscript: pip install -r requirements-export.txt")
     shapes: dict[str, dict[int, Any]] | None = None
@@ -112,10 +101,10 @@ def onnx_by_dynamo(network: nn.Module, images: Tensor, metadata: ExportMetadata,
 
 
 def with_metadata(model: Any, metadata: ExportMetadata, opset: int) -> bytes:
-    """Return an `onnx.ModelProto` as bytes, with the metadata in it and without notes of the exporter, which name files of this machine.
+    """Return an `onnx.ModelProto` as bytes, with the metadata, and without the exporter's notes, which name local files.
 
     Raises:
-        ExportError: it is of another opset than was asked for.
+        ExportError: the model has another opset.
     """
     import onnx
 
@@ -140,9 +129,9 @@ WRITERS: dict[str, tuple[Writer, ...]] = {
     "onnx": (onnx_by_tracing, onnx_by_dynamo),
     "torchscript": (torchscript_by_tracing,),
 }
-"""What can write each format, in the order in which they are tried."""
+"""Writers of each format, in the order in which they are tried."""
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "torchscript": ()}
-"""What each format needs beside torch: to write a file, and to run it for the comparison."""
+"""Packages that each format needs beside torch, to write a file and to run it for the comparison."""
 
 
 def check_packages(formats: tuple[str, ...]) -> None:
@@ -155,5 +144,6 @@ def check_packages(formats: tuple[str, ...]) -> None:
         missing = [package for package in PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
         if missing:
             raise ExportError(
-                f"--include {name}: needs {' and '.join(missing)}, not installed here: pip install -r requirements-export.txt"
+                f"--include {name}: needs {' and '.join(missing)}, which are not installed:"
+                " pip install -r requirements-export.txt"
             )

@@ -11,9 +11,8 @@ from models.config.composed import config_text
 from models.plugins.record import plugins_key
 from models.yolo import Model
 from utils.checkpoint.importing import load_model
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ExportError
 from utils.export.comparison import compare, trial_images
-from utils.export.formats import ExportError
 from utils.files import write_text
 from utils.weights.own_file import network_entry, read_checkpoint, save_checkpoint
 

@@ -14,9 +14,9 @@ from models.yolo import Model
 from utils.checkpoint.importing import import_state_dict, is_leftover, own_names, print_notes
 from utils.checkpoint.transfer import class_towers
 from utils.cli import REQUIRED, SHARED, check_values, option
-from utils.errors import CheckpointError, SettingsError
+from utils.errors import CheckpointError, ExportError, SettingsError
 from utils.export.comparison import compare, trial_images
-from utils.export.formats import FAILURES, WRITERS, ExportError, Writer, check_packages
+from utils.export.formats import FAILURES, WRITERS, Writer, check_packages
 from utils.export.weights import export_weights
 from utils.files import write_bytes
 from utils.image_size import choose_image_size

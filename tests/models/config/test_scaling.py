@@ -19,6 +19,7 @@ from utils.checkpoint.importing import load_model
 from utils.errors import ModelConfigError
 from utils.losses.detection import build_loss
 from utils.weights.own_file import network_entry, save_checkpoint
+from utils.wording import say_once
 
 SHIPPED = sorted(
     path.stem
@@ -42,7 +43,7 @@ def on_meta(*arguments: Any, **keywords: Any) -> Model:
 @pytest.fixture(autouse=True)
 def say_again() -> None:
     """Let each test hear what an earlier one was told."""
-    config_file.say_once.cache_clear()
+    say_once.cache_clear()
 
 
 def test_shipped_networks_are_found() -> None:

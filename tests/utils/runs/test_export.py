@@ -10,9 +10,9 @@ import yaml
 from models.yolo import Model
 from tests.networks import meta_model, meta_pruned, randomise, seeded_images, tiny_config, tiny_model
 from utils.checkpoint.importing import load_model
-from utils.errors import CheckpointError, ModelConfigError, SettingsError
+from utils.errors import CheckpointError, ExportError, ModelConfigError, SettingsError
 from utils.export.comparison import compare, largest, trial_images
-from utils.export.formats import ExportError, onnx_by_dynamo, torchscript_by_tracing
+from utils.export.formats import onnx_by_dynamo, torchscript_by_tracing
 from utils.export.weights import rounded, yaml_text
 from utils.inference.exported import ExportedNetwork
 from utils.runs import export as export_run
@@ -28,7 +28,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = randomise(tiny_model(2)).eval()
     model.names = list(NAMES)
     path = tmp_path_factory.mktemp("weights") / "best.pt"
-    content = {"network": network_entry(model), "model": model.state_dict(), "options": {"img": 96}, "hyp": {"lr0": 0.01}, "optimizer": {}}
+    content = {
+        "network": network_entry(model),
+        "model": model.state_dict(),
+        "options": {"img": 96},
+        "hyp": {"lr0": 0.01},
+        "optimizer": {},
+    }
     save_checkpoint(path, content)
     return path
 
@@ -43,7 +49,9 @@ def names_in(folder: Path) -> list[str]:
 
 
 class TestWeights:
-    def test_lead_branch_alone_computes_the_same_and_can_be_trained(self, weights: Path, tmp_path: Path, capsys) -> None:
+    def test_lead_branch_alone_computes_the_same_and_can_be_trained(
+        self, weights: Path, tmp_path: Path, capsys
+    ) -> None:
         files = export(settings(weights, tmp_path, "weights"))
         assert names_in(tmp_path) == ["best-deploy.pt", "best-deploy.yaml"] == [path.name for path in files]
         written, source = load_model(files[0]), load_model(weights)
@@ -67,7 +75,9 @@ class TestWeights:
     def test_yaml_builds_it(self, weights: Path, tmp_path: Path) -> None:
         checkpoint, text = export(settings(weights, tmp_path, "weights"))
         built = Model(text)
-        assert {n: t.shape for n, t in built.state_dict().items()} == {n: t.shape for n, t in load_model(checkpoint).state_dict().items()}
+        assert {n: t.shape for n, t in built.state_dict().items()} == {
+            n: t.shape for n, t in load_model(checkpoint).state_dict().items()
+        }
         assert built.names == NAMES
         assert "  - [-1, 1, Conv, [8, 3, 2]]\n" in text.read_text(encoding="utf-8")
         assert "红细胞" in text.read_text(encoding="utf-8")
@@ -88,7 +98,10 @@ class TestWeights:
         checkpoint, _ = export(settings(weights, tmp_path, "weights", half=True, fold=fold))
         tensors = read_checkpoint(checkpoint)["model"]
         assert {tensor.dtype for tensor in tensors.values()} <= {torch.float16, torch.int64}
-        assert checkpoint.stat().st_size < 0.7 * export(settings(weights, tmp_path / "full", "weights", fold=fold))[0].stat().st_size
+        assert (
+            checkpoint.stat().st_size
+            < 0.7 * export(settings(weights, tmp_path / "full", "weights", fold=fold))[0].stat().st_size
+        )
         assert "by rounding to fp16" in capsys.readouterr().out.splitlines()[0]
         assert next(load_model(checkpoint).parameters()).dtype is torch.float32
 
@@ -101,10 +114,18 @@ class TestWeights:
         assert names_in(tmp_path) == ["best-deploy.pt", "best-deploy.yaml", "best.pt"]
         assert [" (replaced): " in line for line in capsys.readouterr().out.splitlines()] == [False, False, True, True]
 
-    def test_files_that_compute_something_else_are_not_kept(self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("utils.export.weights.rounded", lambda tensors, _: {name: tensor * 1.001 for name, tensor in tensors.items()})
+    def test_files_that_compute_something_else_are_not_kept(
+        self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "utils.export.weights.rounded",
+            lambda tensors, _: {name: tensor * 1.001 for name, tensor in tensors.items()},
+        )
         monkeypatch.setattr("utils.checkpoint.importing.check_constant", lambda *_: None)
-        with pytest.raises(ExportError, match=r"best-deploy\.pt: not written: outputs differ by .* of the largest value: expected at most 1e-05"):
+        with pytest.raises(
+            ExportError,
+            match=r"best-deploy\.pt: not written: outputs differ by .* of the largest value: expected at most 1e-05",
+        ):
             export(settings(weights, tmp_path, "weights"))
         assert names_in(tmp_path) == []
 
@@ -115,16 +136,26 @@ class TestWeights:
         expected = meta_model("gelan-c")
         for section in ("backbone", "head"):
             assert made.config[section] == expected.config[section]
-        assert {n: t.shape for n, t in made.state_dict().items()} == {n: t.shape for n, t in expected.state_dict().items()}
+        assert {n: t.shape for n, t in made.state_dict().items()} == {
+            n: t.shape for n, t in expected.state_dict().items()
+        }
         assert list(made.state_dict()) == list(expected.state_dict())
 
     def test_segmentation_network_keeps_both_repeats(self) -> None:
         trained, made = meta_model("yolov9-c-dseg"), meta_pruned("yolov9-c-dseg")
         assert made.config["head"][-1][2] == "DSegment"
-        assert [row[3] for row in made.config["head"] if row[2] == "RepNCSPELAN4"][-1] == [256, 256, 128, 2], "its prototypes' branch"
+        assert [row[3] for row in made.config["head"] if row[2] == "RepNCSPELAN4"][-1] == [256, 256, 128, 2], (
+            "its prototypes' branch"
+        )
         assert len(made.rows) == len(meta_model("gelan-c-dseg").rows)
-        lead = {name.partition(".lead.")[2]: tensor.shape for name, tensor in trained.state_dict().items() if ".lead." in name}
-        assert {name.partition(".lead.")[2]: tensor.shape for name, tensor in made.state_dict().items() if ".lead." in name} == lead
+        lead = {
+            name.partition(".lead.")[2]: tensor.shape
+            for name, tensor in trained.state_dict().items()
+            if ".lead." in name
+        }
+        assert {
+            name.partition(".lead.")[2]: tensor.shape for name, tensor in made.state_dict().items() if ".lead." in name
+        } == lead
 
 
 class TestComparison:
@@ -136,7 +167,12 @@ class TestComparison:
     def test_differences_by_kind(self) -> None:
         expected = torch.tensor([10.0, 20, 30, 40, 0.5, 0.25, 8]).view(1, 7, 1)
         found = torch.tensor([10.0, 20, 30.25, 40, 0.5, 0.375, 4]).view(1, 7, 1)
-        difference = compare(lambda _: (expected, torch.full((1, 1, 2, 2), 2.0)), lambda _: (found, torch.full((1, 1, 2, 2), 2.5)), [found], nc=2)
+        difference = compare(
+            lambda _: (expected, torch.full((1, 1, 2, 2), 2.0)),
+            lambda _: (found, torch.full((1, 1, 2, 2), 2.5)),
+            [found],
+            nc=2,
+        )
         assert (difference.pixels, difference.scores, difference.masks) == (0.25, 0.125, 0.5)
         assert difference.relative == 0.25, "the prototypes'"
 
@@ -171,9 +207,14 @@ def failing(network, images, metadata, opset) -> bytes:
 
 
 class TestExportedFiles:
-    def test_a_file_that_computes_something_else_is_not_kept(self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_that_computes_something_else_is_not_kept(
+        self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setitem(export_run.WRITERS, "torchscript", (wrong, failing))
-        with pytest.raises(ExportError, match=r"best\.torchscript: not written: wrong: computes .* else .*; failing: Unsupported: aten::nonsense$"):
+        with pytest.raises(
+            ExportError,
+            match=r"best\.torchscript: not written: wrong: computes .* else .*; failing: Unsupported: aten::nonsense$",
+        ):
             export(settings(weights, tmp_path, "torchscript"))
         assert names_in(tmp_path) == []
 
@@ -185,7 +226,9 @@ class TestExportedFiles:
         with torch.inference_mode():
             assert (ExportedNetwork(path)(images) - load_model(weights)(images)).abs().max() < 0.01
 
-    def test_one_failure_leaves_the_others(self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_failure_leaves_the_others(
+        self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setitem(export_run.WRITERS, "torchscript", (failing,))
         with pytest.raises(ExportError, match=r"best\.torchscript: not written: failing: "):
             export(settings(weights, tmp_path, "torchscript", "weights"))
@@ -196,7 +239,10 @@ class TestExportedFiles:
         pytest.importorskip("onnxruntime")
         export(settings(weights, tmp_path, "onnx", "torchscript", dynamic=True))
         out, err = capfd.readouterr()
-        assert [line.partition(": ")[0] for line in out.splitlines()] == [str(tmp_path / "best.onnx"), str(tmp_path / "best.torchscript")]
+        assert [line.partition(": ")[0] for line in out.splitlines()] == [
+            str(tmp_path / "best.onnx"),
+            str(tmp_path / "best.torchscript"),
+        ]
         assert err == ""
         assert len(recwarn) == 0
 
@@ -230,7 +276,9 @@ class TestExportedFiles:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("dynamic", [False, True])
-    def test_exporter_on_torch_export(self, weights: Path, tmp_path: Path, dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_exporter_on_torch_export(
+        self, weights: Path, tmp_path: Path, dynamic: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for package in ("onnx", "onnxruntime", "onnxscript"):
             pytest.importorskip(package)
         monkeypatch.setitem(export_run.WRITERS, "onnx", (onnx_by_dynamo,))
@@ -259,13 +307,21 @@ class TestSettings:
         assert names_in(tmp_path) == []
 
     def test_half_beside_others_is_said(self, weights: Path, capsys) -> None:
-        assert check_settings(ExportOptions("w.pt", include=["weights", "torchscript", "weights"], half=True)) == ("weights", "torchscript")
+        assert check_settings(ExportOptions("w.pt", include=["weights", "torchscript", "weights"], half=True)) == (
+            "weights",
+            "torchscript",
+        )
         assert "--half: the weights are written in fp16, exported networks in float32" in capsys.readouterr().out
 
     def test_missing_package_is_one_line(self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else found(name, *rest))
-        with pytest.raises(ExportError, match=r"--include onnx: needs (onnx and )?onnxruntime, not installed here: pip install -r requirements-exp"):
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else found(name, *rest)
+        )
+        with pytest.raises(
+            ExportError,
+            match=r"--include onnx: needs (onnx and )?onnxruntime, not installed here: pip install -r requirements-exp",
+        ):
             export(settings(weights, tmp_path, "weights", "onnx"))
         assert names_in(tmp_path) == []
 
@@ -291,7 +347,8 @@ class TestStateDict:
     def test_with_another_network(self, plain: tuple[Path, Path], tmp_path: Path) -> None:
         plain[1].write_text(yaml.safe_dump(tiny_config(2, width=16)))
         with pytest.raises(
-            CheckpointError, match=r"plain\.pt: is not the network of .*tiny\.yaml: .*differing in shape.*expected the --cfg it was trained"
+            CheckpointError,
+            match=r"plain\.pt: is not the network of .*tiny\.yaml: .*differing in shape.*expected the --cfg it was trained",
         ):
             export(settings(plain[0], tmp_path, "weights", cfg=str(plain[1])))
 
@@ -314,7 +371,10 @@ def test_rounded_leaves_counts_alone() -> None:
         ({"include": ["weights"], "batch": 2}, r"--batch: is for --include onnx or torchscript"),
         ({"include": ["weights"], "img": [64]}, r"--img: is for --include onnx or torchscript"),
         ({"include": ["torchscript"], "opset": 17}, r"--opset 17: is for --include onnx"),
-        ({"include": ["torchscript"], "dynamic": True, "batch": 2}, r"--batch 2: a --dynamic file takes any number of images"),
+        (
+            {"include": ["torchscript"], "dynamic": True, "batch": 2},
+            r"--batch 2: a --dynamic file takes any number of images",
+        ),
     ],
 )
 def test_flags_that_would_do_nothing(given: dict[str, object], message: str) -> None:
