@@ -144,6 +144,6 @@ def check_packages(formats: tuple[str, ...]) -> None:
         missing = [package for package in PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
         if missing:
             raise ExportError(
-                f"--include {' and '.join(missing)}, not installed here:"
+                f"--include {name}: needs {' and '.join(missing)}, not installed here:"
                 " pip install -r requirements-export.txt"
             )
