@@ -14,6 +14,7 @@ from models.checks.training_checks import RATE, STEPS, grouped_exactly_once
 from models.parameters import count_parameters
 from models.summary import count_gflops
 from models.yolo import Model
+from utils.image_size import IMAGE_SIZE
 from utils.wording import listed
 
 NETWORK_CHECKS: Suite[Model] = Suite()
