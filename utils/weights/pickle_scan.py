@@ -18,9 +18,9 @@ from utils.weights.stand_ins import DTYPES, EXPECTED, MOST_DIMENSIONS, REPLACED,
 from utils.wording import shown
 
 LARGEST_PICKLE = 32 * 2**20
-"""Bytes; yolov9-e with averaged weights and optimizer takes 1.3 MB, 550,000 instructions and 230,000 objects."""
-MOST_INSTRUCTIONS = 2_000_000
-MOST_CONTAINERS = 600_000
+"""Bytes. yolov9-e with averaged weights and optimizer takes 1.3 MB, 550,000 instructions and 230,000 objects."""
+MOST_INSTRUCTIONS = 1_000_000
+MOST_CONTAINERS = 500_000
 MOST_COPIED = 2_000_000
 """Letters and items that all calls together may copy."""
 
@@ -110,9 +110,13 @@ class PickleScan:
     def follow(self, stream: io.BytesIO) -> Item:
         """Follow all instructions of one pickle."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count > MOST_INSTRUCTIONS or self.containers > MOST_CONTAINERS or self.copied > MOST_COPIED:
-                raise RefusedError("its pickle has too many instructions, objects or copies: forged; not loaded")
+            if count > MOST_INSTRUCTIONS:
+                raise too_many(MOST_INSTRUCTIONS, "instructions")
             self.step(opcode.name, argument)
+            if self.containers > MOST_CONTAINERS:
+                raise too_many(MOST_CONTAINERS, "objects")
+            if self.copied > MOST_COPIED:
+                raise too_many(MOST_COPIED, "copied letters and items")
         return self.stack.pop()
 
     def step(self, name: str, argument: Any) -> None:
@@ -234,6 +238,11 @@ def paused_collection() -> Iterator[None]:
             gc.enable()
 
 
+def too_many(most: int, what: str) -> RefusedError:
+    """Return the refusal of a pickle that goes beyond a limit."""
+    return RefusedError(f"its pickle has more than {most} {what}: forged; not loaded")
+
+
 def require_keys(items: list[Item]) -> None:
     """Refuse keys that take long to hash."""
     for item in items:
@@ -243,7 +252,9 @@ def require_keys(items: list[Item]) -> None:
 
 def describe(item: Item) -> str:
     """Name an object for a message."""
-    return shown(item.value) if item.kind == "name" else f"a {item.kind}"
+    if item.kind == "name":
+        return shown(item.value)
+    return f"an {item.kind}" if item.kind in ("object", "ordered") else f"a {item.kind}"
 
 
 def rebuilt_tensor(arguments: list[Item]) -> Item:
