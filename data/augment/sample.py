@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.labels.annotation import Polygon
+from utils.geometry.anchors import PROTOTYPE_STRIDE
 from utils.geometry.region import polygon_region
 
 SUBPIXEL_BITS = 4
@@ -190,21 +191,21 @@ def by_area(sample: Sample) -> Sample:
     )
 
 
-def index_map(sample: Sample, stride: int = 4) -> NDArray[np.int16]:
-    """Draw the outlined objects, (H / stride, W / stride): k at the k-th object from 1, later ones on top, else 0.
+def index_map(sample: Sample) -> NDArray[np.int16]:
+    """Draw the outlined objects, (H / 4, W / 4): k at the k-th object from 1, later ones on top, else 0.
 
     A cell belongs to the object that covers the cell's centre; an object that covers no centre gets the cell in its
     middle. Objects without outline are not drawn.
     """
     width, height = sample.size_wh
-    canvas = np.zeros((height // stride, width // stride), np.int16)
+    canvas = np.zeros((height // PROTOTYPE_STRIDE, width // PROTOTYPE_STRIDE), np.int16)
     for number, polygon in enumerate(sample.polygons, start=1):
-        region = polygon_region([part / stride for part in polygon], canvas.shape)
+        region = polygon_region([part / PROTOTYPE_STRIDE for part in polygon], canvas.shape)
         if region.mask.any():
             region.paint(canvas, number)
         elif polygon:
             points = np.concatenate(polygon)
-            middle = (points.min(0) + points.max(0)) / (2 * stride)
+            middle = (points.min(0) + points.max(0)) / (2 * PROTOTYPE_STRIDE)
             column, row = np.clip(middle.astype(int), 0, (canvas.shape[1] - 1, canvas.shape[0] - 1))
             canvas[row, column] = number
     return canvas

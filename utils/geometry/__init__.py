@@ -1,1 +1,1 @@
-"""Boxes, masks, outlines: pure geometry."""
+"""Boxes, masks, outlines and anchor points: geometry without networks or files."""

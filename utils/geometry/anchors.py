@@ -14,7 +14,7 @@ PROTOTYPE_STRIDE = 4
 
 
 def anchor_points(maps_hw: list[tuple[int, int]], stride: list[int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cell centres (A, 2) as x, y in pixels and their strides (A, 1), level by level, row-major.
+    """Return the centres of all cells (A, 2), x and y in pixels, and their strides (A, 1): level by level, row by row.
 
     Args:
         maps_hw: height and width of each level's map, cells.
@@ -34,11 +34,12 @@ def anchor_points(maps_hw: list[tuple[int, int]], stride: list[int], like: Tenso
 
 
 def decode_boxes(distances: Tensor, points: Tensor, strides: Tensor) -> Tensor:
-    """Turn distances of the sides (left, top, right, bottom) into corners.
+    """Turn the distances from anchor points to box sides (left, top, right, bottom) into corners.
 
     Args:
         distances: (…, A, 4) in cells.
-        points: (…, A, 2) pixels; strides (…, A, 1) pixels.
+        points: (…, A, 2) pixels.
+        strides: (…, A, 1) pixels.
     Returns:
         (…, A, 4) corners in pixels.
     """

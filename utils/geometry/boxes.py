@@ -13,24 +13,24 @@ EPS = 1e-7
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """(…, 4) centre and size to (…, 4) corners."""
+    """Convert (…, 4) centre and size to (…, 4) corners."""
     centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:4] / 2
     return torch.cat((centre - half, centre + half), -1)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """(…, 4) corners to (…, 4) centre and size."""
+    """Convert (…, 4) corners to (…, 4) centre and size."""
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:4]
     return torch.cat(((low + high) / 2, high - low), -1)
 
 
 def box_area(boxes_xyxy: Tensor) -> Tensor:
-    """(…, 4) corners to (…) areas; 0 for a box turned inside out."""
+    """Compute the areas (…) of (…, 4) corners; 0 where x2 < x1 or y2 < y1."""
     return (boxes_xyxy[..., 2:4] - boxes_xyxy[..., :2]).clamp(min=0).prod(-1)
 
 
 def box_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """(N, 4) and (M, 4) corners to (N, M) intersection over union in [0, 1]; 0 for empty boxes."""
+    """Compute the (N, M) intersection over union of (N, 4) and (M, 4) corners: in [0, 1], 0 for empty boxes."""
     low = torch.maximum(first_xyxy[:, None, :2], second_xyxy[None, :, :2])
     high = torch.minimum(first_xyxy[:, None, 2:], second_xyxy[None, :, 2:])
     intersection = (high - low).clamp(min=0).prod(-1)
@@ -39,7 +39,7 @@ def box_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
 
 
 def intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the areas that both boxes cover and that either covers, pair by pair: (…, 4) corners to two (…)."""
+    """Compute the areas (…) of intersection and union, pair by pair, of (…, 4) corners."""
     low = torch.maximum(first_xyxy[..., :2], second_xyxy[..., :2])
     high = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
     intersection = (high - low).clamp(min=0).prod(-1)
@@ -49,13 +49,13 @@ def intersection_and_union(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Ten
 
 
 def paired_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Intersection over union, pair by pair: (…, 4) corners to (…); 0 for empty boxes."""
+    """Compute the intersection over union (…), pair by pair, of (…, 4) corners; 0 for empty boxes."""
     intersection, union = intersection_and_union(first_xyxy, second_xyxy)
     return intersection / (union + EPS)
 
 
 def complete_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Complete IoU, pair by pair, differentiable at degenerate boxes.
+    """Compute the complete IoU pair by pair, with finite gradients at degenerate boxes.
 
     Args:
         first_xyxy, second_xyxy: (…, 4) corners, broadcastable.

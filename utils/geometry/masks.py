@@ -1,12 +1,13 @@
-"""Masks of found objects: from coefficients and prototypes to the pixels of the image, cut at the object's box.
+"""Masks of detected objects: from coefficients and prototypes to pixels of the image, cropped to the object's box.
 
-A mask is where the combination of the prototypes, before the sigmoid, is above 0. The prototypes have a quarter of the
-network's resolution; between the centres of their cells the combination is linear. Two rules:
+An object's logit is the sum of the prototypes weighted by its coefficients. Its mask is where the logit is above 0.
+The prototypes have a quarter of the network's resolution; between the centres of their cells the logit is interpolated
+linearly. There are two rules:
 
-- full: it is evaluated at the centre of every pixel of the image. Validation, in training and in val.py, and what
-  pycocotools is given, use this one, so that all of them measure the same masks; `detect.py --retina-masks` draws it.
-- fast: it is evaluated at the pixels that the network saw, and each pixel of the image takes the one that it lies in. For images
-  larger than the network's input this is as many times less work as they have more pixels, with edges in steps of that ratio.
+- full: compute the logit at the centre of every pixel of the image. Validation (in training, in val.py and by
+  pycocotools) uses this rule, so all three measure the same masks. `detect.py --retina-masks` draws it.
+- fast: compute the logit at every pixel of the network's input; each pixel of the image takes the value of the input
+  pixel that it lies in. This is less work where the image is larger than the input; the edges are coarser there.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ Array = NDArray[np.float32]
 
 
 def as_array(values: Tensor) -> Array:
-    """Return a tensor on any device, in any number format, as float32 numbers."""
+    """Convert a tensor of any device and dtype to a float32 array."""
     return np.ascontiguousarray(values.detach().to("cpu", torch.float32).numpy())
 
 
@@ -34,9 +35,9 @@ def instance_region(
     Args:
         coefficients: (M,).
         prototypes: (M, h, w) of the image.
-        box_xyxy: (4,) corners in pixels of the original image; pixels whose centres are outside are not the object's.
+        box_xyxy: (4,) corners in pixels of the original image; the mask ends at them.
         placement: of the image in the network's input.
-        full: the rule (see above); False is the fast one.
+        full: True for the full rule, False for the fast one (see the top of this file).
     """
     region = box_region(box_xyxy, placement.original_hw)
     if not region.mask.size:
@@ -54,7 +55,13 @@ def instance_region(
 
 
 def logits_at(coefficients: Array, prototypes: Array, y: NDArray[np.float64], x: NDArray[np.float64]) -> Array:
-    """Return the combined prototypes at the points `y` times `x`, (len(y), len(x)), in pixels of the network's input, each rising."""
+    """Compute an object's logits (len(y), len(x)) on the grid of rows `y` and columns `x`.
+
+    Args:
+        coefficients: (M,).
+        prototypes: (M, h, w).
+        y, x: ascending, in pixels of the network's input.
+    """
     (top, below, share_y), (left, right, share_x) = (
         neighbours(centres, count) for centres, count in zip((y, x), prototypes.shape[1:], strict=True)
     )
@@ -65,7 +72,7 @@ def logits_at(coefficients: Array, prototypes: Array, y: NDArray[np.float64], x:
 
 
 def neighbours(centres: NDArray[np.float64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-    """Return the cells before and after each place, of `count` along an axis, and the share of the one after."""
+    """Return, for points on an axis of `count` cells, the cells before and after each and the weight of the latter."""
     place = np.clip(centres / PROTOTYPE_STRIDE - 0.5, 0, count - 1)
     before = np.floor(place).astype(np.int64)
     return before, np.minimum(before + 1, count - 1), (place - before).astype(np.float32)
@@ -74,7 +81,7 @@ def neighbours(centres: NDArray[np.float64], count: int) -> tuple[NDArray[np.int
 def instance_regions(
     coefficients: Array, prototypes: Array, boxes_xyxy: NDArray, placement: Placement, full: bool = True
 ) -> list[Region]:
-    """Return the pixels of every object, (n, M) and (n, 4); see `instance_region`."""
+    """Return the pixels of n objects, given (n, M) coefficients and (n, 4) boxes; see `instance_region`."""
     pairs = zip(coefficients, boxes_xyxy, strict=True)
     return [instance_region(own, prototypes, box_xyxy, placement, full) for own, box_xyxy in pairs]
 
@@ -82,12 +89,15 @@ def instance_regions(
 def numbered_region(
     coefficients: Array, prototypes: Array, boxes_xyxy: NDArray, placement: Placement, row: int
 ) -> Region:
-    """Return the pixels of the object in one row of (n, M) and (n, 4), by the full rule."""
+    """Return the pixels of one of n objects, by the full rule; see `instance_regions`."""
     return instance_region(coefficients[row], prototypes, boxes_xyxy[row], placement)
 
 
 def prototype_map(coefficients: Array, prototypes: Array, boxes_xyxy: NDArray) -> NDArray[np.int16]:
-    """Return an index map (h, w) of the objects at the prototypes' own cells: k at the k-th one (from 1), the first ones on top.
+    """Draw objects into an index map (h, w) at the prototypes' resolution: the k-th object is k, the rest 0.
+
+    Where objects overlap, the first one wins.
+
 
     Args:
         boxes_xyxy: (n, 4) corners in pixels of the network's input.

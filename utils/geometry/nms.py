@@ -1,4 +1,4 @@
-"""Non-maximum suppression: from the network's dense predictions to a short list of boxes for each image."""
+"""Non-maximum suppression: from the predictions at all anchor points to a short list of boxes for each image."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ from utils.geometry.boxes import cxcywh_to_xyxy
 from utils.wording import first_line
 
 FIRST_ON_CPU = 512
-"""Boxes that a CPU looks at first, then twice as many, until `max_det` stay (docs/LOG.md has the times)."""
+"""On a CPU, suppression starts with this many boxes and doubles them until `max_det` stay (times: docs/LOG.md)."""
 MOST_CANDIDATES = 30000
-"""Boxes of an image, the most confident ones, that go into the suppression."""
+"""Most boxes of an image that enter the suppression; the least confident ones are dropped."""
 
 
 def non_max_suppression(
@@ -32,12 +32,12 @@ def non_max_suppression(
         prediction: (B, 4 + nc + nm, A): centre x, centre y, width, height in pixels, class probabilities, mask
             coefficients.
         nc: number of classes.
-        conf_thres: a box counts when its probability is above this.
-        iou_thres: of two boxes of one class that overlap more than this, the less confident one goes.
+        conf_thres: confidence threshold; a box must be above it.
+        iou_thres: IoU above which the less confident of two boxes of a class is dropped.
         max_det: most boxes of an image.
         classes: class indices to keep; None keeps all.
-        agnostic: boxes of different classes suppress each other too.
-        multi_label: an anchor point gives one box for every class above `conf_thres`, not only for its best one.
+        agnostic: let boxes of different classes suppress each other too.
+        multi_label: return one box for every class above `conf_thres` at an anchor point, not only for the best class.
 
     Returns:
         B tensors (n, 6 + nm), at least float32: x1, y1, x2, y2 in pixels, probability, class index, mask coefficients.
@@ -59,7 +59,14 @@ def non_max_suppression(
 
 
 def _one_class_each(candidates: Tensor, nc: int, conf_thres: float, multi_label: bool) -> Tensor:
-    """(n, 4 + nc + nm) cxcywh, probabilities, coefficients to (m, 6 + nm) xyxy, probability, class, coefficients."""
+    """Split anchor points into boxes of one class each.
+
+    Args:
+        candidates: (n, 4 + nc + nm) centre and size, probabilities, mask coefficients.
+        nc, conf_thres, multi_label: as for `non_max_suppression`.
+    Returns:
+        (m, 6 + nm) corners, probability, class index, mask coefficients.
+    """
     boxes, scores, coefficients = candidates.split((4, nc, candidates.shape[1] - 4 - nc), 1)
     boxes = cxcywh_to_xyxy(boxes)
     if multi_label and nc > 1:
@@ -76,22 +83,22 @@ def suppress(boxes_xyxy: Tensor, labels: Tensor | None, iou_thres: float, max_de
 
     Args:
         boxes_xyxy: (n, 4) finite corners in pixels.
-        labels: (n) class indices; boxes of different classes never meet. None: all meet.
-        iou_thres: overlap above which the later box goes.
+        labels: (n) class indices; only boxes of the same class suppress each other. None ignores classes.
+        iou_thres: IoU above which the later box is dropped.
         max_det: most rows to return.
     """
     count = len(boxes_xyxy)
     if count < 2:
         return torch.arange(min(count, max_det), device=boxes_xyxy.device)
     if labels is not None:
-        if boxes_xyxy.device.type != "mps":  # no float64 there; elsewhere the offset must not cost digits of the boxes
+        if boxes_xyxy.device.type != "mps":  # it has no float64; elsewhere the offset must not cost precision
             boxes_xyxy = boxes_xyxy.double()
         span = boxes_xyxy.max() - boxes_xyxy.min() + 1
         boxes_xyxy = boxes_xyxy + labels.to(boxes_xyxy.dtype)[:, None] * span
     nms = torchvision_nms(boxes_xyxy.device.type)
     order = torch.arange(count, 0, -1, device=boxes_xyxy.device, dtype=boxes_xyxy.dtype)  # scores without ties
     size = FIRST_ON_CPU if boxes_xyxy.device.type == "cpu" else count
-    while True:  # what stays of the first boxes does not depend on the later ones
+    while True:  # later boxes cannot suppress earlier ones
         stays = nms(boxes_xyxy[:size], order[:size], iou_thres)
         if len(stays) >= max_det or size >= count:
             return stays[:max_det]
@@ -100,7 +107,7 @@ def suppress(boxes_xyxy: Tensor, labels: Tensor | None, iou_thres: float, max_de
 
 @functools.cache
 def torchvision_nms(device_type: str) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """Return torchvision's operator, tried once on this kind of device.
+    """Return torchvision's operator after one trial on this type of device.
 
     Raises:
         SettingsError: torchvision is missing, or was built for another torch.

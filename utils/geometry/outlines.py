@@ -1,4 +1,4 @@
-"""From a region back to its outline: traced along the edges of its pixels, and joined into one closed line where it has parts or holes."""
+"""From a region to its outline: traced along pixel edges; several parts and holes are joined into one closed line."""
 
 import cv2
 import numpy as np
@@ -10,18 +10,19 @@ Points = NDArray[np.float64]
 
 
 def trace(region: Region) -> list[list[Points]]:
-    """Return a region's pieces, each as its outer outline and then those of its holes, (K, 2) x, y in the image, the largest first.
+    """Trace the connected pieces of a region, the largest first.
 
-    The lines run along the edges of the pixels (but cut the inner corners of a pixel), so filling them gives the region again.
-    Outer outlines and holes run round in opposite senses.
+    The lines follow the edges of the pixels but cut inner corners; filling them gives the same region.
+
+    Returns:
+        For each piece its outer outline and then its holes, (K, 2) x, y in pixels of the image. Holes run in the
+        opposite direction.
     """
     if not region.mask.any():
         return []
     height, width = region.mask.shape
-    lattice = np.zeros(
-        (2 * height + 1, 2 * width + 1), np.uint8
-    )  # pixels at odd places, their edges and corners at even ones
-    lattice[1::2, 1::2] = region.mask
+    lattice = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
+    lattice[1::2, 1::2] = region.mask  # pixels at odd indices, their edges and corners at even ones
     lattice = cv2.dilate(lattice, np.ones((3, 3), np.uint8))
     contours, tree = cv2.findContours(lattice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     corner = np.array((region.left, region.top), np.float64)
@@ -30,7 +31,12 @@ def trace(region: Region) -> list[list[Points]]:
 
 
 def nested(outlines: list[Points], tree: NDArray[np.int32]) -> list[list[Points]]:
-    """Return the outlines that cv2.findContours found with RETR_CCOMP piece by piece, the largest first, holes after their piece."""
+    """Group the outlines of cv2.findContours (RETR_CCOMP) by piece: the outer one, then its holes; largest piece first.
+
+    Args:
+        outlines: (K, 2) each.
+        tree: (1, len(outlines), 4) hierarchy that cv2.findContours returned.
+    """
     parents = tree[0, :, 3].tolist()
     pieces = {number: [outlines[number]] for number, parent in enumerate(parents) if parent < 0}
     for number, parent in enumerate(parents):
@@ -40,10 +46,10 @@ def nested(outlines: list[Points], tree: NDArray[np.int32]) -> list[list[Points]
 
 
 def join_outlines(pieces: list[list[Points]]) -> Points:
-    """Return one closed line (K, 2) around everything: each further outline is reached by a seam and left by the same one.
+    """Join all outlines into one closed line (K, 2): a seam leads to each further outline and back.
 
     Args:
-        pieces: as `trace` gives them; no piece gives no points.
+        pieces: from `trace`; no piece gives no points.
     """
     outlines = [outline for piece in pieces for outline in piece]
     if not outlines:
@@ -57,5 +63,5 @@ def join_outlines(pieces: list[list[Points]]) -> Points:
 
 
 def outline_norm(region: Region, size_hw: tuple[int, int]) -> Points:
-    """Return a region's outline as a label row holds it: one closed line (K, 2), in parts of the image's width and height."""
+    """Return the outline for a label row: one closed line (K, 2), x and y divided by the image's width and height."""
     return join_outlines(trace(region)) / (size_hw[1], size_hw[0])

@@ -1,4 +1,4 @@
-"""How an image lies in the network's input, and the way back from that input to the image."""
+"""Where an image lies in the network's input, and the mapping from that input back to the image."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Placement:
     """Where letterboxing put an image.
 
     Attributes:
-        original_hw: height and width of the image itself.
+        original_hw: height and width of the original image.
         ratio_wh: letterboxed size over original size, width then height.
         pad_wh: pixels added at the left and at the top.
     """

@@ -1,8 +1,8 @@
-"""Regions: the pixels of one object in an image, held as a window, and how an outline is filled.
+"""Regions: the pixels of one object, stored as a window of the image; and the filling of outlines.
 
-A pixel belongs to an outline when its centre lies inside (even-odd rule), to a polygon of several parts when it belongs to one
-of them. Unlike cv2.fillPoly, which also draws the border's own pixels, this makes no object wider than it is, and a seam that
-is walked there and back (to a hole, or to a second part) leaves no trace.
+A pixel is inside an outline when its centre is (even-odd rule), and inside a polygon when it is inside one of its
+parts. cv2.fillPoly also draws the pixels on the border, which makes objects wider; this does not. A seam that runs to a
+hole or a second part and back covers no pixel.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,12 @@ Polygon = list[NDArray[np.float32]]
 
 @dataclass(slots=True)
 class Region:
-    """The pixels of one object: `mask` (h, w) bool, its first pixel at row `top` and column `left` of the image; none elsewhere."""
+    """The pixels of one object.
+
+    Attributes:
+        top, left: row and column of the mask's first pixel in the image.
+        mask: (h, w) bool; outside it the object has no pixels.
+    """
 
     top: int
     left: int
@@ -35,7 +40,7 @@ class Region:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
     def common(self, other: "Region") -> int:
-        """Return the number of pixels that are in both."""
+        """Count the pixels that both regions hold."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom = min(self.top + self.mask.shape[0], other.top + other.mask.shape[0])
         right = min(self.left + self.mask.shape[1], other.left + other.mask.shape[1])
@@ -47,7 +52,7 @@ class Region:
         return int(np.count_nonzero(parts[0] & parts[1]))
 
     def paint(self, canvas: NDArray, value: object) -> None:
-        """Set the region's pixels of a whole image (H, W) or (H, W, C) in place."""
+        """Set the region's pixels in a whole image (H, W) or (H, W, C), in place."""
         canvas[self.window][self.mask] = value
 
 
@@ -57,7 +62,7 @@ def no_region() -> Region:
 
 
 def dense_masks(regions: Sequence[Region], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return (n, H, W), one whole image for each region."""
+    """Return (n, H, W), a mask of the whole image for each region."""
     masks = np.zeros((len(regions), *size_hw), bool)
     for mask, region in zip(masks, regions, strict=True):
         region.paint(mask, True)
@@ -65,7 +70,7 @@ def dense_masks(regions: Sequence[Region], size_hw: tuple[int, int]) -> NDArray[
 
 
 def box_region(box_xyxy: NDArray, size_hw: tuple[int, int]) -> Region:
-    """Return the pixels of an image of `size_hw` whose centres lie inside a box, x1 <= x < x2 and y1 <= y < y2."""
+    """Return the pixels whose centres lie inside a box, x1 <= x < x2 and y1 <= y < y2, in an image of `size_hw`."""
     left, top, right, bottom = (
         int(edge) for edge in np.clip(np.ceil(np.asarray(box_xyxy, np.float64) - 0.5), 0, (size_hw[1], size_hw[0]) * 2)
     )
@@ -73,7 +78,7 @@ def box_region(box_xyxy: NDArray, size_hw: tuple[int, int]) -> Region:
 
 
 def polygon_region(polygon: Polygon, size_hw: tuple[int, int]) -> Region:
-    """Return the pixels of an image of `size_hw` that lie inside one of the parts (K, 2) of a polygon."""
+    """Return the pixels inside any of the parts (K, 2) of a polygon, in an image of `size_hw`."""
     if not polygon:
         return no_region()
     points = np.concatenate(polygon)
@@ -90,17 +95,15 @@ def polygon_region(polygon: Polygon, size_hw: tuple[int, int]) -> Region:
 
 
 def fill_part(points: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return (H, W), True where the centre of a pixel lies inside the closed outline `points` (K, 2) by the even-odd rule.
+    """Fill a closed outline `points` (K, 2): (H, W), True where a pixel's centre is inside (even-odd rule).
 
-    Every edge crosses some rows of pixel centres; from each crossing to the right, inside and outside change places.
+    Each edge crosses some rows of pixel centres. To the right of each crossing, inside and outside swap.
     """
     height, width = size_hw
     following = np.roll(points, -1, 0)
     rising = (points[:, 1] > following[:, 1])[:, None]
-    low, high = (
-        np.where(rising, following, points),
-        np.where(rising, points, following),
-    )  # the same numbers for an edge walked back
+    # sorted by y, so that an edge and the same edge reversed give the same numbers
+    low, high = np.where(rising, following, points), np.where(rising, points, following)
     first, last = (np.clip(np.ceil(end[:, 1] - 0.5), 0, height).astype(np.int64) for end in (low, high))
     counts = last - first
     edge = np.repeat(np.arange(len(points)), counts)

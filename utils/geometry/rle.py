@@ -1,7 +1,7 @@
 """COCO's run-length masks: written for results files, read from annotation files (compressed text or plain lists).
 
-pycocotools writes them. It does not read them here: of runs that do not fill the mask, version 2.0.11 makes pixels of
-uninitialised memory, without an error.
+pycocotools encodes them. It does not decode them here: where the runs do not fill the mask, version 2.0.11 returns
+uninitialised memory as pixels, without an error.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from pycocotools import mask as mask_api
 from utils.geometry.region import Region
 
 Counts = NDArray[np.int64]
-"""Lengths of the runs, column by column: first of pixels outside (may be 0), then inside, in turn."""
+"""Lengths of the runs, column by column: pixels outside (the first may be 0) and inside, alternating."""
 
 FIRST_CHARACTER, DATA_BITS, MORE, SIGN = 48, 5, 0x20, 0x10
 
@@ -26,19 +26,20 @@ def encode_region(region: Region, size_hw: tuple[int, int]) -> dict[str, object]
 
 
 def decompress(text: str) -> Counts:
-    """Return the run lengths of COCO's text.
+    """Decode COCO's compressed text into run lengths.
 
-    Numbers are groups of five bits, lowest first; from the fourth on each is the difference to the last but one.
+    A number is stored in groups of five bits, the lowest first. From the fourth number on, the text stores the
+    difference to the number two places before.
 
     Raises:
-        ValueError: a character that such a text cannot hold, or an unfinished last number.
+        ValueError: an invalid character, or an incomplete last number.
     """
     counts: list[int] = []
     value = shift = 0
     for character in text:
         group = ord(character) - FIRST_CHARACTER
         if not 0 <= group < 2 * MORE:
-            raise ValueError(f"character {character!r} in a run-length text")
+            raise ValueError(f"character {character!r} in the run-length text")
         value |= (group & (MORE - 1)) << shift
         shift += DATA_BITS
         if group & MORE:
@@ -52,7 +53,7 @@ def decompress(text: str) -> Counts:
 
 
 def read_counts(rle: Mapping[str, object]) -> tuple[tuple[int, int], Counts]:
-    """Return height and width, and the run lengths, of a mask {"size": [H, W], "counts": text or list}.
+    """Read the size (H, W) and the run lengths of a mask {"size": [H, W], "counts": text or list}.
 
     Raises:
         ValueError: size or counts are malformed, or the runs do not fill the size.
@@ -75,19 +76,19 @@ def read_counts(rle: Mapping[str, object]) -> tuple[tuple[int, int], Counts]:
 
 
 def decode_region(rle: Mapping[str, object]) -> Region:
-    """Return the region of a mask; arguments and errors as of `read_counts`."""
+    """Return the region of a mask; arguments and errors as for `read_counts`."""
     size_hw, counts = read_counts(rle)
     return counts_region(counts, size_hw)
 
 
 def counts_region(counts: Counts, size_hw: tuple[int, int]) -> Region:
-    """Return the region that run lengths mark in an image of `size_hw`, which they fill."""
+    """Return the region that run lengths describe; they must fill an image of `size_hw`."""
     inside = np.arange(len(counts)) % 2 == 1
     return cropped(np.repeat(inside, counts).reshape(size_hw[1], size_hw[0]).T)
 
 
 def cropped(mask: NDArray[np.bool_]) -> Region:
-    """Return the region of a whole image's mask (H, W)."""
+    """Crop the mask (H, W) of a whole image to a region."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return Region(0, 0, np.zeros((0, 0), bool))

@@ -224,9 +224,9 @@ class MaskEvaluation:
         for index, detections, image, own, placement in images:
             item, own = annotations[int(index)], as_array(own)
             region_of = partial(numbered_region, as_array(image[:, 6:]), own, detections[:, :4], placement)
-            truths, forgiven = truth_masks(item)
-            overlaps = mask_overlaps(detections, region_of, truths, item.classes, forgiven)
-            self.metrics.update(detections, item.boxes_xyxy, item.classes, forgiven, item.image_id, overlaps)
+            truths, ignored = truth_masks(item)
+            overlaps = mask_overlaps(detections, region_of, truths, item.classes, ignored)
+            self.metrics.update(detections, item.boxes_xyxy, item.classes, ignored, item.image_id, overlaps)
             if self.segmentations is not None:
                 self.segmentations[int(index)] = [
                     encode_region(region_of(row), item.file_hw) for row in range(len(detections))

@@ -30,7 +30,7 @@ def coco_ground_truth(
         annotations: images with unique image ids, and annotation ids from 1 (pycocotools takes 0 for 'unmatched').
         names: class names by class index.
         categories: category id by class index.
-        masks: with the objects' masks, polygons as they are; objects without one then stand as crowds, as `truth_masks` says.
+        masks: add the masks, polygons unchanged; an object without a mask becomes a crowd (see `truth_masks`).
     """
     images = [
         {
@@ -58,8 +58,8 @@ def coco_ground_truth(
                 }
             )
         if masks:
-            regions, forgiven = truth_masks(item)
-            for entry, polygon, region, crowd in zip(objects[first:], item.polygons, regions, forgiven, strict=True):
+            regions, ignored = truth_masks(item)
+            for entry, polygon, region, crowd in zip(objects[first:], item.polygons, regions, ignored, strict=True):
                 entry["iscrowd"] = int(crowd)
                 outline = coco_polygon(polygon)
                 entry["segmentation"] = encode_region(region, item.file_hw) if crowd or not outline else outline
@@ -90,7 +90,7 @@ def coco_results(
 
 
 def write_results(path: str | Path, results: list[dict[str, Any]]) -> None:
-    """Write a COCO results file, compact, atomically."""
+    """Write a COCO results file, compact and whole or not at all."""
     write_text(path, json.dumps(results, separators=(",", ":")) + "\n")
 
 
@@ -100,17 +100,17 @@ def evaluate_coco(
     max_det: int = DEFAULT_MAX_DET,
     masks: bool = False,
 ) -> dict[str, float]:
-    """Return COCO's twelve numbers for boxes, or masks, by pycocotools; -1 where there is no such truth.
+    """Compute COCO's twelve numbers by pycocotools, for boxes or masks; -1 where no truth counts.
 
     Args:
         ground_truth: content or path of a COCO instances file.
         results: content of a COCO results file.
-        max_det: most detections a class and image; COCO's own number is 100.
-        masks: compare masks, which both then hold.
+        max_det: most detections per class and image; COCO uses 100.
+        masks: compare masks; both files must hold them.
 
     Returns:
-        AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR<max_det>, AR_small, AR_medium, AR_large; with a `max_det` up to 10
-        those of AR1 and AR10 that are smaller.
+        AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR<max_det>, AR_small, AR_medium, AR_large. AR1 and
+        AR10 are left out where `max_det` is not above 1 or 10.
 
     Raises:
         SettingsError: pycocotools is not installed.
@@ -120,19 +120,19 @@ def evaluate_coco(
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise SettingsError(
-            f"COCO's twelve numbers: pycocotools cannot be imported ({error}): pip install pycocotools"
+            f"pycocotools: cannot be imported ({error}): COCO's twelve numbers need it; pip install pycocotools"
         ) from error
     if isinstance(ground_truth, Mapping):
         content = ground_truth
     else:
         content = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports every step
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
         truth = _indexed(COCO, content)
         if results:
-            left_out = "bbox" if masks else "segmentation"  # where both are given, the area would be that of the box
-            found = truth.loadRes(
-                [{key: value for key, value in result.items() if key != left_out} for result in results]
-            )  # it writes into them
+            left_out = "bbox" if masks else "segmentation"  # with both, loadRes would take the area of the box
+            # copies, since loadRes writes into them
+            copies = [{key: value for key, value in result.items() if key != left_out} for result in results]
+            found = truth.loadRes(copies)
         else:
             found = _indexed(COCO, {**content, "annotations": []})
         evaluation = COCOeval(truth, found, "segm" if masks else "bbox")
@@ -143,7 +143,7 @@ def evaluate_coco(
 
 
 def _indexed(coco_class: type, content: Mapping[str, Any]) -> Any:
-    """Return a pycocotools COCO object over `content`, which has no file; its truths are copied since the evaluation marks them."""
+    """Return a pycocotools COCO object of `content`; annotations are copied, since the evaluation changes them."""
     coco = coco_class()
     coco.dataset = {"info": {}, **content, "annotations": [dict(item) for item in content["annotations"]]}
     coco.createIndex()
@@ -151,7 +151,7 @@ def _indexed(coco_class: type, content: Mapping[str, Any]) -> Any:
 
 
 def _twelve(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> dict[str, float]:
-    """Read the numbers off pycocotools' arrays: precision (T, R, K, areas, limits) and recall (T, K, areas, limits)."""
+    """Compute the twelve numbers from precision (T, R, K, areas, limits) and recall (T, K, areas, limits)."""
 
     def mean(values: np.ndarray) -> float:
         return float(values[values > -1].mean()) if (values > -1).any() else -1.0

@@ -1,4 +1,4 @@
-"""The confusion matrix: which class is taken for which."""
+"""The confusion matrix of a detector."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,14 +8,14 @@ from utils.metrics.detection import Array, as_arrays, box_iou_crowd
 CONF_THRES = 0.25
 """Confidence above which a detection counts."""
 IOU_THRES = 0.45
-"""Overlap above which a detection and an object can be a pair."""
+"""IoU above which a detection and an object can be a pair."""
 
 
 class ConfusionMatrix:
-    """Counts which class is taken for which.
+    """Counts of predicted class by true class.
 
-    `matrix` is (nc + 1, nc + 1): rows predicted, columns true. The last row and column are the background: missed
-    truths, and detections of nothing.
+    `matrix` is (nc + 1, nc + 1): rows predicted, columns true. The last row counts missed objects, the last column
+    detections without an object.
     """
 
     def __init__(self, nc: int) -> None:
@@ -25,7 +25,7 @@ class ConfusionMatrix:
     def update(
         self, detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None = None
     ) -> None:
-        """Add one image; arguments as in `DetectionMetrics.update`. Best overlaps pair first, whatever the classes."""
+        """Add one image; arguments as for `DetectionMetrics.update`. Pairs form by falling IoU, across classes."""
         detections, boxes_xyxy, classes, crowd = as_arrays(detections, boxes_xyxy, classes, crowd)
         detections = detections[detections[:, 4] > CONF_THRES]
         predicted, true = detections[:, 5].astype(np.int64), classes[~crowd]
@@ -41,7 +41,7 @@ class ConfusionMatrix:
 
 
 def _best_pairs(overlaps: Array, threshold: float) -> NDArray[np.int64]:
-    """Return (n, 2) row and column of pairs above `threshold`, largest overlap first, each used at most once."""
+    """Return (n, 2) row and column of pairs above `threshold`, largest first; each row and column is used once."""
     rows, columns = np.nonzero(overlaps > threshold)
     pairs: list[tuple[int, int]] = []
     used_rows: set[int] = set()

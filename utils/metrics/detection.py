@@ -1,4 +1,4 @@
-"""Detection metrics by the COCO protocol, from boxes in original pixels: precision, recall, mAP and the curves behind them."""
+"""Detection metrics by the COCO protocol: precision, recall, mAP and their curves; boxes in original pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 def box_iou_crowd(detections_xyxy: Array, truths_xyxy: Array, crowd: NDArray[np.bool_]) -> Array:
-    """Return (D, G) overlaps: intersection over union, but over the detection's own area where the truth is a crowd."""
+    """Compute (D, G) overlaps: IoU, or intersection over the detection's own area where the truth is a crowd."""
     detections_wh = detections_xyxy[:, 2:4] - detections_xyxy[:, :2]
     truths_wh = truths_xyxy[:, 2:4] - truths_xyxy[:, :2]
     low = np.maximum(detections_xyxy[:, None, :2], truths_xyxy[None, :, :2])
@@ -35,19 +35,17 @@ def match_detections(
     """Match each detection, in row order, to its best truth still free, at every threshold at once.
 
     Args:
-        overlaps: (D, G), detections by falling confidence; negative where the two can never match (different classes).
-        crowd: (G) truths that may be matched any number of times; a detection goes there only when no other truth takes it.
+        overlaps: (D, G), detections by falling confidence; negative where classes differ, which never match.
+        crowd: (G) truths that may match any number of detections; a detection matches one only if no other truth does.
         thresholds: (T) smallest overlap of a match.
 
     Returns:
-        (T, D) matched to a truth that counts, and (T, D) matched to a crowd and therefore ignored. Of equal overlaps the last truth wins,
-        as in pycocotools.
+        (T, D) matched to an ordinary truth, and (T, D) matched to a crowd and therefore ignored. Of truths with equal
+        overlaps the last one wins, as in pycocotools.
     """
     least = np.minimum(thresholds, 1 - 1e-10)
-    ordinary, crowds = (
-        overlaps[:, ~crowd][:, ::-1],
-        overlaps[:, crowd],
-    )  # reversed: argmax then finds the last of equals
+    # reversed, since argmax finds the first of equals and the last truth must win
+    ordinary, crowds = overlaps[:, ~crowd][:, ::-1], overlaps[:, crowd]
     matched = np.zeros((len(least), len(overlaps)), dtype=bool)
     if ordinary.size:
         taken = np.zeros((len(least), ordinary.shape[1]), dtype=bool)
@@ -64,13 +62,13 @@ def match_detections(
 
 
 def average_precision(scores: Array, matched: NDArray[np.bool_], ignored: NDArray[np.bool_], num_truths: int) -> Array:
-    """Return (T, 101) interpolated precision at `RECALL_POINTS` of one class, all images together.
+    """Compute the (T, 101) interpolated precision of one class at `RECALL_POINTS`, over all images.
 
     Args:
         scores: (N) confidences, in any order; equal ones keep their order.
         matched: (T, N) from `match_detections`.
-        ignored: (T, N) likewise.
-        num_truths: truths that count; at least 1.
+        ignored: (T, N), the same.
+        num_truths: truths that are no crowds; at least 1.
     """
     order = np.argsort(-scores, kind="mergesort")
     true = np.cumsum(matched[:, order], axis=1, dtype=np.float64)
@@ -78,9 +76,7 @@ def average_precision(scores: Array, matched: NDArray[np.bool_], ignored: NDArra
     recall = true / num_truths
     precision = true / (true + false + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    envelope = np.concatenate(
-        (envelope, np.zeros((len(envelope), 1))), axis=1
-    )  # a recall never reached has precision 0
+    envelope = np.pad(envelope, ((0, 0), (0, 1)))  # precision 0 at recalls that are never reached
     return np.stack(
         [row[np.searchsorted(reached, RECALL_POINTS)] for row, reached in zip(envelope, recall, strict=True)]
     )
@@ -89,23 +85,23 @@ def average_precision(scores: Array, matched: NDArray[np.bool_], ignored: NDArra
 def confidence_curves(
     scores: Array, matched: NDArray[np.bool_], ignored: NDArray[np.bool_], num_truths: int
 ) -> tuple[Array, Array]:
-    """Return precision and recall of one class against the confidence that a detection needs, at `CONFIDENCE_POINTS`.
+    """Compute precision and recall of one class at the confidence thresholds `CONFIDENCE_POINTS`.
 
     Args:
         scores: (N) confidences.
         matched: (N) at one overlap threshold.
-        ignored: (N) likewise.
-        num_truths: truths that count; at least 1.
+        ignored: (N), the same.
+        num_truths: truths that are no crowds; at least 1.
 
     Returns:
-        (1000,) and (1000,); precision is 1 above the most confident detection, and 0 throughout where there is none.
+        (1000,) and (1000,). Precision is 1 above the highest confidence, and 0 everywhere if there is no detection.
     """
     counted = ~ignored
     order = np.argsort(scores[counted], kind="mergesort")
     rising, true = scores[counted][order], matched[counted][order]
     if not len(rising):
         return np.zeros_like(CONFIDENCE_POINTS), np.zeros_like(CONFIDENCE_POINTS)
-    first = np.searchsorted(rising, CONFIDENCE_POINTS)  # detections from here on are confident enough
+    first = np.searchsorted(rising, CONFIDENCE_POINTS)  # the first detection above each threshold
     num_detections = len(rising) - first
     num_true = np.append(np.cumsum(true[::-1])[::-1], 0)[first]
     precision = np.where(num_detections > 0, num_true / np.maximum(num_detections, 1), 1.0)
@@ -113,7 +109,7 @@ def confidence_curves(
 
 
 def smooth(values: Array, fraction: float = 0.1) -> Array:
-    """Return the moving mean over `fraction` of the length, the ends continued by their last value."""
+    """Compute the moving mean over `fraction` of the length; the end values are repeated beyond the ends."""
     half = round(len(values) * fraction)
     window = 2 * (half // 2) + 1
     return np.convolve(np.pad(values, window // 2, mode="edge"), np.full(window, 1 / window), mode="valid")
@@ -121,9 +117,10 @@ def smooth(values: Array, fraction: float = 0.1) -> Array:
 
 @dataclass
 class DetectionResult:
-    """Metrics over a data set. K counts the classes with at least one truth that is no crowd; means run over those, as COCO's do.
+    """Metrics over a data set.
 
-    `precision`, `recall` and `f1` belong to IoU 0.5 and to the one `confidence` that maximises the smoothed mean F1.
+    K is the number of classes with at least one truth that is no crowd. Means are taken over these, as in COCO.
+    `precision`, `recall` and `f1` are those at IoU 0.5 and at `confidence`, which maximises the smoothed mean F1.
     """
 
     precision: float = 0.0
@@ -159,11 +156,11 @@ class DetectionResult:
 
     @property
     def fitness(self) -> float:
-        """The one number by which the best epoch is chosen."""
+        """The number that chooses the best epoch."""
         return sum(weight * getattr(self, name) for name, weight in FITNESS_WEIGHTS.items())
 
     def table(self, names: Sequence[str]) -> list[tuple[str, int, int, float, float, float, float]]:
-        """Return rows of class, images, instances, P, R, mAP50, mAP50-95: first 'all', then every class with a truth."""
+        """Return rows of class, images, instances, P, R, mAP50, mAP50-95: 'all' first, then each class with a truth."""
         rows = [("all", self.num_images, self.num_instances, self.precision, self.recall, self.map50, self.map)]
         for row, label in enumerate(self.classes):
             counts = int(self.class_images[row]), int(self.class_instances[row])
@@ -172,7 +169,7 @@ class DetectionResult:
         return rows
 
     def summary(self, suffix: str = "") -> dict[str, float]:
-        """Return the single numbers under the names that results.csv and metrics.json use, those of masks with `suffix` "(mask)"."""
+        """Return the main numbers by their names in results.csv and metrics.json; `suffix` is "(mask)" for masks."""
         return {
             f"metrics/precision{suffix}": self.precision,
             f"metrics/recall{suffix}": self.recall,
@@ -183,7 +180,7 @@ class DetectionResult:
 
 @dataclass
 class _Image:
-    """What one image adds: its detections with their matches, and its truths."""
+    """The detections of one image with their matches, and its truths."""
 
     key: int
     scores: Array
@@ -194,10 +191,10 @@ class _Image:
 
 
 class DetectionMetrics:
-    """Collects images one by one and computes a `DetectionResult` at the end.
+    """Collect images one by one and compute a `DetectionResult` at the end.
 
     Args:
-        max_det: most detections a class and image that count, the most confident first (COCO's `maxDets`).
+        max_det: most detections per class and image; the less confident ones are dropped (COCO's `maxDets`).
     """
 
     def __init__(self, max_det: int = 300) -> None:
@@ -219,9 +216,9 @@ class DetectionMetrics:
             detections: (n, 6 or more) x1, y1, x2, y2 in original pixels, confidence, class index; any order.
             boxes_xyxy: (m, 4) truths in original pixels.
             classes: (m) class indices.
-            crowd: (m) which truths are crowds, to be ignored; None: none.
-            image_id: decides the order of equal scores between images, rising as in pycocotools; None: order of the calls.
-            overlaps: (n, m) of the masks, where these are to be compared; None compares the boxes.
+            crowd: (m) True for crowds, which are ignored; None if there are none.
+            image_id: orders equal scores of different images, ascending as in pycocotools; None orders them by call.
+            overlaps: (n, m) overlaps of masks; None compares the boxes.
         """
         detections, boxes_xyxy, classes, crowd = as_arrays(detections, boxes_xyxy, classes, crowd)
         order = np.argsort(-detections[:, 4], kind="mergesort")
@@ -235,7 +232,7 @@ class DetectionMetrics:
         self._images.append(_Image(key, detections[:, 4], labels, matched, ignored, classes[~crowd]))
 
     def compute(self) -> DetectionResult:
-        """Return the metrics over all images so far; all zero where no class has a truth."""
+        """Compute the metrics over all images so far; all are zero if no class has a truth."""
         images = sorted(self._images, key=lambda image: image.key)
         result = DetectionResult(num_images=len(images))
         if not images:
@@ -282,7 +279,7 @@ class DetectionMetrics:
 def as_arrays(
     detections: ArrayLike, boxes_xyxy: ArrayLike, classes: ArrayLike, crowd: ArrayLike | None
 ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
-    """Bring one image's detections and truths (tensors, arrays, lists; empty ones too) to (n, 6 or more), (m, 4), (m) and (m)."""
+    """Convert detections and truths, also empty ones, to arrays of shape (n, 6 or more), (m, 4), (m) and (m)."""
     detections = np.asarray(detections, dtype=np.float64)
     detections = detections if len(detections) else np.zeros((0, 6))
     classes = np.asarray(classes, dtype=np.int64).reshape(-1)
@@ -291,5 +288,5 @@ def as_arrays(
 
 
 def f1_score(precision: Array, recall: Array) -> Array:
-    """Return the harmonic mean of precision and recall, 0 where both are 0."""
+    """Compute the harmonic mean of precision and recall; 0 where both are 0."""
     return 2 * precision * recall / np.maximum(precision + recall, 1e-16)

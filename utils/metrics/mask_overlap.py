@@ -1,8 +1,9 @@
-"""What masks are measured against, and how far found and true masks of one image overlap.
+"""True masks, and the overlaps of detected and true masks of one image.
 
-pycocotools fills the polygons, so that figures can be compared with others'. It moves corners to fifths of a pixel: of
-1,993 small random polygons 1,791 differ from utils/geometry/region.py (mean IoU 0.970), and the mAP in the third decimal.
-Overlaps are counted here, on windows: only for the pairs that can match, and without run lengths of whole images.
+pycocotools fills the true polygons, so that results can be compared with published ones. It rounds corners to fifths of
+a pixel: 1,791 of 1,993 small random polygons differ from those of utils/geometry/region.py (mean IoU 0.970), and the
+mAP differs in the third decimal. Overlaps are computed here: only for pairs that can match, and on windows in place of
+run lengths of whole images.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +18,15 @@ from utils.geometry.rle import counts_region, cropped
 from utils.metrics.detection import IOU_THRESHOLDS
 
 LEAST = float(IOU_THRESHOLDS.min())
-"""Lowest overlap of a match; smaller ones are not computed."""
+"""Smallest overlap of a match; smaller overlaps are not computed."""
 
 
 def truth_masks(annotation: Annotation) -> tuple[list[Region], NDArray[np.bool_]]:
-    """Return the region of each object of an image, and (N,) which of them are ignored.
+    """Return the region of each object of an image, and (N,) True for those to ignore.
 
-    Those are crowd regions, and objects without an outline: a detection inside the box is neither right nor wrong.
+    Ignored are crowds and objects without a mask: a detection inside their box is neither right nor wrong.
     """
-    regions, forgiven = [], annotation.crowd.copy()
+    regions, ignored = [], annotation.crowd.copy()
     for row, polygon in enumerate(annotation.polygons):
         if polygon:
             regions.append(filled(polygon, annotation.file_hw))
@@ -33,17 +34,17 @@ def truth_masks(annotation: Annotation) -> tuple[list[Region], NDArray[np.bool_]
             regions.append(counts_region(annotation.run_lengths[row], annotation.file_hw))
         else:
             regions.append(box_region(annotation.boxes_xyxy[row], annotation.file_hw))
-            forgiven[row] = True
-    return regions, forgiven
+            ignored[row] = True
+    return regions, ignored
 
 
 def coco_polygon(polygon: Polygon) -> list[list[float]]:
-    """Return a polygon as COCO files have it; rounding to three decimals undoes that to float32."""
+    """Convert a polygon to COCO's lists; rounding to three decimals restores the numbers before float32."""
     return [part.reshape(-1).astype(np.float64).round(3).tolist() for part in polygon]
 
 
 def filled(polygon: Polygon, size_hw: tuple[int, int]) -> Region:
-    """Return the pixels of an image that a polygon of one or more parts covers, as COCO's evaluation sees it."""
+    """Fill a polygon of one or more parts in an image of `size_hw`, exactly as COCO's evaluation does."""
     parts = mask_api.frPyObjects(coco_polygon(polygon), *size_hw)
     return cropped(mask_api.decode(mask_api.merge(parts)).astype(bool))
 
@@ -55,14 +56,14 @@ def mask_overlaps(
     classes: NDArray[np.int64],
     crowd: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Return (D, G) intersection over union of masks, but over the detection's own area where the truth is a crowd.
+    """Compute (D, G) overlaps of masks: IoU, or intersection over the detection's own area where the truth is a crowd.
 
-    Only the masks of detections that can match are made. The overlap is 0 where classes differ, and where the boxes
-    show that it is below `LEAST`.
+    Masks are made only for detections that can match. The overlap is 0 where the classes differ, and where the boxes
+    prove that it is below `LEAST`.
 
     Args:
         detections: (D, 6 or more) corners in pixels of the image, confidence, class index.
-        region_of: makes the mask of a detection, which lies inside its box.
+        region_of: makes the mask of a detection by its row; the mask lies inside the box.
         truths: regions of the G truths.
         classes: (G) class indices.
         crowd: (G) truths that are crowds.
@@ -76,7 +77,7 @@ def mask_overlaps(
     areas = np.array([one.area for one in truths], np.float64)
     low = np.maximum(detections[:, None, :2], windows[None, :, :2])
     high = np.minimum(detections[:, None, 2:4], windows[None, :, 2:])
-    most = (high - low + 1).clip(min=0).prod(-1)  # pixels in both boxes, whose edges may lie within a pixel
+    most = (high - low + 1).clip(min=0).prod(-1)  # most pixels in both boxes; edges may cut pixels
     possible = (detections[:, 5].astype(np.int64)[:, None] == classes[None]) & np.where(
         crowd[None], most > 0, most >= LEAST * areas[None]
     )

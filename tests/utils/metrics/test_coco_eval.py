@@ -118,9 +118,9 @@ def masks_in_loop(annotations: list[Annotation], found: Found) -> DetectionResul
     metrics = DetectionMetrics(300)
     for item in annotations:
         detections, regions = found[item.image_id]
-        truths, forgiven = truth_masks(item)
-        overlaps = mask_overlaps(detections, regions.__getitem__, truths, item.classes, forgiven)
-        metrics.update(detections, item.boxes_xyxy, item.classes, forgiven, item.image_id, overlaps)
+        truths, ignored = truth_masks(item)
+        overlaps = mask_overlaps(detections, regions.__getitem__, truths, item.classes, ignored)
+        metrics.update(detections, item.boxes_xyxy, item.classes, ignored, item.image_id, overlaps)
     return metrics.compute()
 
 
@@ -146,7 +146,7 @@ def test_masks_equal_pycocotools(noise: float):
     assert 0.05 < result.map < 0.9
     assert result.num_instances < sum(
         int((~item.crowd).sum()) for item in annotations
-    )  # those known by their box are forgiven
+    )  # those known by their box are ignored
     assert max(gaps(result, numbers)) < TOLERANCE
 
 

@@ -56,8 +56,8 @@ def test_objects_without_a_mask_are_forgiven() -> None:
     image.polygons = [[np.array([[10, 20], [60, 20], [60, 80]], np.float32)], [], []]
     image.crowd[2] = True
     image.run_lengths = {2: np.array([200, 100, 100 * 200 - 300])}  # the third column
-    regions, forgiven = truth_masks(image)
-    assert forgiven.tolist() == [False, True, True]
+    regions, ignored = truth_masks(image)
+    assert ignored.tolist() == [False, True, True]
     assert image.crowd.tolist() == [False, False, True]
     assert regions[1].window == (slice(20, 80), slice(10, 60))
     assert (regions[2].window, regions[2].area) == ((slice(0, 100), slice(2, 3)), 100)
