@@ -1,7 +1,7 @@
-"""ACmix: attention over a window and a convolution that share their projections, added.
+"""ACmix: the sum of window attention and a convolution, both computed from the same projections.
 
 Source: Pan et al. 2022, On the Integration of Self-Attention and Convolution, arxiv.org/abs/2111.14556.
-Parts are named as in the authors' weights, so that those load as they are.
+Parts are named as in the authors' weights, which therefore load without mapping.
 """
 
 from functools import lru_cache
@@ -18,7 +18,7 @@ from utils.errors import ModelConfigError
 
 @rule("in_channels")
 def to_or_same(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """One input; `out_channels` is width-scaled where it is given, and the input's where it is not."""
+    """One input; `out_channels` is width-scaled if given, and defaults to the input's."""
     arguments["in_channels"] = only(inputs)
     asked = arguments.get("out_channels")
     if asked is not None and asked < 1:
@@ -34,33 +34,33 @@ def coordinates(count: int, like: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def kept_coordinates(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return `coordinates`, made once for a size; usable in training even if inference asked first."""
+    """Return `coordinates`, cached by size; made outside inference mode, so that training can use them too."""
     with torch.inference_mode(False), torch.no_grad():
         return coordinates(count, torch.empty(0, dtype=dtype, device=device))
 
 
 def axis(count: int, like: Tensor) -> Tensor:
-    """Return coordinates: kept ones for plain tensors, recorded ones in a graph, where the size may be open."""
+    """Return coordinates: cached in eager mode; computed in a recorded graph, where the size may be dynamic."""
     if torch.compiler.is_compiling() or graph_leaves_torch() or type(like) not in (Tensor, nn.Parameter):
         return coordinates(count, like)
     return kept_coordinates(count, like.dtype, like.device)
 
 
 def shift_kernels(out_channels: int, kernel: int) -> Tensor:
-    """Return weights (out_channels, kernel ** 2, kernel, kernel) that shift map t by tap t, and add all maps."""
+    """Return weights (out_channels, kernel ** 2, kernel, kernel) that shift map t by tap t and sum all maps."""
     return torch.eye(kernel * kernel).view(1, kernel * kernel, kernel, kernel).repeat(out_channels, 1, 1, 1)
 
 
 @layer(to_or_same, "attention", example=())
 class ACmix(nn.Module):
-    """Mix what attention over a window gathers with a convolution of the same queries, keys and values.
+    """Add window attention and a convolution of the same queries, keys and values.
 
     Args:
         out_channels: the input's width by default.
         kernel_att: side of the attention window, odd.
         heads: must divide `out_channels`.
         kernel_conv: kernel size of the convolution, odd.
-        stride: of the output; ceil(H / stride) rows come out.
+        stride: of the output, which has ceil(H / stride) rows.
         dilation: cells between the taps of the attention window.
         residual: add the input to the output. Differs: the paper's module has none.
         start: `identity` starts with both rates at zero; needs `residual`.
@@ -68,11 +68,11 @@ class ACmix(nn.Module):
         ModelConfigError: an even kernel, heads that do not divide the width, or a residual connection that does not
             fit.
     Source: Pan et al. 2022, arxiv.org/abs/2111.14556, section 4
-    Differs: scores leave out what cancels in the softmax, so that the position's encoding is taken from the keys once
-        (`conv_p.bias` is dead, and `conv_p.weight` where the window is one cell: kept frozen, for the names of
-        published weights); the two linear steps of the convolution are one where that is cheaper; dilation reaches the
-        attention window, odd maps can be strided, and maps smaller than the window are reflected as often as it takes
-        (the authors' code fails on all three).
+    Differs: scores omit the terms that cancel in the softmax, so the position encoding is subtracted from the keys
+        once. `conv_p.bias`, and `conv_p.weight` for a window of one cell, have no effect; they stay, frozen, for the
+        names of published weights. The two linear steps of the convolution are merged where that is cheaper. Dilation
+        applies to the attention window, odd maps can be strided, and maps smaller than the window are reflected
+        repeatedly (the authors' code fails on all three).
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ACmix(nn.Module):
 
     @property
     def composes(self) -> bool:
-        """Whether one convolution costs no more than the two linear steps of the convolution's branch."""
+        """Whether one merged convolution costs no more than the two linear steps of the convolution branch."""
         return 3 * self.heads <= 3 + self.kernel_conv**2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,20 +137,20 @@ class ACmix(nn.Module):
         return x + y if self.residual else y
 
     def project(self, x: Tensor) -> Tensor:
-        """Return queries, keys and values (B, D * 3 * heads, H, W); D is the outer dimension, heads the inner."""
+        """Return queries, keys and values (B, D * 3 * heads, H, W), with D as the outer dimension."""
         if hasattr(self, "qkv"):
             return self.qkv(x)
         return functional.conv2d(x, *self.projection())
 
     def projection(self) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the one convolution that does what conv1, conv2 and conv3 do."""
+        """Return weight and bias of one convolution that equals conv1, conv2 and conv3."""
         convs = (self.conv1, self.conv2, self.conv3)
         weight = torch.stack([conv.weight.view(self.heads, self.depth, -1).transpose(0, 1) for conv in convs], 1)
         bias = torch.stack([conv.bias.view(self.heads, self.depth).transpose(0, 1) for conv in convs], 1)
         return weight.reshape(3 * self.heads * self.depth, -1, 1, 1), bias.flatten()
 
     def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys without their position's encoding, and values, (B, heads, D, H, W)."""
+        """Return queries, keys minus their position encoding, and values, each (B, heads, D, H, W)."""
         batch, _, height, width = projected.shape
         query, key, value = projected.view(batch, self.depth, 3, self.heads, height, width).transpose(1, 3).unbind(2)
         weight = self.conv_p.weight.view(self.depth, 2, 1, 1).to(key.dtype)
@@ -158,7 +158,7 @@ class ACmix(nn.Module):
         return query, key - position, value
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return what the queries gather, (B, out_channels, out height, out width)."""
+        """Return the attention branch's output, (B, out_channels, out height, out width)."""
         if graph_leaves_torch():
             gathered, _ = window_attention_by_taps(query, key, value, self.kernel_att, self.stride, self.dilation)
         else:
@@ -167,7 +167,7 @@ class ACmix(nn.Module):
         return gathered.flatten(1, 2)
 
     def convolve(self, projected: Tensor) -> Tensor:
-        """Return the convolution's branch times its rate."""
+        """Return the convolution branch's output times its rate."""
         padding = self.kernel_conv // 2
         if hasattr(self, "mixed"):
             return self.mixed(projected)
@@ -182,7 +182,7 @@ class ACmix(nn.Module):
         return functional.conv2d(mixed, weight, None, self.stride, padding, groups=self.depth)
 
     def composed(self) -> Tensor:
-        """Return the weight (out_channels, 3 * heads, kernel_conv, kernel_conv) of fc, dep_conv and rate2 in one."""
+        """Return fc, dep_conv and rate2 as one weight (out_channels, 3 * heads, kernel_conv, kernel_conv)."""
         taps = self.kernel_conv**2
         shifted = self.dep_conv.weight.flatten(2).transpose(1, 2)  # (O, taps, maps)
         return (
@@ -215,7 +215,7 @@ class ACmix(nn.Module):
             del self.fc, self.dep_conv, self.rate2
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
-        """Return "reach" (B, heads, out height, out width): mean distance in cells at which a head looks."""
+        """Return "reach" (B, heads, out height, out width): mean attention distance of each head, in cells."""
         _, weights = window_attention_by_taps(*self.split(self.project(x)), self.kernel_att, self.stride, self.dilation)
         offset = torch.arange(self.kernel_att, device=x.device, dtype=weights.dtype) - self.kernel_att // 2
         distance = self.dilation * (offset[:, None] ** 2 + offset**2).sqrt().flatten()
@@ -223,7 +223,7 @@ class ACmix(nn.Module):
 
 
 def check(out_channels: int, kernel_att: int, heads: int, kernel_conv: int, stride: int, dilation: int) -> None:
-    """Reject settings that no ACmix can have.
+    """Reject invalid settings.
 
     Raises:
         ModelConfigError: an even or non-positive kernel, stride, dilation, or heads that do not divide the width.
@@ -244,7 +244,7 @@ def check(out_channels: int, kernel_att: int, heads: int, kernel_conv: int, stri
 
 
 def with_weight(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
-    """Give a convolution made without values its weight and bias."""
+    """Set the weight and bias of a convolution that was built on the meta device."""
     conv.weight = nn.Parameter(weight.detach().contiguous())
     if bias is not None:
         conv.bias = nn.Parameter(bias.detach().contiguous())

@@ -2,7 +2,7 @@
 
 Source: Yang et al. 2022, Focal Modulation Networks, arxiv.org/abs/2203.11926.
 Feature maps are (B, C, H, W) throughout: 1 x 1 convolutions stand for the paper's per-pixel linear layers.
-`{start: identity}` in the row of a module that can: inserted into trained weights, it changes nothing at first.
+With `{start: identity}` in its row, a layer that is added to a trained network changes nothing at first.
 """
 
 import torch
@@ -26,7 +26,7 @@ class FocalModulation(nn.Module):
         use_postln_in_modulation: layer normalisation before the output projection.
         normalize_modulator: divide the gathered context by the number of levels.
         residual: add the input to the output. Differs: the paper's module has none (its block adds it); in place of a
-            pooling layer the product of two small projections starves what comes before it.
+            pooling layer the product of two small projections leaves the layers before it almost no gradient.
         start: `identity` starts with an output projection of zeros; needs `residual`.
     Raises:
         ModelConfigError: a kernel size is even, or an identity start without a residual connection.
@@ -104,11 +104,11 @@ class FocalModulationBlock(nn.Module):
 
     Args:
         out_channels: must be `in_channels`; the first positional argument of a row.
-        mlp_ratio: hidden width of the MLP over `in_channels`.
+        mlp_ratio: hidden width of the MLP divided by `in_channels`.
         focal_window, focal_level: see FocalModulation; the factor is 2.
         use_postln: normalise after the modulation and after the MLP instead of before them.
         use_layerscale: learn a factor per channel for each branch, starting at `layerscale_value`.
-        drop, drop_path: dropout in the branches, and of whole branches.
+        drop, drop_path: probability of dropout in the branches, and of leaving out a whole branch.
         start: `identity` starts with zeros in the last step of each branch: its layer scale if there is one, else the
             normalisation after it, else its output projection.
     Source: Yang et al. 2022, arxiv.org/abs/2203.11926, appendix; defaults of its detection models (window 9, two

@@ -1,4 +1,4 @@
-"""Channel attention: every channel is weighed by what the whole map, or cells of it, hold of it: SE, ECA, MLCA."""
+"""Channel attention (SE, ECA, MLCA): weigh each channel by its means over the whole map or over cells of it."""
 
 import math
 
@@ -17,11 +17,11 @@ class SE(GatedLayer):
     """Weigh every channel by the sigmoid of a bottleneck of two 1 x 1 convolutions over the channels' means.
 
     Source: Hu et al. 2018, Squeeze-and-Excitation Networks, arxiv.org/abs/1709.01507, section 3.
-    Differs: the bottleneck has biases, and at least 8 channels (or all of fewer): the paper's networks have no narrower
+    Differs: the bottleneck has biases, and at least min(8, channels) channels: the paper's networks have no narrower
         one.
 
     Args:
-        reduction: channels over hidden channels.
+        reduction: channels divided by hidden channels.
         start: `identity` makes the gate 2 * sigmoid and its last convolution zero, so that gates start at one.
     Raises:
         ModelConfigError: the reduction is not positive.
@@ -38,7 +38,7 @@ class SE(GatedLayer):
 
 
 def channel_conv(channels: int, kernel_size: int | None, gamma: float, offset: float, start: Start) -> nn.Conv1d:
-    """Build ECA's convolution along channels; its kernel follows from |(log2(channels) + offset) / gamma|, made odd.
+    """Build ECA's convolution along channels; the default kernel is |(log2(channels) + offset) / gamma|, made odd.
 
     Raises:
         ModelConfigError: an even kernel, or a gamma that is not positive.
@@ -56,13 +56,13 @@ def channel_conv(channels: int, kernel_size: int | None, gamma: float, offset: f
 
 @layer(same, "attention", example=())
 class ECA(GatedLayer):
-    """Weigh every channel by the sigmoid of a convolution along the channels' means: each sees its neighbours only.
+    """Weigh every channel by the sigmoid of a convolution over the means of neighbouring channels.
 
     Source: Wang et al. 2020, ECA-Net, arxiv.org/abs/1910.03151, sections 3.2 and 3.3.
 
     Args:
-        kernel_size: channels that a channel's weight depends on, odd; by default it follows from the width.
-        gamma, offset: the paper's gamma and b, of the default kernel.
+        kernel_size: number of channels that a channel's weight depends on, odd; computed from the width by default.
+        gamma, offset: the paper's gamma and b, which give the default kernel.
         start: `identity` makes the gate 2 * sigmoid and the convolution zero, so that gates start at one.
     Raises:
         ModelConfigError: an even kernel, or a gamma that is not positive.
@@ -86,7 +86,7 @@ class ECA(GatedLayer):
 def windows(cells: int, size: int, like: Tensor) -> Tensor:
     """Return a mask (cells, size): which positions lie in each window of adaptive pooling.
 
-    Window i reaches from i / cells of the way to (i + 1) / cells, positions that it cuts included; there may be more
+    Window i covers the fractions i / cells to (i + 1) / cells, including positions that are cut. There may be more
     cells than positions.
     """
     cell = torch.arange(cells, device=like.device)[:, None]
@@ -96,21 +96,21 @@ def windows(cells: int, size: int, like: Tensor) -> Tensor:
 
 @layer(same, "attention", example=())
 class MLCA(GatedLayer):
-    """Weigh every channel by a blend of two gates: one for each of some cells of the map, one for the whole map.
+    """Weigh every channel by a blend of two gates: a local one for each cell of a grid, and a global one.
 
     Source: Wan et al. 2023, Mixed local channel attention for object detection, Engineering Applications of Artificial
         Intelligence 123.
-    Differs: the pooling to cells and back is a product with matrices of ones and zeros, equal to adaptive average
-        pooling, so that it exports with open sizes. As in the paper, the whole map's mean is the mean of its cells'
-        means, and the convolution of the cells runs through all cells' channels as one sequence.
+    Differs: pooling to cells and back is a product with matrices of ones and zeros. It equals adaptive average pooling
+        and exports with dynamic sizes. As in the paper, the global mean is the mean of the cell means, and the local
+        convolution runs over the channels of all cells as one sequence.
 
     Args:
-        cells: the map is cut into cells x cells, which overlap where it does not divide or is smaller.
-        local_weight: share of the cells' gates in the blend, in [0, 1].
+        cells: the map is cut into cells x cells; they overlap if the map's size is no multiple of `cells`.
+        local_weight: share of the local gates in the blend, in [0, 1].
         kernel_size, gamma, offset: of both convolutions, see ECA.
         start: `identity` makes both gates 2 * sigmoid and both convolutions zero, so that gates start at one.
     Raises:
-        ModelConfigError: a share outside [0, 1], no cells, an even kernel, or a gamma that is not positive.
+        ModelConfigError: a share outside [0, 1], `cells` below 1, an even kernel, or a gamma that is not positive.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class MLCA(GatedLayer):
     def gate(self, x: Tensor) -> Tensor:
         down, across = windows(self.cells, x.shape[2], x), windows(self.cells, x.shape[3], x).transpose(0, 1)
         means = (down @ x) / down.sum(1, keepdim=True) @ across / across.sum(0)  # (B, C, cells, cells)
-        sequence = means.flatten(2).transpose(1, 2)  # (B, cells * cells, C): a cell's channels lie together
+        sequence = means.flatten(2).transpose(1, 2)  # (B, cells * cells, C): the channels of one cell are adjacent
         local = (
             self.opened(self.conv_local(sequence.flatten(1)[:, None]))
             .reshape(sequence.shape)
@@ -149,7 +149,7 @@ class MLCA(GatedLayer):
 
 
 def spread(cells: Tensor, x: Tensor) -> Tensor:
-    """Enlarge a map of cells (B, C, n, n) to the size of `x`; a pixel across several cells takes their mean."""
+    """Enlarge a map of cells (B, C, n, n) to the size of `x`; a pixel in several cells gets their mean."""
     down, across = (
         windows(x.shape[2], cells.shape[2], cells),
         windows(x.shape[3], cells.shape[3], cells).transpose(0, 1),

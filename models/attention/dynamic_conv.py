@@ -1,7 +1,7 @@
 """Dynamic convolution: every image mixes its own kernel from a layer's experts.
 
 Source: Han et al. 2024, ParameterNet, arxiv.org/abs/2306.14525; Yang et al. 2019, CondConv, arxiv.org/abs/1904.04971.
-Parts of `DynamicConv2d` are named as in the published weights of both.
+The parameters of `DynamicConv2d` are named as in the published weights of both.
 """
 
 import math
@@ -18,18 +18,16 @@ from models.registry import layer, to
 from utils.errors import ModelConfigError
 
 Route = Literal["sigmoid", "mlp_softmax", "mlp_sigmoid"]
-"""How expert weights follow from a pooled map: one linear map, or two with ReLU between, then an activation."""
+"""How a pooled map gives the experts' weights: one linear map, or two with ReLU between, then an activation."""
 
 Form = Literal["pointwise", "grouped", "separate", "experts"]
 """How the mixed convolutions of a batch are computed; all are equal.
 
-grouped: the images of a batch as groups of one convolution, which with one image is a plain one. separate: image by
-    image,
-for channels-last maps on a CPU, which the groups would have to be copied from and to. pointwise: 1 x 1 kernels as a
-product of
-matrices. experts: every expert's convolution, then the mixture: as many times the work, but constant weights and any
-    batch size,
-which is what graphs outside torch take.
+grouped: one grouped convolution with the images of the batch as its groups; a plain convolution for one image.
+separate: image by image, for channels-last maps on a CPU, where grouping would copy the maps twice.
+pointwise: 1 x 1 kernels as a matrix product.
+experts: the convolutions of all experts, then the mixture. This multiplies the work by their number, but weights
+are constant and the batch size is free, as graphs outside torch need it.
 """
 
 
@@ -37,13 +35,13 @@ class ExpertConv2d(nn.Module):
     """Convolution with a kernel mixed for each image from those of the experts, by given weights.
 
     Args:
-        padding: cells on each side; None keeps the size at stride 1; "same" gives ceil(H / stride) rows, any further
-            cell below and on the right.
-        bias: whether every expert has one, mixed as its kernel.
+        padding: cells on each side; None keeps the size at stride 1; "same" gives ceil(H / stride) rows; an odd cell of
+            padding goes below and on the right.
+        bias: whether every expert has a bias, which is mixed like its kernel.
     Attributes:
-        weight: (experts, out_channels * in_channels / groups * kernel_size ** 2), a flat kernel a row.
-        shift: (out_channels,), a bias that is not mixed; from folding, else None.
-        form: how to compute, in place of what suits the situation.
+        weight: (experts, out_channels * in_channels / groups * kernel_size ** 2), one flat kernel per row.
+        shift: (out_channels,), a bias that is not mixed, set by folding; else None.
+        form: overrides `suitable_form`; None by default.
     """
 
     def __init__(
@@ -80,7 +78,7 @@ class ExpertConv2d(nn.Module):
         self.form: Form | None = None
 
     def suitable_form(self, x: Tensor) -> Form:
-        """Return the form that suits the situation."""
+        """Return the fastest form for this input and device."""
         if graph_leaves_torch():
             return "experts"
         if x.shape[0] == 1:
@@ -149,7 +147,7 @@ class ExpertConv2d(nn.Module):
         return y.view(batch, -1, height, width)
 
     def all_experts(self, x: Tensor, mixture: Tensor, bias: Tensor | None) -> Tensor:
-        """Mix the outputs of all experts, which are those of one convolution with constant weights."""
+        """Compute the outputs of all experts by one convolution with constant weights, then mix them."""
         inputs, outputs = self.in_channels // self.groups, self.out_channels // self.groups
         shape = (self.experts, self.groups, outputs, inputs, self.kernel_size, self.kernel_size)
         constant = self.weight.view(shape).transpose(0, 1).reshape(-1, *shape[3:])
@@ -160,7 +158,7 @@ class ExpertConv2d(nn.Module):
         return y if bias is None else y + bias[:, :, None, None]
 
     def absorb(self, bn: nn.BatchNorm2d) -> None:
-        """Merge the normalisation that follows: scaled experts, and a shift that is not mixed."""
+        """Merge the normalisation that follows into the experts' kernels and `shift`."""
         assert bn.running_mean is not None
         assert bn.running_var is not None
         scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
@@ -175,7 +173,7 @@ class ExpertConv2d(nn.Module):
 
 
 class RouterMLP(nn.Module):
-    """Two linear maps with ReLU between them, computed in the input's number format."""
+    """Two linear maps with ReLU between them, computed in the input's dtype."""
 
     def __init__(self, channels: int, hidden_channels: int, experts: int) -> None:
         super().__init__()
@@ -187,17 +185,16 @@ class RouterMLP(nn.Module):
 
 
 class DynamicConv2d(nn.Module):
-    """Convolution whose kernel every image mixes from the experts, by weights that follow from its mean over the map.
+    """Convolution whose kernel is mixed for each image from the experts, by weights computed from the map's mean.
 
     Args:
         experts: number of kernels.
         route: see Route. Weights of a softmax sum to 1, those of sigmoids do not.
-        router_channels: hidden channels of the routes with two linear maps; as many as the input's by default.
-        temperature: divides what the route's activation takes; above 1, weights of experts are more alike.
+        router_channels: hidden channels of the routes with two linear maps; the input's channels by default.
+        temperature: divides the logits before the route's activation; above 1, the experts' weights are more equal.
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: see ExpertConv2d.
-    Source: the published code computes "sigmoid"; arxiv.org/abs/2306.14525, section 3.3, says "mlp_softmax", whose
-        activation and biases are not given there (ReLU and biases here). Differs: routing is computed in float32 at
-        least.
+    Source: the published code computes "sigmoid"; arxiv.org/abs/2306.14525, section 3.3, describes "mlp_softmax"
+        without its activation and biases (here ReLU, with biases). Differs: routing is computed in at least float32.
     """
 
     def __init__(
@@ -306,15 +303,15 @@ class DynamicConv(Conv):
             self.bn = nn.Identity()
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
-        """Return "routing_weights" (B, experts): how much of each expert an image's kernel has."""
+        """Return "routing_weights" (B, experts): the share of each expert in an image's kernel."""
         return self.conv.explain(x)
 
 
 def check(in_channels: int, out_channels: int, groups: int, experts: int) -> None:
-    """Reject settings that no dynamic convolution can have.
+    """Reject invalid settings.
 
     Raises:
-        ModelConfigError: no expert, or groups that do not divide the channels.
+        ModelConfigError: `experts` below 1, or groups that do not divide the channels.
     """
     if experts < 1:
         raise ModelConfigError(f"experts is {experts}: expected a positive number")
@@ -323,5 +320,5 @@ def check(in_channels: int, out_channels: int, groups: int, experts: int) -> Non
 
 
 def linear(x: Tensor, map_: nn.Linear) -> Tensor:
-    """Apply a linear map in the number format of `x`."""
+    """Apply a linear map in the dtype of `x`."""
     return functional.linear(x, map_.weight.to(x.dtype), map_.bias.to(x.dtype))

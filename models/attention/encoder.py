@@ -15,7 +15,7 @@ from utils.errors import ModelConfigError
 def position_table(
     size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return sines and cosines of each pixel's column, then row, at falling frequencies: (H * W, channels)."""
+    """Return sines and cosines of each pixel's column, then row, from high to low frequency: (H * W, channels)."""
     height, width = size_hw
     quarter = channels // 4
     computed = torch.promote_types(dtype, torch.float32)
@@ -34,7 +34,7 @@ def position_table(
 def kept_position_table(
     size_hw: tuple[int, int], channels: int, temperature: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return `position_table`, made once for a size; usable in training even if inference asked first."""
+    """Return `position_table`, cached by size; made outside inference mode, so that training can use it too."""
     with torch.inference_mode(False), torch.no_grad():
         return position_table(size_hw, channels, temperature, dtype, device)
 
@@ -44,21 +44,20 @@ class AIFI(nn.Module):
     """Let every pixel attend to every other: a transformer encoder layer with positions as sines and cosines.
 
     Source: Zhao et al. 2023, DETRs Beat YOLOs on Real-time Object Detection, arxiv.org/abs/2304.08069, section 4.2.
-    Differs: a pixel's position is its own on maps that are not square, too; keys have no bias, which the softmax would
-        cancel; no dropout by default; `pre_norm` is an option that the paper does not have.
-
-    Costs grow with the square of the pixels: for the smallest map of a network.
+    Differs: positions are also correct on maps that are not square; keys have no bias, which the softmax would cancel;
+        no dropout by default; the option `pre_norm` is not in the paper. The cost grows with the square of the number
+        of pixels: use it on the smallest map of a network.
 
     Args:
         ffn_channels: hidden width of the two linear layers; a network's width multiple does not reach it.
-        heads: must divide the channels, which must divide by 4.
-        drop: dropout after the attention and in and after the linear layers.
+        heads: must divide the channels, which must be a multiple of 4.
+        drop: dropout after the attention, between the linear layers and after them.
         temperature: ratio of the highest to the lowest frequency of the positions.
         pre_norm: normalise before the attention and the linear layers instead of after their sums.
         start: `identity` starts with zeros in the last layer of both branches; needs `pre_norm`, as the paper's last
             step is a normalisation, which changes any map.
     Raises:
-        ModelConfigError: channels that do not divide by 4 or by the heads, or an identity start without `pre_norm`.
+        ModelConfigError: channels that are no multiple of 4 or of the heads, or an identity start without `pre_norm`.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class AIFI(nn.Module):
         )
 
     def attend(self, pixels: Tensor, position: Tensor) -> Tensor:
-        """Return what every pixel gathers from all, (B, H * W, C)."""
+        """Return the attention's output for every pixel, (B, H * W, C)."""
         placed = pixels + position
         gathered = functional.scaled_dot_product_attention(
             self.by_head(self.query(placed)), self.by_head(self.key(placed)), self.by_head(self.value(pixels))
@@ -126,7 +125,7 @@ class AIFI(nn.Module):
         return self.fc2(self.drop(functional.gelu(self.fc1(pixels))))
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
-        """Return "received" (B, 1, H, W): mean attention that each pixel gets over heads and queries, times H * W."""
+        """Return "received" (B, 1, H, W): mean attention on each pixel over heads and queries, times H * W."""
         pixels = x.flatten(2).transpose(1, 2)
         placed = (self.norm1(pixels) if self.pre_norm else pixels) + self.position(x)
         query, key = self.by_head(self.query(placed)), self.by_head(self.key(placed))
@@ -137,10 +136,10 @@ class AIFI(nn.Module):
 
 
 def check(channels: int, ffn_channels: int, heads: int, temperature: float) -> None:
-    """Reject settings that no AIFI can have.
+    """Reject invalid settings.
 
     Raises:
-        ModelConfigError: says which, and what to write instead.
+        ModelConfigError: a setting is invalid; the message suggests a valid one.
     """
     if channels % 4:
         raise ModelConfigError(

@@ -1,4 +1,4 @@
-"""Gather-Excite: every channel is weighed by what it gathers over a neighbourhood, or over the whole map.
+"""Gather-Excite: weigh each channel by its values pooled over a neighbourhood or over the whole map.
 
 Source: Hu et al. 2018, Gather-Excite, arxiv.org/abs/1810.12348.
 """
@@ -30,30 +30,30 @@ class Excite(nn.Module):
 
 @layer(same, "attention", example=())
 class GatherExcite(nn.Module):
-    """Weigh every channel by the sigmoid of what it gathers around, or over the whole map.
+    """Weigh every channel by the sigmoid of its values pooled over a neighbourhood or over the whole map.
 
     Args:
         extent: cells of the input that one cell of the gathered map stands for, a power of two; "global" (or 0) gathers
             the whole map.
         variant: "theta-minus" gathers by average pooling, without parameters; "theta" by depthwise convolutions;
             "theta-plus" by those, ReLU, and a bottleneck of two 1 x 1 convolutions.
-        size_hw: height and width of the map, where theta and theta-plus gather the whole of it: their kernel is as
-            large.
+        size_hw: height and width of the map, for theta and theta-plus at extent "global": their kernel has that size.
         mlp: the bottleneck after theta-minus (at extent "global" that is Squeeze-and-Excitation) or theta.
-        mlp_ratio: hidden channels of the bottleneck over the channels.
+        mlp_ratio: hidden channels of the bottleneck divided by the channels.
         hidden_channels: hidden channels of the bottleneck, in place of `mlp_ratio`.
         maxpool: theta-minus gathers the mean of average and maximum.
-        pad_global: pad the global convolution by half its kernel, so that it is none of the whole map: timm's form.
+        pad_global: pad the global convolution by half its kernel, as timm does; its output then is a map, not one
+            value.
         start: `identity` makes the gate 2 * sigmoid(gain * gathered) with a gain per channel that starts at zero, so
-            gates start at one (theta-minus has parameters then, too); `random` is the paper's, whose gates start near a
-            half.
+            gates start at one (this gives theta-minus parameters, too). With `random`, as in the paper, gates start
+            near 0.5.
     Raises:
         ModelConfigError: an extent that is no power of two, or settings that do not go together.
     Source: Hu et al. 2018, arxiv.org/abs/1810.12348, sections 3 and 4, and the authors' published RN50-GEP and
         RN50-GEPP
-    Differs: the gate is computed before the interpolation, at a fraction of the cost and with the same result, as that
-        is nearest; a window at the border averages the cells in it. Without arguments this is theta-minus, not
-        Squeeze-and-Excitation as in timm.
+    Differs: the gate is computed before the interpolation. Because that is nearest-neighbour, the result is the same at
+        a fraction of the cost. A window at the border averages only the cells inside the map. Without arguments this is
+        theta-minus, not Squeeze-and-Excitation as in timm.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class GatherExcite(nn.Module):
         """Gather by the learned convolutions.
 
         Raises:
-            ModelConfigError: the kernel is the size of the whole map, and the map has another one.
+            ModelConfigError: the kernel covers the whole map, and the map has another size than `size_hw`.
         """
         if self.size_hw and not self.pad_global and tuple(x.shape[2:]) != self.size_hw:
             if not x.is_meta:
@@ -148,10 +148,10 @@ def check(
     pad_global: bool,
     hidden_channels: int | None,
 ) -> None:
-    """Reject settings that no GatherExcite can have.
+    """Reject invalid settings.
 
     Raises:
-        ModelConfigError: says which, and what to write instead.
+        ModelConfigError: a setting is invalid; the message suggests a valid one.
     """
     if extent < 0 or extent == 1 or extent & (extent - 1):
         raise ModelConfigError(f"extent is {extent}: expected a power of two such as 2, 4 or 8, or 'global'")
@@ -178,7 +178,7 @@ def check(
 
 
 def strided_gather(channels: int, extent: int) -> nn.Sequential:
-    """Return depthwise 3 x 3 convolutions of stride 2 with normalisation, one for each halving, ReLU between them."""
+    """Return a depthwise 3 x 3 convolution of stride 2 with normalisation for each halving, ReLU between them."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     last = extent.bit_length() - 1
     for number in range(1, last + 1):

@@ -1,4 +1,4 @@
-"""Base of the attention layers that multiply a map by a gate: the product, and how it starts."""
+"""Base class of the attention layers that multiply a map by a gate."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from models.parts import Start, require_positive
 
 
 class GatedLayer(nn.Module):
-    """A layer that multiplies its input by what its `gate` computes from it.
+    """Multiply the input by a gate that the layer computes from it.
 
     Args:
-        start: `identity` doubles every sigmoid, so that a gate is one where its logits are zero; the layer makes them
-            so at first.
+        start: `identity` doubles every sigmoid, so that a gate of logits zero is one; the subclass must start with such
+            logits.
     """
 
     def __init__(self, start: Start) -> None:
@@ -22,11 +22,11 @@ class GatedLayer(nn.Module):
         return x * self.gate(x)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Return what the input is multiplied by, (B, C or 1, H or 1, W or 1)."""
+        """Return the factor of the input, (B, C or 1, H or 1, W or 1)."""
         raise NotImplementedError
 
     def opened(self, logits: Tensor) -> Tensor:
-        """Return the gate of its logits: their sigmoid, or twice that for an identity start."""
+        """Turn logits into a gate: their sigmoid, or twice that with an identity start."""
         return 2 * logits.sigmoid() if self.doubled else logits.sigmoid()
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
@@ -35,14 +35,14 @@ class GatedLayer(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation that also takes maps of one value a group, which becomes the bias."""
+    """Group normalisation that also accepts groups of one value; their output is the bias."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def squeezed(channels: int, reduction: int) -> int:
-    """Return the hidden channels of a bottleneck: channels / reduction, but at least 8 (or all of fewer).
+    """Return the hidden channels of a bottleneck: channels / reduction, but at least min(8, channels).
 
     Raises:
         ModelConfigError: the reduction is not positive.

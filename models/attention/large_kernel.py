@@ -1,4 +1,4 @@
-"""Attention by large depthwise kernels (MSCA, LSK, LSKA): the map times a gate without sigmoid."""
+"""Attention by large depthwise kernels (MSCA, LSK, LSKA): multiply the map by a gate without sigmoid."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from utils.errors import ModelConfigError
 
 
 class LargeKernelLayer(nn.Module):
-    """What the layers here share: the gate is a 1 x 1 convolution `mix` of what `context` gathers around each pixel.
+    """Base class: the gate is the 1 x 1 convolution `mix` of the map that `context` returns.
 
     Args:
-        context_channels: of what `context` gives.
+        context_channels: channels of `context`'s output.
         block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the
             input.
         start: `identity` starts with a gate of one (`mix` has zero weights and biases of one), or a last convolution of
@@ -31,7 +31,7 @@ class LargeKernelLayer(nn.Module):
                 nn.init.ones_(self.mix.bias)
 
     def context(self, x: Tensor) -> Tensor:
-        """Return what lies around each pixel of `x`, (B, context_channels, H, W)."""
+        """Return the features of each pixel's surroundings in `x`, (B, context_channels, H, W)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,20 +41,20 @@ class LargeKernelLayer(nn.Module):
         return x + self.proj_out(inner * self.gate(inner))
 
     def inner(self, x: Tensor) -> Tensor:
-        """Return the map that the gate is computed from and multiplied with."""
+        """Return the map from which the gate is computed, and which it multiplies."""
         return x if self.proj_in is None else functional.gelu(self.proj_in(x))
 
     def gate(self, inner: Tensor) -> Tensor:
-        """Return what the inner map is multiplied by, (B, C, H, W)."""
+        """Return the factor of the inner map, (B, C, H, W)."""
         return self.mix(self.context(inner))
 
     def explain(self, x: Tensor) -> dict[str, Tensor]:
-        """Return "gate" (B, C, H, W): what the map, or the block's inner map, is multiplied by."""
+        """Return "gate" (B, C, H, W): the factor of the map, or of the block's inner map."""
         return {"gate": self.gate(self.inner(x))}
 
 
 def depthwise(channels: int, kernel_hw: tuple[int, int], dilation: int = 1) -> nn.Conv2d:
-    """Return a depthwise convolution with bias, of an odd kernel, that keeps the size."""
+    """Return a depthwise convolution with bias that keeps the size; the kernel must be odd."""
     height, width = (dilation * (kernel - 1) // 2 for kernel in kernel_hw)
     return nn.Conv2d(channels, channels, kernel_hw, padding=(height, width), dilation=dilation, groups=channels)
 
@@ -71,8 +71,8 @@ class MSCA(LargeKernelLayer):
     """Multiply the map by a mix of depthwise strip convolutions of several lengths over a 5 x 5 one.
 
     Source: Guo et al. 2022, SegNeXt, arxiv.org/abs/2209.08575, section 3.1.
-    Differs: without `block` it is the paper's equations alone; the attention of the authors' network has the block
-        around it. Every depthwise convolution has a bias, which the paper does not tell.
+    Differs: without `block` it is the paper's equations alone; the authors' network puts the block around them. Every
+        depthwise convolution has a bias; the paper does not say.
 
     Args:
         kernel_sizes: lengths of the strips, odd.
@@ -80,7 +80,7 @@ class MSCA(LargeKernelLayer):
             input.
         start: `identity` starts with a gate of one, or with a last convolution of zeros in a block.
     Raises:
-        ModelConfigError: an even length, or none.
+        ModelConfigError: an even length, or no lengths.
     """
 
     def __init__(
@@ -103,15 +103,15 @@ class MSCA(LargeKernelLayer):
 
 @layer(same, "attention", example=())
 class LSK(LargeKernelLayer):
-    """Multiply the map by contexts of two depthwise kernels, selected per pixel by their channel mean and maximum.
+    """Multiply the map by the outputs of two depthwise kernels, weighed per pixel by their channel mean and maximum.
 
     Source: Li et al. 2023, Large Selective Kernel Network for Remote Sensing Object Detection,
         arxiv.org/abs/2303.09030, section 3.
-    Differs: without `block` it is the selection alone; the paper's block has it around. Every convolution has a bias,
-        which the paper does not tell; the halves of an odd width are rounded down.
+    Differs: without `block` it is the selection alone; the paper puts the block around it. Every convolution has a
+        bias; the paper does not say. Half of an odd width is rounded down.
 
     Args:
-        kernel_size: of the convolution that selects, odd.
+        kernel_size: of the convolution that predicts the weights, odd.
         block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the
             input.
         start: `identity` starts with a gate of one, or with a last convolution of zeros in a block.
@@ -150,19 +150,19 @@ class LSK(LargeKernelLayer):
 
 @layer(same, "attention", example=())
 class LSKA(LargeKernelLayer):
-    """Multiply the map by a large kernel's context, from strips along rows and columns, dense and dilated.
+    """Multiply the map by the output of a large kernel, split into dense and dilated strips along rows and columns.
 
     Source: Lau et al. 2023, Large Separable Kernel Attention, arxiv.org/abs/2309.01439, section 3.
-    Differs: kernels between and beyond the paper's 7, 11, 23, 35, 41 and 53 are taken where their parts reach exactly
-        as far. Every convolution has a bias, which the paper does not tell. The default of 23 is ours.
+    Differs: besides the paper's kernels 7, 11, 23, 35, 41 and 53, all sizes are allowed that the strips reach exactly.
+        Every convolution has a bias; the paper does not say. The default of 23 is ours.
 
     Args:
-        kernel_size: how far the strips reach together: 7 or 11 (dilation 2), or 17, 23, 29, 35, … (dilation 3).
+        kernel_size: total extent of the strips: 7 or 11 (dilation 2), or 17, 23, 29, 35, … (dilation 3).
         block: put the product inside a residual block: 1 x 1 convolution, GELU, product, 1 x 1 convolution, plus the
             input.
         start: `identity` starts with a gate of one, or with a last convolution of zeros in a block.
     Raises:
-        ModelConfigError: a kernel that odd parts do not reach exactly.
+        ModelConfigError: a kernel size that odd strips do not reach exactly.
     """
 
     def __init__(self, channels: int, kernel_size: int = 23, block: bool = False, start: Start = "random") -> None:

@@ -1,4 +1,4 @@
-"""Efficient multi-scale attention, known as EMA attention: nothing to do with the moving average of weights."""
+"""Efficient multi-scale attention, known as EMA attention; it is unrelated to the moving average of weights."""
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,15 @@ from models.registry import layer, same
 
 @layer(same, "attention", example=())
 class EMAttention(GatedLayer):
-    """Weigh each pixel of a channel group by the match of two branches: row and column means, and a 3 x 3.
+    """Weigh each pixel of a channel group by comparing two branches: row and column means, and a 3 x 3 convolution.
 
     Source: Ouyang et al. 2023, Efficient Multi-Scale Attention Module with Cross-Spatial Learning,
         arxiv.org/abs/2305.13563, section 3.
-    Differs: the normalisation treats every channel alone (the formula leaves its groups open), so that the first
-        softmax depends on its biases only. 8 groups by default where the authors' code has 32.
+    Differs: each channel is normalised on its own (the formula leaves the groups open), so the first softmax depends on
+        the normalisation's biases only. 8 groups by default where the authors' code has 32.
 
     Args:
-        groups: parts of the channels that share all weights; must divide the channels.
+        groups: number of channel groups, which share all weights; must divide the channels.
         start: `identity` makes the gate 2 * sigmoid(gain * ...) with a gain per group that starts at zero, so that
             gates start at one.
     Raises:
@@ -53,6 +53,6 @@ class EMAttention(GatedLayer):
 
 
 def seen_by(viewer: Tensor, viewed: Tensor) -> Tensor:
-    """Average one map's channels, weighed by the softmax of the other's means: (N, 1, H * W) from (N, C, H, W)."""
+    """Average `viewed` over channels, weighed by the softmax of `viewer`'s means: (N, C, H, W) -> (N, 1, H * W)."""
     weights = viewer.mean((2, 3)).softmax(1, dtype=wide(viewer)).to(viewed.dtype)
     return weights[:, None] @ viewed.flatten(2)

@@ -1,4 +1,4 @@
-"""SCSA: spatial attention of several reaches, then channels that attend to each other."""
+"""SCSA: spatial attention with several kernel sizes, then self-attention among the channels."""
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +13,18 @@ from utils.errors import ModelConfigError
 
 @layer(same, "attention", example=(4,))
 class SCSA(GatedLayer):
-    """Weigh rows and columns of each part of the channels by its own kernel, then channels by attention among them.
+    """Weigh rows and columns with one kernel per part of the channels, then channels by self-attention.
 
     Source: Si et al. 2024, SCSA: Exploring the Synergistic Effects between Spatial and Channel Attention,
         arxiv.org/abs/2407.05128, section 3.
-    Differs: windows that reach over the border average the cells in the map, so that none is left out and maps smaller
-        than a window are taken; the channels' attention is computed in float32, on the values' means over the pooled
-        map, which is exactly the mean of its result.
+    Differs: a window at the border averages the cells inside the map, so no cell is left out and maps may be smaller
+        than a window. The channel attention is computed in float32, on the values averaged over the pooled map; this
+        equals the average of the attention's output exactly.
 
     Args:
-        heads: of the channels' attention; must divide the channels and leave a head at least two.
-        window: side and stride of the average pooling before the channels' attention.
-        kernel_sizes: reach of each part of the channels along rows and columns, odd; their number must divide the
+        heads: of the channel attention; must divide the channels, with at least two channels per head.
+        window: side and stride of the average pooling before the channel attention.
+        kernel_sizes: one odd kernel along rows and columns for each part of the channels; their number must divide the
             channels.
         start: `identity` makes the gates 2 * sigmoid, and both normalisations before them and the values zero, so that
             gates start at one.
@@ -65,7 +65,7 @@ class SCSA(GatedLayer):
         return spatial * self.channel_gate(x * spatial)
 
     def spatial_gate(self, x: Tensor) -> Tensor:
-        """Return the weight of every value by its row and its column, (B, C, H, W)."""
+        """Return the weight of every value: its row's times its column's, (B, C, H, W)."""
         rows, columns = (
             self.opened(self.norm_rows(self.reach(x.mean(3)))),
             self.opened(self.norm_columns(self.reach(x.mean(2)))),
@@ -73,13 +73,13 @@ class SCSA(GatedLayer):
         return rows[..., None] * columns[:, :, None]
 
     def reach(self, means: Tensor) -> Tensor:
-        """Return means along rows or columns (B, C, length), each part convolved with its own kernel."""
+        """Convolve each part of the channels of row or column means (B, C, length) with its own kernel."""
         return torch.cat(
             [conv(part) for conv, part in zip(self.convs, means.chunk(len(self.convs), 1), strict=True)], 1
         )
 
     def channel_gate(self, x: Tensor) -> Tensor:
-        """Return the weight of every channel of a map whose rows and columns are weighed, (B, C, 1, 1)."""
+        """Return the weight of every channel, (B, C, 1, 1); `x` is the map after the spatial gate."""
         pooled = self.norm(pool(x, self.window))
         query, key, value = (
             self.by_head(project(pooled)) for project in (self.query, self.key, self.value)
@@ -104,10 +104,10 @@ def pool(x: Tensor, window: int) -> Tensor:
 
 
 def check(channels: int, heads: int, window: int, kernel_sizes: tuple[int, ...]) -> None:
-    """Reject settings that no SCSA can have.
+    """Reject invalid settings.
 
     Raises:
-        ModelConfigError: says which, and what to write instead.
+        ModelConfigError: a setting is invalid; the message suggests a valid one.
     """
     require_positive("window", window)
     for kernel_size in kernel_sizes:

@@ -1,4 +1,4 @@
-"""SimAM: a weight for every value of a map, from its distance to the channel's mean; no parameters."""
+"""SimAM: weigh every value of a map by its distance from the channel's mean; no parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,17 @@ from models.registry import layer, same
 
 @layer(same, "attention", example=())
 class SimAM(GatedLayer):
-    """Weigh every value by the sigmoid of its squared distance from the channel's mean over 4 times the variance.
+    """Weigh every value by the sigmoid of its squared distance from the channel's mean divided by 4 times the variance.
 
     Source: Yang et al. 2021, SimAM: A Simple, Parameter-Free Attention Module, ICML 2021,
         proceedings.mlr.press/v139/yang21o.html.
     Differs: computed in float32, where float16 would overflow; a map of one value has no variance and gets a constant
-        weight. Sliced (after public variants, which take four quarters) the map is cut into slices x slices tiles,
-        which differ by one pixel where it does not divide.
+        weight. With `slices` (after public variants, which use four quarters) the map is cut into slices x slices
+        tiles, whose sides differ by at most one pixel.
 
     Args:
         regularizer: the paper's lambda, added to the variance.
-        slices: tiles along each side; each has a mean and a variance of its own.
+        slices: tiles along each side; each tile has its own mean and variance.
         start: `identity` makes the gate 2 * sigmoid(gain * ...) with a gain per channel that starts at zero, so that
             gates start at one.
     Raises:
@@ -48,7 +48,7 @@ class SimAM(GatedLayer):
         return squares / self.energy(squares.sum((2, 3), keepdim=True), count) + 0.5
 
     def distinctness_in_tiles(self, x: Tensor) -> Tensor:
-        """Return the same with each tile taken for a map."""
+        """Return `distinctness` with the statistics of each tile."""
         down, across = tiles(self.slices, x.shape[2], x), tiles(self.slices, x.shape[3], x)
 
         def total(maps: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, slices, slices)

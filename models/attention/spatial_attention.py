@@ -1,4 +1,4 @@
-"""Attention over channels and pixels: CBAM weighs one after the other, CoordAtt channels by row and column."""
+"""Attention over channels and pixels: CBAM weighs channels, then pixels; CoordAtt weighs channels by row and column."""
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,16 @@ from models.registry import layer, same
 
 @layer(same, "attention", example=())
 class CBAM(GatedLayer):
-    """Weigh channels by their mean and maximum over the map, then pixels by theirs over the channels.
+    """Weigh channels by their mean and maximum over the map, then pixels by the mean and maximum over the channels.
 
     Source: Woo et al. 2018, CBAM: Convolutional Block Attention Module, arxiv.org/abs/1807.06521, section 3.
-    Differs: the bottleneck has at least 8 channels (or all of fewer). The spatial convolution is normalised, as in the
+    Differs: the bottleneck has at least min(8, channels) channels. The spatial convolution is normalised, as in the
         authors' code; the paper's formula has no normalisation.
 
     Args:
-        reduction: channels over hidden channels of the bottleneck, which mean and maximum share.
+        reduction: channels divided by hidden channels of the bottleneck, which mean and maximum share.
         kernel_size: of the spatial gate's convolution, odd.
-        norm: normalise that convolution; without it has a bias instead.
+        norm: normalise that convolution's output; False gives it a bias instead.
         start: `identity` makes both gates 2 * sigmoid and their last steps zero, so that gates start at one.
     Raises:
         ModelConfigError: an even kernel, or a reduction that is not positive.
@@ -52,7 +52,7 @@ class CBAM(GatedLayer):
         return self.opened(self.mlp(x.mean((2, 3), keepdim=True)) + self.mlp(x.amax((2, 3), keepdim=True)))
 
     def spatial_gate(self, x: Tensor) -> Tensor:
-        """Return the weight of every pixel of a map whose channels are weighed, (B, 1, H, W)."""
+        """Return the weight of every pixel, (B, 1, H, W); `x` is the map after the channel gate."""
         return self.opened(self.bn(self.conv(torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1))))
 
     def fold(self) -> None:
@@ -63,15 +63,15 @@ class CBAM(GatedLayer):
 
 @layer(same, "attention", example=())
 class CoordAtt(GatedLayer):
-    """Weigh every channel by a gate of the pixel's row and one of its column, from the means along them.
+    """Weigh every value by a gate of its row and a gate of its column, computed from row and column means.
 
     Source: Hou et al. 2021, Coordinate Attention for Efficient Mobile Network Design, arxiv.org/abs/2103.02907, section
         3.2.
-    Differs: the first convolution has no bias, which the normalisation after it would cancel; means stand for adaptive
+    Differs: the first convolution has no bias, which the normalisation after it would cancel; means replace adaptive
         pooling.
 
     Args:
-        reduction: channels over hidden channels, of which there are at least 8 (or all of fewer).
+        reduction: channels divided by hidden channels; these are at least min(8, channels).
         start: `identity` makes both gates 2 * sigmoid and their convolutions zero, so that gates start at one.
     Raises:
         ModelConfigError: the reduction is not positive.

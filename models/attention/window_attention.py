@@ -1,13 +1,12 @@
-"""Attention of every pixel over a square window around it, exact, for any map size, stride and dilation.
+"""Exact attention of every pixel over a square window around it, for any map size, stride and dilation.
 
-Two forms of one formula. `window_attention` is the fast one: the queries of a row's tile meet the whole strip of keys
-    that their
-windows touch in one small matrix product, whose diagonal bands are the windows. Strips are views of the padded keys, so
-no window is ever copied, and backward keeps queries, keys, values and the weights alone. `window_attention_by_taps` is
-the one for graphs
-that leave torch: slices, products and sums.
-Positions beyond the border are reflected, without repeating the border, as often as a small map needs it.
-Queries, keys and values are (B, heads, D, H, W) here, D channels a head.
+There are two implementations of one formula.
+`window_attention` is the fast one. A tile is a run of queries in one row. One small matrix product multiplies it
+with the strip of keys that its windows touch; the diagonal bands of the product are the windows. Strips are views
+of the padded keys, so no window is copied. Backward keeps only queries, keys, values and weights.
+`window_attention_by_taps` is for graphs that are run outside torch; it uses slices, products and sums only.
+Positions beyond the border are reflected without repeating the border, several times if the map is small.
+Queries, keys and values are (B, heads, D, H, W), with D channels per head.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,21 +19,21 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 TILE = 16
-"""Most queries of a row per strip of keys; wider strips waste products, narrower ones repeat keys."""
+"""Maximum number of queries in a tile; larger tiles waste products, smaller ones read keys more often."""
 
 CPU_SCORES, GPU_SCORES = 2**17, 2**25
-"""Scores computed at a time: on a CPU, for each thread, as many as its cache holds."""
+"""Number of scores computed at a time; on a CPU as many as the cache holds, for each thread."""
 
 
 def mirrored(position: int, size: int) -> int:
-    """Return where a position lies after reflection at 0 and `size - 1`, as often as it takes."""
+    """Return a position after repeated reflection at 0 and `size - 1`."""
     period = max(2 * (size - 1), 1)
     return min(position % period, period - position % period)
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Layout of the windows: queries in tiles of a row, keys in the columns that such a tile touches.
+    """Layout of the windows: tiles of queries within a row, and the columns of keys that each tile touches.
 
     Attributes:
         size_hw: height and width of the map that keys and values come from.
@@ -47,12 +46,12 @@ class Tiling:
 
     @property
     def extent(self) -> int:
-        """Rows, and columns, from the first tap of a window to its last."""
+        """Side of a window in cells, from its first tap to its last."""
         return self.dilation * (self.kernel - 1) + 1
 
     @property
     def padding(self) -> int:
-        """Rows, and columns, that windows reach beyond the border."""
+        """Number of cells by which windows reach beyond the border."""
         return self.extent // 2
 
     @property
@@ -62,22 +61,22 @@ class Tiling:
 
     @property
     def tiles(self) -> int:
-        """Tiles of a row."""
+        """Number of tiles in a row."""
         return -(-self.out_hw[1] // TILE)
 
     @property
     def tile(self) -> int:
-        """Queries of a tile."""
+        """Number of queries in a tile."""
         return -(-self.out_hw[1] // self.tiles)
 
     @property
     def tile_keys(self) -> int:
-        """Columns of keys that a tile's windows touch."""
+        """Number of key columns that a tile's windows touch."""
         return self.stride * (self.tile - 1) + self.extent
 
     @property
     def query_rows(self) -> int:
-        """Rows of a column of query tiles, those included that only keep the images' strips in step."""
+        """Number of rows in a column of query tiles; some are unused and only align the strips of all images."""
         return -(-(self.size_hw[0] + 2 * self.padding) // self.stride)
 
     def margins(self, size: int) -> list[tuple[int, int]]:
@@ -95,7 +94,7 @@ class Tiling:
         return x.new_zeros(*x.shape[:2], self.query_rows * self.stride, columns, x.shape[2], dtype=wide(x))
 
     def inside(self, padded: Tensor) -> Tensor:
-        """Return the map in a padded one, as a view (B, heads, H, W, D)."""
+        """Return the unpadded part of a padded map, as a view (B, heads, H, W, D)."""
         (height, width), pad = self.size_hw, self.padding
         return padded[:, :, pad : pad + height, pad : pad + width]
 
@@ -112,7 +111,7 @@ class Tiling:
         return tiles.contiguous().view(-1, padded.shape[2], self.tile_keys, x.shape[2])
 
     def from_key_tiles(self, tiles: Tensor, like: Tensor) -> Tensor:
-        """Return the gradient of a map, from that of its `key_tiles`."""
+        """Return the gradient of a map from the gradient of its `key_tiles`."""
         padded = self.padded(like)
         tiles = tiles.view(*like.shape[:2], self.tiles, *tiles.shape[1:])
         for number in range(self.tiles):
@@ -143,7 +142,7 @@ class Tiling:
         return out
 
     def pieces(self, images: int, device: torch.device) -> Iterator[tuple[int, int]]:
-        """Split the query rows of all columns of tiles into ranges (first, end) whose scores are computed at a time."""
+        """Split the query rows of all tile columns into ranges (first, end) whose scores are computed at once."""
         most = GPU_SCORES if device.type != "cpu" else CPU_SCORES * torch.get_num_threads()
         rows = max(most // (self.tile * self.extent * self.tile_keys), 1)
         together = max(rows // self.query_rows, 1)
@@ -166,7 +165,7 @@ class Tiling:
         return scores.as_strided((*scores.shape[:2], self.kernel, self.kernel), steps)
 
     def add_strips(self, strips: Tensor, tiles: Tensor, first: int) -> None:
-        """Add gradients of strips (rows, extent * tile keys, D) to those of the key tiles."""
+        """Add the gradients of strips (rows, extent * tile keys, D) to those of the key tiles."""
         rows = tiles.view(-1, *tiles.shape[2:])
         count, parts = len(strips), strips.view(len(strips), self.extent, *tiles.shape[2:])
         for row in range(0, self.extent, self.dilation):
@@ -175,12 +174,12 @@ class Tiling:
 
 
 def wide(x: Tensor) -> torch.dtype:
-    """Return the number format that attention is computed in: at least float32."""
+    """Return the dtype that attention is computed in: at least float32."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager:
-    """Return a context without automatic casts on `x`'s device."""
+    """Return a context that disables autocast on `x`'s device."""
     casting = not x.is_meta and torch.is_autocast_enabled(x.device.type)
     return torch.autocast(x.device.type, enabled=False) if casting else nullcontext()
 
@@ -197,12 +196,12 @@ def empty_output(query: Tensor, tiling: Tiling) -> Tensor:
 def window_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel: int, stride: int, dilation: int, keep: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return what every `stride`-th query gathers from its window, and the weights as backward wants them.
+    """Return the attention output of every `stride`-th query over its window, and the weights for backward.
 
     Args:
         query, key, value: (B, heads, D, H, W); scores are scaled by D ** -0.5.
         kernel: taps of a window's side, odd.
-        keep: whether backward will be run; else the weights are left out.
+        keep: whether to return the weights, which backward needs.
     Returns:
         (B, heads, D, out height, out width), and weights in the layout of the tiles.
     """
@@ -241,7 +240,7 @@ def window_attention_backward(
     stride: int,
     dilation: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value, from that of the output and the weights that forward kept."""
+    """Return the gradients of query, key and value, from the output's gradient and the weights that forward kept."""
     tiling = Tiling((key.shape[3], key.shape[4]), kernel, stride, dilation)
     scale = query.shape[2] ** -0.5
     with full_precision(query):
@@ -319,13 +318,13 @@ window_attention.register_autograd(_backward, setup_context=_keep_for_backward)
 def count_operations(
     query: tuple[int, ...], key: object, value: object, kernel: int, *_: object, out_shape: tuple, **__: object
 ) -> int:
-    """Return the operations of the two products, two per multiply-accumulate of a tap."""
+    """Return the number of operations in the two products, two per multiply-accumulate of a tap."""
     batch, heads, depth, height, width = out_shape[0]
     return 2 * 2 * kernel * kernel * batch * heads * depth * height * width
 
 
 def mirrored_positions(size: int, padding: int, like: Tensor) -> Tensor:
-    """Return the positions that a padded row or column takes its values from, for sizes that a graph leaves open."""
+    """Return the source positions of a padded row or column, for graphs with dynamic sizes."""
     period = max(2 * (size - 1), 1)
     position = torch.arange(-padding, size + padding, device=like.device).remainder(period)
     return torch.minimum(position, period - position)
@@ -361,6 +360,6 @@ def window_attention_by_taps(
 
 
 def graph_leaves_torch() -> bool:
-    """Tell whether the graph being recorded will be run by something else: only standard operations may be in it."""
+    """Tell whether the graph being recorded will run outside torch, where only standard operations are allowed."""
     exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
     return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or exporting()
