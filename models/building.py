@@ -10,10 +10,10 @@ from models.registry import Channels, Layer, Scale, bind, find_layer
 from utils.errors import ModelConfigError
 
 InnerLayer = str | list
-"""A registered layer as a block's argument names it: its name, or a list of its name and its arguments as in a row."""
+"""A registered layer as the argument of a block: its name, or a list of its name and arguments as in a row."""
 
 LAYER_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""Raised by a layer whose arguments or input do not fit; anything else is a fault in its code."""
+"""Errors of a layer whose arguments or input do not fit; any other error is a fault in its code."""
 
 RESIZING = ("downsample", "upsample")
 """Roles of layers that change a map's size."""
@@ -25,7 +25,7 @@ class Plan:
 
     Attributes:
         entry: the registered layer.
-        copies: constructor arguments of every copy that a repeated row stacks.
+        copies: constructor arguments of each copy in the chain.
         channels: of the output.
     """
 
@@ -34,7 +34,7 @@ class Plan:
     channels: Channels
 
     def build(self) -> nn.Module:
-        """Construct the layer, its copies in a row.
+        """Construct the layer, or the chain of its copies.
 
         Raises:
             ModelConfigError: the constructor refuses the arguments.
@@ -57,11 +57,11 @@ def plan_layer(
     Args:
         arguments: positional values; the last may be a mapping of keyword arguments.
         inputs: channels of each input.
-        repeats: scaled already; copies in a row, unless the layer takes the number itself.
+        repeats: number of copies in a chain, already scaled; a layer with its own repeats argument gets it instead.
         num_classes: what the string ``nc`` stands for.
-        settings: constructor arguments in place of those in `arguments`.
+        settings: constructor arguments that override `arguments`.
     Raises:
-        ModelConfigError: arguments or inputs that the layer does not take.
+        ModelConfigError: the layer does not accept the arguments or inputs.
     """
     fixed = dict(settings or {})
     if entry.repeats:
@@ -93,7 +93,7 @@ def build_layer(
     Returns:
         The module and its output channels.
     Raises:
-        ModelConfigError: no such layer, or arguments or inputs that it does not take.
+        ModelConfigError: no such layer, or it does not accept the arguments or inputs.
     """
     plan = plan_layer(find_layer(name), arguments, inputs, scale, repeats, num_classes)
     return plan.build(), plan.channels
@@ -103,7 +103,7 @@ def construct(entry: Layer, keywords: dict[str, Any]) -> nn.Module:
     """Call a layer's constructor.
 
     Raises:
-        ModelConfigError: it refuses the arguments.
+        ModelConfigError: the constructor refuses the arguments.
     """
     try:
         return entry.cls(**keywords)
@@ -114,7 +114,7 @@ def construct(entry: Layer, keywords: dict[str, Any]) -> nn.Module:
 
 
 def refused(entry: Layer, keywords: dict[str, Any], error: Exception) -> ModelConfigError:
-    """Make the error for arguments that a layer's constructor or rule refuses."""
+    """Return the error for arguments that a layer's constructor or rule refuses."""
     return ModelConfigError(f"cannot be built with {keywords}: {error}: the layer is {entry.signature()}")
 
 
@@ -123,7 +123,7 @@ def refused(entry: Layer, keywords: dict[str, Any], error: Exception) -> ModelCo
 
 @dataclass(frozen=True)
 class Unscaled(Scale):
-    """Multipliers inside a block, whose inner width is scaled already."""
+    """Scale inside a block, whose inner width is already scaled."""
 
     def channels(self, count: int) -> int:
         return count
@@ -147,13 +147,13 @@ def name_and_arguments(inner: InnerLayer, role: str) -> tuple[str, list[Any]]:
 
 
 def check_inner(unit: InnerLayer | None, attention: InnerLayer | None, groups: int = 1, **bottleneck: object) -> None:
-    """Reject arguments of a CSP shell that have no effect beside a `unit`.
+    """Reject arguments of a CSP shell that have no effect together with `unit`.
 
     Args:
-        groups: of the Bottlenecks; other than 1 is rejected.
-        bottleneck: further arguments that only Bottlenecks have, by name; those that are set are rejected.
+        groups: of the Bottlenecks; rejected unless 1.
+        bottleneck: further arguments of the Bottlenecks, by name; rejected if set.
     Raises:
-        ModelConfigError: names the arguments.
+        ModelConfigError: names the arguments without effect.
     """
     named = {"attention": attention, **bottleneck, "groups": groups if groups != 1 else None}
     given = [f"{name} {value!r}" for name, value in named.items() if value]
@@ -171,13 +171,13 @@ def unit_builder(
     groups: int = 1,
     **bottleneck: object,
 ) -> Callable[[int], nn.Module]:
-    """Return the function that builds each unit of a CSP shell's chain for a number of channels.
+    """Return a function that builds one unit of a CSP shell's chain for a number of channels.
 
     Args:
-        unit: a layer for every unit; None for what `otherwise` builds.
+        unit: the layer of every unit; None means `otherwise`.
         attention, groups, bottleneck: see `check_inner`.
     Raises:
-        ModelConfigError: an argument that has no effect beside `unit`.
+        ModelConfigError: an argument has no effect together with `unit`.
     """
     check_inner(unit, attention, groups, **bottleneck)
     return otherwise if unit is None else lambda width: build_inner(unit, width, "unit")
@@ -187,7 +187,7 @@ def build_inner(inner: InnerLayer, width: int, role: str) -> nn.Module:
     """Build a registered layer for maps of `width` channels; it must keep their width and size.
 
     Args:
-        inner: such as "GatherExcite" or ["ACmix", {"heads": 8}]. `out_channels` is always `width` and cannot be given.
+        inner: such as "GatherExcite" or ["ACmix", {"heads": 8}]; `out_channels` cannot be given, it is always `width`.
         role: name of the block's argument, for messages.
     Raises:
         ModelConfigError: no such layer, arguments that it refuses, or a layer that changes width or size.

@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "GELU": nn.GELU,
     "Identity": nn.Identity,
 }
-"""What a network's `activation` key can name."""
+"""Values of a network's `activation` key."""
 
 
 @layer(to, "convolution", example=(16, 3, 2))
@@ -38,7 +38,7 @@ class Conv(nn.Module):
 
     Args:
         padding: None keeps the size at stride 1 for odd kernels, dilation included.
-        activate: False leaves the activation out; as an attribute, whether the network's `activation` reaches this one.
+        activate: False leaves the activation out. The attribute says whether the network's `activation` applies.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def biased_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """Return a convolution shaped like `like` with this weight and bias."""
+    """Return a convolution with the settings of `like`, and this weight and bias."""
     folded = nn.Conv2d(
         like.in_channels,
         like.out_channels,
@@ -103,7 +103,7 @@ def biased_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 @layer(to, "convolution", name="RepConvN", example=(16,))
 class RepConv(nn.Module):
-    """3 x 3 and 1 x 1 convolution side by side, added, then activated; `fold` makes them one 3 x 3.
+    """Add a 3 x 3 and a 1 x 1 convolution, then activate; `fold` merges them into one 3 x 3.
 
     Source: Ding et al. 2021, RepVGG, arxiv.org/abs/2101.03697; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
     Differs: no identity branch.
@@ -136,7 +136,7 @@ class RepConv(nn.Module):
 
 
 def build_activation(name: str) -> nn.Module:
-    """Return a new activation by its name, also as older files write it, such as ``nn.ReLU()``.
+    """Build an activation by name; the form of older files, such as ``nn.ReLU()``, is accepted too.
 
     Raises:
         ModelConfigError: the name is not in ACTIVATIONS.
@@ -153,7 +153,7 @@ def set_activation(model: nn.Module, name: str) -> None:
     Raises:
         ModelConfigError: the name is not in ACTIVATIONS.
     """
-    build_activation(name)  # a name that no unit asks for is wrong all the same
+    build_activation(name)  # reject a wrong name even if no unit uses it
     for unit in model.modules():
         if isinstance(unit, Conv | RepConv) and unit.activate:
             unit.act = build_activation(name)
@@ -175,13 +175,13 @@ def fix_activation(block: nn.Module, name: str | None) -> None:
 
 @layer(to, name="RepNBottleneck", example=(16,))
 class RepBottleneck(nn.Module):
-    """RepConv then 3 x 3 Conv, added to the input where the widths agree.
+    """RepConv, then 3 x 3 Conv, added to the input if the widths agree.
 
     Source: He et al. 2015, arxiv.org/abs/1512.03385; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
     Differs: the first convolution is a RepConv.
 
     Args:
-        attention: a layer at the end of the branch, before the sum: a registered one's name, or [name, arguments …].
+        attention: a layer at the end of the branch, before the sum: its registered name, or [name, arguments …].
     """
 
     def __init__(
@@ -208,16 +208,16 @@ class RepBottleneck(nn.Module):
 
 @layer(to_with(repeats="repeats"), name="RepNCSP", example=(16,))
 class RepCSP(nn.Module):
-    """Cross-stage-partial block: half the width through `repeats` RepBottlenecks, half past them.
+    """Cross-stage-partial block: half the width passes `repeats` RepBottlenecks, the other half skips them.
 
     Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
 
     Args:
-        shortcut: whether the bottlenecks add their input; it has no effect on a unit.
-        unit: a layer in place of each bottleneck: a registered one's name, or [name, arguments …].
+        shortcut: whether the bottlenecks add their input; no effect on `unit`.
+        unit: a layer in place of each bottleneck: its registered name, or [name, arguments …].
         attention: a layer at the end of each bottleneck's branch, before its sum; same form as `unit`.
     Raises:
-        ModelConfigError: the layer cannot be built, or both are given.
+        ModelConfigError: the layer cannot be built, or both `unit` and `attention` are given.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class RepCSP(nn.Module):
 
 
 def stage(in_channels: int, out_channels: int, unit: InnerLayer | None, attention: InnerLayer | None) -> nn.Module:
-    """Return one stage of an ELAN1: a 3 x 3 Conv, with `attention` after it, or `unit` in its place."""
+    """Build one stage of an ELAN1: a 3 x 3 Conv, followed by `attention`, or replaced by `unit`."""
     if unit is not None:
         built = build_inner(unit, out_channels, "unit")
         return built if in_channels == out_channels else nn.Sequential(Conv(in_channels, out_channels), built)
@@ -262,13 +262,13 @@ class ELAN1(nn.Module):
     Source: Wang, Liao, Yeh 2022, ELAN, arxiv.org/abs/2211.04800; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
 
     Args:
-        hidden_channels: of the first convolution, one half of which feeds the chain.
+        hidden_channels: of the first convolution; half of them feed the chain.
         branch_channels: of each stage of the chain.
-        unit: a layer in place of each 3 x 3 convolution, after a 1 x 1 one where the widths differ: a registered one's
-            name, or [name, arguments …].
+        unit: a layer in place of each 3 x 3 convolution: its registered name, or [name, arguments …]. A 1 x 1
+            convolution comes before it if the widths differ.
         attention: a layer after each 3 x 3 convolution; same form as `unit`.
     Raises:
-        ModelConfigError: the layer cannot be built, or both are given.
+        ModelConfigError: the layer cannot be built, or both `unit` and `attention` are given.
     """
 
     def __init__(
@@ -302,7 +302,7 @@ class RepNCSPELAN4(ELAN1):
 
     Args:
         hidden_channels, branch_channels: see ELAN1.
-        unit, attention: see RepNCSP: in place of its bottlenecks, or at the end of theirs.
+        unit, attention: passed on to each RepNCSP.
     """
 
     def __init__(
@@ -362,7 +362,7 @@ class AConv(nn.Module):
 
 @layer(to, "downsample", example=(16,))
 class ADown(nn.Module):
-    """Halve the size: average pool, then half the channels through a strided 3 x 3, half through max pool and 1 x 1.
+    """Halve the size: average pool, then a strided 3 x 3 for half the channels, max pool and 1 x 1 for the others.
 
     Source: Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
     """

@@ -10,11 +10,11 @@ from models.registry import Channels, Scale, only, rule
 from utils.errors import ModelConfigError
 
 Start = Literal["random", "identity"]
-"""How a module starts: as initialised, or as the identity."""
+"""Initial state of a module: randomly initialised, or the identity."""
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Tell whether a map is channels-last in memory, and not contiguous as well."""
+    """Tell whether a map is channels-last in memory and not contiguous."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
@@ -26,7 +26,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that trains on one value per channel, which has no variance, by its running statistics."""
+    """Batch normalisation that uses running statistics to train on one value per channel, which has no variance."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
@@ -37,9 +37,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 class DepthwiseConv2d(nn.Conv2d):
     """Depthwise convolution of odd kernel that keeps the size, without bias.
 
-    In training on a CPU, bf16 maps pass through it in float32: oneDNN's bf16 backward of 5 x 5 and larger kernels,
-        channels last,
-    takes up to four times as long.
+    In training on a CPU, bf16 maps are convolved in float32: oneDNN's bf16 backward of channels-last maps with 5 x 5
+        and larger kernels takes up to four times as long.
     """
 
     def __init__(self, channels: int, kernel_size: int) -> None:
@@ -53,7 +52,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def zero_(module: nn.Module) -> None:
-    """Set a module's own parameters to zero, not those of its children."""
+    """Set a module's own parameters to zero; leave those of its children."""
     for parameter in module.parameters(recurse=False):
         nn.init.zeros_(parameter)
 
@@ -73,7 +72,7 @@ class MLP(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leave a whole residual branch out, sample by sample, while training (stochastic depth)."""
+    """Drop the whole residual branch of random samples in training (stochastic depth)."""
 
     def __init__(self, probability: float = 0.0) -> None:
         super().__init__()
@@ -88,7 +87,7 @@ class DropPath(nn.Module):
 
 @rule("in_channels")
 def same_as_asked(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """One input; `out_channels` may be left out, else it must be the input's (a residual block keeps its width)."""
+    """One input; `out_channels` may be left out or must be the input's: a residual block keeps its width."""
     arguments["in_channels"] = only(inputs)
     asked = arguments.get("out_channels")
     if asked is not None and arguments["in_channels"] not in (asked, scale.channels(asked)):
@@ -104,7 +103,7 @@ def require_positive(name: str, value: float) -> None:
     """Reject a setting that is zero or less.
 
     Raises:
-        ModelConfigError: it is.
+        ModelConfigError: `value` is not positive.
     """
     if value <= 0:
         raise ModelConfigError(f"{name} is {value}: expected a positive number")
@@ -114,19 +113,19 @@ def require_odd(name: str, kernel: int) -> None:
     """Reject an even kernel, which has no centre and would not keep a map's size.
 
     Raises:
-        ModelConfigError: it is even, or not positive.
+        ModelConfigError: the kernel is even, or not positive.
     """
     if kernel < 1 or kernel % 2 == 0:
         raise ModelConfigError(f"{name} is {kernel}: expected an odd positive number such as {max(kernel, 2) + 1}")
 
 
 def require_divisor(name: str, value: int, channels: int, least: int = 1) -> None:
-    """Reject a number of parts that does not divide the channels.
+    """Reject a number of groups, heads or the like that does not divide the channels.
 
     Args:
-        least: channels that a part must have.
+        least: minimum number of channels of a part.
     Raises:
-        ModelConfigError: says which numbers can be.
+        ModelConfigError: `value` does not fit; the message lists numbers that do.
     """
     if value < 1 or channels % value:
         wrong = f"does not divide {channels} channels"

@@ -1,4 +1,4 @@
-"""Activations with parameters: rows of their own, and names for a network's `activation`."""
+"""Activations with parameters; each can be a row of its own or a network's `activation`."""
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ LOWEST, HIGHEST = 0.01, 0.99
 
 @layer(keep, "activation", example=())
 class ARelu(nn.Module):
-    """Learn one slope for a whole layer's negative values, below one, and one for its positive values, above one.
+    """Learn two slopes per layer: one below 1 for negative values, one above 1 for positive values.
 
     relu(x) * (1 + sigmoid(beta)) - relu(-x) * clamp(alpha, 0.01, 0.99)
 
     Source: Chen et al. 2020, AReLU, arxiv.org/abs/2006.13858
-    Differs: in nothing; both are scalars, so that no optimizer lets them decay. A network whose every activation this
-        is doubles its values layer by layer unless each is normalised first. A negative slope at one of its bounds gets
+    Differs: in nothing. Both slopes are scalars, so they get no weight decay. A network that uses it everywhere doubles
+        its values layer by layer, unless each layer's input is normalised. A negative slope at one of its bounds gets
         no gradient.
 
     Args:

@@ -2,7 +2,7 @@
 
 Source: the layers' published structure, built here from its description; He et al. 2014, SPP, arxiv.org/abs/1406.4729;
 Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Vaswani et al. 2017, arxiv.org/abs/1706.03762 (Attention).
-Parts are named as the original weights name them (cv1, cv2, m, attn, ffn), so that those need no mapping.
+Parts are named as in the original weights (cv1, cv2, m, attn, ffn), which therefore load without mapping.
 """
 
 import math
@@ -20,10 +20,10 @@ from utils.errors import ModelConfigError
 
 @layer(to, "convolution", example=(16, 3))
 class DWConv(Conv):
-    """Conv with as many groups as input and output widths have in common.
+    """Conv whose number of groups is the greatest common divisor of its input and output widths.
 
     Source: Howard et al. 2017, MobileNets, arxiv.org/abs/1704.04861
-    Differs: the groups are the greatest common divisor of both widths; no 1 x 1 convolution follows.
+    Differs: the number of groups, and no 1 x 1 convolution follows.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
     Differs: two convolutions, in CSP blocks both 3 x 3, in place of three; the sum is not activated.
 
     Args:
-        attention: a layer at the end of the branch, before the sum: a registered one's name, or [name, arguments …].
+        attention: a layer at the end of the branch, before the sum: its registered name, or [name, arguments …].
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Bottleneck(nn.Module):
 
 
 class StageConcat(nn.Module):
-    """The shell of C2f and C3k2: a 1 x 1 convolution in two halves, a chain after the second, all stages concatenated.
+    """Shell of C2f and C3k2: split a 1 x 1 convolution in halves, chain units after the second, concatenate all stages.
 
     Args:
-        unit: builds one unit of the chain for a number of channels, which it must keep.
+        unit: function that builds one unit of the chain for a number of channels; the unit must keep that number.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class C2f(StageConcat):
         the published structure of YOLOv8
 
     Args:
-        unit: a layer in place of each Bottleneck: a registered one's name, or [name, arguments …].
+        unit: a layer in place of each Bottleneck: its registered name, or [name, arguments …].
         attention: a layer at the end of each Bottleneck's branch, before its sum; same form as `unit`.
     Raises:
-        ModelConfigError: the layer cannot be built, or a unit comes with what only Bottlenecks have.
+        ModelConfigError: the layer cannot be built, or `unit` is given together with an argument of the Bottlenecks.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class C2f(StageConcat):
 
 
 class CrossStage(nn.Module):
-    """The shell of C3 and C3k: half the width through a chain of Bottlenecks or other units, half past it."""
+    """Shell of C3 and C3k: half the width passes a chain of Bottlenecks or other units, the other half skips it."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class C3(CrossStage):
     Differs: no convolution between the chain and the concatenation.
 
     Args:
-        unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
+        unit, attention: see C2f; `shortcut` applies to Bottlenecks only.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ SCALE_LETTERS = "nsmlx"
 
 @rule("in_channels")
 def to_with_c3k(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """As `to`; a string `c3k` lists the scales at which it holds, and becomes true or false."""
+    """As `to`; a string `c3k` lists the scales at which it is true, and is replaced by true or false."""
     letters = arguments.get("c3k")
     if isinstance(letters, str):
         if scale.letter is None:
@@ -247,11 +247,10 @@ class C3k2(StageConcat):
         the published structure of YOLO11
 
     Args:
-        c3k: whether the units are C3k; in a yaml with scales also the letters of those at which they are, such as
-            "mlx".
-        unit, attention: see C2f; `shortcut` is the Bottlenecks', a unit brings its own.
+        c3k: whether the units are C3k; in a yaml with scales also the letters of the scales with C3k, such as "mlx".
+        unit, attention: see C2f; `shortcut` applies to Bottlenecks only.
     Raises:
-        ModelConfigError: see C2f; `c3k` and `unit` both say what the units are.
+        ModelConfigError: see C2f; or both `c3k` and `unit` are given.
     """
 
     def __init__(
@@ -280,7 +279,7 @@ class SPPF(nn.Module):
     """Spatial pyramid pooling: three max pools in a chain, all stages concatenated.
 
     Source: He et al. 2014, SPP, arxiv.org/abs/1406.4729
-    Differs: pools of one size in a chain, which equal pools of growing sizes side by side.
+    Differs: a chain of pools of one size, which equals parallel pools of growing sizes.
 
     Args:
         kernel_size: side of the pooling window.
@@ -311,7 +310,7 @@ class SimSPPF(SPPF):
     """SPPF with ReLU, whatever the network's activation.
 
     Source: Li et al. 2022, YOLOv6, arxiv.org/abs/2209.02976
-    Differs: from SPPF in nothing but the activation; it is that layer with `activation: ReLU`.
+    Differs: it is SPPF with `activation: ReLU`, nothing else.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
@@ -326,9 +325,9 @@ class Attention(nn.Module):
     """Multi-head self-attention over all cells of a map; a depthwise convolution of the values encodes positions.
 
     Args:
-        key_ratio: width of queries and keys over that of the values.
+        key_ratio: width of queries and keys divided by the width of the values.
     Raises:
-        ModelConfigError: the channels do not split into the heads.
+        ModelConfigError: the heads do not divide the channels.
     """
 
     def __init__(self, channels: int, heads: int, key_ratio: float = 0.5) -> None:
@@ -356,7 +355,7 @@ class Attention(nn.Module):
 
 
 class PSABlock(nn.Module):
-    """Attention and a two-layer 1 x 1 network, each added to its input; no layer normalisation."""
+    """Attention, then two 1 x 1 convolutions, each with a residual connection; no layer normalisation."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -370,7 +369,7 @@ class PSABlock(nn.Module):
 
 @rule("in_channels")
 def to_same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """As `to`, for a block whose output has its input's width."""
+    """As `to`, for a block that keeps its input's width."""
     asked = arguments["out_channels"]
     if to.apply(inputs, arguments, scale) != arguments["in_channels"]:
         raise ModelConfigError(
@@ -382,7 +381,7 @@ def to_same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> 
 
 @layer(to_same, "attention", repeats="repeats", example=(16,))
 class C2PSA(nn.Module):
-    """Half the width through `repeats` attention blocks, half past them.
+    """Pass half the width through `repeats` attention blocks; the other half skips them.
 
     Source: Vaswani et al. 2017, arxiv.org/abs/1706.03762; the published structure of YOLO11
     Differs: no layer normalisation; a depthwise convolution of the values replaces position encodings.

@@ -1,4 +1,4 @@
-"""Convolutions that do with less: half of the channels made cheaply from the other half, or a stride without loss."""
+"""Cheap convolutions: GSConv computes half of its channels from the others; SPDConv halves the size without loss."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ def check_even(channels: int, where: str) -> None:
     """Reject an odd width.
 
     Args:
-        where: what the width is of, such as "out_channels".
+        where: name of the width for the message, such as "out_channels".
     Raises:
         ModelConfigError: it is odd.
     """
@@ -28,11 +28,12 @@ def check_even(channels: int, where: str) -> None:
 
 @layer(to, "convolution", example=(16, 3))
 class GSConv(nn.Module):
-    """Half of the channels by a convolution, half by a 5 x 5 depthwise convolution of those, the two shuffled.
+    """Compute half of the channels by a convolution, the others from those by a 5 x 5 depthwise one; shuffle both.
 
     Source: Li et al. 2022, Slim-neck by GSConv, arxiv.org/abs/2206.02424
-    Differs: the shuffle alternates the halves: channel 2i is the convolution's i-th, 2i + 1 the depthwise one made of
-        it. A shuffle in another order gives the same function after the channels of the next layer are permuted alike.
+    Differs: the shuffle alternates the halves: channel 2i comes from the convolution's channel i, and channel 2i + 1
+        from the depthwise convolution of it. Another order is equivalent if the next layer's input channels are
+        permuted accordingly.
 
     Args:
         kernel_size: of the first convolution, odd.
@@ -61,15 +62,15 @@ class GSConv(nn.Module):
 
 @layer(to, example=(16,))
 class GSBottleneck(nn.Module):
-    """Two GSConvs, 1 x 1 and 3 x 3, added to the input, or to a 1 x 1 convolution of it where the widths differ.
+    """Two GSConvs, 1 x 1 and 3 x 3, added to the input, or to its 1 x 1 convolution if the widths differ.
 
     Source: Li et al. 2022, Slim-neck by GSConv, arxiv.org/abs/2206.02424
-    Differs: the shortcut is the input itself where the widths agree.
+    Differs: the shortcut is the input itself if the widths agree.
 
     Args:
-        expansion: width between the two over `out_channels`.
+        expansion: width between the two GSConvs divided by `out_channels`.
     Raises:
-        ModelConfigError: an inner or outer width that is odd.
+        ModelConfigError: an odd inner or outer width.
     """
 
     def __init__(self, in_channels: int, out_channels: int, expansion: float = 0.5) -> None:
@@ -90,15 +91,15 @@ class GSBottleneck(nn.Module):
 
 @layer(to, repeats="repeats", example=(16,))
 class VoVGSCSP(CrossStage):
-    """Half the width through `repeats` GSBottlenecks, half past them.
+    """Pass half the width through `repeats` GSBottlenecks; the other half skips them.
 
     Source: Li et al. 2022, Slim-neck by GSConv, arxiv.org/abs/2206.02424
-    Differs: it is C3 whose unit is GSBottleneck, built by that name.
+    Differs: it is C3 with `unit: GSBottleneck`.
 
     Args:
-        expansion: width of each half over `out_channels`; it, and its half, must be even.
+        expansion: width of each half divided by `out_channels`; this width must be a multiple of 4.
     Raises:
-        ModelConfigError: a width that cannot be halved twice.
+        ModelConfigError: a width that is no multiple of 4.
     """
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, expansion: float = 0.5) -> None:
@@ -111,13 +112,12 @@ class SPDConv(nn.Module):
     """Halve the size without loss: move each 2 x 2 cells into four times the channels, then convolve at stride 1.
 
     Source: Sunkara and Luo 2022, SPD-Conv, arxiv.org/abs/2208.03641
-    Differs: odd sizes are padded by a row below and a column on the right of zeros. The order is torch's
-        pixel_unshuffle: input channel c at row offset i, column offset j becomes channel 4c + 2i + j. The authors
-        concatenate whole maps, channel c of offset (i, j) at (2j + i) * in_channels + c: weights of one order need
-        their input channels permuted for the other.
+    Differs: odd sizes are padded with zeros below and on the right. Channels are in the order of torch's
+        pixel_unshuffle: input channel c at row offset i, column offset j becomes channel 4c + 2i + j. The authors'
+        order is (2j + i) * in_channels + c; weights need their input channels permuted to change between the two.
 
     Args:
-        kernel_size: of the convolution, on the halved map, odd.
+        kernel_size: of the convolution on the halved map, odd.
     Raises:
         ModelConfigError: an even kernel.
     """
@@ -133,8 +133,8 @@ class SPDConv(nn.Module):
 
 
 def up_to_multiple(size_hw: tuple[int, int] | torch.Size, factor: int) -> tuple[int, int, int, int]:
-    """Return the padding for functional.pad that extends a map below and right to multiples of `factor`."""
-    height, width = size_hw  # written without a remainder, whose conditions slow symbolic shapes down beyond use
+    """Return functional.pad's argument that extends a map below and on the right to multiples of `factor`."""
+    height, width = size_hw  # no remainder (%) below: its conditions make symbolic shapes unusably slow
     return 0, (width + factor - 1) // factor * factor - width, 0, (height + factor - 1) // factor * factor - height
 
 
@@ -148,10 +148,10 @@ def space_to_depth(x: Tensor, factor: int) -> Tensor:
 
 
 def cropped(x: Tensor, size_hw: tuple[int, int] | torch.Size) -> Tensor:
-    """Return the upper left part of a map, of a size that it is known to have at least."""
+    """Return the upper left part of a map, which must have at least the size `size_hw`."""
     if not torch.compiler.is_compiling():
         return x[:, :, : size_hw[0], : size_hw[1]]
     rows, columns = (
         torch.arange(size, device=x.device) for size in size_hw
-    )  # a slice would ask whether it reaches beyond open sizes
+    )  # a slice would compare itself with dynamic sizes
     return x.index_select(2, rows).index_select(3, columns)

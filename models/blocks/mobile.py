@@ -1,4 +1,4 @@
-"""Inverted bottlenecks: narrow between blocks, wide and depthwise inside, with a gate or attention."""
+"""Inverted bottlenecks: narrow at both ends, wide and depthwise inside, with a gate or attention."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,11 +12,11 @@ from models.registry import layer
 from utils.errors import ModelConfigError
 
 HEAD_CHANNELS = 64
-"""Most channels of one attention head of iRMB, where its row does not say how many."""
+"""Maximum number of channels of an attention head of iRMB, by default."""
 
 
 class SqueezeExcite(nn.Module):
-    """Weigh every channel by the sigmoid of two 1 x 1 convolutions, SiLU between them, of the map's mean."""
+    """Weigh every channel by the sigmoid of two 1 x 1 convolutions of the map's mean, with SiLU between them."""
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SqueezeExcite(nn.Module):
 
 
 def squeeze_excite(channels: int, in_channels: int, squeeze: float) -> nn.Module:
-    """Build the gate of a block that is `channels` wide inside; an identity if `squeeze` is 0.
+    """Build the gate of a block of inner width `channels`; an identity if `squeeze` is 0.
 
     Raises:
         ModelConfigError: a negative ratio.
@@ -42,10 +42,10 @@ def check_start(start: str, passes_on: bool, why: str) -> None:
     """Reject an identity start without a residual connection.
 
     Args:
-        passes_on: whether there is a residual connection.
-        why: what keeps it away, for the message.
+        passes_on: whether the block has a residual connection.
+        why: reason for its absence, for the message.
     Raises:
-        ModelConfigError: says so.
+        ModelConfigError: `start` is identity without a residual connection.
     """
     if start == "identity" and not passes_on:
         raise ModelConfigError(
@@ -55,21 +55,20 @@ def check_start(start: str, passes_on: bool, why: str) -> None:
 
 @layer(to_or_same, example=(16,))
 class MBConv(nn.Module):
-    """Widen by 1 x 1, convolve depthwise, gate, narrow by 1 x 1; added to the input where width and size agree.
+    """Widen by 1 x 1, convolve depthwise, gate, narrow by 1 x 1; add the input if width and size agree.
 
     Source: Sandler et al. 2018, MobileNetV2, arxiv.org/abs/1801.04381; Tan and Le 2019, EfficientNet,
         arxiv.org/abs/1905.11946
-    Differs: expansion 4 where EfficientNet has 1 and 6; the activation is the network's (SiLU unless it says
-        otherwise), the gate's is SiLU; normalisation as everywhere here, eps 1e-3 and momentum 0.03; padding is
-        symmetric at stride 2, too.
+    Differs: expansion 4, where EfficientNet has 1 and 6; the activation is the network's (SiLU by default), the gate's
+        is SiLU; normalisation has eps 1e-3 and momentum 0.03 as in Conv; padding is symmetric, also at stride 2.
 
     Args:
         out_channels: the input's width by default.
         kernel_size: of the depthwise convolution, odd.
-        expansion: inner width over `in_channels`; at 1 there is no widening convolution.
-        squeeze: hidden width of the gate (Squeeze-and-Excitation) over `in_channels`; 0 leaves the gate out.
+        expansion: inner width divided by `in_channels`; 1 leaves out the widening convolution.
+        squeeze: hidden width of the gate (Squeeze-and-Excitation) divided by `in_channels`; 0 leaves out the gate.
         stride: of the depthwise convolution.
-        drop_path: share of images whose branch is left out while training.
+        drop_path: probability that an image's branch is left out in training.
         start: `identity` starts with zeros in the last normalisation; needs the residual connection.
     Raises:
         ModelConfigError: an even kernel, a number that is not positive, or an identity start without residual
@@ -110,27 +109,28 @@ class MBConv(nn.Module):
 
 
 def fitting_head_channels(channels: int) -> int:
-    """Return the largest divisor of a width that is not above HEAD_CHANNELS."""
+    """Return the largest divisor of a width that is at most HEAD_CHANNELS."""
     return next(size for size in range(min(channels, HEAD_CHANNELS), 0, -1) if channels % size == 0)
 
 
 @layer(to_or_same, name="iRMB", example=(16,))
 class IRMB(nn.Module):
-    """Window attention over widened values, depthwise convolution, gate, narrowing; a residual where widths agree.
+    """Widen by window attention, convolve depthwise, gate, narrow; add the input if the widths agree.
 
     Source: Zhang et al. 2023, EMO, arxiv.org/abs/2301.01146
-    Differs: padded cells are left out of the softmax, where plain padding lets queries look at them; the cells of a
-        window lie together, where the authors' code takes every n-th of the map; narrow widths get narrower heads by
-        default; batch normalisation before the attention, SiLU for the values.
+    Differs: the softmax leaves out padded cells; the cells of a window are adjacent, where the authors' code takes
+        every n-th cell of the map; narrow widths get narrower heads by default; batch normalisation before the
+        attention, SiLU for the values.
 
     Args:
         out_channels: the input's width by default.
-        expansion: width of the values, and of all that follows up to the last convolution, over `in_channels`.
-        head_channels: of the queries and keys of one head, a divisor of `in_channels`; by default the largest up to 64.
-        window: side of the square windows; a map that they do not tile is padded by cells that no query looks at.
+        expansion: width of the values and of all later steps before the last convolution, divided by `in_channels`.
+        head_channels: channels of one head's queries and keys, a divisor of `in_channels`; by default the largest up to
+            64.
+        window: side of the square windows; maps are padded to a multiple of it, and attention ignores the padded cells.
         kernel_size: of the depthwise convolution, odd.
-        squeeze: hidden width of the gate (Squeeze-and-Excitation) over `in_channels`; 0 leaves the gate out.
-        drop_path: share of images whose branch is left out while training.
+        squeeze: hidden width of the gate (Squeeze-and-Excitation) divided by `in_channels`; 0 leaves out the gate.
+        drop_path: probability that an image's branch is left out in training.
         start: `identity` starts with zeros in the last convolution; needs the residual connection.
     Raises:
         ModelConfigError: heads that do not divide a width, an even kernel, or an identity start without residual
@@ -176,7 +176,7 @@ class IRMB(nn.Module):
         return x + self.drop_path(y) if self.add else y
 
     def attend(self, query_key: Tensor, values: Tensor) -> Tensor:
-        """Return what every cell gathers of its window's values, (B, hidden, H, W).
+        """Return the attention output of every cell over its window's values, (B, hidden, H, W).
 
         Args:
             query_key: (B, 2 * in_channels, H, W), the queries' channels first.
@@ -198,11 +198,11 @@ class IRMB(nn.Module):
         return cells.unflatten(1, (heads, -1, self.window**2)).permute(0, 4, 5, 1, 3, 2)
 
     def whole(self, windows: Tensor) -> Tensor:
-        """Put windows (B, rows, columns, heads, cells, D) together again, (B, heads * D, H, W)."""
+        """Join windows (B, rows, columns, heads, cells, D) to a map (B, heads * D, H, W)."""
         return functional.pixel_shuffle(windows.permute(0, 3, 5, 4, 1, 2).flatten(1, 3), self.window)
 
     def fold(self) -> None:
-        """Merge the normalisation into the convolutions behind it, for inference."""
+        """Merge the normalisation into the convolutions after it, for inference."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.query_key, self.value = (
                 fold_batchnorm_ahead(self.norm, conv) for conv in (self.query_key, self.value)

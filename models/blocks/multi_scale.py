@@ -1,4 +1,4 @@
-"""Blocks of several scales at once: growing kernels (MSBlock), dilations (DWR), patch sizes (PPA)."""
+"""Blocks with several scales side by side: kernel sizes (MSBlock), dilations (DWR), patch sizes (PPA)."""
 
 import math
 
@@ -19,23 +19,23 @@ from utils.errors import ModelConfigError
 
 @layer(to, example=(16,))
 class MSBlock(nn.Module):
-    """Split a widened map into branches of growing kernels, each fed with the one before as well, and join them.
+    """Split a widened map into branches of growing kernels; each also gets the output of the one before; join them.
 
-    Branch i is its part of the widened map plus branch i - 1, through `depth` times 1 x 1, depthwise, 1 x 1; a kernel
-    of 1 stands for no convolution at all.
+    The input of branch i is its part of the widened map plus the output of branch i - 1. It passes `depth` inverted
+    bottlenecks (1 x 1, depthwise, 1 x 1), or nothing if the branch's kernel is 1.
 
     Source: Chen et al. 2023, YOLO-MS, arxiv.org/abs/2308.05480
-    Differs: normalisation and activation follow every convolution, those at the end of an inverted bottleneck too; it
-        has no shortcut, as in the formula.
+    Differs: normalisation and activation follow every convolution, also the last one of an inverted bottleneck, which
+        has no shortcut, as in the paper's formula.
 
     Args:
         kernel_sizes: of the branches' depthwise convolutions, odd; YOLO-MS goes from [1, 3, 3] at the first stage to
             [1, 9, 9] at the last.
-        widening: width before the split over `in_channels`; that width must divide by the number of branches.
-        expansion: width of the depthwise convolutions over that of a branch.
+        widening: width before the split divided by `in_channels`; the number of branches must divide that width.
+        expansion: width of the depthwise convolutions divided by the width of a branch.
         depth: inverted bottlenecks of a branch.
     Raises:
-        ModelConfigError: an even kernel, or a width that does not divide by the branches.
+        ModelConfigError: an even kernel, or a number of branches that does not divide the width.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ def inverted_bottleneck(channels: int, hidden_channels: int, kernel_size: int) -
 
 
 DILATIONS = {1: 2, 3: 1, 5: 1}
-"""DWR's dilations, and how many output channels each has for every one of its input."""
+"""DWR's dilations, with the output channels of each per input channel."""
 
 
 @layer(same_as_asked, example=(16,))
@@ -97,11 +97,11 @@ class DWR(nn.Module):
 
     Source: Wei et al. 2022, DWRSeg, arxiv.org/abs/2212.01173
     Differs: dilation 1 has as many channels as the input, 3 and 5 half as many each; one normalisation follows their
-        concatenation and none each; no activation after it or after the sum.
+        concatenation instead of one each; no activation after it or after the sum.
 
     Args:
         out_channels: must be `in_channels`, even; the first positional argument of a row.
-        depthwise: whether the dilated convolutions are, as in the paper; False makes them full ones, at `out_channels`
+        depthwise: make the dilated convolutions depthwise, as in the paper; False makes them full, with `out_channels`
             / 2 times the weights.
         activation: of the first convolution; None takes the network's.
         start: `identity` starts with zeros in the last convolution.
@@ -146,13 +146,13 @@ class DWR(nn.Module):
 
 
 class PatchAttention(nn.Module):
-    """Weigh each patch's features by their similarity to a learned direction, and spread them over the patch.
+    """Weigh each patch's features by their similarity to a learned direction, then enlarge them to the patch's size.
 
-    The mean of the channels at each cell of a patch makes a vector of patch_size ** 2 values; two linear maps with
-    layer normalisation between them make a token of it, which is weighed by its own softmax over the channels.
+    The mean over the channels at each cell makes a patch a vector of patch_size ** 2 values. Two linear maps with layer
+    normalisation between them turn it into a token, which is multiplied by its own softmax over the channels.
 
     Args:
-        patch_size: cells of a patch's side; maps that it does not divide are padded by zeros below and on the right.
+        patch_size: side of a patch in cells; maps are padded with zeros below and on the right to a multiple of it.
     """
 
     def __init__(self, channels: int, patch_size: int) -> None:
@@ -171,7 +171,7 @@ class PatchAttention(nn.Module):
         hidden = self.norm(self.fc1(space_to_depth(x.mean(1, keepdim=True), self.patch_size)))
         tokens = self.fc2(
             hidden.contiguous()
-        )  # in one layout whatever the input's: an export with open sizes depends on it
+        )  # one memory layout for any input: an export with dynamic sizes depends on it
         tokens = tokens * tokens.softmax(1)
         exact = tokens.to(wide(tokens))
         alike = (
@@ -190,7 +190,7 @@ class PatchAttention(nn.Module):
 
 
 class SpatialGate(GatedLayer):
-    """Weigh every cell by the sigmoid of a 7 x 7 convolution of the channels' mean and maximum."""
+    """Weigh every cell by the sigmoid of a 7 x 7 convolution of the mean and maximum over the channels."""
 
     def __init__(self) -> None:
         super().__init__("random")
@@ -202,19 +202,19 @@ class SpatialGate(GatedLayer):
 
 @layer(to, example=(16,))
 class PPA(nn.Module):
-    """Add a chain of 3 x 3 convolutions, a 1 x 1 one and its patch attention; then weigh channels and cells.
+    """Add a chain of 3 x 3 convolutions, a 1 x 1 convolution and its patch attention; then weigh channels and cells.
 
     Source: Xu et al. 2024, HCF-Net, arxiv.org/abs/2403.10778
-    Differs: the mean of a patch's cell is that of its channels, as the paper has it; the authors' code reshapes (C, p,
-        p) values as (p, p, C), so that its means mix channels with cells: their weights do not fit. Any map size: zeros
-        fill up the last patches. The learned direction starts at ones, not at random, with which a clamped similarity
-        can leave a branch without gradient; its projection comes before the interpolation, at a fraction of the cost
-        and with the same result.
+    Differs: the mean at a cell is taken over its channels, as in the paper. The authors' code reshapes (C, p, p) values
+        as (p, p, C), which mixes channels with cells, so their weights do not fit. Any map size works: zeros fill the
+        last patches. The learned direction starts at ones: with a random start the clamped similarity can leave a
+        branch without gradient. Its projection comes before the interpolation, with the same result at a fraction of
+        the cost.
 
     Args:
-        patch_sizes: of the attention's branches, one each.
-        drop: share of channels left out while training, after the gates.
-        activation: of all that has one; None takes the network's, and ReLU after the last normalisation.
+        patch_sizes: one for each branch of the attention.
+        drop: share of channels dropped in training, after the gates.
+        activation: used throughout; None means the network's, with ReLU after the last normalisation.
     Raises:
         ModelConfigError: a patch size that is not positive, or no such activation.
     """

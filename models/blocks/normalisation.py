@@ -1,4 +1,4 @@
-"""Batch normalisation in blocks: training on one value per channel, and merging with the convolution after it."""
+"""Batch normalisation in blocks: train on one value per channel, merge with the convolution after it."""
 
 from torch import nn
 
@@ -7,12 +7,12 @@ from models.parts import BatchNorm2d
 
 
 def block_norm(channels: int) -> BatchNorm2d:
-    """Return the normalisation that Conv has, eps 1e-3 and momentum 0.03, without a convolution."""
+    """Return a batch normalisation with Conv's eps 1e-3 and momentum 0.03."""
     return BatchNorm2d(channels, eps=1e-3, momentum=0.03)
 
 
 def allow_single_values(block: nn.Module) -> None:
-    """Let every Conv of a block train on one value per channel, a 1 x 1 map of one image, by its running statistics."""
+    """Let every Conv of a block train on one value per channel (one image, 1 x 1 map) by running statistics."""
     for unit in block.modules():
         if isinstance(unit, Conv) and type(unit.bn) is nn.BatchNorm2d:
             unit.bn = BatchNorm2d(unit.bn.num_features, unit.bn.eps, unit.bn.momentum)
@@ -22,7 +22,7 @@ def fold_batchnorm_ahead(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
     """Return one convolution that equals `conv(norm(x))` in evaluation; computed in float64.
 
     Args:
-        conv: 1 x 1, without padding or groups: beyond the border of a padded one there is no normalised value.
+        conv: 1 x 1, without padding or groups: padded zeros are not normalised, so a padded one cannot be merged.
     """
     assert conv.kernel_size == (1, 1), "only 1 x 1 convolutions take the normalisation before them"
     assert conv.padding == (0, 0)
@@ -37,7 +37,7 @@ def fold_batchnorm_ahead(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def merge_pointwise(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
-    """Merge two 1 x 1 convolutions, of which the first keeps its width, into one; computed in float64."""
+    """Merge two 1 x 1 convolutions into one; the first must keep its width. Computed in float64."""
     outer, inner = second.weight.double().flatten(1), first.weight.double().flatten(1)
     bias = outer.new_zeros(outer.shape[0]) if second.bias is None else second.bias.double()
     if first.bias is not None:

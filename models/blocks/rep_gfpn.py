@@ -1,4 +1,4 @@
-"""The block of DAMO-YOLO's neck; levels are fused by rows of Concat, nn.Upsample and Conv around it."""
+"""The block of DAMO-YOLO's neck; rows of Concat, nn.Upsample and Conv around it fuse the levels."""
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +12,18 @@ from models.registry import layer, to
 
 @layer(to, repeats="repeats", example=(16,))
 class CSPStage(nn.Module):
-    """RepGFPN's block: half the width through a chain of RepBottlenecks, all stages concatenated, half past it.
+    """RepGFPN's block: chain RepBottlenecks on half the width; concatenate all stages and the other half.
 
     Source: Xu et al. 2022, DAMO-YOLO, arxiv.org/abs/2211.15444
-    Differs: a bottleneck is RepBottleneck, the 3 x 3 beside 1 x 1 of RepConv and then a 3 x 3, with its shortcut;
-        `fold` makes the pair one 3 x 3. Without the pyramid pooling that DAMO-YOLO's backbone has in one of its stages:
-        write an SPPF row.
+    Differs: the bottleneck is RepBottleneck: a RepConv (3 x 3 and 1 x 1 side by side, merged by `fold`), then a 3 x 3,
+        with a shortcut. The pyramid pooling in one stage of DAMO-YOLO's backbone is left out: write an SPPF row.
 
     Args:
-        expansion: width between the two convolutions of a bottleneck over its own.
-        unit: a layer in place of each bottleneck: a registered one's name, or [name, arguments …].
+        expansion: width between the two convolutions of a bottleneck divided by the bottleneck's width.
+        unit: a layer in place of each bottleneck: its registered name, or [name, arguments …].
         attention: a layer at the end of each bottleneck's branch, before its sum; same form as `unit`.
     Raises:
-        ModelConfigError: fewer than two channels, the layer cannot be built, or both are given.
+        ModelConfigError: fewer than two channels, a layer that cannot be built, or both `unit` and `attention`.
     """
 
     def __init__(

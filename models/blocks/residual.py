@@ -1,4 +1,4 @@
-"""Layers around a layer: the wrapped one is an argument, `[-1, 1, Residual, [[RepNCSPELAN4, 512, 512, 256, 1]]]`."""
+"""Layers that wrap another layer, given as an argument: `[-1, 1, Residual, [[RepNCSPELAN4, 512, 512, 256, 1]]]`."""
 
 from typing import Any
 
@@ -17,7 +17,8 @@ def plan_wrapped(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Sca
     """Plan a wrapped layer.
 
     Raises:
-        ModelConfigError: no such layer, arguments that it refuses, or a layer that does not take one map and give one.
+        ModelConfigError: no such layer, arguments that it refuses, or a layer without exactly one input and one output
+            map.
     """
     name, arguments = name_and_arguments(wrapped, "layer")
     try:
@@ -33,7 +34,7 @@ def build_wrapped(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Sc
     """Build a wrapped layer.
 
     Raises:
-        ModelConfigError: as `plan_wrapped`, or the layer's constructor refuses the arguments.
+        ModelConfigError: see `plan_wrapped`; or the layer's constructor refuses the arguments.
     """
     plan = plan_wrapped(wrapped, in_channels, repeats, scale)
     try:
@@ -43,7 +44,7 @@ def build_wrapped(wrapped: InnerLayer, in_channels: int, repeats: int, scale: Sc
 
 
 def around_layer(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """One input; the wrapped layer is scaled as in a row of its own and must keep the width."""
+    """One input; the wrapped layer is scaled like a row of its own and must keep the width."""
     arguments |= {"in_channels": only(inputs), "scale": scale}
     plan = plan_wrapped(arguments["layer"], arguments["in_channels"], arguments.get("repeats", 1), scale)
     width = only([plan.channels])
@@ -60,7 +61,7 @@ around = Rule(around_layer, fills=("in_channels", "scale"), wraps="layer")
 
 @layer(around, "block", repeats="repeats", example=(["Conv", 16, 3],))
 class Residual(nn.Module):
-    """The wrapped layer's output times a gain per channel, added to its input.
+    """Add the wrapped layer's output, times a gain per channel, to its input.
 
     Source: He et al. 2016, arxiv.org/abs/1512.03385; the gain is the layer scale of Touvron et al. 2021,
         arxiv.org/abs/2103.17239

@@ -1,4 +1,4 @@
-"""Backbones of the timm package by name, where it is installed (requirements-timm.txt); nothing else here needs it.
+"""Backbones of the timm package, by name. Only this file needs the package (requirements-timm.txt).
 
 Source: Wightman 2019, PyTorch Image Models, doi.org/10.5281/zenodo.4414861.
 """
@@ -48,10 +48,10 @@ def create(
     pretrained: bool = False,
     options: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Return a network of timm that gives its feature maps; see TimmBackbone for the arguments.
+    """Build a network of timm that returns its feature maps; see TimmBackbone for the arguments.
 
     Raises:
-        ModelConfigError: no such network, settings that it refuses, or weights that cannot be had.
+        ModelConfigError: no such network, settings that it refuses, or weights that cannot be loaded.
     """
     timm = import_timm()
     if not timm.is_model(name) or any(mark in name for mark in ":/"):
@@ -80,7 +80,7 @@ def create(
 
 @rule("in_channels")
 def as_timm_says(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """One input, a list of maps out, as wide as the network of that name has them; no width multiple reaches it."""
+    """One input; the output is a list of maps with the network's own widths, which no width multiple scales."""
     arguments["in_channels"] = only(inputs)
     with torch.device("meta"):
         built = create(
@@ -96,21 +96,21 @@ def as_timm_says(inputs: list[Channels], arguments: dict[str, Any], scale: Scale
     example_inputs=(3,),
 )
 class TimmBackbone(nn.Module):
-    """A backbone of timm by name; gives the list of its feature maps, the finest first.
+    """A backbone of timm by name; the output is the list of its feature maps, the finest first.
 
     A row such as [backbone, 1, Pick, [2]] takes one map of the list; `python -m models.yolo` prints their sizes.
 
     Source: Wightman 2019, PyTorch Image Models, doi.org/10.5281/zenodo.4414861
-    Differs: images come in [0, 1], and are normalised as timm's weights expect only with `normalize`; the network's
-        `activation` and the merging of normalisations for inference do not reach it.
+    Differs: images are in [0, 1]; only `normalize` normalises them as timm's weights expect. The network yaml's
+        `activation` and the merging of normalisations for inference do not apply to it.
 
     Args:
-        name: a network of timm.list_models(), with or without the tag of its weights, such as resnet18 or
+        name: an entry of timm.list_models(), with or without the tag of its weights, such as resnet18 or
             resnet18.a1_in1k.
-        pretrained: start from timm's weights, which it fetches over the network, or finds in its cache; never where a
-            network is built to be filled from a checkpoint or only to be described.
+        pretrained: start from timm's weights, which timm downloads or finds in its cache. Ignored when the network is
+            built for a checkpoint's weights or only to be described.
         out_indices: which feature maps, by timm's numbers; all by default.
-        normalize: subtract the mean and divide by the deviation that the weights were trained with.
+        normalize: subtract the mean and divide by the standard deviation that the weights were trained with.
         options: further settings of the network, by timm's names.
     Raises:
         ModelConfigError: timm is not installed, or has no such network, or refuses the settings.
@@ -149,7 +149,7 @@ class TimmBackbone(nn.Module):
             x = (x - self.mean) / self.deviation
         try:
             maps_ = self.body(x)
-        except AssertionError as error:  # how networks of one image size refuse another
+        except AssertionError as error:  # networks with a fixed image size refuse others in this way
             raise ModelConfigError(
                 f"timm's network does not take a map of {x.shape[2]} x {x.shape[3]}: {error}"
             ) from error

@@ -1,7 +1,7 @@
-"""Detection heads: one class for any number of branches and any family's towers, and the decoding of raw maps.
+"""Detection heads: one class for any number of branches and any family's towers, and its decoding of raw maps.
 
-A head's inputs split into as many equal groups as it has branches. The last group feeds the lead branch, the others
-feed auxiliary branches, which only training needs.
+A head's inputs are split into one equal group per branch. The last group feeds the lead branch; the others feed
+auxiliary branches, which only training needs.
 Dimension letters: B batch, A anchor points of all levels, K classes, R = 16 bins.
 """
 
@@ -32,19 +32,19 @@ class DetectionHead(nn.Module):
     Args:
         num_classes: K.
         in_channels: channels of all inputs, auxiliary groups first.
-        branches: number of equal groups that the inputs split into.
-        make_branch: builds a branch for a number of classes and the channels of its inputs.
+        branches: number of branches, and of equal groups of inputs.
+        make_branch: function that builds a branch from the number of classes and the channels of its inputs.
     Raises:
-        ModelConfigError: the inputs do not split into that many equal groups.
+        ModelConfigError: the number of inputs is no multiple of the branches.
     """
 
     task = "detect"
     style: TowerStyle = YOLOV9
     towers: tuple[Tower, ...] = ("box", "cls")
     num_masks = 0
-    """Mask coefficients of an anchor point."""
+    """Number of mask coefficients of an anchor point."""
     extra_inputs = 0
-    """Inputs of each branch besides its levels; they come after the levels of all branches."""
+    """Number of inputs of each branch besides its levels; they come after the levels of all branches."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class DetectionHead(nn.Module):
         return len(self.aux) + 1
 
     def groups(self, inputs: list[Item]) -> list[list[Item]]:
-        """Split a list of one item per input by branch, the lead one last: levels, then extra inputs."""
+        """Split items, one per input, by branch, the lead branch last; a group is levels, then extra inputs."""
         each = self.levels + self.extra_inputs
         branches = len(inputs) // each
         further = branches * self.levels
@@ -92,7 +92,7 @@ class DetectionHead(nn.Module):
         """Run the branches.
 
         Args:
-            features: one map per input; with `lead_only`, those of the other branches may be None.
+            features: one map per input; with `lead_only` the maps of the other branches may be None.
             lead_only: leave out the auxiliary branches.
         Returns:
             {"main": output, "aux": [output, …]}; an output is the list of raw maps (B, 64 + K, h, w), level by level.
@@ -102,23 +102,25 @@ class DetectionHead(nn.Module):
         return {"main": self.lead(groups[-1]), "aux": aux}
 
     def maps_of(self, output: Any) -> Any:
-        """Return the raw maps in one branch's output, or their shapes in its shapes."""
+        """Return the raw maps of one branch's output; also works on a structure of shapes."""
         return output
 
     def problem_with(self, shapes: Any, size: int) -> str | None:
-        """Describe what is wrong with the shapes of one branch's output, levels aside; None if they are right.
+        """Describe an error in the shapes of one branch's output besides its levels; None if there is none.
 
         Args:
-            size: side of the square image that they are for.
+            size: side of the square image that gave the shapes.
         """
         return None
 
     def predict(self, output: Any) -> Any:
-        """Return what the network returns in evaluation, from the lead branch's output."""
+        """Turn the lead branch's output into the network's output in evaluation."""
         return self.decode(output)
 
     def decode(self, output: Any) -> Tensor:
-        """Decode one branch's output, half-precision maps in float32: 8 or 11 bits cannot hold a large coordinate.
+        """Decode one branch's output.
+
+        Half-precision maps are decoded in float32: 8 or 11 bits cannot hold a large coordinate.
 
         Returns:
             (B, 4 + K, A): centre x, centre y, width, height in pixels, class probabilities.
@@ -136,7 +138,7 @@ class DetectionHead(nn.Module):
         return decode_boxes(self.lead.dfl(box_logits).transpose(1, 2), points, strides)
 
     def attach(self, stride: list[int]) -> None:
-        """Set the strides of the levels and the biases that follow from them."""
+        """Set the strides of the levels, and the initial biases, which depend on them."""
         self.stride = stride
         for branch in (*self.aux, self.lead):
             branch.initialize_biases(self.num_classes, stride)
@@ -160,7 +162,7 @@ class BoxHead(DetectionHead):
 
 
 def head(branches: int, extra_inputs: int = 0) -> Rule:
-    """Return the channel rule of a head: it takes the widths of all inputs and gives nothing to later rows."""
+    """Return the channel rule of a head: it takes all inputs' widths and has no output for later rows."""
 
     def apply(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
         arguments |= {"in_channels": maps(inputs), "branches": branches}

@@ -1,7 +1,8 @@
-"""Instance-segmentation heads: a detection head whose branches also give mask coefficients and prototypes.
+"""Instance-segmentation heads: detection heads whose branches also return mask coefficients and prototypes.
 
 A branch's output is {"maps": the detection maps, "coefficients": (B, M, A), "prototypes": (B, M, H / 4, W / 4)}; an
-instance's mask is the sigmoid of its coefficients' combination of the prototypes. M is the number of prototypes.
+instance's mask is the sigmoid of the sum of the prototypes, weighted by its coefficients. M is the number of
+prototypes.
 Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689.
 """
 
@@ -34,7 +35,7 @@ class Prototypes(nn.Module):
     """Prototypes from the finest level, at twice its resolution.
 
     Args:
-        upsampling: a learned transposed convolution (YOLOv8, YOLO11), or the nearest cell (YOLOv9).
+        upsampling: the module that doubles the size: a transposed convolution (YOLOv8, YOLO11) or nearest (YOLOv9).
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class SegmentBranch(Branch):
 
     Args:
         in_channels: channels of each level, then of the extra input.
-        extra: further inputs after the levels, 0 or 1; the prototypes come from it, else from the first level.
-        prototypes: builds the prototypes' part for a number of input channels.
+        extra: number of inputs after the levels, 0 or 1; the prototypes are computed from it, else from the first
+            level.
+        prototypes: function that builds the prototype module for a number of input channels.
     """
 
     def __init__(
@@ -93,8 +95,8 @@ class SegmentationHead(DetectionHead):
 
     Args:
         num_classes, in_channels, branches: see DetectionHead.
-        num_masks: M, prototypes and coefficients of an instance.
-        prototype_width: hidden channels of the prototypes' part.
+        num_masks: M, the number of prototypes, and of an instance's coefficients.
+        prototype_width: hidden channels of the prototype module.
         towers: see TowerSettings.
     Raises:
         ModelConfigError: `num_masks` is not positive.
@@ -127,7 +129,7 @@ class SegmentationHead(DetectionHead):
 
     @classmethod
     def make_prototypes(cls, prototype_width: int, num_masks: int, in_channels: int) -> nn.Module:
-        """Build the part that computes a branch's prototypes."""
+        """Build the module that computes a branch's prototypes."""
         return Prototypes(in_channels, prototype_width, num_masks, cls.upsampling)
 
     def maps_of(self, output: Any) -> Any:
@@ -149,7 +151,7 @@ class SegmentationHead(DetectionHead):
 
 
 class StraightSegmentationHead(SegmentationHead):
-    """Segmentation head whose prototypes come from an extra input of each branch, by one 1 x 1 convolution.
+    """Segmentation head that computes each branch's prototypes from an extra input, by one 1 x 1 convolution.
 
     `prototype_width` has no effect; it is accepted because the published rows give it.
     """
@@ -162,7 +164,7 @@ class StraightSegmentationHead(SegmentationHead):
 
 
 def segment_head(branches: int, extra_inputs: int = 0) -> Rule:
-    """Return the rule of a segmentation head: a detection head's that also scales the prototypes' hidden width."""
+    """Return the rule of a segmentation head: a detection head's rule that also scales the prototypes' hidden width."""
     detection = head(branches, extra_inputs)
 
     def apply(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
@@ -184,7 +186,7 @@ class Segment(SegmentationHead):
 
 @layer(segment_head(branches=1), "head", example=(3, 8, 16))
 class V9Segment(SegmentationHead):
-    """What the original YOLOv9 repository calls Segment: ungrouped box towers, prototypes by nearest upsampling.
+    """Segment of the original YOLOv9 repository: ungrouped box towers, prototypes by nearest upsampling.
 
     Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9,
         arxiv.org/abs/2402.13616
@@ -196,7 +198,7 @@ class V9Segment(SegmentationHead):
 
 @layer(segment_head(1, StraightSegmentationHead.extra_inputs), "head", example=(3, 8, 16))
 class DSegment(StraightSegmentationHead):
-    """DDetect with masks; the last input is the prototypes'.
+    """DDetect with masks; the last input feeds the prototypes.
 
     Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9,
         arxiv.org/abs/2402.13616
@@ -205,7 +207,7 @@ class DSegment(StraightSegmentationHead):
 
 @layer(segment_head(2, StraightSegmentationHead.extra_inputs), "head", example=(3, 8, 16))
 class DualDSegment(StraightSegmentationHead):
-    """DualDDetect with masks; the last two inputs are the prototypes' of the auxiliary and the lead branch.
+    """DualDDetect with masks; the last two inputs feed the prototypes of the auxiliary and the lead branch.
 
     Source: Bolya et al. 2019, YOLACT, arxiv.org/abs/1904.02689 (prototypes); Wang, Yeh, Liao 2024, YOLOv9,
         arxiv.org/abs/2402.13616

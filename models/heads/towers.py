@@ -1,4 +1,4 @@
-"""Towers: the convolutions over each level that give box distances, class logits and mask coefficients.
+"""Towers: the convolutions over each level that predict box distances, class logits and mask coefficients.
 
 Dimension letters: B batch, A anchor points of all levels, K classes, R = 16 bins.
 """
@@ -59,17 +59,17 @@ TowerUnit = InnerLayer | dict
 
 @dataclass(frozen=True)
 class TowerSettings:
-    """Settings of a head's towers that a yaml row may give; None means the family's own.
+    """Settings of a head's towers that a yaml row may give; None means the family's default.
 
     Attributes:
-        box_groups: groups of the box towers' grouped convolutions; 1 is the ungrouped form.
-        cls: units of the class towers: 3 x 3 convolutions, or a depthwise 3 x 3 and a 1 x 1 each (YOLO11).
+        box_groups: groups of the box towers' second and last convolution; 1 means ungrouped.
+        cls: form of the class towers' units: a 3 x 3 convolution, or a depthwise 3 x 3 and a 1 x 1 (YOLO11).
         class_width: hidden width of the class towers.
         dynamic: towers whose second unit is a DynamicConv: a list of box, cls and mask. `true` means the box and mask
-            towers and, if its units are depthwise, the class tower. In a depthwise unit it replaces the 1 x 1 alone.
-        experts, route: of these; see DynamicConv2d.
+            towers and, if its units are depthwise, the class tower. In a depthwise unit only the 1 x 1 is replaced.
+        experts, route: of the DynamicConv; see DynamicConv2d.
         unit: a layer that replaces the second unit of every tower, such as MBConv or [MBConv, {expansion: 2}];
-            a mapping such as {cls: MBConv} replaces that of some towers.
+            a mapping such as {cls: MBConv} does so for the towers that it names.
     """
 
     box_groups: int | None = None
@@ -96,7 +96,7 @@ class TowerSettings:
         return dict(named)
 
     def dynamic_towers(self, towers: Sequence[Tower], depthwise: bool) -> list[Tower]:
-        """Return the towers that `dynamic` means.
+        """Return the towers that `dynamic` selects.
 
         Raises:
             ModelConfigError: it names a tower that the head does not have.
@@ -110,20 +110,20 @@ class TowerSettings:
         return self.dynamic
 
     def dynamic_conv(self, kernel_size: int, groups: int = 1) -> InnerLayer:
-        """Return the DynamicConv that `dynamic` means, as an inner layer."""
+        """Return the inner layer for a tower that `dynamic` selects."""
         return ["DynamicConv", kernel_size, {"groups": groups, "experts": self.experts, "route": self.route}]
 
 
 @dataclass(frozen=True)
 class TowerStyle:
-    """What distinguishes the towers of the families.
+    """Form of the towers, which differs between the families.
 
     Attributes:
         box_groups: groups of the box tower's second and last convolution.
-        width_per_class, most_for_classes: the class tower is at least as wide as its first input and as
-            `width_per_class` times the number of classes, the latter at most `most_for_classes`.
-        class_width: the class tower's hidden width, in place of that rule.
-        depthwise: whether a unit of the class tower is a depthwise 3 x 3 and a 1 x 1 convolution, not a 3 x 3.
+        width_per_class, most_for_classes: the class tower's hidden width is the first input's width or, if larger,
+            `width_per_class` times the number of classes; that product counts at most `most_for_classes`.
+        class_width: the class tower's hidden width, if it does not follow that rule.
+        depthwise: whether a class tower's unit is a depthwise 3 x 3 and a 1 x 1 convolution instead of a 3 x 3.
         units: layers that replace the second unit, by tower.
         pointwise: a layer that replaces the second 1 x 1 convolution of a depthwise class tower.
     """
@@ -140,10 +140,10 @@ class TowerStyle:
         """Return the style with a row's settings.
 
         Args:
-            towers: of the head.
+            towers: names of the head's towers.
         Raises:
-            ModelConfigError: a number that is not positive, a tower that the head does not have, or two layers for one
-                place.
+            ModelConfigError: a number is not positive, the head has no such tower, or `unit` and `dynamic` name the
+                same one.
         """
         for key, value in (("box_groups", settings.box_groups), ("class_width", settings.class_width)):
             if value is not None and not is_count(value):
@@ -179,7 +179,7 @@ class TowerStyle:
         return self.class_width or max(first, min(self.width_per_class * num_classes, self.most_for_classes))
 
     def tower(self, name: Tower, channels: int, width: int, outputs: int, groups: int = 1) -> nn.Sequential:
-        """Build two 3 x 3 units and a 1 x 1 convolution; `groups` are those of the last two."""
+        """Build two 3 x 3 units and a 1 x 1 convolution; the last two have `groups` groups."""
         first = Conv(channels, width, 3)
         second = self._unit(name, width) if name in self.units else Conv(width, width, 3, groups=groups)
         return nn.Sequential(first, second, OutputConv(width, outputs, 1, groups=groups))
@@ -211,7 +211,7 @@ class Branch(nn.Module):
     """Box and class towers over the levels of one group of inputs.
 
     Args:
-        in_channels: channels of each level; the first one sets the width of all towers.
+        in_channels: channels of each level; the first sets the width of all towers.
     """
 
     def __init__(self, num_classes: int, in_channels: list[int], style: TowerStyle) -> None:
@@ -232,7 +232,7 @@ class Branch(nn.Module):
         return [torch.cat((box(x), cls(x)), 1) for box, cls, x in zip(self.box, self.cls, features, strict=True)]
 
     def initialize_biases(self, num_classes: int, stride: list[int]) -> None:
-        """Start with boxes of about one cell and with the class prior of 5 objects in a 640-pixel image."""
+        """Set the biases to predict boxes of about one cell, and 5 objects in a 640-pixel image."""
         for box, cls, step in zip(self.box, self.cls, stride, strict=True):
             box[-1].bias.data.fill_(1.0)
             cls[-1].bias.data.fill_(math.log(5 / num_classes / (IMAGE_SIZE / step) ** 2))

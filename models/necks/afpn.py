@@ -12,7 +12,7 @@ from utils.errors import ModelConfigError
 
 
 class StridedConv(Conv):
-    """Conv whose kernel is its stride; maps are padded with zeros, right and below, to a multiple of it."""
+    """Conv whose kernel size is its stride; maps are padded with zeros below and on the right to a multiple of it."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, stride, stride, padding=0)
@@ -28,7 +28,7 @@ class LevelFusion(nn.Module):
 
     Args:
         widths: channels of the levels, the finest first.
-        level: which of them.
+        level: index of the level whose size and width the output has.
     """
 
     def __init__(self, widths: list[int], level: int, weight_channels: int) -> None:
@@ -43,7 +43,7 @@ class LevelFusion(nn.Module):
 
     @staticmethod
     def resizer(in_channels: int, out_channels: int, halvings: int) -> nn.Module:
-        """Build the module that brings a level to a width and, if it is finer, to the size."""
+        """Build the module that changes a level's width and, if it is finer, halves its size `halvings` times."""
         if halvings == 0:
             return nn.Identity()
         return StridedConv(in_channels, out_channels, 2**halvings) if halvings > 0 else Conv(in_channels, out_channels)
@@ -58,7 +58,7 @@ class LevelFusion(nn.Module):
 
 
 def level_widths(asked: int | list[int] | None, widths: list[int]) -> list[int]:
-    """Return the output width of every level: one for all, one each, or by default that of the input."""
+    """Return the output width of every level, from one width for all, one each, or None for the input's widths."""
     if asked is None:
         return widths
     return [asked] * len(widths) if isinstance(asked, int) else asked
@@ -66,7 +66,7 @@ def level_widths(asked: int | list[int] | None, widths: list[int]) -> list[int]:
 
 @rule("in_channels")
 def to_levels(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """One input per level; a list of as many maps out, `out_channels` (scaled) or the inputs' widths wide."""
+    """One input per level; the output is a list of as many maps of `out_channels` (scaled) or the inputs' widths."""
     widths, wanted = maps(inputs), arguments.get("out_channels")
     if len(widths) < 2:
         raise ModelConfigError(
@@ -84,20 +84,20 @@ def to_levels(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels
 
 @layer(to_levels, "fusion", example=(16, 4, 1), example_inputs=(16, 24, 32), example_strides=(1, 2, 4))
 class AFPN(nn.Module):
-    """Fuse the levels of a pyramid step by step, the finest two first; the output is a list of maps.
+    """Fuse the levels of a pyramid step by step, the two finest first; the output is a list of maps.
 
     A row such as [-1, 1, Pick, [0]] takes one map of the list.
 
     Source: Yang et al. 2023, AFPN, arxiv.org/abs/2306.15988.
-    Differs: any number of levels; the units are this framework's bottlenecks, whose sum is not activated; maps whose
-        size does not divide are padded with zeros where a finer level is shrunk.
+    Differs: any number of levels; the units are this framework's bottlenecks, without activation after the sum; a finer
+        level whose size is no multiple of the stride is padded with zeros.
 
     Args:
-        out_channels: of every output, or a list of each one's; by default the inputs' widths.
-        reduction: the widths inside are the inputs' divided by it, rounded down.
-        repeats: bottlenecks behind each fusion.
-        weight_channels: channels per level from which the shares are predicted.
-        unit: a layer in place of each bottleneck: a registered one's name, or [name, arguments …].
+        out_channels: of all outputs, or a list with one for each; by default the inputs' widths.
+        reduction: divides the inputs' widths, rounded down, to the inner widths.
+        repeats: number of bottlenecks after each fusion.
+        weight_channels: channels per level that predict the shares.
+        unit: a layer in place of each bottleneck: its registered name, or [name, arguments …].
     Raises:
         ModelConfigError: a number is not positive, or a level is left without channels.
     """
@@ -144,5 +144,5 @@ class AFPN(nn.Module):
 
 
 def make_unit(width: int, unit: InnerLayer | None) -> nn.Module:
-    """Return one of the units behind a fusion."""
+    """Build one of the units after a fusion."""
     return Bottleneck(width, width, expansion=1.0) if unit is None else build_inner(unit, width, "unit")

@@ -1,4 +1,4 @@
-"""Adaptively spatial feature fusion: levels of a pyramid, resized to one of them, in a weighted sum per cell."""
+"""Adaptively spatial feature fusion: resize the levels of a pyramid to one of them and sum them, weighted per cell."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ class AdaptiveSum(nn.Module):
 
     Args:
         count: number of maps.
-        weight_channels: channels of each map's 1 x 1 convolution from which the shares are predicted.
+        weight_channels: channels of each map's 1 x 1 convolution, which predict the shares.
     """
 
     def __init__(self, count: int, channels: int, weight_channels: int) -> None:
@@ -38,10 +38,10 @@ class AdaptiveSum(nn.Module):
 
 
 def check_levels(inputs: list[Tensor]) -> None:
-    """Reject levels whose sizes do not halve one after the other; checked when a network is built, on meta maps.
+    """Reject levels whose sizes do not halve from one to the next; checked on meta tensors when a network is built.
 
     Raises:
-        ModelConfigError: names the first one that does not fit.
+        ModelConfigError: names the first level that does not fit.
     """
     height, width = inputs[0].shape[2:]
     for number, x in enumerate(inputs):
@@ -56,7 +56,7 @@ def check_levels(inputs: list[Tensor]) -> None:
 
 @rule("in_channels")
 def to_level(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """Several inputs, one per level; the output is as wide as that of `level`, or `out_channels`, width-scaled."""
+    """Several inputs, one per level; the output has the width of `level`, or `out_channels` (scaled)."""
     widths, level, wanted = maps(inputs), arguments["level"], arguments.get("out_channels")
     if len(widths) < 2:
         raise ModelConfigError(
@@ -76,19 +76,19 @@ def to_level(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
 
 @layer(to_level, "fusion", example=(1,), example_inputs=(16, 24, 32), example_strides=(1, 2, 4))
 class ASFF(nn.Module):
-    """Fuse the levels of a pyramid at the size of one of them: resized, then added in shares that every cell predicts.
+    """Resize the levels of a pyramid to one of them and add them, in shares predicted for every cell.
 
-    One row per level, with an ordinary head behind them, is the paper's ASFF head (models/detect/yolov8-ASFF.yaml).
+    The paper's ASFF head is one such row per level, with an ordinary head after them (models/detect/yolov8-ASFF.yaml).
 
     Source: Liu et al. 2019, Learning Spatial Fusion for Single-Shot Object Detection, arxiv.org/abs/1911.09516.
-    Differs: any number of levels and any widths; a coarser level of the right width is enlarged without a 1 x 1
-        convolution.
+    Differs: any number of levels and any widths; a coarser level that has the output's width already is enlarged
+        without a 1 x 1 convolution.
 
     Args:
-        level: position in `from` of the level whose size the output has; levels in ascending stride, each twice the one
-            before.
-        out_channels: of the output; by default those of the level.
-        weight_channels: channels per level from which the shares are predicted.
+        level: position in `from` of the level whose size the output has. The levels must be in ascending stride, each
+            twice the stride of the one before.
+        out_channels: of the output; by default the channels of `level`.
+        weight_channels: channels per level that predict the shares.
     Raises:
         ModelConfigError: no such level, or a number is not positive.
     """
@@ -107,14 +107,14 @@ class ASFF(nn.Module):
 
     @staticmethod
     def resizer(in_channels: int, out_channels: int, halvings: int) -> nn.Module:
-        """Build the module that brings a level to a width and, if it is finer, to the size."""
+        """Build the module that changes a level's width and, if it is finer, halves its size `halvings` times."""
         if halvings > 0:
             pools = [nn.MaxPool2d(3, 2, 1) for _ in range(halvings - 1)]
             return nn.Sequential(*pools, Conv(in_channels, out_channels, 3, 2))
         return nn.Identity() if in_channels == out_channels else Conv(in_channels, out_channels)
 
     def resized(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Return all levels at the width and size of the one that the output belongs to."""
+        """Return all levels at the width and size of the output."""
         levels = [resize(x) for resize, x in zip(self.resize, inputs, strict=True)]
         size = inputs[self.level].shape[2:]
         coarser = [functional.interpolate(x, size=size, mode="nearest") for x in levels[self.level + 1 :]]
@@ -125,5 +125,5 @@ class ASFF(nn.Module):
         return self.expand(self.fuse(self.resized(inputs)))
 
     def explain(self, inputs: list[Tensor]) -> dict[str, Tensor]:
-        """Return "shares" (B, levels, H, W): how much each level gives to each cell."""
+        """Return "shares" (B, levels, H, W): the share of each level in each cell."""
         return {"shares": self.fuse.shares(self.resized(inputs))}

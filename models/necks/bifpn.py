@@ -1,4 +1,4 @@
-"""Weighted fusion of several maps, the node of a bidirectional feature pyramid."""
+"""Weighted sum of several maps: the node of a bidirectional feature pyramid."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from utils.errors import ModelConfigError
 
 @rule("num_inputs")
 def alike(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """Several inputs of one width, which is the output's."""
+    """Several inputs of one width; the output has the same width."""
     widths = maps(inputs)
     if len(widths) < 2:
         raise ModelConfigError(f"'from' names {len(widths)} layer: expected a list of several, such as [-1, 6]")
@@ -25,12 +25,12 @@ def alike(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
 
 @layer(alike, "fusion", example_inputs=(16, 16, 16))
 class BiFPNAdd(nn.Module):
-    """Add maps of one size and width in learned shares: each weight, at least zero, over the sum of all.
+    """Add maps of one size and width in learned shares: each weight (at least 0) divided by the sum of all.
 
     Source: Tan et al. 2019, EfficientDet, arxiv.org/abs/1911.09070, section 3.3 (fast normalised fusion).
-    Differs: the sum alone; resizing before it and the activated convolution after it are rows of their own, and so is a
-        Concat where other networks put one after the weights. The weights, which start equal, are exempt from weight
-        decay, as every vector is.
+    Differs: the sum alone; resizing before it and the activated convolution after it are rows of their own, as is the
+        Concat that some networks put after the weights. The weights start equal; like every vector, they get no weight
+        decay.
 
     Args:
         epsilon: added to the sum of the weights.

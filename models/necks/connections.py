@@ -1,4 +1,4 @@
-"""Layers that join and split maps, and torch's own: what lies between the blocks of a network.
+"""Layers that join and split maps, and torch's own layers.
 
 Source of CBLinear and CBFuse: Liang et al. 2021, CBNet, arxiv.org/abs/2107.00420, as in YOLOv9,
     arxiv.org/abs/2402.13616.
@@ -14,7 +14,7 @@ from utils.errors import ModelConfigError
 
 @layer(keep, "other")
 class Silence(nn.Module):
-    """Identity: makes the image addressable as a layer, for a second backbone.
+    """Identity: gives the image a row of its own, to which a second backbone can refer.
 
     Source: Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
     """
@@ -27,7 +27,7 @@ class Silence(nn.Module):
 
 @rule()
 def cat(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """Several inputs whose channels are added up."""
+    """Several inputs; the output has the sum of their channels."""
     if arguments.get("dimension", 1) != 1:
         raise ModelConfigError(f"dimension {arguments['dimension']}: maps are concatenated along channels, dimension 1")
     return sum(maps(inputs))
@@ -50,7 +50,7 @@ class Concat(nn.Module):
 
 @rule("in_channels")
 def split(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """One input, a list of maps out, for CBFuse or Pick."""
+    """One input; the output is a list of maps, for CBFuse or Pick."""
     scale_hidden(arguments, scale, ("out_channels",))
     arguments["in_channels"] = only(inputs)
     return arguments["out_channels"]
@@ -58,7 +58,7 @@ def split(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
 
 @layer(split, "convolution", example=([16, 8],))
 class CBLinear(nn.Module):
-    """One biased convolution, split into maps for the composite connections (CBFuse) of a second backbone.
+    """Split the output of one biased convolution into maps for the CBFuse rows of a second backbone.
 
     Source: Liang et al. 2021, CBNet, arxiv.org/abs/2107.00420, as in YOLOv9, arxiv.org/abs/2402.13616
     """
@@ -74,7 +74,7 @@ class CBLinear(nn.Module):
 
 @rule()
 def last(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """Several lists of maps, of which one each is picked, and a last map that says the width."""
+    """Several lists of maps, one map of each is picked, and a last input, which sets the width."""
     width, index = only(inputs[-1:]), arguments["index"]
     if len(index) != len(inputs) - 1:
         raise ModelConfigError(
@@ -95,7 +95,7 @@ def last(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
 
 @layer(last, "fusion", example=([1],), example_inputs=([8, 16], 16))
 class CBFuse(nn.Module):
-    """Add one map of each CBLinear, resized (nearest) to the size of the last input, to the last input.
+    """Add to the last input one map of each CBLinear, resized (nearest) to its size.
 
     Source: Liang et al. 2021, CBNet, arxiv.org/abs/2107.00420, as in YOLOv9, arxiv.org/abs/2402.13616
     """
@@ -113,7 +113,7 @@ class CBFuse(nn.Module):
 
 @rule()
 def picked(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
-    """One list of maps, of which the one at `index` comes out."""
+    """One list of maps; the output is the map at `index`."""
     index = arguments["index"]
     if len(inputs) != 1 or not isinstance(inputs[0], list):
         raise ModelConfigError(
@@ -131,10 +131,10 @@ def picked(inputs: list[Channels], arguments: dict, scale: Scale) -> Channels:
 class Pick(nn.Module):
     """One map of a list of maps.
 
-    Source: none: it takes a list apart.
+    Source: none; it only selects.
 
     Args:
-        index: which of them, counted from 0.
+        index: position of the map in the list, from 0.
     """
 
     def __init__(self, index: int) -> None:

@@ -1,4 +1,4 @@
-"""Upsampling whose weights, or whose sampling points, follow from the map itself."""
+"""Upsampling with weights (CARAFE) or sampling points (DySample) predicted from the map."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ def check_scale(scale: int) -> None:
     """Reject an invalid upsampling factor.
 
     Raises:
-        ModelConfigError: it is below 1.
+        ModelConfigError: the factor is below 1.
     """
     if scale < 1:
         raise ModelConfigError(f"scale is {scale}: expected a positive number, such as 2")
@@ -22,17 +22,16 @@ def check_scale(scale: int) -> None:
 
 @layer(same, "upsample", example=())
 class CARAFE(nn.Module):
-    """Enlarge a map: each new cell is a weighted mean of the old cells around it; a small network gives the weights.
+    """Enlarge a map: each new cell is a weighted mean of the old cells around it; convolutions predict the weights.
 
     Source: Wang et al. 2019, CARAFE, arxiv.org/abs/1905.02188.
-    Differs: the window's cells are summed one after the other over views of the map, in place of a copy per cell of the
-        window.
+    Differs: the cells of the window are summed one after the other from views of the map, without a copy for each.
 
     Args:
-        scale: cells of the output to one of the input, along each side.
-        kernel_up: side of the window that is averaged, in cells of the input; odd. Outside of the map there are zeros.
+        scale: factor by which height and width grow.
+        kernel_up: side of the averaged window in cells of the input, odd; cells outside the map are zero.
         kernel_encoder: kernel size of the convolution that predicts the weights; odd.
-        mid_channels: channels that predict them; a network's width multiple does not reach it.
+        mid_channels: hidden channels that predict the weights; a network's width multiple does not scale them.
     Raises:
         ModelConfigError: a number is not positive, or a kernel size is even.
     """
@@ -50,12 +49,12 @@ class CARAFE(nn.Module):
         self.scale, self.kernel_up = scale, kernel_up
         self.compress = nn.Conv2d(channels, mid_channels, 1)
         self.encoder = nn.Conv2d(mid_channels, (scale * kernel_up) ** 2, kernel_encoder, padding=kernel_encoder // 2)
-        nn.init.normal_(self.encoder.weight, std=0.001)  # all weights of a window are nearly alike at first
+        nn.init.normal_(self.encoder.weight, std=0.001)  # a window starts with nearly equal weights
         assert self.encoder.bias is not None
         nn.init.zeros_(self.encoder.bias)
 
     def kernels(self, x: Tensor) -> Tensor:
-        """Return the weights (B, kernel_up^2, scale^2, H, W) of each cell's window, row by row, for its new cells."""
+        """Return each new cell's window weights (B, kernel_up^2, scale^2, H, W); the window is row by row."""
         logits = self.encoder(self.compress(x)).unflatten(1, (self.kernel_up**2, self.scale**2))
         return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(x.dtype)
 
@@ -74,21 +73,19 @@ class CARAFE(nn.Module):
 
 @layer(same, "upsample", example=())
 class DySample(nn.Module):
-    """Enlarge a map by bilinear sampling at points that a 1 x 1 convolution moves; it starts as bilinear interpolation.
+    """Enlarge a map by bilinear sampling at points that a 1 x 1 convolution shifts; at first it interpolates.
 
     Source: Liu et al. 2023, Learning to Upsample by Learning to Sample, arxiv.org/abs/2308.15085.
-    Differs: sampling points are computed in float32, whatever the map's number format; half precision is off by a tenth
-        of a cell on a large map.
+    Differs: sampling points are always computed in float32; half precision is off by a tenth of a cell on a large map.
 
     Args:
-        scale: cells of the output to one of the input, along each side.
-        style: "lp" predicts the moves of all new cells of an old one, then shuffles them apart; "pl" first shuffles the
-            map's channels apart and predicts each new cell's move from its own.
-        groups: parts of the channels that are sampled at points of their own.
-        dyscope: how far points may move is predicted, up to half a cell times the convolution's output, in place of a
-            fixed quarter.
+        scale: factor by which height and width grow.
+        style: "lp" predicts the offsets at the old size, then applies pixel shuffle to them; "pl" applies pixel shuffle
+            to the map and predicts the offsets at the new size.
+        groups: number of channel groups, each with its own sampling points.
+        dyscope: predict the factor of the offsets, from 0 to 0.5, instead of a fixed 0.25.
     Raises:
-        ModelConfigError: the channels do not split into the groups, or (pl) into scale^2 parts.
+        ModelConfigError: the channels are no multiple of the groups, or (pl) of scale^2.
     """
 
     def __init__(
