@@ -156,6 +156,6 @@ def test_lead_branches_are_recognised(trained: str, deployed: str, position: Cal
 
 
 def test_scaled_sibling_keeps_its_layers() -> None:
-    small, large = read_config("gelan-s")[0], read_config("gelan-c")[0]
+    small, large = read_config("gelan-s").as_yaml(), read_config("gelan-c").as_yaml()
     pairs = align(network_nodes(built(small)), network_nodes(built(large)))
     assert pairs[len(large["backbone"]) + len(large["head"]) - 1] == len(small["backbone"]) + len(small["head"]) - 1
