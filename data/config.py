@@ -10,6 +10,7 @@ people; it is never run.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data.labels.coco_json import read_categories
 from data.shapes import draw_if_needed
@@ -132,7 +133,7 @@ def _first_existing(value: str, folders: Iterable[Path]) -> Path:
 
 
 def _resolve_split(path: Path, split: str, value: object, root: Path) -> tuple[Path, ...]:
-    values = value if isinstance(value, list) else [value]
+    values: list[Any] = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(item, str) and item for item in values):
         raise DataError(
             f"{path}: {split} is {value!r}: expected a folder, a .txt list, a COCO .json, or a list of these"
@@ -172,7 +173,7 @@ def _read_names(path: Path, value: object) -> list[str]:
 def _image_dirs(path: Path, value: object, splits: Iterable[str], root: Path) -> dict[str, Path]:
     if value is None:
         return {}
-    by_split = value if isinstance(value, dict) else dict.fromkeys(splits, value)
+    by_split: dict[Any, Any] = value if isinstance(value, dict) else dict.fromkeys(splits, value)
     for split, folder in by_split.items():
         if split not in SPLITS or not isinstance(folder, str):
             raise DataError(

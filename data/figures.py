@@ -96,7 +96,7 @@ def random_figure(
     turn = np.array(((math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))))
     centre = np.array((rng.uniform(0, width), rng.uniform(0, height)))
     points = np.round(FIGURES[name]() * stretch * (diameter / 2) @ turn + centre, 3)
-    inside = clip_part(points, (width, height))
+    inside: Points = np.asarray(clip_part(points, (width, height)), np.float64)
     if len(inside) < 3 or outline_area(inside) < MIN_INSIDE * outline_area(points):
         return None
     coverage = _coverage(points, canvas_hw)

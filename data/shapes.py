@@ -176,9 +176,10 @@ def _settings(settings: object, source: Path) -> ShapesSettings:
             raise DataError(
                 f"{source}: shapes: {key} is {value!r}: expected {_expected(known[key])}, such as {known[key]}"
             )
-    chosen = ShapesSettings(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    )
+    checked: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+    }
+    chosen = ShapesSettings(**checked)
     if chosen.image_size[0] < 32 or chosen.figure_size[0] < 4:
         raise DataError(f"{source}: shapes: expected image_size from 32 and figure_size from 4 pixels")
     return chosen

@@ -7,6 +7,7 @@ Feature maps are (B, C, H, W) throughout.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Conv(nn.Module):
     ) -> None:
         super().__init__()
         if padding is None:
-            padding = (dilation * (kernel_size - 1) + 1) // 2
+            padding = same_padding(kernel_size, dilation)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03)
         self.act = ACTIVATIONS["SiLU" if activate else "Identity"]()
@@ -68,6 +69,11 @@ class Conv(nn.Module):
         if isinstance(self.bn, nn.BatchNorm2d):
             self.conv = fold_batchnorm(self.conv, self.bn)
             self.bn = nn.Identity()
+
+
+def same_padding(kernel_size: int, dilation: int) -> int:
+    """Return the padding that keeps the size at stride 1 for odd kernels."""
+    return (dilation * (kernel_size - 1) + 1) // 2
 
 
 def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
@@ -85,20 +91,17 @@ def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 def biased_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """Return a convolution with the settings of `like`, and this weight and bias."""
-    folded = nn.Conv2d(
-        like.in_channels,
-        like.out_channels,
-        like.kernel_size,
-        like.stride,
-        like.padding,
-        like.dilation,
-        like.groups,
-        bias=True,
-        device="meta",
-    )
+    folded = conv_like(like, like.in_channels, bias=True)
     folded.weight = nn.Parameter(weight.detach().to(like.weight.dtype), requires_grad=like.weight.requires_grad)
     folded.bias = nn.Parameter(bias.detach().to(like.weight.dtype), requires_grad=like.weight.requires_grad)
     return folded
+
+
+def conv_like(like: nn.Conv2d, in_channels: int, bias: bool) -> nn.Conv2d:
+    """Return a convolution with the settings of `like` on the meta device, where it has no values yet."""
+    keys = ("kernel_size", "stride", "padding", "dilation", "groups")
+    settings: dict[str, Any] = {key: getattr(like, key) for key in keys}
+    return nn.Conv2d(in_channels, like.out_channels, **settings, bias=bias, device="meta")
 
 
 @layer(to, "convolution", name="RepConvN", example=(16,))

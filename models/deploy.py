@@ -1,7 +1,7 @@
 """The network that inference needs: rows and branches that only training needs dropped, normalisation folded."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -80,5 +80,6 @@ def fold_modules(module: nn.Module) -> None:
     """Merge normalisation and parallel convolutions in every layer that has a `fold`."""
     for child in module.children():
         fold_modules(child)
-    if hasattr(module, "fold"):
-        module.fold()
+    fold: Callable[[], None] | None = getattr(module, "fold", None)
+    if fold is not None:
+        fold()

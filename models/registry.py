@@ -337,7 +337,7 @@ def find_layer(name: object) -> Layer:
     """
     if name not in _LAYERS:
         raise ModelConfigError(f"unknown layer '{name}'.{did_you_mean(str(name), _LAYERS)}")
-    return _LAYERS[typing.cast(str, name)]
+    return _LAYERS[name]
 
 
 def split_arguments(written: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:

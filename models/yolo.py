@@ -8,7 +8,7 @@ Reading a yaml is models/config/reading.py, its rows models/config/rows.py, what
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ class Model(nn.Module):
     @property
     def head(self) -> DetectionHead:
         """The last layer."""
-        return self.model[-1]
+        return cast(DetectionHead, self.model[-1])
 
     @property
     def stride(self) -> list[int]:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -191,6 +191,9 @@ def check_values(options: Any) -> None:
 # --- the parser
 
 
+Action = TypeVar("Action", bound=argparse.Action)
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser whose mistakes take one line and exit status 2; it accepts unambiguous abbreviations of flags.
 
@@ -206,7 +209,7 @@ class Parser(argparse.ArgumentParser):
                 flag, action=_RetiredFlag, nargs="*", const=advice, help=argparse.SUPPRESS, default=argparse.SUPPRESS
             )
 
-    def _add_action(self, action: argparse.Action) -> argparse.Action:
+    def _add_action(self, action: Action) -> Action:
         added = super()._add_action(action)
         self._flags |= dict.fromkeys(action.option_strings, action)
         return added

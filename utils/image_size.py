@@ -35,9 +35,14 @@ class SizedNetwork(Protocol):
         static_hw: the only height and width that a static exported file takes; None for every other network.
     """
 
-    stride: list[int]
-    trained_size: int | None
-    static_hw: tuple[int, int] | None
+    @property
+    def stride(self) -> list[int]: ...
+
+    @property
+    def trained_size(self) -> int | None: ...
+
+    @property
+    def static_hw(self) -> tuple[int, int] | None: ...
 
 
 def choose_image_size(asked: int | Sequence[int] | None, network: SizedNetwork) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from functools import cache
+from typing import TypeGuard
 
 
 def listed(items: Iterable[object], most: int = 5) -> str:
@@ -18,7 +19,7 @@ def first_line(error: object) -> str:
     return next(filter(None, lines), type(error).__name__)
 
 
-def is_count(value: object, least: int = 1) -> bool:
+def is_count(value: object, least: int = 1) -> TypeGuard[int]:
     """Tell whether a value is an integer of at least `least`; True and False are no integers here."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 

@@ -36,7 +36,7 @@ def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Samp
         )
     whole = join(canvas, placed)
     whole.boxes_xyxy, whole.polygons = clip(whole.boxes_xyxy, whole.polygons, (side, side))
-    return whole.select((whole.boxes_xyxy[:, 2:] > whole.boxes_xyxy[:, :2]).all(1))
+    return whole.select(np.all(whole.boxes_xyxy[:, 2:] > whole.boxes_xyxy[:, :2], axis=1))
 
 
 def covered_share(box_xyxy: NDArray[np.float32], others_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -200,7 +200,7 @@ def index_map(sample: Sample) -> NDArray[np.int16]:
     width, height = sample.size_wh
     canvas = np.zeros((height // PROTOTYPE_STRIDE, width // PROTOTYPE_STRIDE), np.int16)
     for number, polygon in enumerate(sample.polygons, start=1):
-        region = polygon_region([part / PROTOTYPE_STRIDE for part in polygon], canvas.shape)
+        region = polygon_region([np.divide(part, PROTOTYPE_STRIDE) for part in polygon], canvas.shape)
         if region.mask.any():
             region.paint(canvas, number)
         elif polygon:

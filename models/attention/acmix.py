@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attention.window_attention import graph_leaves_torch, wide, window_attention, window_attention_by_taps
+from models.common import conv_like
 from models.parts import Start, is_channels_last
 from models.registry import Channels, Scale, layer, only, rule
 from utils.errors import ModelConfigError
@@ -146,7 +147,9 @@ class ACmix(nn.Module):
         """Return weight and bias of one convolution that equals conv1, conv2 and conv3."""
         convs = (self.conv1, self.conv2, self.conv3)
         weight = torch.stack([conv.weight.view(self.heads, self.depth, -1).transpose(0, 1) for conv in convs], 1)
-        bias = torch.stack([conv.bias.view(self.heads, self.depth).transpose(0, 1) for conv in convs], 1)
+        biases = [conv.bias for conv in convs if conv.bias is not None]
+        assert len(biases) == len(convs)
+        bias = torch.stack([bias.view(self.heads, self.depth).transpose(0, 1) for bias in biases], 1)
         return weight.reshape(3 * self.heads * self.depth, -1, 1, 1), bias.flatten()
 
     def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,18 +202,7 @@ class ACmix(nn.Module):
         self.qkv = with_weight(nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta"), weight, bias)
         del self.conv1, self.conv2, self.conv3
         if self.composes:
-            like = self.dep_conv
-            channels = 3 * self.heads * self.depth
-            mixed = nn.Conv2d(
-                channels,
-                like.out_channels,
-                like.kernel_size,
-                like.stride,
-                like.padding,
-                groups=like.groups,
-                bias=False,
-                device="meta",
-            )
+            mixed = conv_like(self.dep_conv, 3 * self.heads * self.depth, bias=False)
             self.mixed = with_weight(mixed, self.composed())
             del self.fc, self.dep_conv, self.rate2
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attention.window_attention import full_precision, graph_leaves_torch, wide
-from models.common import Conv
+from models.common import Conv, same_padding
 from models.parts import BatchNorm2d, is_channels_last
 from models.registry import layer, to
 from utils.errors import ModelConfigError
@@ -43,6 +43,8 @@ class ExpertConv2d(nn.Module):
         shift: (out_channels,), a bias that is not mixed, set by folding; else None.
         form: overrides `suitable_form`; None by default.
     """
+
+    shift: nn.Parameter | None
 
     def __init__(
         self,
@@ -262,6 +264,8 @@ class DynamicConv(Conv):
         between them, are one linear map.
     """
 
+    conv: DynamicConv2d  # type: ignore[assignment]  # a Conv in all but its convolution
+
     def __init__(
         self,
         in_channels: int,
@@ -278,9 +282,10 @@ class DynamicConv(Conv):
         temperature: float = 1.0,
     ) -> None:
         check(in_channels, out_channels, groups, experts)
+        if padding is None:
+            padding = same_padding(kernel_size, dilation)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups, dilation, activate)
-        padding = self.conv.padding[0]
-        self.conv: nn.Module = DynamicConv2d(
+        self.conv = DynamicConv2d(
             in_channels,
             out_channels,
             kernel_size,

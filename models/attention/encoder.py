@@ -104,8 +104,9 @@ class AIFI(nn.Module):
     def position(self, x: Tensor) -> Tensor:
         """Return the position encoding (H * W, C) of `x`: cached, or computed where a graph is recorded."""
         plain = not (torch.compiler.is_compiling() or graph_leaves_torch()) and type(x) in (Tensor, nn.Parameter)
+        height, width = x.shape[2:]
         return (kept_position_table if plain else position_table)(
-            tuple(x.shape[2:]), x.shape[1], self.temperature, x.dtype, x.device
+            (height, width), x.shape[1], self.temperature, x.dtype, x.device
         )
 
     def attend(self, pixels: Tensor, position: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class LargeKernelLayer(nn.Module):
         if start == "identity":
             zero_(self.mix if self.proj_out is None else self.proj_out)
             if self.proj_out is None:
+                assert self.mix.bias is not None
                 nn.init.ones_(self.mix.bias)
 
     def context(self, x: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def as_timm_says(inputs: list[Channels], arguments: dict[str, Any], scale: Scale
         built = create(
             arguments["name"], arguments["in_channels"], arguments.get("out_indices"), options=arguments.get("options")
         )
-    return list(built.feature_info.channels())
+    feature_info: Any = built.feature_info
+    return list(feature_info.channels())
 
 
 @layer(
@@ -118,6 +119,8 @@ class TimmBackbone(nn.Module):
 
     requires = "timm"
     """Package that may be missing."""
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.checks.layer_case import ERRORS, tensors_of
 from utils import wording
@@ -146,7 +146,7 @@ def first_line(error: BaseException) -> str:
     return text if len(text) <= 240 else text[:237] + "..."
 
 
-def run(module: nn.Module, given: Any) -> list[Tensor]:
+def run(module: Callable[..., Any], given: Any) -> list[Tensor]:
     """Run a layer with fixed random numbers, and return its output tensors."""
     torch.manual_seed(0)
     return tensors_of(module(given))

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -249,7 +249,10 @@ class FlatForm(nn.Module):
         return tuple(tensors_of(self.layer(refilled(self.like, list(tensors)))))
 
 
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def randomise(module: Module, seed: int = 0) -> Module:
     """Give every normalisation statistics and gains that differ from their start, so that a missing one shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

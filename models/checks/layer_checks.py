@@ -5,7 +5,7 @@ graph_checks.py.
 """
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ from models.checks.layer_case import (
     tensors_of,
 )
 from models.deploy import fold_modules
+from models.heads.detect import DetectionHead
 from utils.geometry.anchors import NUM_BINS
 
 FORM_CHECKS: Suite[LayerCase] = Suite()
@@ -101,12 +102,13 @@ def check_channels(case: LayerCase) -> str:
         output = module(case.given(size_hw))
         found: Any = [tensor.shape[1] for tensor in tensors_of(output)]
         if case.head:
-            masks = [module.num_masks] * 2 * (module.task == "segment")
-            levels = [4 * NUM_BINS + case.num_classes] * module.levels
+            head = cast(DetectionHead, module)
+            masks = [head.num_masks] * 2 * (head.task == "segment")
+            levels = [4 * NUM_BINS + case.num_classes] * head.levels
             demand(declared == [], f"a head's rule declares {declared}: expected [], nothing for later rows")
             demand(
-                found == (levels + masks) * module.branches,
-                f"gives maps of {found} channels: expected {(levels + masks) * module.branches}",
+                found == (levels + masks) * head.branches,
+                f"gives maps of {found} channels: expected {(levels + masks) * head.branches}",
             )
         else:
             expected = declared if isinstance(declared, list) else [declared]

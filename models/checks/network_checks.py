@@ -42,8 +42,8 @@ def by_row(model: Model, names: Iterable[str], most: int = 6) -> str:
         _, index, rest = name.split(".", 2)
         rows[int(index)].append(rest)
     shown = [f"layer {index} ({model.rows[index].name}): {listed(parts, 3)}" for index, parts in rows.items()]
-    rest = len(shown) - most
-    return "; ".join(shown[:most]) + (f"; and {rest} layers more" if rest > 0 else "")
+    more = len(shown) - most
+    return "; ".join(shown[:most]) + (f"; and {more} layers more" if more > 0 else "")
 
 
 @NETWORK_CHECKS.add(RUNS, "See which of the layers below fails.")

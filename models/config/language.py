@@ -226,7 +226,8 @@ def _from_phrase(text: str) -> dict[str, Any]:
         if not assignment:
             raise ModelConfigError(f"expected {form}")
         return {"set": assignment[1], "to": {assignment[2]: _value(assignment[3])}}
-    tokens, content = _tokens(rest), {}
+    tokens = _tokens(rest)
+    content: dict[str, Any] = {}
     if action == "insert":
         content, tokens = _take_layer("insert", tokens, form)
     start, clauses = _split_clauses(action, tokens)

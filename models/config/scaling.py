@@ -43,7 +43,8 @@ def choose_scale(config: dict[str, Any], where: str | Places) -> Scale:
         raise ModelConfigError(
             f"{where}: scaling is {config['scaling']!r}: expected {' or '.join(SCALINGS)}, or no such key"
         )
-    return Scale(*factors, most, letter=letter, full=config.get("scaling") == "full")
+    depth, width = factors
+    return Scale(depth, width, most, letter=letter, full=config.get("scaling") == "full")
 
 
 def is_factor(value: object) -> bool:

@@ -207,6 +207,14 @@ YOLOV9_UNGROUPED = replace(YOLOV9, box_groups=1)
 YOLOV8 = TowerStyle()
 
 
+def _output_bias(tower: nn.Module) -> Tensor:
+    """Return the bias of a tower's last layer."""
+    assert isinstance(tower, nn.Sequential)
+    bias = tower[-1].bias
+    assert isinstance(bias, Tensor)
+    return bias
+
+
 class Branch(nn.Module):
     """Box and class towers over the levels of one group of inputs.
 
@@ -234,5 +242,6 @@ class Branch(nn.Module):
     def initialize_biases(self, num_classes: int, stride: list[int]) -> None:
         """Set the biases to predict boxes of about one cell, and 5 objects in a 640-pixel image."""
         for box, cls, step in zip(self.box, self.cls, stride, strict=True):
-            box[-1].bias.data.fill_(1.0)
-            cls[-1].bias.data.fill_(math.log(5 / num_classes / (IMAGE_SIZE / step) ** 2))
+            box_bias, class_bias = _output_bias(box), _output_bias(cls)
+            box_bias.data.fill_(1.0)
+            class_bias.data.fill_(math.log(5 / num_classes / (IMAGE_SIZE / step) ** 2))

@@ -139,6 +139,7 @@ class AFPN(nn.Module):
         waiting = [reduce(x) for reduce, x in zip(self.reduce, inputs, strict=True)]
         fused, waiting = waiting[:1], waiting[1:]
         for step, coarser in zip(self.steps, waiting, strict=True):
+            assert isinstance(step, nn.ModuleList)
             fused = [fuse([*fused, coarser]) for fuse in step]
         return [expand(x) for expand, x in zip(self.expand, fused, strict=True)]
 

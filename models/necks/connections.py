@@ -4,6 +4,8 @@ Source of CBLinear and CBFuse: Liang et al. 2021, CBNet, arxiv.org/abs/2107.0042
     arxiv.org/abs/2402.13616.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -105,7 +107,7 @@ class CBFuse(nn.Module):
         self.index = index
 
     def forward(self, inputs: list[Tensor | tuple[Tensor, ...]]) -> Tensor:
-        fused = inputs[-1]
+        fused = cast(Tensor, inputs[-1])
         for maps_, pick in zip(inputs[:-1], self.index, strict=True):
             fused = fused + functional.interpolate(maps_[pick], size=fused.shape[2:], mode="nearest")
         return fused

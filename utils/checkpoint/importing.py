@@ -205,6 +205,7 @@ def build_network(weights: Weights, nc: int | None = None) -> Model:
     Raises:
         CheckpointError: it cannot be built here; says where layers that are not there came from, and what brings them.
     """
+    assert weights.config is not None
     try:
         model = Model(weights.config, nc=nc or weights.nc, ch=weights.ch)
     except ModelConfigError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -96,13 +97,13 @@ def _name_ticks(axes: Axes, names: Sequence[str], axis: str) -> None:
                 annotation_clip=False,
             )
         )
-        longest = max(longest, image.get_data().shape[0 if axis == "x" else 1] * FONT_POINTS / LETTERS)
+        longest = max(longest, np.asarray(image.get_data()).shape[0 if axis == "x" else 1] * FONT_POINTS / LETTERS)
     ticks.labelpad = longest + 4
 
 
 def _name_legend(axes: Axes, entries: Sequence[tuple[str, object]], location: str) -> None:
     """Add a legend whose entries are (drawable name, matplotlib colour)."""
-    rows = []
+    rows: list[Artist] = []
     for name, colour in entries:
         swatch = DrawingArea(16, FONT_POINTS)
         swatch.add_artist(Rectangle((0, FONT_POINTS / 2 - 1.5), 16, 3, facecolor=colour, linewidth=0))
@@ -236,11 +237,9 @@ def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: s
     )
     bottom_left.grid(alpha=0.3)
     counts = [int(k.sum()) for k in kept]
-    bottom_right.hist(
-        counts,
-        bins=np.arange(max(counts, default=0) + 2) - 0.5 if max(counts, default=0) < 60 else 60,
-        color=TRAIN_COLOUR,
-    )
+    most = max(counts, default=0)
+    bins = (np.arange(most + 2) - 0.5).tolist() if most < 60 else 60
+    bottom_right.hist(counts, bins=bins, color=TRAIN_COLOUR)
     bottom_right.set(
         title=f"{len(annotations)} images, {len(classes)} objects", xlabel="objects of an image", ylabel="images"
     )
@@ -282,7 +281,8 @@ def plot_batch(
         masks: (B, h, w) index maps of any size: k at the k-th row of the image; None shows boxes only.
     """
     shown = _to_array(images)[:max_images].transpose(0, 2, 3, 1)
-    table = _to_array(rows).astype(np.float64) if len(rows) else np.zeros((0, 6))
+    table = _to_array(rows).astype(np.float64)
+    table = table if len(table) else np.zeros((0, 6))
     maps = None if masks is None else _to_array(masks)
     across = math.ceil(math.sqrt(len(shown)))
     down = math.ceil(len(shown) / across)

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.yolo import Model
 from utils.drawing.draw import put_text, text_height, text_width, write_image
 from utils.drawing.panels import TABLES
 from utils.explain.layers import LayerRecorder, pick_layers
@@ -76,7 +77,7 @@ class Visualizer:
         wanted: see `pick_layers`.
     """
 
-    def __init__(self, model: nn.Module, wanted: Sequence[str | int]) -> None:
+    def __init__(self, model: Model, wanted: Sequence[str | int]) -> None:
         self.model = model.eval()
         self.layers = pick_layers(model, wanted)
         self._told: set[tuple[str, str]] = set()

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.yolo import Model
 from utils.errors import SettingsError, did_you_mean
 
 
-def pick_layers(model: nn.Module, wanted: Sequence[str | int], flag: str = "--visualize") -> dict[str, nn.Module]:
+def pick_layers(model: Model, wanted: Sequence[str | int], flag: str = "--visualize") -> dict[str, nn.Module]:
     """Return the chosen layers by label.
 
     Args:

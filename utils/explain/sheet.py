@@ -7,9 +7,10 @@ under their own name.
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -147,7 +148,7 @@ class Explainer:
         with torch.inference_mode(False), torch.enable_grad(), LayerRecorder(self.layers) as recorder:
             score = self._score(batch.float().div_(255).requires_grad_())
         maps = activation_maps(
-            score.value, {label: x for label in self.mapped if self._has_map(label, x := recorder.outputs.get(label))}
+            score.value, {label: x for label in self.mapped if self._has_map(x := recorder.outputs.get(label), label)}
         )
         for label, values in maps.items():
             if values is None:
@@ -181,7 +182,7 @@ class Explainer:
     def _name(self, module: nn.Module) -> str:
         return f"{self.paths[module]} {type(module).__name__}"
 
-    def _has_map(self, label: str, output: object) -> bool:
+    def _has_map(self, output: object, label: str) -> TypeGuard[Tensor]:
         if isinstance(output, Tensor) and output.ndim == 4:
             return True
         gives = f"it gives a {type(output).__name__}, not one (B, C, H, W) tensor"
@@ -249,7 +250,8 @@ def head_inputs(model: Model) -> dict[str, nn.Module]:
 def module_panels(module: nn.Module, given: Tensor, name: str, view: View) -> list[Panel]:
     """Return what a module says about its input, (1, C, H, W)."""
     panels: list[Panel] = []
-    for key, values in module.explain(given).items():
+    explain: Callable[[Tensor], dict[str, Tensor]] = getattr(module, "explain")  # noqa: B009
+    for key, values in explain(given).items():
         reading = READINGS.get(key, Reading(key.replace("_", " ")))
         spread = values.ndim == 4 and values.shape[2:].numel() > 1
         panels += (
@@ -282,7 +284,8 @@ def map_panels(maps: Tensor, reading: Reading, name: str, view: View) -> list[Pa
         shown = {f"{reading.title} {one}, {cells}": map_ for one, map_ in zip(names, maps, strict=True)}
     laid = {title: view.over(map_) for title, map_ in shown.items()}
     low, high = min(float(x.min()) for x in laid.values()), max(float(x.max()) for x in laid.values())
-    scale, limits = "signed" if low < 0 else "level", (low, high) if reading.alike else None
+    scale: Scale = "signed" if low < 0 else "level"
+    limits = (low, high) if reading.alike else None
     return [
         MapPanel([f"layer {name}", title + own_range(x, scale, limits)], view.image, x, scale, limits, reading.unit)
         for title, x in laid.items()

@@ -57,12 +57,14 @@ class OnnxRunner:
         options = self._onnxruntime.SessionOptions()
         options.log_severity_level = 4  # its warnings are about the machine, not about the file
         options.intra_op_num_threads = torch.get_num_threads()
-        failures = tuple(
-            kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)
+        failures: tuple[type[Exception], ...] = (
+            *(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+            ValueError,
+            RuntimeError,
         )
         try:
             return self._onnxruntime.InferenceSession(str(self._path), options, providers=list(providers))
-        except (*failures, ValueError, RuntimeError) as error:
+        except failures as error:
             reason = (
                 str(error)
                 .strip()
@@ -148,7 +150,7 @@ def move_constants(module: torch.jit.ScriptModule, device: torch.device) -> None
     """Make tensors that a traced network creates (anchor points) come to life on `device`: tracing wrote down the device it saw."""
     for part in module.modules():
         try:
-            graph = part.graph
+            graph: Any = part.graph
         except RuntimeError:  # a container, which has no forward
             continue
         for node in graph.findAllNodes("prim::Constant"):
@@ -229,7 +231,7 @@ class ExportedNetwork(nn.Module):
         self.runtime = self._runner.to(torch.device("cpu"))
         self.eval()
 
-    def to(self, device: torch.device | str) -> "ExportedNetwork":
+    def to(self, device: torch.device | str) -> "ExportedNetwork":  # type: ignore[override]  # no other dtype or layout
         """Compute on another device from now on; the number format stays float32."""
         self.runtime = self._runner.to(torch.device(device))
         return self

@@ -1,12 +1,15 @@
 """Exponential moving average of a network's weights, kept in float32."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class ModelEMA:
+
+class ModelEMA(Generic[Network]):
     """Averaged copy of a network, updated after every optimizer step.
 
     The decay grows as `(1 + updates) / (warmup + updates)` up to `decay`: the average spans about the last tenth of the run so
@@ -20,8 +23,9 @@ class ModelEMA:
         updates: steps taken before (a resumed run).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, warmup: float = 10.0, updates: int = 0) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: Network, decay: float = 0.9999, warmup: float = 10.0, updates: int = 0) -> None:
+        self.model = copy.deepcopy(model)
+        self.model.eval().requires_grad_(False)
         self.decay, self.warmup, self.updates = decay, warmup, updates
 
     @torch.no_grad()

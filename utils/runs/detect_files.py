@@ -60,7 +60,7 @@ class VideoFile:
         self.path = path
         self.size_hw = size_hw
         self._partial = path.with_name(f".{path.stem}.partial.mp4")
-        self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter_fourcc(*"mp4v"), fps, size_hw[::-1])
+        self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size_hw[::-1])
         if not self._writer.isOpened():
             raise DataError(
                 f"{path}: OpenCV cannot write mp4 video here: expected a build with FFmpeg; use --nosave --save-txt"

@@ -78,6 +78,7 @@ def export(settings: ExportOptions) -> list[Path]:
             if name == "weights":
                 files += _weights(model, source, folder, settings)
             else:
+                assert metadata is not None
                 files.append(_exported(model, name, folder / f"{source.stem}.{name}", metadata, settings.opset))
         except ExportError as error:
             failures.append(str(error))
@@ -134,7 +135,9 @@ def load_source(settings: ExportOptions) -> Model:
             f"{path}: is an exported file already: expected weights, such as the best.pt it was made from"
         )
     if settings.cfg is None:
-        return load_network(path)
+        network = load_network(path)
+        assert isinstance(network, Model)  # exported files were refused above
+        return network
     weights = read_weights(path)
     print_notes(weights)
     _, counts = class_towers(own_names(weights.tensors, None)[0])

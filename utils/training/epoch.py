@@ -27,7 +27,7 @@ class Training:
     """What training changes, and what it needs to do so."""
 
     model: Model
-    ema: ModelEMA
+    ema: ModelEMA[Model]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loss: Any

@@ -182,9 +182,12 @@ def what_is_kept(run: Run) -> str:
     epoch, partial = run.progress.epoch, run.progress.partial
     if run.options.nosave or not (epoch or partial):
         return f"no epoch was saved in {run.weights}"
-    what = f"epoch {epoch}" if epoch else f"epoch 1 up to batch {partial.batch}"
-    if epoch and partial:
-        what += f" and {partial.batch} batches of the next"
+    if not partial:
+        what = f"epoch {epoch}"
+    elif epoch:
+        what = f"epoch {epoch} and {partial.batch} batches of the next"
+    else:
+        what = f"epoch 1 up to batch {partial.batch}"
     return f"{what} is saved: python train.py --resume {last}{plugin_flags(run.training.model)} goes on from there"
 
 

@@ -24,6 +24,7 @@ def starting_network(
         SettingsError: neither a yaml nor weights that say their network.
     """
     if checkpoint:
+        assert options.resume is not None
         network = checkpoint["network"]
         if len(names) != network["nc"]:
             raise CheckpointError(

@@ -141,7 +141,8 @@ def halved(tensor: Tensor) -> Tensor:
 def random_states() -> dict[str, Any]:
     """Return the state of every random number generator as tensors and plain data."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    numbers: Any = np.random.get_state()  # annotated as a mapping too, which only legacy=False gives
+    kind, keys, position, has_gauss, cached = numbers
     return {
         "python": [version, torch.tensor(words), gauss],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],

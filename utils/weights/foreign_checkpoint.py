@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.config.foreign import Family
 from utils.weights.stand_ins import RefusedError, StandIn, StoredArray
 from utils.wording import is_count, shown
 
-FAMILIES = {"models": "yolov9", "ultralytics": "ultralytics"}
+FAMILIES: dict[str, Family] = {"models": "yolov9", "ultralytics": "ultralytics"}
 """Family by the first part of the outermost class's path."""
 DEEPEST_TREE = 48
 MOST_LAYERS = 100_000
@@ -31,7 +32,7 @@ STATE = {"optimizer", "scaler", "scheduler", "rng"}
 class ForeignNetwork:
     """A module tree as plain data; `tensors` under the file's own names, `config` the file's own yaml."""
 
-    family: str
+    family: Family
     tensors: dict[str, Tensor]
     config: dict[str, Any] | None
     nc: int | None
@@ -108,7 +109,7 @@ def settings_of(content: dict[Any, Any], weights: Collection[str], plain: PlainD
     }
 
 
-def family_of(root: StandIn) -> str:
+def family_of(root: StandIn) -> Family:
     """Return "yolov9" or "ultralytics".
 
     Raises:

@@ -216,14 +216,18 @@ def from_modules(path: Path, root: StandIn) -> Weights:
         config |= {"folded": True} if network.folded else {}
         config, translated = translate_config(config, network.family, str(path))
         notes += translated
-    described = {
-        "nc": network.nc,
-        "ch": network.ch,
-        "names": network.names,
-        "stride": network.stride,
-        "training": network.training,
-    }
-    return Weights(path, FOREIGN_KINDS[network.family], clean_names(network.tensors), config, notes=notes, **described)
+    return Weights(
+        path,
+        FOREIGN_KINDS[network.family],
+        clean_names(network.tensors),
+        config,
+        network.nc,
+        network.ch,
+        network.names,
+        network.stride,
+        network.training,
+        notes=notes,
+    )
 
 
 def clean_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -278,9 +282,8 @@ def from_json(text: str, key: str, notes: list[str]) -> Any:
     except (ValueError, RecursionError):
         value = None
     items = {"names": str, "stride": int}
-    if not isinstance(value, NETWORK_TYPES[key]) or (
-        key in items and not all(type(item) is items[key] for item in value)
-    ):
+    fits = isinstance(value, NETWORK_TYPES[key])
+    if not fits or (key in items and not all(type(item) is items[key] for item in value)):
         notes.append(f"its metadata '{key}' is not as expected and is left out")
         return None
     return value
