@@ -270,7 +270,7 @@ def _count(report: ScanReport, annotations: Sequence[Annotation]) -> None:
 
 
 def _number(annotations: Sequence[Annotation], report: ScanReport) -> list[Annotation]:
-    """Give the annotations ids that are unique in the split: the files' own, numbers in image names, or a count from 1."""
+    """Give each annotation an id that is unique in the split: the file's own, the image name's number, or a count."""
     image_ids = [annotation.image_id for annotation in annotations]
     if not any(image_ids):  # YOLO txt: COCO's images are named by their id
         stems = [annotation.path.stem for annotation in annotations]

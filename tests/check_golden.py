@@ -1,6 +1,9 @@
-"""Compare networks, losses and modules with files of reference numbers: `python tests/check_golden.py networks|loss|modules DIR`.
+"""Compare networks, losses and modules with reference files.
 
-One line a file: PASS, FAIL or SKIP with the largest relative error; exit status 0 when nothing failed and something passed.
+Run `python tests/check_golden.py networks|loss|modules DIR`.
+
+It prints one line per file: PASS, FAIL or SKIP, and the largest relative error. The exit status is 0 when nothing
+failed and something passed.
 """
 
 import argparse
@@ -124,7 +127,7 @@ def seeded_maps(seed: int, channels: int, image_hw: list[int]) -> list[torch.Ten
 
 
 def check_detection_loss(golden: dict[str, Any]) -> float:
-    """Return the largest relative error of totals, items and gradient norms: with and without targets, single and dual."""
+    """Return the largest relative error of totals, items and gradient norms, over all recorded cases."""
     criterion = build_loss(Model("gelan-t.yaml", nc=5))
     errors = []
     for case in ("single", "dual", "single_no_targets", "dual_no_targets"):

@@ -1,8 +1,9 @@
 """Stand-ins for the checkpoints of the original YOLOv9 and of Ultralytics, made from what is known of such files.
 
-A module tree is built from a network's tensors under the originals' names, of torch's own layers and of empty classes that carry
-the originals' paths (`models.common.Conv`, `ultralytics.nn.tasks.DetectionModel`, …), and saved whole with torch.save: protocol 2,
-a zip archive whose root folder is the file's first name. The classes exist while the file is written only.
+A module tree is built from a network's tensors under the originals' names. It consists of torch's own layers and of
+empty classes with the originals' paths (`models.common.Conv`, `ultralytics.nn.tasks.DetectionModel`, …). torch.save
+writes it whole: protocol 2, a zip archive whose root folder is the file's first name. The classes exist only while the
+file is written.
 """
 
 import copy
@@ -115,7 +116,7 @@ def class_name_of(tree: Tree) -> str:
 
 
 def build(tree: Tree, family: Family, class_name: str | None = None, is_head: bool = False) -> nn.Module:
-    """Return the module tree of a tensor tree; `class_name` names the outermost class, where it has no form of its own."""
+    """Return the module tree of a tensor tree; `class_name` names the outermost class if it has no form of its own."""
     if (layer := real_layer(tree)) is not None:
         return layer
     if class_name is None and tree and all(key.isdigit() for key in tree):

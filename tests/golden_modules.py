@@ -1,4 +1,4 @@
-"""How to build what the reference files of plug-in modules describe: layers from here, and compositions that are no layer of their own."""
+"""Build the modules that the reference files describe: our layers, and compositions of them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -53,7 +53,10 @@ def focal_block(defaults: Settings) -> Callable[[Settings], nn.Module]:
 
 
 def gather_excite(cfg: Settings) -> nn.Module:
-    """Build what timm's GatherExcite is with these arguments; its global convolution is zero-padded, and its MLP is on by default."""
+    """Build timm's GatherExcite with these arguments.
+
+    Its global convolution is zero-padded, and its MLP is on by default.
+    """
     size_hw = (
         tuple(cfg["feat_size"])
         if cfg.get("feat_size") and cfg.get("extra_params") and not cfg.get("extent", 0)
@@ -99,7 +102,7 @@ def dynamic_conv_softmax(cfg: Settings) -> nn.Module:
 
 
 class GhostModule(nn.Module):
-    """ParameterNet's use of dynamic convolution: a 1 x 1, then a cheap depthwise one for the other half of the channels."""
+    """ParameterNet's dynamic convolution: a 1 x 1 one, then a cheap depthwise one for half of the channels."""
 
     def __init__(self, inp: int, oup: int, num_experts: int = 4) -> None:
         super().__init__()
@@ -187,7 +190,11 @@ REFERENCES: dict[str, Reference] = {
 
 
 def build(meta: str) -> tuple[Reference, nn.Module]:
-    """Return the kind and our module, in float64 and evaluation, of a reference file's description; raises KeyError for other kinds."""
+    """Return the kind and our module, in float64 and evaluation mode, of a reference file's description.
+
+    Raises:
+        KeyError: another kind.
+    """
     described = json.loads(meta)
     reference = REFERENCES[described["kind"]]
     return reference, reference.build(described["cfg"]).double().eval()

@@ -4,7 +4,6 @@
 """
 
 import ast
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -61,35 +60,6 @@ SIDE_EFFECT = "models/catalogue.py"
 SIZE = range(3, 11)
 OTHER_SIZES = {"models.attention": "a catalogue: one file for each family of attention layers"}
 """Rooms of other sizes, each with its reason."""
-
-ALLOWED_FOR_NOW: set[str] = {
-    "models.command: does not exist",
-    "models/deploy.py: imports models.yolo",
-    "models/deploy.py: imports models/yolo.py and does not use it",
-    "models/deploy.py: imports models/yolo.py below its top",
-    "models/deploy.py: leads back to itself by models/yolo.py",
-    "models/graph/file.py: leads back to itself by models/graph/html.py",
-    "models/graph/file.py: leads back to itself by models/graph/layout.py",
-    "models/graph/file.py: leads back to itself by models/graph/svg.py",
-    "models/graph/file.py: leads back to itself by models/yolo.py",
-    "models/graph/html.py: leads back to itself by models/graph/layout.py",
-    "models/graph/html.py: leads back to itself by models/graph/svg.py",
-    "models/graph/layout.py: leads back to itself by models/deploy.py",
-    "models/graph/layout.py: leads back to itself by models/summary.py",
-    "models/graph/layout.py: leads back to itself by models/yolo.py",
-    "models/graph/svg.py: leads back to itself by models/graph/layout.py",
-    "models/graph/svg.py: leads back to itself by models/summary.py",
-    "models/summary.py: imports models.graph",
-    "models/summary.py: imports models/graph/file.py below its top",
-    "models/summary.py: leads back to itself by models/deploy.py",
-    "models/summary.py: leads back to itself by models/graph/file.py",
-    "models/summary.py: leads back to itself by models/yolo.py",
-    "models/yolo.py: imports models.summary",
-    "models/yolo.py: imports models/summary.py below its top",
-    "models/yolo.py: leads back to itself by models/deploy.py",
-    "models/yolo.py: leads back to itself by models/summary.py",
-}
-"""What is left to do; to be empty soon."""
 
 
 class Import(NamedTuple):
@@ -217,8 +187,8 @@ def odd_rooms() -> Iterator[str]:
 
 
 def check(problems: Iterator[str]) -> None:
-    new = sorted(set(problems) - ALLOWED_FOR_NOW)
-    assert not new, "\n".join(new)
+    found = sorted(set(problems))
+    assert not found, "\n".join(found)
 
 
 def test_imports_are_found() -> None:
@@ -252,11 +222,8 @@ def test_rooms_hold_a_handful() -> None:
 
 
 def test_every_exception_is_needed() -> None:
-    kinds = (upward_imports, late_imports, circles, side_effects, homeless_files, odd_rooms)
-    stale = ALLOWED_FOR_NOW - {problem for kind in kinds for problem in kind()}
-    stale |= {path for path, target in UPWARD if not any(goes_up(found, {(path, target)}) for found in IMPORTS)}
-    if stale:
-        warnings.warn("solved, delete the exceptions: " + "; ".join(sorted(stale)), stacklevel=1)
+    stale = [arrow for arrow in sorted(UPWARD) if not any(goes_up(found, {arrow}) for found in IMPORTS)]
+    assert not stale, f"solved, delete the exceptions: {stale}"
     for room in OTHER_SIZES:
         assert len(list((ROOT / room.replace(".", "/")).glob("[!_]*.py"))) not in SIZE, room
 

@@ -1,4 +1,4 @@
-"""Panels of a contact sheet: maps over an image with their colour scale, bars and profiles of numbers, captions; laid out in a grid."""
+"""Panels of a contact sheet, laid out in a grid: maps with a colour scale, bar charts, profiles and captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,10 @@ PROFILE_HEIGHT = 90
 
 Image = NDArray[np.uint8]
 Scale = Literal["heat", "level", "signed"]
-"""Colours of a map: heat, from nothing (the image shows) to bright; level, dark blue to yellow; signed, blue below zero, red above."""
+"""Colours of a map.
+
+heat: transparent to bright; level: dark blue to yellow; signed: blue below zero, red above.
+"""
 
 
 def _scale_table(scale: Scale) -> Image:
@@ -72,7 +75,7 @@ def resized(image: Image, size_hw: tuple[int, int]) -> Image:
 def laid_over(
     values: NDArray[np.float32], placement: Placement, input_hw: tuple[int, int], size_hw: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return a map of the network's input at every pixel of the original image shown at another size, interpolated linearly.
+    """Return a map of the network's input at every pixel of the shown image, interpolated linearly.
 
     Args:
         values: (h, w), cells that tile the network's input.
@@ -181,7 +184,7 @@ class MapPanel:
     unit: str = ""
 
     def ends(self) -> tuple[float, float]:
-        """Return the values at both ends of the colours: from zero for heat, as far below as above zero for signed ones."""
+        """Return the values at both ends of the colours: heat starts at zero, signed is symmetric about zero."""
         low, high = self.limits or (float(self.values.min()), float(self.values.max()))
         if self.scale == "signed":
             high = max(abs(low), abs(high))
@@ -200,7 +203,10 @@ class MapPanel:
         return stacked(blended, self._legend(low, high))
 
     def _colours(self, share: NDArray[np.floating]) -> Image:
-        """Return the colours of values, given as shares of the range; those of heat rise quickly, so that one peak does not hide the rest."""
+        """Return the colours of values, which are shares of the range.
+
+        Heat colours rise quickly, so that one peak does not hide the rest.
+        """
         return TABLES[self.scale][((share**0.5 if self.scale == "heat" else share) * 255).round().astype(np.uint8)]
 
     def _opacity(self, share: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -268,7 +274,8 @@ class BarPanel:
         for column, value in enumerate(heights.tolist()):
             end = PROFILE_HEIGHT - 1 - round((PROFILE_HEIGHT - 1) * (value - low) / (high - low))
             canvas[min(zero, end) : max(zero, end) + 1, column] = BLUE
-        numbers = f"lowest {number(float(ordered[0]))}, mean {number(float(ordered.mean()))}, highest {number(float(ordered[-1]))}"
+        lowest, mean, highest = (number(float(x)) for x in (ordered[0], ordered.mean(), ordered[-1]))
+        numbers = f"lowest {lowest}, mean {mean}, highest {highest}"
         return stacked(
             canvas,
             text_block([numbers, f"axis: {number(low)} to {number(high)}, lowest channel at the left"], colour=GREY),
@@ -276,7 +283,10 @@ class BarPanel:
 
 
 def contact_sheet(heading: Sequence[str], groups: Sequence[Sequence[Panel]]) -> Image:
-    """Return one RGB image: the heading, then the panels row by row, bars after images; a group that fits into a row is not split."""
+    """Return one RGB image: the heading, then the panels row by row, bars after images.
+
+    A group that fits into a row is not split.
+    """
     images = [[panel for panel in group if not isinstance(panel, BarPanel)] for group in groups]
     charts = [[panel] for group in groups for panel in group if isinstance(panel, BarPanel)]
     rows = [*_rows(images), *_rows(charts)]
