@@ -58,7 +58,7 @@ def plan_layer(
         arguments: positional values; the last may be a mapping of keyword arguments.
         inputs: channels of each input.
         repeats: number of copies in a chain, already scaled; a layer with its own repeats argument gets it instead.
-        num_classes: what the string ``nc`` stands for.
+        num_classes: value of the string ``nc``.
         settings: constructor arguments that override `arguments`.
     Raises:
         ModelConfigError: the layer does not accept the arguments or inputs.

@@ -1,7 +1,7 @@
 """The registry of yaml-selectable layers: each layer declares its own channel rule beside its class.
 
-A rule is a short function `(input channels, arguments, scale) -> output channels` that also fills the constructor
-arguments it is responsible for (`fills`); a yaml row gives the others, bound to the constructor's signature.
+A rule is a short function `(input channels, arguments, scale) -> output channels` that also sets the constructor
+arguments named in its `fills`. The yaml row gives the other arguments, which are bound to the constructor's signature.
 """
 
 import inspect
@@ -26,11 +26,11 @@ Channels = int | list[int]
 
 @dataclass(frozen=True)
 class Scale:
-    """Multipliers of a network: `channels` and `repeats` apply them to what a yaml row says.
+    """Multipliers of a network; `channels` and `repeats` apply them to the numbers of a yaml row.
 
     Attributes:
-        letter: their name in the yaml's `scales`.
-        full: whether they also scale hidden widths and inner repeats among a block's arguments (`scaling: full`).
+        letter: name of this scale in the yaml's `scales`.
+        full: whether to scale hidden widths and inner repeats among a block's arguments too (`scaling: full`).
     """
 
     depth: float = 1.0
@@ -44,7 +44,7 @@ class Scale:
         return math.ceil(self._capped(count) * self.width / 8) * 8
 
     def hidden_channels(self, count: int) -> int:
-        """Scale a block's own width: as `channels`, but a width of 1 keeps it as written (90 in YOLOv9-m)."""
+        """Scale a block's hidden width: as `channels`, but width multiple 1 keeps any number (90 in YOLOv9-m)."""
         return self._capped(count) if self.width == 1 else self.channels(count)
 
     def _capped(self, count: int) -> int:
@@ -64,13 +64,13 @@ class Rule:
     """A channel rule.
 
     Attributes:
-        fills: names of the constructor arguments that it fills; a yaml row cannot give those.
-        repeats: name of the argument that counts units in a chain inside the block, which `scaling: full` scales by the
+        fills: names of the constructor arguments that the rule sets; a yaml row cannot give them.
+        repeats: name of the argument with the number of units in the block's chain; `scaling: full` scales it by the
             depth.
-        wraps: name of the argument, the first, that is another layer with its arguments, built as in a row of its own.
+        wraps: name of the first argument if that is another layer with its arguments, built like a row of its own.
         settings: a dataclass whose fields are further arguments, which the constructor takes as `**` keywords.
-        branches: of a head, into which its inputs split equally; 0 for a layer that is not a head.
-        extra_inputs: of each branch, besides its levels.
+        branches: number of a head's branches; 0 for a layer that is no head.
+        extra_inputs: number of inputs of each branch besides its levels.
     """
 
     apply: Callable[[list[Channels], dict[str, Any], Scale], Channels]
@@ -83,7 +83,7 @@ class Rule:
 
 
 def rule(*fills: str) -> Callable[[Callable[[list[Channels], dict[str, Any], Scale], Channels]], Rule]:
-    """Make a function a channel rule that fills the named constructor arguments."""
+    """Turn a function into a channel rule that sets the named constructor arguments."""
     return lambda function: Rule(function, fills)
 
 
@@ -124,14 +124,14 @@ def to(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Chann
 
 @rule("in_channels")
 def to_unscaled(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """As `to`, for a block whose hidden widths are arguments that no rule scales: it accepts no width but 1."""
+    """As `to`, for a block with hidden widths that no rule scales: the width multiple must be 1."""
     if scale.width != 1:
         raise unreached_width(scale, "")
     return to.apply(inputs, arguments, scale)
 
 
 def unreached_width(scale: Scale, remedy: str) -> ModelConfigError:
-    """Return the error for a width multiple that would scale a block's output but not what is inside it."""
+    """Return the error for a width multiple that would scale a block's output but not its hidden widths."""
     return ModelConfigError(
         f"width_multiple {scale.width}: this layer's hidden widths are arguments that the multiple does not reach: "
         f"{remedy}"
@@ -140,11 +140,11 @@ def unreached_width(scale: Scale, remedy: str) -> ModelConfigError:
 
 
 def scale_hidden(arguments: dict[str, Any], scale: Scale, widths: tuple[str, ...], repeats: str | None = None) -> None:
-    """Scale a block's own widths and inner repeats in its bound arguments, in place, if `scaling: full` asks for it.
+    """Scale a block's hidden widths and inner repeats in its bound arguments, in place, with `scaling: full`.
 
     Args:
         widths: names of the arguments that are channel counts, or lists of them.
-        repeats: name of the argument that counts the units of a chain; 1 where the row leaves it out.
+        repeats: name of the argument with the number of units in a chain, which defaults to 1.
     Raises:
         ModelConfigError: a width multiple without `scaling: full`.
     """
@@ -164,7 +164,7 @@ def scale_hidden(arguments: dict[str, Any], scale: Scale, widths: tuple[str, ...
 
 
 def to_with(*widths: str, repeats: str | None = None) -> Rule:
-    """As `to`, for a block with hidden widths, and perhaps the repeats of an inner chain, among its arguments."""
+    """As `to`, for a block with hidden widths, or the repeats of an inner chain, among its arguments."""
 
     def apply(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
         scale_hidden(arguments, scale, widths, repeats)
@@ -182,19 +182,19 @@ def same(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Cha
 
 @rule()
 def keep(inputs: list[Channels], arguments: dict[str, Any], scale: Scale) -> Channels:
-    """One input, output of the same width; the constructor does not ask for it (upsampling, pooling)."""
+    """One input, output of the same width; the constructor does not take it (upsampling, pooling)."""
     return only(inputs)
 
 
 Role = Literal[
     "activation", "attention", "block", "convolution", "downsample", "fusion", "head", "other", "pooling", "upsample"
 ]
-"""What a layer is for in a network: where a person looks for it, and its colour in an image of the network."""
+"""Purpose of a layer: its section in the catalogue, and its colour in drawings of networks."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A registered layer: its yaml name, class, channel rule, and what `layer` says of it."""
+    """A registered layer: its yaml name, class, channel rule and the other arguments of `layer`."""
 
     name: str
     cls: type[nn.Module]
@@ -224,7 +224,7 @@ class Layer:
         return inspect.cleandoc(self.cls.__dict__.get("__doc__") or "")
 
     def signature(self) -> str:
-        """Return the layer as a yaml row sees it, such as ``Conv(out_channels: int, kernel_size: int = 1)``."""
+        """Return the signature for yaml rows, such as ``Conv(out_channels: int, kernel_size: int = 1)``."""
         shown = [str(p).replace("torch.nn.", "").replace("typing.", "") for p in self.parameters().values()]
         return f"{self.name}({', '.join(shown)})"
 
@@ -234,7 +234,7 @@ SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Source|Differs|Yields):(.
 
 
 def citations(docstring: str) -> list[tuple[str, str]]:
-    """Return the sections of a docstring that say where a layer is from and what differs: label and text, on one line.
+    """Return the Source and Differs sections of a docstring: (label, text), each text on one line.
 
     A section ends at a blank line or at the next section.
     """
@@ -254,10 +254,10 @@ def citations(docstring: str) -> list[tuple[str, str]]:
 
 
 def defined_in(cls: type) -> str:
-    """Return the file of a class of this repository, relative to its root; the module's name of any other class."""
+    """Return the file of a class relative to the repository, or the module's name of a class from elsewhere."""
     try:
         path = Path(inspect.getfile(cls))
-    except (OSError, TypeError):  # its source is not at hand
+    except (OSError, TypeError):  # its source is not available
         return cls.__module__
     return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY / "models") else cls.__module__
 
@@ -266,7 +266,7 @@ _LAYERS: dict[str, Layer] = {}
 
 
 class LayerTakenError(ValueError):
-    """Another class wants the name of a registered layer."""
+    """A class is registered under a name that is taken."""
 
     def __init__(self, holder: Layer) -> None:
         super().__init__(f"layer '{holder.name}' is registered already, by {holder.cls.__module__}")
@@ -288,10 +288,10 @@ def layer(
     Args:
         channel_rule: how output channels follow from input channels and arguments.
         name: the yaml name; the class name by default.
-        repeats: the constructor argument that takes a row's repeats; without it a row with n repeats stacks n copies.
-        example: arguments of a small valid row, for the checks that every layer goes through.
-        example_inputs: channels of that row's inputs.
-        example_strides: how many times smaller than the largest map each of them is; 1 by default.
+        repeats: the constructor argument that takes a row's repeats; without it, n repeats make a chain of n copies.
+        example: arguments of a small valid row, for the checks of all layers.
+        example_inputs: channels of the example's inputs.
+        example_strides: factor by which each of them is smaller than the largest; 1 by default.
     Raises:
         ValueError: the name is taken.
     """
@@ -313,7 +313,7 @@ def registered_layers() -> dict[str, Layer]:
 
 
 def replace_layers(layers: dict[str, Layer]) -> None:
-    """Make these the registered layers: those of an earlier `registered_layers`, to take back what came since."""
+    """Replace the registry's content, to restore an earlier `registered_layers`."""
     kept = dict(layers)
     _LAYERS.clear()
     _LAYERS.update(kept)
@@ -321,7 +321,7 @@ def replace_layers(layers: dict[str, Layer]) -> None:
 
 @contextmanager
 def temporary_layers() -> Iterator[None]:
-    """Take back, at the end of a `with` block, what was registered or replaced in it."""
+    """Restore the registry at the end of a `with` block."""
     before = registered_layers()
     try:
         yield
@@ -333,7 +333,7 @@ def find_layer(name: object) -> Layer:
     """Return the layer of a yaml name.
 
     Raises:
-        ModelConfigError: no such layer; names the nearest one.
+        ModelConfigError: no such layer; the message suggests the nearest name.
     """
     if name not in _LAYERS:
         raise ModelConfigError(f"unknown layer '{name}'.{did_you_mean(str(name), _LAYERS)}")
@@ -341,7 +341,7 @@ def find_layer(name: object) -> Layer:
 
 
 def split_arguments(written: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Split a row's arguments into positional values and the mapping of keyword arguments that may end them."""
+    """Split a row's arguments into positional values and keyword arguments (a mapping at the end)."""
     positional = list(written)
     if positional and isinstance(positional[-1], dict):
         return positional[:-1], dict(positional[-1])
@@ -358,11 +358,11 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
 
     Args:
         row_arguments: positional values; the last may be a mapping of keyword arguments.
-        num_classes: what the string ``nc`` stands for.
+        num_classes: value of the string ``nc``.
     Returns:
-        Constructor arguments by name, without those that the channel rule fills.
+        Constructor arguments by name, without those that the channel rule sets.
     Raises:
-        ModelConfigError: wrong number, name or type of an argument; shows the signature.
+        ModelConfigError: wrong number, name or type of an argument; the message shows the signature.
     """
     parameters = entry.parameters()
     positional, keywords = split_arguments(row_arguments)
@@ -387,7 +387,7 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
 
 
 def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> list[Any]:
-    """Write the scaled inner repeats into a row's arguments, as a network of depth 1 has them."""
+    """Return a row's arguments with the scaled inner repeats, as for a network of depth 1."""
     if wraps := entry.rule.wraps:
         wrapped = row_arguments[0].get(wraps) if isinstance(row_arguments[0], dict) else row_arguments[0]
         inner, *given = wrapped if isinstance(wrapped, list) else [wrapped]
@@ -409,14 +409,14 @@ def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> 
 
 
 def _meaning(value: object, num_classes: int) -> object:
-    """Replace the two strings that have a meaning, ``nc`` and ``None``, also inside lists."""
+    """Replace the special strings ``nc`` and ``None``, also inside lists."""
     if isinstance(value, list):
         return [_meaning(item, num_classes) for item in value]
     return {"nc": num_classes, "None": None}.get(value, value) if isinstance(value, str) else value
 
 
 def _checked(entry: Layer, key: str, value: object, annotation: object) -> object:
-    """Return `value` in the form that `annotation` asks for (lists become tuples where it says so)."""
+    """Return `value` converted to `annotation`'s type (a list may become a tuple); reject one that does not fit."""
     fits, converted = _fit(value, annotation)
     if not fits:
         expected = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
@@ -426,7 +426,7 @@ def _checked(entry: Layer, key: str, value: object, annotation: object) -> objec
 
 
 def _fit(value: object, annotation: object) -> tuple[bool, object]:
-    """Tell whether a value fits a type annotation, and convert it; unknown annotations take anything but strings."""
+    """Tell whether a value fits a type annotation, and convert it; unknown annotations accept anything but strings."""
     origin, options = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return value in options, value

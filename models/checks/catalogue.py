@@ -1,4 +1,4 @@
-"""Facts of registered layers: for the card of a layer, and for docs/catalogue.md, the page of all layers."""
+"""Facts of registered layers, for a layer's module card and for docs/catalogue.md, the page of all layers."""
 
 import re
 import typing
@@ -10,7 +10,7 @@ from models.parameters import count_parameters
 from models.registry import Layer, Role, citations, defined_in, registered_layers
 
 PAGE_HW = (64, 64)
-"""Size of the largest map that the page's GFLOPs are counted for."""
+"""Size of the largest map for the page's GFLOPs."""
 BUILT_IN = ("models.", "torch.")
 LABELS = ("Source", "Differs")
 ROLES = {
@@ -25,7 +25,7 @@ ROLES = {
     "head": "Heads",
     "other": "Other",
 }
-"""Headings of the page, in its order."""
+"""Headings of the page, in order."""
 assert set(ROLES) == set(typing.get_args(Role)), "every role has its heading"
 
 
@@ -44,14 +44,14 @@ def sentence(entry: Layer) -> str:
 
 
 def labelled(entry: Layer, label: str) -> str:
-    """Return the section of a layer's docstring with a label, Source or Differs; empty without one."""
+    """Return the Source or Differs section of a layer's docstring; empty if it has none."""
     if is_torch(entry):
         return ""
     return next((text for found, text in citations(entry.documentation()) if found == label), "")
 
 
 def signature(entry: Layer) -> str:
-    """Return a layer as a row sees it; of torch's own without annotations, which depend on its version."""
+    """Return a layer's signature for rows; torch's layers without annotations, which depend on the version of torch."""
     if not is_torch(entry):
         return entry.signature()
     shown = [name if p.default is p.empty else f"{name}={p.default}" for name, p in entry.parameters().items()]
@@ -59,7 +59,7 @@ def signature(entry: Layer) -> str:
 
 
 def layer_facts(entry: Layer) -> dict[str, str]:
-    """Collect the facts of a layer from registry and docstring, without empty ones."""
+    """Collect the facts of a layer from registry and docstring; leave out empty ones."""
     facts = {
         "layer": signature(entry),
         "role": entry.role,
@@ -74,7 +74,7 @@ def layer_facts(entry: Layer) -> dict[str, str]:
 def page_row(entry: Layer) -> list[str]:
     """Return a layer's row of the page."""
     case = LayerCase.of_example(entry)
-    if package := getattr(entry.cls, "requires", None):  # the page is the same whether it is installed or not
+    if package := getattr(entry.cls, "requires", None):  # the page must not depend on what is installed
         parameters = gflops = f"needs {package}"
     else:
         parameters, gflops = f"{count_parameters(case.build()):,}", f"{count_gflops(case, PAGE_HW):.4f}"
@@ -85,22 +85,23 @@ def page_row(entry: Layer) -> list[str]:
 
 
 def catalogue() -> str:
-    """Return docs/catalogue.md: all layers but those of plug-ins."""
+    """Return the text of docs/catalogue.md: all layers except those of plug-ins."""
     built_in = [entry for entry in registered_layers().values() if entry.cls.__module__.startswith(BUILT_IN)]
     layers = sorted(built_in, key=lambda entry: entry.name.lower().removeprefix("nn."))
     lines = [
         "# Catalogue of layers",
         "",
-        "Written by `python -m models.check --catalogue docs/catalogue.md` from the layers themselves; "
+        "This page is generated from the layers' docstrings by `python -m models.check --catalogue docs/catalogue.md`; "
         "do not edit it by hand.",
         "",
-        f"{len(layers)} layers. A yaml row is `[from, repeats, layer, arguments]`; "
-        "the arguments are those of the signature, in its order, or by "
-        "name in a mapping at the end. Parameters and GFLOPs (two operations per multiply-accumulate of convolutions "
-        "and matrix products) are those "
-        "of the example row, whose input has the channels given after *on* and, for the largest map, "
-        f"{size_text(PAGE_HW)} cells. "
-        "`python -m models.check NAME` makes the conformance test of a layer and writes its card.",
+        f"It lists {len(layers)} layers. A yaml row is `[from, repeats, layer, arguments]`. Give the arguments in the "
+        "order of the signature, or by name in a mapping at the end.",
+        "",
+        "Parameters and GFLOPs are those of the example row. The numbers after *on* are the channels of its inputs; "
+        f"the largest input map has {size_text(PAGE_HW)} cells. One multiply-accumulate of a convolution or matrix "
+        "product counts as two operations.",
+        "",
+        "`python -m models.check NAME` tests a layer and writes its module card.",
     ]
     for role, heading in ROLES.items():
         if rows := [page_row(entry) for entry in layers if entry.role == role]:

@@ -1,4 +1,4 @@
-"""A check and its result: a promise in words, the function that tests it, and the remedy if it is broken."""
+"""A check and its result. A check is a promise in words, a function that tests it, and a remedy."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,28 +21,28 @@ NOT_APPLICABLE: Outcome = "not applicable"
 
 
 class CheckFailedError(Exception):
-    """The promise is broken; the text says what was seen."""
+    """The promise is broken; the text says how."""
 
 
 class CheckSkippedError(Exception):
-    """The check cannot be made here; the text says why."""
+    """The check cannot be run here; the text says why."""
 
 
 class NotApplicableError(Exception):
-    """The promise does not concern this layer; the text says why."""
+    """The promise does not apply to this layer; the text says why."""
 
 
 @dataclass(frozen=True)
 class Check(Generic[Subject]):
-    """One promise.
+    """One promise with its test.
 
     Attributes:
-        name: what the table calls it.
+        name: shown in the table.
         promise: one sentence.
         remedy: what to do if it is broken, one sentence.
-        look: tests it; returns what was seen, in a few words, or raises one of the errors above.
-        needs: names of checks that must pass first; if one of them failed, this one is skipped.
-        slow: whether it takes seconds.
+        look: tests the promise; returns the finding in a few words, or raises one of the errors above.
+        needs: names of checks that must pass first; if one fails, this check is skipped.
+        slow: whether the check takes seconds.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Result:
 
 @dataclass
 class Suite(Generic[Subject]):
-    """Checks of one kind of subject, in the order in which they are made."""
+    """Checks of one kind of subject, in the order in which they run."""
 
     checks: dict[str, Check[Subject]] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ def make(check: Check[Subject], subject: Subject) -> Result:
     except ERRORS as error:
         if isinstance(error, UserError) and isinstance(
             error.__cause__, ImportError
-        ):  # a layer that needs a package which is not here
+        ):  # a layer whose package is not installed
             return Result(check.name, check.promise, SKIPPED, str(error))
         return Result(check.name, check.promise, FAIL, f"{type(error).__name__}: {first_line(error)}", check.remedy)
 
@@ -105,11 +105,11 @@ def make_all(
     quick: bool = False,
     narrow: Mapping[str, Callable[[Subject], Subject]] | None = None,
 ) -> Iterator[Result]:
-    """Run checks in order; a check is skipped if one that it needs failed, so one mistake is one failure.
+    """Run checks in order; skip a check if one that it needs failed, so that one mistake gives one failure.
 
     Args:
-        quick: leave out the slow ones, as skipped.
-        narrow: by name of a check: how its failure narrows the subject for the checks after it.
+        quick: skip the slow checks.
+        narrow: by name of a check: function that narrows the subject for later checks if this one fails.
     """
     unkept: dict[str, str] = {}
     for check in checks:
@@ -141,13 +141,13 @@ def demand(kept: bool, problem: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, shortened to what a table takes."""
+    """Return the first line of an error's text, shortened to fit into a table."""
     text = wording.first_line(error)
     return text if len(text) <= 240 else text[:237] + "..."
 
 
 def run(module: Callable[..., Any], given: Any) -> list[Tensor]:
-    """Run a layer with fixed random numbers, and return its output tensors."""
+    """Run a layer with seeded random numbers and return its output tensors."""
     torch.manual_seed(0)
     return tensors_of(module(given))
 
@@ -182,7 +182,7 @@ def demand_equal(found: list[Tensor], expected: list[Tensor], what: str) -> None
 
 
 def demand_finite(tensors: list[Tensor], what: str) -> None:
-    """Fail the check for an empty tensor, or one with inf or nan."""
+    """Fail the check if a tensor is empty or contains inf or nan."""
     for tensor in tensors:
         demand(tensor.numel() > 0, f"{what}: an output of shape {tuple(tensor.shape)} holds nothing")
         demand(

@@ -31,17 +31,17 @@ GRAPH_CHECKS: Suite[LayerCase] = Suite()
 RECORDED_HW, OTHER_HW = (9, 10), (20, 17)
 RECORDED_BATCH, OTHER_BATCH = 2, 3
 COST_HW = (64, 64)
-"""Size of the largest map that a layer's cost is measured at."""
+"""Size of the largest map at which a layer's cost is measured."""
 TOLERANCE = (1e-4, 1e-5)
 """rtol and atol of a recorded graph, in float32."""
 EXPORT_PACKAGES = ("onnx", "onnxruntime")
 FATAL_ONLY = 4
-"""onnxruntime's log level: what it refuses, it raises as well."""
+"""onnxruntime's log level; its errors are raised anyway."""
 TIMED_RUNS = 5
 
 
 def recording_sizes(case: LayerCase) -> list[tuple[tuple[int, int], int, str]]:
-    """Return sizes and batches to run a graph at, most demanding first, each with what a success shows."""
+    """Return sizes and batch sizes to run a graph at, most demanding first, each with what success proves."""
     if case.fixed_hw:
         return [(case.fixed_hw, OTHER_BATCH, f"any batch, at {size_text(case.fixed_hw)}, the row's one size")]
     recorded = case.plain_hw if case.size_hw == case.plain_hw else RECORDED_HW
@@ -53,17 +53,17 @@ def recording_sizes(case: LayerCase) -> list[tuple[tuple[int, int], int, str]]:
 
 
 def recorded_size(case: LayerCase) -> tuple[int, int]:
-    """Return the size that graphs are recorded at."""
+    """Return the map size at which graphs are recorded."""
     return case.fixed_hw or (case.plain_hw if case.size_hw == case.plain_hw else RECORDED_HW)
 
 
 def how_free(case: LayerCase, module: nn.Module, graph: Callable[..., list[Tensor]]) -> str:
-    """Run a recorded graph at other sizes; return what it takes.
+    """Run a recorded graph at other sizes; describe the sizes that it accepts.
 
     Args:
-        graph: called with an input's tensors.
+        graph: function of an input's tensors.
     Raises:
-        CheckFailedError: only the shape that it was recorded with, or other values than the layer.
+        CheckFailedError: it accepts only the recorded shape, or its values differ from the layer's.
     """
     size_hw, reason = recorded_size(case), ""
     given = case.given(size_hw, RECORDED_BATCH)
@@ -90,7 +90,7 @@ def how_free(case: LayerCase, module: nn.Module, graph: Callable[..., list[Tenso
     slow=True,
 )
 def check_compile(case: LayerCase) -> str:
-    """torch.compile takes the layer (backend eager: the recording, not the generated code)."""
+    """torch.compile can record the layer (backend eager; generated code is not tested)."""
     module, breaks = case.build().eval(), ""
     given = case.given(case.size_hw, 2)
     expected = run(module, given)
@@ -117,7 +117,7 @@ def check_compile(case: LayerCase) -> str:
     slow=True,
 )
 def check_export(case: LayerCase) -> str:
-    """torch.export takes the layer, with the batch left open, and the size where the layer allows."""
+    """torch.export can export the layer with a dynamic batch and, where the layer allows it, a dynamic size."""
     module = randomise(case.build()).eval()
     given = case.given(recorded_size(case), RECORDED_BATCH)
     tensors = tuple(tensors_of(given))
@@ -136,7 +136,7 @@ def check_export(case: LayerCase) -> str:
     slow=True,
 )
 def check_onnx(case: LayerCase) -> str:
-    """The layer becomes an equal ONNX graph, with an open batch and, where the layer allows it, an open size."""
+    """The layer's ONNX graph is equal, with a dynamic batch and, where the layer allows it, a dynamic size."""
     missing = [package for package in EXPORT_PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise CheckSkippedError(f"needs {' and '.join(missing)}: pip install -r requirements-export.txt")
@@ -146,7 +146,7 @@ def check_onnx(case: LayerCase) -> str:
 
 
 def onnx_by_tracing(module: nn.Module, given: Any, expected: list[Tensor]) -> bytes:
-    """Return a layer as an ONNX model with open batch and size, its inputs named input0 and so on."""
+    """Return a layer as an ONNX model with dynamic batch and size; its inputs are input0, input1 and so on."""
     tensors = tuple(tensors_of(given))
     names = [f"input{number}" for number in range(len(tensors))]
     outputs = [f"output{number}" for number in range(len(expected))]
@@ -162,7 +162,7 @@ def onnx_runner(written: bytes) -> Callable[..., list[Tensor]]:
     """Return a function that runs an ONNX model in onnxruntime.
 
     Raises:
-        CheckFailedError: onnxruntime does not take it.
+        CheckFailedError: onnxruntime refuses the model.
     """
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as states
@@ -181,7 +181,7 @@ def onnx_runner(written: bytes) -> Callable[..., list[Tensor]]:
     try:
         session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
     except refusals as error:
-        raise CheckFailedError(f"onnxruntime does not take it: {first_line(error)}") from error
+        raise CheckFailedError(f"onnxruntime refuses the model: {first_line(error)}") from error
     names = [each.name for each in session.get_inputs()]
 
     def graph(*tensors: Tensor) -> list[Tensor]:
@@ -206,7 +206,7 @@ class Cost:
     saved_mib: float
 
     def describe(self) -> str:
-        """One clause for a table."""
+        """Return the figures as one clause for a table."""
         return (
             f"at {size_text(self.size_hw)}: {self.parameters:,} parameters, {self.gflops:.4g} GFLOPs, "
             f"{self.forward_ms:.2f} ms, "
@@ -258,7 +258,7 @@ def measure(case: LayerCase) -> Cost:
 
 
 def median_ms(function: Callable[[], None]) -> float:
-    """Return the median time of a function in milliseconds, after one call that is not timed."""
+    """Return the median time of a function in milliseconds, after one call for warm-up."""
     function()
     times = []
     for _ in range(TIMED_RUNS):
@@ -270,10 +270,10 @@ def median_ms(function: Callable[[], None]) -> float:
 
 @GRAPH_CHECKS.add(
     "cost",
-    "The figures need a layer that runs without values and trains: mend what fails above.",
+    "The figures need a layer that runs on the meta device and trains: fix the failures above.",
     needs=(RUNS,),
     slow=True,
 )
 def check_cost(case: LayerCase) -> str:
-    """Its cost can be measured."""
+    """The layer's cost can be measured."""
     return measure(case).describe()

@@ -1,4 +1,4 @@
-"""A layer with the arguments and inputs of a row, for the checks: it can be built any number of times."""
+"""A layer with the arguments and inputs of a row; checks can build it any number of times."""
 
 import itertools
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from models.yolo import Model
 from utils.image_size import IMAGE_SIZE
 
 RUNS, SIZES, REPEATABLE = "runs", "sizes", "repeatable"
-"""Names of the checks that others need."""
+"""Names of the checks on which others depend."""
 SIZES_HW = ((8, 8), (7, 12), (9, 5), (2, 2))
-"""Side of the image for which the sizes of a network's maps are compared."""
+"""Side of the image at which the sizes of a network's maps are compared."""
 USUAL_HW, PLAIN_HW = (7, 9), (8, 8)
 ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError),
     *(StopIteration, TypeError, ValueError),
 )
-"""Errors that a broken layer may raise, a user's own included; torch's are RuntimeErrors, ours ValueErrors."""
+"""Errors that a broken layer may raise. Torch raises RuntimeError, this project ValueError, users' layers any."""
 LEVEL_CHANNELS = (16, 24, 32)
-"""Channels of the levels that a head's example row takes, each half as large as the one before it."""
+"""Channels of the levels in a head's example row; each level is half as large as the one before."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class LayerCase:
     """A layer with arguments and inputs.
 
     Attributes:
-        arguments: those of a row.
+        arguments: of the row.
         inputs: channels of each input.
-        strides: how many times smaller than the largest input each of them is.
-        num_classes: what `nc` stands for.
-        scale: multiples of the network.
-        repeats: of a layer that takes a row's repeats.
-        activation: of the network, in place of the layers' own.
-        settings: constructor arguments in place of the row's.
-        listed: whether a single input comes as a list.
-        size_hw: of the largest map, in most checks; sizes_hw: in those that look at several.
-        fixed_hw: the one size that the layer takes, if its row fixes one.
+        strides: factor by which each input is smaller than the largest one.
+        num_classes: value of `nc`.
+        scale: multipliers of the network.
+        repeats: for a layer that takes the row's repeats as an argument.
+        activation: the network's, which replaces the layers' default.
+        settings: constructor arguments that override the row's.
+        listed: whether a single input is passed as a list.
+        size_hw: size of the largest map in most checks; sizes_hw: sizes in the checks that use several.
+        fixed_hw: the only size that the layer accepts, if its row fixes one.
     """
 
     entry: Layer
@@ -66,7 +66,7 @@ class LayerCase:
     def of_example(
         cls, entry: Layer, arguments: tuple[Any, ...] | None = None, inputs: tuple[Channels, ...] | None = None
     ) -> "LayerCase":
-        """Return the layer of its example row, or with other arguments or inputs (all of one size)."""
+        """Return the case of a layer's example row, or of other arguments or inputs (all of one size)."""
         if inputs is not None:
             strides = (
                 tuple(2 ** (number % len(LEVEL_CHANNELS)) for number in range(len(inputs)))
@@ -83,7 +83,7 @@ class LayerCase:
 
     @classmethod
     def of_row(cls, model: Model, row: Row, shapes: list[Any]) -> "LayerCase":
-        """Return a layer of a network; one copy where the row repeats it.
+        """Return the case of a network's row; of one copy if the row repeats the layer.
 
         Args:
             shapes: output shape of every row, from `Model.trace(IMAGE_SIZE)`.
@@ -112,30 +112,30 @@ class LayerCase:
 
     @property
     def plain_hw(self) -> tuple[int, int]:
-        """A size that any layer takes."""
+        """A size that any layer accepts."""
         return self.fixed_hw or PLAIN_HW
 
     def only_plain(self) -> "LayerCase":
-        """Return the case for a layer that takes plain sizes only."""
+        """Return the case with plain sizes only."""
         return replace(self, size_hw=self.plain_hw, sizes_hw=(self.plain_hw,))
 
     def settled(self) -> "LayerCase":
-        """Return the case with the one size that the layer takes, if it has an attribute `size_hw`."""
+        """Return the case with the only size that the layer accepts, if it has an attribute `size_hw`."""
         try:
             fixed = getattr(self.build(), "size_hw", None)
         except ERRORS:
-            return self  # that it cannot be built is for the checks to say
+            return self  # the checks report that it cannot be built
         return self if fixed is None else replace(self, fixed_hw=tuple(fixed)).only_plain()
 
     def with_settings(self, **settings: Any) -> "LayerCase":
-        """Return the case with constructor arguments in place of the row's."""
+        """Return the case with constructor arguments that override the row's."""
         return replace(self, settings=self.settings | settings)
 
     def plan(self) -> Plan:
         """Plan the layer for its inputs.
 
         Raises:
-            ModelConfigError: arguments or inputs that the layer does not take.
+            ModelConfigError: the layer does not accept the arguments or inputs.
         """
         repeats = self.repeats if self.entry.repeats else 1
         return plan_layer(self.entry, self.arguments, self.inputs, self.scale, repeats, self.num_classes, self.settings)
@@ -149,7 +149,7 @@ class LayerCase:
         """Build the layer with seeded parameters.
 
         Raises:
-            ModelConfigError: arguments or inputs that the layer does not take.
+            ModelConfigError: the layer does not accept the arguments or inputs.
         """
         plan = self.plan()
         torch.manual_seed(seed)
@@ -166,7 +166,7 @@ class LayerCase:
         seed: int = 1,
         device: str = "cpu",
     ) -> Any:
-        """Return seeded input as the network would hand it over: a map, a list of maps, or lists in it.
+        """Return seeded input in the form that a network passes: a map, a list of maps, or nested lists.
 
         Args:
             size_hw: of the largest map.
@@ -210,10 +210,10 @@ def is_head(entry: Layer) -> bool:
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """Return the tensors in an output or input, nesting aside.
+    """Return the tensors in a nested output or input as a flat list.
 
     Raises:
-        TypeError: something else is in it.
+        TypeError: it contains something else.
     """
     if isinstance(output, Tensor):
         return [output]
@@ -235,10 +235,10 @@ def refilled(value: Any, tensors: list[Tensor]) -> Any:
 
 
 class FlatForm(nn.Module):
-    """A layer as recorders of graphs take it: tensors in, a tuple of tensors out.
+    """A layer in the form that graph recorders need: tensors in, a tuple of tensors out.
 
     Args:
-        like: an input of the layer, whose nesting is taken over.
+        like: an input of the layer, which gives the nesting.
     """
 
     def __init__(self, layer: nn.Module, like: Any) -> None:
@@ -253,7 +253,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def randomise(module: Module, seed: int = 0) -> Module:
-    """Give every normalisation statistics and gains that differ from their start, so that a missing one shows."""
+    """Randomise the statistics and gains of every normalisation, so that a check notices a missing one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in module.modules():

@@ -1,7 +1,6 @@
-"""Checks of a layer's form: shapes, state, number formats; each has its remedy.
+"""Checks of a layer: shapes, state and dtypes, each with its remedy.
 
-How a layer is built and fed is layer_case.py; promises about training are training_checks.py, about graphs
-graph_checks.py.
+layer_case.py builds the layer and its input; training_checks.py and graph_checks.py check training and graphs.
 """
 
 import copy
@@ -41,7 +40,7 @@ from utils.geometry.anchors import NUM_BINS
 FORM_CHECKS: Suite[LayerCase] = Suite()
 FORMATS = (torch.float64, torch.bfloat16, torch.float16)
 SMALLEST_HW = ((1, 1), (1, 6))
-"""Sizes for layers that keep a map's size: one that halves it needs something to halve."""
+"""Sizes for layers that keep a map's size; layers that halve it need larger maps."""
 
 
 @FORM_CHECKS.add(
@@ -50,7 +49,7 @@ SMALLEST_HW = ((1, 1), (1, 6))
     "annotate the constructor's arguments; return tensors.",
 )
 def check_runs(case: LayerCase) -> str:
-    """The layer is built from its row and runs."""
+    """The layer can be built from its row and runs."""
     outputs = run(case.build().eval(), case.given(case.plain_hw))
     demand(bool(outputs), "gives no tensor")
     return f"{case.describe()}: {', '.join('x'.join(map(str, shape)) for shape in shapes_of(outputs))}"
@@ -62,7 +61,7 @@ def check_runs(case: LayerCase) -> str:
     needs=(RUNS,),
 )
 def check_sizes(case: LayerCase) -> str:
-    """Maps of any size, odd, long or tiny, give finite values, of that size where the layer keeps an even one."""
+    """Maps of any size (odd, long, tiny) give finite values; a layer that keeps an even size keeps every size."""
     if case.fixed_hw:
         raise NotApplicableError(f"the row fixes the size: {size_text(case.fixed_hw)}")
     module = case.build().eval()
@@ -132,14 +131,14 @@ def check_channels(case: LayerCase) -> str:
     needs=(RUNS,),
 )
 def check_shapes(case: LayerCase) -> str:
-    """Shapes follow from shapes: the layer runs without values, as a network does to find its strides."""
+    """Shapes depend on shapes alone: the layer runs on the meta device, as a network does to find its strides."""
     module = case.build().eval()
     tensors = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     found = shapes_of(
         tensors_of(torch.func.functional_call(module, tensors, (case.given(case.size_hw, device="meta"),)))
     )
     expected = shapes_of(run(module, case.given(case.size_hw)))
-    demand(found == expected, f"{found} without values, {expected} with them")
+    demand(found == expected, f"{found} on the meta device, {expected} on the CPU")
     return "on the meta device"
 
 
@@ -150,7 +149,7 @@ def check_shapes(case: LayerCase) -> str:
     needs=(RUNS,),
 )
 def check_repeatable(case: LayerCase) -> str:
-    """The same input gives the same output: in evaluation always, in training after the same seed."""
+    """The same input gives the same output: always in evaluation, after the same seed in training."""
     module = case.build().eval()
     first, second = (tensors_of(module(case.given(case.size_hw, 2))) for _ in range(2))
     demand_equal(second, first, "a second evaluation")
@@ -190,7 +189,7 @@ def check_modes(case: LayerCase) -> str:
     needs=(RUNS, REPEATABLE),
 )
 def check_state(case: LayerCase) -> str:
-    """A state dict carries everything: another instance that loads it computes the same."""
+    """The state dict is complete: another instance that loads it computes the same."""
     first, second = case.build(), case.build(seed=5)
     state = randomise(first).state_dict()
     second.load_state_dict(state)
@@ -209,7 +208,7 @@ def check_state(case: LayerCase) -> str:
     needs=(RUNS, REPEATABLE),
 )
 def check_copies(case: LayerCase) -> str:
-    """A layer that was used can be copied, as the moving average of a training run does."""
+    """A layer can be copied after use, as the moving average of a training run does."""
     module = case.build().train()
     run(module, case.given(case.size_hw, 2))
     twin = copy.deepcopy(module)
@@ -239,11 +238,11 @@ def check_neighbours(case: LayerCase) -> str:
 
 @FORM_CHECKS.add(
     "input kept",
-    "Take in-place operations off the input: x = x + y in place of x += y, no inplace=True on what comes first.",
+    "Do not change the input in place: write x = x + y instead of x += y, and no inplace=True in the first operation.",
     needs=(RUNS,),
 )
 def check_input_kept(case: LayerCase) -> str:
-    """The input is left as it was: other rows read it too."""
+    """The layer does not change its input, which other rows may read too."""
     for mode in (True, False):
         given = case.given(case.size_hw, 2)
         before = [tensor.clone() for tensor in tensors_of(given)]
@@ -262,7 +261,7 @@ def check_input_kept(case: LayerCase) -> str:
     needs=(RUNS,),
 )
 def check_number_formats(case: LayerCase) -> str:
-    """In float64, bfloat16 and float16 the layer works, stays in its format and stays finite."""
+    """The layer works in float64, bfloat16 and float16, keeps the dtype and stays finite."""
     for dtype in FORMATS:
         outputs = run(case.build().to(dtype).eval(), case.given(case.size_hw, 2, dtype))
         for tensor in outputs:
@@ -273,11 +272,11 @@ def check_number_formats(case: LayerCase) -> str:
 
 @FORM_CHECKS.add(
     "channels last",
-    "Write reshape() or flatten() in place of view(), and nothing that counts on strides.",
+    "Write reshape() or flatten() instead of view(), and do not rely on strides.",
     needs=(RUNS, REPEATABLE),
 )
 def check_channels_last(case: LayerCase) -> str:
-    """Maps whose channels lie last in memory give the same values."""
+    """Maps in channels-last memory format give the same values."""
     module = randomise(case.build()).double().eval()
     expected = run(module, case.given(case.size_hw, 2, torch.float64))
     turned = apply_to(
@@ -295,7 +294,7 @@ def check_channels_last(case: LayerCase) -> str:
     needs=(RUNS, REPEATABLE),
 )
 def check_folding(case: LayerCase) -> str:
-    """The form for inference, normalisation and parallel branches merged, computes the same."""
+    """The folded form for inference (normalisation and parallel branches merged) computes the same."""
     module = randomise(case.build()).double().eval()
     expected = run(module, case.given(case.size_hw, 2, torch.float64))
     parts = sum(hasattr(part, "fold") for part in module.modules())

@@ -1,4 +1,4 @@
-"""Checks of a network as a whole, beyond those of its layers; each has its remedy."""
+"""Checks of a whole network, besides those of its layers; each has its remedy."""
 
 import copy
 from collections import defaultdict
@@ -22,7 +22,7 @@ RUNS, COPIES = "runs", "copies"
 
 
 def image_size(model: Model) -> int:
-    """Return the side of the images for the checks: small, unless a layer takes one size only."""
+    """Return the side of the images for the checks: small, unless a layer accepts only one size."""
     fixed = any(getattr(module, "size_hw", None) for module in model.modules())
     return IMAGE_SIZE if fixed else max(2 * max(model.stride), 64)
 
@@ -36,7 +36,7 @@ def random_images(model: Model, batch: int, dtype: torch.dtype = torch.float32, 
 
 
 def by_row(model: Model, names: Iterable[str], most: int = 6) -> str:
-    """Return parameter names in words, by the row that they are in."""
+    """Describe parameters, grouped by row."""
     rows: dict[int, list[str]] = defaultdict(list)
     for name in names:
         _, index, rest = name.split(".", 2)
@@ -48,7 +48,7 @@ def by_row(model: Model, names: Iterable[str], most: int = 6) -> str:
 
 @NETWORK_CHECKS.add(RUNS, "See which of the layers below fails.")
 def check_runs(model: Model) -> str:
-    """The network runs, and the shapes of all rows follow without values."""
+    """The network runs, also on the meta device, which gives the shapes of all rows."""
     model.trace(IMAGE_SIZE)
     images = random_images(model, 1)
     demand_finite(run(model.eval(), images), "predictions")
@@ -63,7 +63,7 @@ def check_runs(model: Model) -> str:
     needs=(RUNS,),
 )
 def check_copies(model: Model) -> str:
-    """A network that was trained can be copied, as the moving average does."""
+    """A network can be copied after training, as the moving average does."""
     used = copy.deepcopy(model).train()
     run(used, random_images(model, 2))
     twin = copy.deepcopy(used)
@@ -79,7 +79,7 @@ def check_copies(model: Model) -> str:
 def check_long_images(model: Model) -> str:
     """Images need not be square."""
     if image_size(model) == IMAGE_SIZE:
-        return f"a layer takes one size only: the network runs at {IMAGE_SIZE} x {IMAGE_SIZE}"
+        return f"a layer accepts only one size: the network runs at {IMAGE_SIZE} x {IMAGE_SIZE}"
     step = max(model.stride)
     demand_finite(run(model.eval(), torch.rand(1, model.channels, 2 * step, 3 * step)), "predictions")
     return f"{2 * step} x {3 * step}"
@@ -87,8 +87,8 @@ def check_long_images(model: Model) -> str:
 
 @NETWORK_CHECKS.add(
     "gradients",
-    "What this row gives reaches no branch of the head: name it in a later row's 'from', or remove it; "
-    "if its own check fails too, mend that.",
+    "No branch of the head uses this row's output: name it in a later row's 'from', or remove it; "
+    "if the row's own check fails too, fix that first.",
     needs=(RUNS, COPIES),
 )
 def check_gradients(model: Model) -> str:
@@ -125,7 +125,7 @@ def check_gradients(model: Model) -> str:
 
 @NETWORK_CHECKS.add(
     "optimizer",
-    "Register what learns: self.name = nn.Parameter(…), modules in nn.ModuleList or nn.ModuleDict.",
+    "Register everything that is trained: self.name = nn.Parameter(…), modules in nn.ModuleList or nn.ModuleDict.",
     needs=(RUNS, COPIES),
 )
 def check_optimizer(model: Model) -> str:
@@ -140,7 +140,7 @@ def check_optimizer(model: Model) -> str:
     needs=(RUNS, COPIES),
 )
 def check_deploy(model: Model) -> str:
-    """The form for inference, lead branch only and folded, predicts the same."""
+    """The form for inference (lead branch only, folded) predicts the same."""
     whole = randomise(copy.deepcopy(model)).double().eval()
     images = random_images(model, 2, torch.float64)
     deployed = whole.deploy().eval()
@@ -153,12 +153,12 @@ def check_deploy(model: Model) -> str:
 
 @NETWORK_CHECKS.add(
     "cost",
-    "The figures need a network that runs without values: see the layers below.",
+    "The figures need a network that runs on the meta device: see the layers below.",
     needs=(RUNS, COPIES),
     slow=True,
 )
 def check_cost(model: Model) -> str:
-    """Its cost can be measured."""
+    """The network's cost can be measured."""
     images = torch.rand(1, model.channels, IMAGE_SIZE, IMAGE_SIZE)
     deployed = model.deploy().eval()
 

@@ -1,4 +1,4 @@
-"""What checks found, for a person and for a program: lines of a table, and the module card (markdown and JSON)."""
+"""Reports of checks: the lines of a table, and the module card as markdown and JSON."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -14,12 +14,12 @@ NAME_WIDTH, OUTCOME_WIDTH = 16, len(NOT_APPLICABLE)
 
 @dataclass
 class Report:
-    """What was checked, what is known of it, and what came of it.
+    """Results of the checks of one layer or network.
 
     Attributes:
         name: of the layer or network; names the card's files.
-        facts: what is known of it, by heading.
-        parts: of a network, its distinct layers.
+        facts: facts of the layer or network, by heading.
+        parts: reports of a network's distinct layers.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Report:
         return any(result.outcome == FAIL for result in self.results) or any(part.failed for part in self.parts)
 
     def count(self) -> str:
-        """Return how many checks had which outcome."""
+        """Return the number of checks by outcome, as text."""
         counted = Counter(result.outcome for result in self.results)
         said = ", ".join(f"{counted[outcome]} {word}" for outcome, word in OUTCOMES.items() if counted[outcome])
         return f"{len(self.results)} checks: {said}"
@@ -48,7 +48,7 @@ class Report:
 
 
 def result_lines(result: Result) -> list[str]:
-    """Return a check's line, and under a failure what to do."""
+    """Return a check's line and, after a failure, the remedy."""
     lines = [f"  {result.check:<{NAME_WIDTH}}  {result.outcome:<{OUTCOME_WIDTH}}  {result.seen}"]
     if result.remedy:
         lines.append(f"  {'':<{NAME_WIDTH}}  {'remedy':<{OUTCOME_WIDTH}}  {result.remedy}")
@@ -56,7 +56,7 @@ def result_lines(result: Result) -> list[str]:
 
 
 def part_lines(part: Report) -> list[str]:
-    """Return a network layer's line, and those of its failures."""
+    """Return the line of a network's layer, and the lines of its failures."""
     lines = [f"  {part.name}", f"    {part.count()}"]
     for result in part.results:
         if result.outcome == FAIL:
@@ -65,13 +65,13 @@ def part_lines(part: Report) -> list[str]:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Return the lines of a table; bars in the cells are escaped."""
+    """Return the lines of a markdown table; vertical bars in cells are escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def results_markdown(report: Report) -> list[str]:
-    """Return the lines of a table of results, and of the remedies."""
+    """Return the lines of a table of results, then of the remedies."""
     rows = [
         [
             result.check,

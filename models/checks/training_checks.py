@@ -14,7 +14,7 @@ from utils.wording import listed
 
 TRAINING_CHECKS: Suite[LayerCase] = Suite()
 STEPS, RATE = 3, 0.1
-"""Training steps within which a gradient must have reached every parameter, and their learning rate."""
+"""Number of training steps within which every parameter must get a gradient, and their learning rate."""
 
 
 @TRAINING_CHECKS.add(
@@ -24,7 +24,7 @@ STEPS, RATE = 3, 0.1
     needs=(RUNS,),
 )
 def check_one_image(case: LayerCase) -> str:
-    """A batch of one image trains."""
+    """The layer trains on a batch of one image."""
 
     def train(size_hw: tuple[int, int]) -> None:
         module = case.build().train()
@@ -40,7 +40,7 @@ def check_one_image(case: LayerCase) -> str:
         return f"of {size_text(case.size_hw)}"
     try:
         train((1, 1))
-    except (RuntimeError, ValueError):  # a plain BatchNorm has no variance there; seen, not demanded
+    except (RuntimeError, ValueError):  # a plain BatchNorm has no variance there; reported, not required
         return f"of {size_text(case.size_hw)}; a map of 1 x 1 does not train"
     return f"of {size_text(case.size_hw)} and of 1 x 1"
 
@@ -69,8 +69,7 @@ def backward_passes(case: LayerCase) -> Iterator[tuple[nn.Module, Any, int]]:
 @TRAINING_CHECKS.add(
     "gradients",
     "Use the parameter in forward() on the way to the output, without detach(), .data or no_grad(); "
-    "one that is kept for its name only gets "
-    "requires_grad_(False).",
+    "call requires_grad_(False) on one that is kept for its name only.",
     needs=(RUNS,),
 )
 def check_gradients(case: LayerCase) -> str:
@@ -102,12 +101,12 @@ def check_gradients(case: LayerCase) -> str:
 
 @TRAINING_CHECKS.add(
     "input gradients",
-    "Take detach(), .data, no_grad(), argmax and rounding out of the way from this input to the output, or do not "
+    "Remove detach(), .data, no_grad(), argmax and rounding between this input and the output, or do not "
     "name the input in 'from'.",
     needs=(RUNS,),
 )
 def check_input_gradients(case: LayerCase) -> str:
-    """A gradient reaches every input, so that the layers before this one learn."""
+    """A gradient reaches every input, so that earlier layers learn."""
     reached: set[int] = set()
     for _, leaves, _ in backward_passes(case):
         inputs = leaves if isinstance(leaves, list) else [leaves]
@@ -127,7 +126,7 @@ def check_input_gradients(case: LayerCase) -> str:
 
 
 def trained_leaves(outputs: list[Tensor]) -> set[int]:
-    """Return the ids of the tensors that a backward pass from `outputs` would give a gradient."""
+    """Return the ids of the tensors that get a gradient in a backward pass from `outputs`."""
     waiting = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     seen, leaves = set(waiting), set()
     while waiting:
@@ -143,9 +142,8 @@ def trained_leaves(outputs: list[Tensor]) -> set[int]:
 
 @TRAINING_CHECKS.add(
     "optimizer",
-    "Register what learns: self.name = nn.Parameter(…), modules in nn.ModuleList or nn.ModuleDict; "
-    "what stands in a plain list or dict is neither "
-    "trained nor saved.",
+    "Register everything that is trained: self.name = nn.Parameter(…), modules in nn.ModuleList or nn.ModuleDict; "
+    "parameters in a plain list or dict are neither trained nor saved.",
     needs=(RUNS,),
 )
 def check_optimizer(case: LayerCase) -> str:
@@ -155,7 +153,7 @@ def check_optimizer(case: LayerCase) -> str:
 
 
 def grouped_exactly_once(module: nn.Module, outputs: list[Tensor]) -> str:
-    """Fail the check unless the optimizer's groups hold, once, every tensor that gradients would reach."""
+    """Fail the check unless every tensor that gets a gradient is exactly once in the optimizer's groups."""
     groups = parameter_groups(module)
     grouped = [id(parameter) for group in groups for parameter in group]
     trainable = [id(parameter) for parameter in module.parameters() if parameter.requires_grad]
@@ -199,7 +197,7 @@ def check_mixed_precision(case: LayerCase) -> str:
     needs=(RUNS, REPEATABLE),
 )
 def check_identity_start(case: LayerCase) -> str:
-    """With `start: identity` the layer passes its input on unchanged at first, and learns from there."""
+    """With `start: identity` the layer at first returns its input unchanged, and then learns."""
     if "start" not in case.entry.parameters():
         raise NotApplicableError("has no argument `start`")
     case = with_identity_start(case)
@@ -209,10 +207,10 @@ def check_identity_start(case: LayerCase) -> str:
 
 
 def with_identity_start(case: LayerCase) -> LayerCase:
-    """Return a case with `start: identity`, and with a switch such as `residual` on if the layer needs it for that.
+    """Return a case with `start: identity`, and with a switch such as `residual` turned on if the layer needs it.
 
     Raises:
-        NotApplicableError: the row's other arguments do not go with it.
+        NotApplicableError: the row's other arguments do not allow it.
     """
     case = case.with_settings(start="identity")
     hints = case.entry.hints()

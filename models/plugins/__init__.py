@@ -1,1 +1,1 @@
-"""A user's own layers: loading and record."""
+"""Plug-ins: loading users' layers, and recording them in checkpoints."""

@@ -1,4 +1,4 @@
-"""Which plug-ins are loaded, which layer belongs to which, and which a network uses."""
+"""The loaded plug-ins: which layers each registered, and which plug-ins a network uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ SHOWN_DIGITS = 12
 
 @dataclass(frozen=True)
 class Plugin:
-    """A loaded file.
+    """A loaded plug-in file.
 
     Attributes:
-        path: absolute.
+        path: absolute path.
         sha256: of the bytes that were run.
         layers: yaml names of the layers that it registered.
         module: name of its module in `sys.modules`.
@@ -43,16 +43,16 @@ class Plugin:
 
 _LOADED: dict[Path, Plugin] = {}
 _MODULES: dict[str, Plugin] = {}
-"""Every plug-in that was ever loaded, by module name; a network keeps its layers when a file is loaded again."""
+"""All plug-ins loaded so far, by module name: a network keeps its layers when a file is loaded again."""
 
 
 def remember(plugin: Plugin) -> None:
-    """Add a plug-in to those that are loaded; it replaces an earlier one of the same path."""
+    """Add a plug-in to the loaded ones, in place of an earlier one of the same path."""
     _LOADED[plugin.path] = _MODULES[plugin.module] = plugin
 
 
 def forget(plugin: Plugin) -> None:
-    """Remove a plug-in from those that are loaded."""
+    """Remove a plug-in from the loaded ones."""
     _LOADED.pop(plugin.path, None)
 
 
@@ -72,7 +72,7 @@ def plugin_of(name: str) -> Plugin | None:
 
 
 def used_plugins(model: nn.Module) -> list[tuple[Plugin, list[str]]]:
-    """Return the plug-ins whose layers a network has, in its rows or inside blocks, with the names of those layers.
+    """Return the plug-ins whose layers a network uses, in rows or inside blocks, with the names of those layers.
 
     Args:
         model: a `models.yolo.Model`, or any network without `rows`, such as an exported file's.
@@ -93,7 +93,7 @@ def used_plugins(model: nn.Module) -> list[tuple[Plugin, list[str]]]:
 
 @contextmanager
 def temporary_plugins() -> Iterator[None]:
-    """Begin without plug-ins; at the end of a `with` block take back what was loaded and registered in it."""
+    """Start a `with` block without plug-ins; undo at its end what was loaded and registered in it."""
     loaded, modules = dict(_LOADED), dict(_MODULES)
     _LOADED.clear()
     _MODULES.clear()

@@ -1,6 +1,6 @@
-"""A user's own layers, from a Python file outside the repository.
+"""Load a user's own layers from a Python file outside the repository.
 
-A plug-in is code. It is run because a command names it (`--plugin`, the `plugins` of the yaml given as `--cfg`,
+A plug-in is code. It is run only if a command names it (`--plugin`, the `plugins` of the yaml given as `--cfg`,
 `load_plugin`), never because a checkpoint does. docs/plugins.md is the user's page.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-import models.catalogue  # noqa: F401 registers the built-in layers, whose names are taken then
+import models.catalogue  # noqa: F401 registers the built-in layers, so that their names are taken
 from models.plugins.held import SHOWN_DIGITS, Plugin, forget, loaded_from, loaded_plugins, remember
 from models.plugins.messages import explained, missing_layers
 from models.registry import Layer, registered_layers, replace_layers
@@ -24,29 +24,30 @@ from utils.errors import ModelConfigError, PluginError, did_you_mean
 
 
 def load_plugin(path: str | Path) -> Plugin:
-    """Run a user's file; its layers can then be used in yaml rows. A file that is loaded already is not run again.
+    """Run a user's file and register its layers for yaml rows.
 
-    A file that has changed is run again, with a note on stderr: networks built from then on have the new layers.
+    An unchanged file is not run again. A changed file is run again, with a note on stderr; networks built afterwards
+    have the new layers.
 
     Args:
         path: a .py file, relative to the working directory.
     Raises:
-        PluginError: there is no such file, it fails or registers nothing, or one of its layers has the name of another.
+        PluginError: no such file, the file fails or registers nothing, or a layer's name is taken.
     """
     return install_source(*read_source(path))
 
 
 def load_plugins(paths: Iterable[str | Path]) -> list[Plugin]:
-    """Load several files, see `load_plugin`; a file that is named twice counts once."""
+    """Load several files (see `load_plugin`); a file that is named twice counts once."""
     return list({plugin.module: plugin for plugin in map(load_plugin, paths)}.values())
 
 
 def load_config_plugins(config: dict[str, Any], path: Path | None, where: str) -> None:
-    """Load the `plugins` of a network yaml that a command names; remove that key from the configuration, in place.
+    """Load the `plugins` of a network yaml that a command names; remove the key from `config` in place.
 
     Args:
-        path: of the yaml. Its folder, then the working directory, is searched for the files. None for a configuration
-            from elsewhere, such as a checkpoint, which must not choose what is run: a note on stderr says so.
+        path: the yaml; files are looked up in its folder, then in the working directory. None for a configuration from
+            elsewhere, such as a checkpoint: its plug-ins are not run, with a note on stderr.
     Raises:
         ModelConfigError: `plugins` is not a list of files.
         PluginError: one of them cannot be loaded.
@@ -61,7 +62,7 @@ def load_config_plugins(config: dict[str, Any], path: Path | None, where: str) -
     if path is None:
         print(
             f"{where}: plugins {', '.join(named)}: not loaded: "
-            "only a command, or the yaml that it names, chooses what is run",
+            "expected them in --plugin, or in the yaml that the command names",
             file=sys.stderr,
         )
         return
@@ -77,7 +78,7 @@ def read_source(path: str | Path) -> tuple[Path, bytes]:
     """Return the absolute path and the content of a plug-in.
 
     Raises:
-        PluginError: it is not a Python file, or cannot be read.
+        PluginError: the path is no Python file, or cannot be read.
     """
     given = Path(path)
     if given.is_dir():
@@ -97,13 +98,13 @@ def read_source(path: str | Path) -> tuple[Path, bytes]:
 
 
 def install_plugins(plugins: Iterable[Plugin]) -> None:
-    """Load plug-ins of another process from the sources that were run there; their files may have changed since."""
+    """Load another process's plug-ins from the source that it ran; the files may have changed since."""
     for plugin in plugins:
         install_source(plugin.path, plugin.source)
 
 
 def install_source(path: Path, source: bytes) -> Plugin:
-    """Run the source of a plug-in, unless the same is loaded; see `load_plugin`."""
+    """Run the source of a plug-in unless it is loaded already; see `load_plugin`."""
     digest = hashlib.sha256(source).hexdigest()
     known = loaded_from(path)
     before = registered_layers()
@@ -124,18 +125,18 @@ def install_source(path: Path, source: bytes) -> Plugin:
 
 
 def unload_plugin(plugin: Plugin) -> None:
-    """Take a plug-in's layers out of the registry; networks that have them keep working."""
+    """Remove a plug-in's layers from the registry; existing networks keep working."""
     remove_layers(plugin)
     forget(plugin)
 
 
 def remove_layers(plugin: Plugin) -> None:
-    """Take a plug-in's layers out of the registry."""
+    """Remove a plug-in's layers from the registry."""
     replace_layers({name: entry for name, entry in registered_layers().items() if name not in plugin.layers})
 
 
 class _HeldSource(SourceFileLoader):
-    """Runs the bytes that were read and hashed; Python's own loader may take older ones from its cache."""
+    """Loader of the bytes that were read and hashed; Python's own loader may use older ones from its cache."""
 
     def __init__(self, name: str, path: Path, source: bytes) -> None:
         super().__init__(name, str(path))
@@ -146,10 +147,10 @@ class _HeldSource(SourceFileLoader):
 
 
 def run_source(path: Path, source: bytes, digest: str) -> Plugin:
-    """Run a plug-in as a module, and return what it registered.
+    """Run a plug-in as a module; return it with the layers that it registered.
 
     Raises:
-        PluginError: it fails, registers nothing or replaces a layer; the caller takes back what it registered.
+        PluginError: the file fails, registers nothing or replaces a layer; the caller must restore the registry.
     """
     name = module_name(path, source)
     loader = _HeldSource(name, path, source)
@@ -157,7 +158,7 @@ def run_source(path: Path, source: bytes, digest: str) -> Plugin:
     assert spec is not None, "a loader was given"
     module = importlib.util.module_from_spec(spec)
     before, earlier = registered_layers(), sys.modules.get(name)
-    sys.modules[name] = module  # from the start: dataclasses and pickles look their module up
+    sys.modules[name] = module  # before it runs: dataclasses and pickles look up their module
     try:
         # A network may be under construction on another device, such as meta.
         with explained(path, source, module), torch.device("cpu"):
@@ -175,16 +176,16 @@ def run_source(path: Path, source: bytes, digest: str) -> Plugin:
 
 
 def module_name(path: Path, source: bytes) -> str:
-    """Return the name of a file's module, unique for path and content."""
+    """Return a module name that is unique for path and content."""
     stem = re.sub(r"\W", "_", path.stem)
     return f"loom_plugin_{stem}_{hashlib.sha256(str(path).encode() + bytes(1) + source).hexdigest()[:8]}"
 
 
 def added_layers(path: Path, before: dict[str, Layer]) -> tuple[str, ...]:
-    """Return the layers that a plug-in registered, without those of plug-ins that it loaded itself.
+    """Return the layers that a plug-in registered, without those of other plug-ins that it loaded.
 
     Raises:
-        PluginError: a layer that was there before is another one now.
+        PluginError: it replaced an existing layer.
     """
     now = registered_layers()
     if changed := [name for name, entry in before.items() if now.get(name) is not entry]:

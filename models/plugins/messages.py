@@ -1,4 +1,4 @@
-"""Errors of plug-ins in one line: file, line of the file, what went wrong, what was expected."""
+"""Errors of plug-ins in one line: file, line, what went wrong, what was expected."""
 
 import inspect
 import traceback
@@ -14,7 +14,7 @@ from utils.wording import first_line
 
 EXAMPLE = "`from models.registry import layer, same`, and @layer(same) above the class"
 BARE_DECORATOR = "layer.<locals>.register"
-"""Qualified name of what stands in place of a class that was decorated with `@layer` and no rule."""
+"""Qualified name of the function that a bare `@layer`, without a rule, puts in place of the class."""
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def explained(path: Path, source: bytes, module: ModuleType) -> Iterator[None]:
     """Turn any error of a plug-in that is being run into one line.
 
     Raises:
-        PluginError: with that line.
+        PluginError: the error, in one line with its place and advice.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def explained(path: Path, source: bytes, module: ModuleType) -> Iterator[None]:
 
 
 def line_of(error: BaseException, path: Path, source: bytes) -> str:
-    """Return where in the plug-in an error arose, as "line 3 (`text`): "; empty if it does not say."""
+    """Return the place of an error in the plug-in, as "line 3 (`text`): "; empty if unknown."""
     number: int | None
     if isinstance(error, SyntaxError) and error.filename == str(path):
         number = error.lineno
@@ -53,7 +53,7 @@ def line_of(error: BaseException, path: Path, source: bytes) -> str:
 
 
 def describe_holder(error: LayerTakenError, module: ModuleType) -> str:
-    """Say which layer has the name already, and where it is defined."""
+    """Describe the layer that has the name already, and its place."""
     holder = error.holder
     advice = f"expected another name: @layer(…, name='My{holder.name.rpartition('.')[2]}')"
     if holder.cls.__module__ == module.__name__:
@@ -64,13 +64,13 @@ def describe_holder(error: LayerTakenError, module: ModuleType) -> str:
 
 
 def place_of(cls: type) -> str:
-    """Return file and line of a class of this repository, the module of another."""
+    """Return file and line of a class of this repository, or the module of any other class."""
     file = defined_in(cls)
     return f"{file} line {inspect.getsourcelines(cls)[1]}" if file != cls.__module__ else file
 
 
 def missing_layers(module: ModuleType) -> str:
-    """Say why a file has registered nothing."""
+    """Explain why a file registered nothing."""
     own = [
         name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
     ]

@@ -1,6 +1,6 @@
-"""Plug-ins in a checkpoint: which files its network has layers of, with their content's sha256 and those layers' names.
+"""Record of plug-ins in a checkpoint: path, sha256 and layer names of each file whose layers the network uses.
 
-A checkpoint never runs code: this record serves messages only. A file is run where a command names it
+A checkpoint never runs code: this record is for messages only. Files are run only if a command names them
 (models/plugins/loading.py).
 """
 
@@ -18,7 +18,7 @@ from utils.files import write_bytes
 from utils.wording import say_once, shown
 
 COPIES = "plugins"
-"""Folder of a run that holds the sources as they were run."""
+"""Folder of a run with the plug-ins' source as it was run."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class RecordedPlugin:
     """A plug-in as a checkpoint records it.
 
     Attributes:
-        path: of the file on the machine that wrote the checkpoint.
-        sha256: of its content.
-        layers: those that the network uses.
+        path: path of the file on the machine that wrote the checkpoint.
+        sha256: of the file's content.
+        layers: names of the layers that the network uses.
     """
 
     path: str
@@ -44,7 +44,7 @@ def plugins_entry(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def read_plugins_entry(entry: object) -> list[RecordedPlugin]:
-    """Read the record of a checkpoint; malformed rows are left out, texts are made safe to print."""
+    """Read the record of a checkpoint; leave out malformed rows, make texts safe to print."""
     rows = [row for row in entry if isinstance(row, dict)] if isinstance(entry, list) else []
     return [
         RecordedPlugin(shown(row["path"]), shown(row["sha256"]), tuple(map(shown, row["layers"])))
@@ -56,7 +56,7 @@ def read_plugins_entry(entry: object) -> list[RecordedPlugin]:
 
 
 def advise_missing(recorded: Iterable[RecordedPlugin]) -> list[str]:
-    """Return a line for each plug-in whose layers are missing: the layers, their file, the flag that loads it."""
+    """Return a line for each plug-in with missing layers: the layers, their file, the flag that loads it."""
     lines = []
     for plugin in recorded:
         missing = [name for name in plugin.layers if name not in registered_layers()]
@@ -71,13 +71,13 @@ def advise_missing(recorded: Iterable[RecordedPlugin]) -> list[str]:
 
 
 def describe_source(names: Sequence[str], plugin: RecordedPlugin) -> str:
-    """Say which file some layers came from."""
+    """Describe the file that layers came from."""
     verb = "comes" if len(names) == 1 else "come"
     return f"{', '.join(names)} {verb} from the plug-in {plugin.path} (sha256 {plugin.sha256[:SHOWN_DIGITS]})"
 
 
 def differences(recorded: Iterable[RecordedPlugin]) -> list[str]:
-    """Return a line for each recorded plug-in of which a layer has another source here."""
+    """Return a line for each recorded plug-in with a layer that has another source here."""
     lines = []
     for plugin in recorded:
         others = {name: plugin_of(name) for name in plugin.layers if name in registered_layers()}
@@ -90,13 +90,13 @@ def differences(recorded: Iterable[RecordedPlugin]) -> list[str]:
 
 
 def say_differences(where: str, recorded: Iterable[RecordedPlugin]) -> None:
-    """Print, once, which layers of a checkpoint have another source here than when it was written."""
+    """Print once which layers of a checkpoint have another source now than when it was written."""
     for line in differences(recorded):
         say_once(f"{where}: {line}")
 
 
 def print_plugins(model: nn.Module, given: Sequence[Plugin] = ()) -> None:
-    """Print the plug-ins that a network uses, then those that were given but are not needed."""
+    """Print the plug-ins that a network uses, then those that were given but not used."""
     used = used_plugins(model)
     for plugin, names in used:
         print(f"plug-in {plugin.origin}: {', '.join(names)}")
@@ -112,7 +112,7 @@ def copy_name(plugin: Plugin | RecordedPlugin) -> str:
 
 
 def keep_copies(model: nn.Module, folder: Path) -> None:
-    """Write the sources of a network's plug-ins, as they were run, into the folder of its run."""
+    """Write the source of a network's plug-ins, as it was run, into the folder of the run."""
     for plugin, _ in used_plugins(model):
         write_bytes(folder / COPIES / copy_name(plugin), plugin.source)
 
@@ -124,5 +124,5 @@ def plugins_key(model: nn.Module) -> dict[str, list[str]]:
 
 
 def plugin_flags(model: nn.Module) -> str:
-    """Return the flags, each after a space, with which a later command can build the network."""
+    """Return the flags that a later command needs to build the network, each after a space."""
     return "".join(f" --plugin {shlex.quote(str(plugin.path))}" for plugin, _ in used_plugins(model))
