@@ -1,1 +1,1 @@
-"""Data sets: reading, checking, augmenting and delivering images and labels."""
+"""Data sets: read, check, augment and batch images and labels."""

@@ -1,10 +1,10 @@
-"""The data yaml: where the images of each split are and what the classes are called.
+"""The data yaml: the images of each split and the class names.
 
 Keys: `path` (root; relative to the yaml's folder, then to the working folder), `train`, `val`, `test` (an image folder,
 a .txt list of images, a COCO .json file, or a list of these; relative to the root), `names` (list, or mapping from
 0..n-1; may be left out where a split is a COCO file), `nc` (checked against names), `images` (image folder of
 COCO files: one, or a mapping by split), `shapes` (settings of the drawn set, data/shapes.py). `download` is a note for
-people; it is never run.
+readers; it is never run.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,20 +18,20 @@ from utils.errors import DataError, did_you_mean
 from utils.files import find_shipped, read_yaml
 
 SPLITS = ("train", "val", "test")
-INERT_KEYS = ("download", "roboflow")  # met in data yamls everywhere, about where the files came from
+INERT_KEYS = ("download", "roboflow")  # common notes about the origin of the files
 KNOWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "shapes", *INERT_KEYS)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A data yaml with its paths resolved; `sources` checks that a split exists.
+    """A data yaml with resolved paths; `sources` checks that a split exists.
 
     Attributes:
         path: the yaml file.
         root: folder that the splits are relative to.
         splits: sources by split ("train", "val", "test"): image folders, .txt lists of images or COCO .json files.
         names: class names by class index.
-        image_dirs: image folder of a split's COCO files, where the yaml gives one.
+        image_dirs: image folder of the COCO files by split, if the yaml gives one.
     """
 
     path: Path
@@ -68,12 +68,12 @@ class DataConfig:
 
 
 def load_data_config(path: str | Path) -> DataConfig:
-    """Read a data yaml; a drawn set (`shapes`) is drawn now if its files are not there yet.
+    """Read a data yaml; draw the built-in set (`shapes`) if its files do not exist yet.
 
     Args:
-        path: the yaml, or the name of one of those in the folder data/.
+        path: the yaml, or the name of a yaml in the folder data/.
     Raises:
-        DataError: the file is missing or no yaml, a key is unknown, or a value is invalid.
+        DataError: the file is missing or is no yaml, a key is unknown, or a value is invalid.
     """
     path = _find_yaml(path)
     content = _read_mapping(path)

@@ -1,7 +1,7 @@
-"""The images of one split as the network sees them, augmented or letterboxed.
+"""The images of one split in the form that the network gets: augmented or letterboxed.
 
-The random changes of an item depend on the seed, the epoch and its index alone, so that any number of workers gives
-the same batches.
+The random changes of an item depend only on the seed, the epoch and its index, so batches do not depend on the number
+of workers.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.placement import Placement
 
 RECT_PAD = 0.5
-"""Strides of grey that are added to a rectangle's sides before they are rounded up to the stride."""
+"""Grey border of a rectangle, in strides; it is added to the sides before they are rounded up to the stride."""
 
 
 class ItemKey(NamedTuple):
     """Key of an item: the image's index, the epoch (for its random changes), and whether mosaics are on."""
 
-    index: int  # type: ignore[assignment] # tuples have a method of this name
+    index: int  # type: ignore[assignment] # tuples have a method `index`
     epoch: int = 0
     mosaic: bool = True
 
@@ -47,10 +47,10 @@ class Item:
     Attributes:
         index: number of the image in `DetectionDataset.annotations`.
         image_rgb: (H, W, 3) uint8.
-        targets: (N, 5) float32, class and centre x, centre y, width, height over the image's size.
+        targets: (N, 5) float32: class, then centre x, centre y, width, height, divided by the image's size.
         masks: (H / 4, W / 4) int16 index map (`data.augment.sample.index_map`), or None.
-        outlined: (N,) bool, objects that have an outline; the others are not in `masks`.
-        placement: of the image file in `image_rgb`; None for an augmented image.
+        outlined: (N,) bool, True for objects with an outline; the others are not in `masks`.
+        placement: position of the image file in `image_rgb`; None for an augmented image.
     """
 
     index: int
@@ -65,20 +65,20 @@ class DetectionDataset:
     """Images and targets of one split.
 
     Args:
-        annotations: of all images; kept in this order as `annotations`, without those that `min_items` leaves out.
+        annotations: of all images; the attribute `annotations` keeps their order, without those that `min_items` drops.
         names: class names by class index.
         image_size: long side of an image, and side of a square item, in pixels.
-        hyp: augmentation settings; may be None without `augment`.
-        augment: change images at random, in mosaics if `hyp.mosaic` says so; else letterbox them.
-        rect: items of similar aspect ratio share a batch and are as oblong as the batch allows; no mosaics.
-        batch_size: images in a batch, which share a shape when `rect`.
+        hyp: augmentation settings; required with `augment`.
+        augment: change images at random, in mosaics with probability `hyp.mosaic`; else letterbox them.
+        rect: put images of similar aspect ratio into one batch of rectangular items; no mosaics.
+        batch_size: images in a batch; with `rect` they share a shape.
         stride: the sides of rectangular items are multiples of it, after RECT_PAD.
         seed: of all random changes.
         masks: draw index maps for instance segmentation; an image's objects are then sorted from the largest to the
             smallest, and pasted copies follow.
-        cache: 'ram' holds the resized images in memory, 'auto' does so if they are small, 'off' reads them every time.
-        min_items: leave out images with fewer objects, crowd regions not counted.
-        single_cls: make one class, "object", of all.
+        cache: 'ram' keeps the resized images in memory, 'auto' does so if they fit, 'off' reads files every time.
+        min_items: leave out images with fewer objects; crowd regions do not count.
+        single_cls: replace all classes by one, "object".
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class DetectionDataset:
         return by_area(sample) if self.masks else sample
 
     def describe_cache(self) -> str:
-        """Describe in one line where the images come from."""
+        """Describe the image cache in one line."""
         if self.cache is not None:
             return f"{len(self)} images in memory, {self.cache.num_bytes / 2**20:.0f} MiB"
         return f"{len(self)} images, read from disk every time"
@@ -177,14 +177,14 @@ class DetectionDataset:
         return cache
 
     def _rectangles(self, stride: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the indices by aspect ratio, batch after batch, and (N, 2) height and width of each index's item."""
+        """Return the indices sorted by aspect ratio, and (N, 2), height and width of each index's item."""
         sizes_hw = np.array([annotation.file_hw for annotation in self.annotations], np.float64)
         aspect = sizes_hw[:, 0] / sizes_hw[:, 1]
         order = np.argsort(aspect, kind="stable")
         shapes_hw = np.zeros((len(self), 2), np.int64)
         for start in range(0, len(self), self.batch_size):
             batch = order[start : start + self.batch_size]
-            # The least height and width, over the long side, that hold every image of the batch.
+            # The smallest height and width, divided by the long side, that hold every image of the batch.
             share_hw = np.array((min(aspect[batch].max(), 1), min(1 / aspect[batch].min(), 1)))
             shapes_hw[batch] = np.ceil(share_hw * self.image_size / stride + RECT_PAD).astype(np.int64) * stride
         return order, shapes_hw
@@ -196,7 +196,7 @@ class DetectionDataset:
         return int(height), int(width)
 
     def _letterboxed(self, index: int, scaleup: bool) -> tuple[Sample, Placement]:
-        """Return a letterboxed image, and where the image file lies in it."""
+        """Return a letterboxed image and the image file's placement in it."""
         sample, placement = letterbox_sample(self.load(index), self._shape_hw(index), scaleup)
         (height, width), (ratio_w, ratio_h) = self.annotations[index].file_hw, placement.ratio_wh
         resized_height, resized_width = placement.original_hw  # `load` resized the file

@@ -1,4 +1,4 @@
-"""Plane figures, textures and backgrounds: what the images of the built-in data set are painted with."""
+"""Plane figures, textures and backgrounds of the built-in data set's images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ Pixels = NDArray[np.uint8]
 TEXTURES = ("plain", "gradient", "stripes", "squares")
 COLOUR_ATTEMPTS = 30
 HUE_SPREAD = 18.0  # degrees
-MIN_CONTRAST = 110.0  # distance in RGB between a figure's mean colour and what it is painted on
-BOX_TOLERANCE = 1.5  # pixels between the box of an outline and that of the pixels drawn for it
+MIN_CONTRAST = 110.0  # distance in RGB between a figure's mean colour and the pixels below it
+BOX_TOLERANCE = 1.5  # pixels between the box of an outline and the box of its drawn pixels
 OVERSAMPLING = 8
 MIN_INSIDE = 0.6  # share of a figure that lies inside the image
-MIN_PIECE = 4.0  # square pixels of a visible piece, or of a hole, that is worth a line of its own
+MIN_PIECE = 4.0  # square pixels; smaller visible pieces and holes are left out of the outline
 
 
 def _ring_points(radii: NDArray[np.float64] | float, count: int, start: float = -math.pi / 2) -> Points:
-    """Return `count` points around the origin at even angles, at one radius or at `radii` in turn."""
+    """Return `count` points around the origin at even angles; several `radii` are used in turn."""
     angles = start + 2 * math.pi * np.arange(count) / count
     return np.stack((np.cos(angles), np.sin(angles)), 1) * np.broadcast_to(radii, count)[:, None]
 
@@ -36,7 +36,7 @@ def _star() -> Points:
 
 
 def _ring() -> Points:
-    """Return one outline that runs around the ring, in through a seam, and back around the hole."""
+    """Return a ring as one outline: around the ring, through a seam, and back around the hole."""
     outer, inner = _ring_points(1.0, 40), 0.55 * _ring_points(1.0, 28)
     return np.concatenate((outer, outer[:1], inner[:1], inner[:0:-1], inner[:1]))
 
@@ -85,10 +85,11 @@ class Figure:
 def random_figure(
     rng: np.random.Generator, name: str, size: tuple[int, int], canvas_hw: tuple[int, int]
 ) -> Figure | None:
-    """Return a figure of random size, stretch, angle and place, or None where too much of it would lie outside.
+    """Return a figure of random size, stretch, angle and place; None if too much of it would lie outside the image.
 
     Args:
-        size: lowest and highest diameter of the circle around it, pixels; no more than 0.8 of the image's shorter side.
+        size: lowest and highest diameter of the circle around it in pixels; at most 0.8 of the image's shorter side is
+            used.
     """
     height, width = canvas_hw
     diameter = rng.uniform(size[0], min(size[1], 0.8 * min(canvas_hw)))
@@ -103,14 +104,14 @@ def random_figure(
     left, top, box_width, box_height = cv2.boundingRect(coverage)
     drawn_xyxy = np.array((left, top, left + box_width, top + box_height))
     if np.abs(np.concatenate((inside.min(0), inside.max(0))) - drawn_xyxy).max() > BOX_TOLERANCE:
-        return None  # a corner of the image joins pieces of the outline there, so its box would be too large
+        return None  # the clipped outline includes a corner of the image, so its box would be too large
     return Figure(name, points, inside, coverage, int((coverage > 127).sum()))
 
 
 def _coverage(points: Points, canvas_hw: tuple[int, int]) -> Pixels:
     """Return (H, W) uint8, the share of each pixel inside an outline times 255.
 
-    Drawn larger and shrunk, since cv2's own smooth edges make a figure about a pixel wider than its outline.
+    The outline is drawn enlarged and then shrunk: cv2's own smooth edges make a figure about a pixel too wide.
     """
     coverage = np.zeros(canvas_hw, np.uint8)
     low = np.maximum(np.floor(points.min(0)).astype(int), 0)
@@ -122,7 +123,7 @@ def _coverage(points: Points, canvas_hw: tuple[int, int]) -> Pixels:
 
 
 def _drawn_large(points: Points, corner: NDArray[np.int64], size_wh: tuple[int, int]) -> Pixels:
-    """Return an outline filled with 255, enlarged, in a window of the image with this top left corner and size."""
+    """Draw an enlarged outline, filled with 255, in the window of the image at `corner` with size `size_wh`."""
     large = np.zeros((size_wh[1] * OVERSAMPLING, size_wh[0] * OVERSAMPLING), np.uint8)
     fixed = np.round(((points - corner) * OVERSAMPLING - 0.5) * 2**SUBPIXEL_BITS).astype(
         np.int32
@@ -132,7 +133,7 @@ def _drawn_large(points: Points, corner: NDArray[np.int64], size_wh: tuple[int, 
 
 
 def visible_outline(figure: Figure, above: Sequence[Figure]) -> Points:
-    """Return (K, 2), one closed line around the visible part of a figure; exact if no later figure covers it.
+    """Return one closed line (K, 2) around the visible part of a figure; exact if no later figure covers it.
 
     Pieces and holes are joined by seams (`join_outlines`).
     """

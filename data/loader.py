@@ -1,4 +1,4 @@
-"""Batches: which images, in which order, and how they are put together."""
+"""Batches: choice and order of the images, and their collation."""
 
 import functools
 import multiprocessing
@@ -18,7 +18,7 @@ Batch = dict[str, Any]
 
 
 class EpochBatches(Sampler[list[ItemKey]]):
-    """The batches of one epoch; their order depends on the seed and the epoch alone.
+    """The batches of one epoch; their order depends only on the seed and the epoch.
 
     Rectangular batches keep their images; only the order of the batches is shuffled.
     """
@@ -28,7 +28,7 @@ class EpochBatches(Sampler[list[ItemKey]]):
         self.epoch, self.mosaic, self.start_batch = 0, True, 0
 
     def set_epoch(self, epoch: int, mosaic: bool = True, start_batch: int = 0) -> None:
-        """Choose what the next iteration yields; see `Loader.set_epoch`."""
+        """Set the batches of the next iteration; see `Loader.set_epoch`."""
         self.epoch, self.mosaic, self.start_batch = epoch, mosaic, start_batch
 
     def __len__(self) -> int:
@@ -46,9 +46,9 @@ class EpochBatches(Sampler[list[ItemKey]]):
 
 
 class _Items(Dataset):
-    """Fetches the items of a batch.
+    """Data set of whole batches: fetches a batch's items.
 
-    A UserError is returned, not raised: torch would wrap one that a worker raises in a traceback.
+    A UserError is returned instead of raised: torch would wrap a worker's error in a traceback.
     """
 
     def __init__(self, dataset: DetectionDataset) -> None:
@@ -70,11 +70,11 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
     Returns:
         images: (B, 3, H, W) uint8 RGB, in channels_last layout.
         targets: (N, 6) float32: image index in the batch, class, centre x, centre y, width, height, normalised.
-        masks: (B, H / 4, W / 4) int16, only if the data set draws them: k at the image's k-th target, 0 background.
-        outlined: (N,) bool, only with `masks`: whether a target has an outline; without one it is not in `masks`.
+        masks: (B, H / 4, W / 4) int16, only if the data set draws masks: k at the image's k-th target, 0 elsewhere.
+        outlined: (N,) bool, only with `masks`: True for targets with an outline; the others are not in `masks`.
         paths: image files.
         indices: positions in `dataset.annotations`.
-        placements: of each image file in its letterboxed image; None for augmented images.
+        placements: placement of each image file in its letterboxed image; None for augmented images.
     """
     counts = [len(item.targets) for item in items]
     row = np.repeat(np.arange(len(items), dtype=np.float32), counts)[:, None]
@@ -99,7 +99,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def start_worker(on_start: Callable[[], object] | None, _: int) -> None:
-    """Set a worker process up: call `on_start`, and keep to one core, since the workers run in parallel."""
+    """Set up a worker process: call `on_start`, and use one thread, since the workers run in parallel."""
     if on_start is not None:
         on_start()
     cv2.setNumThreads(0)
@@ -131,17 +131,17 @@ class Loader:
         )
 
     def set_epoch(self, epoch: int, mosaic: bool = True, start_batch: int = 0) -> None:
-        """Choose what the next iteration yields.
+        """Set the batches of the next iteration.
 
         Args:
-            epoch: number that the order and the augmentation depend on.
-            mosaic: False switches mosaics and mixup off; True leaves them to the data set's settings.
+            epoch: number that determines the order and the augmentation.
+            mosaic: False turns off mosaics and mixup; True follows the data set's settings.
             start_batch: number of batches to skip, to resume within an epoch.
         """
         self.batches.set_epoch(epoch, mosaic, start_batch)
 
     def __len__(self) -> int:
-        """Return the number of batches of a whole epoch, whatever `start_batch` is."""
+        """Return the number of batches of a whole epoch; `start_batch` does not count."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -159,16 +159,16 @@ def build_loader(
     seed: int = 0,
     on_worker_start: Callable[[], object] | None = None,
 ) -> Loader:
-    """Return a loader of `dataset`'s batches; see `collate` for what is in them.
+    """Return a loader of `dataset`'s batches; see `collate` for their content.
 
     Args:
-        batch_size: images in a batch; for a rectangular data set the size that it was built with.
-        workers: number of worker processes; 0 reads in this process.
-        shuffle: draw a new order every epoch; else keep the data set's own (by aspect ratio if it is rectangular).
-        on_worker_start: called once in each worker before it reads; it must be picklable.
+        batch_size: images in a batch; must equal the batch size of a rectangular data set.
+        workers: number of worker processes; 0 means this process.
+        shuffle: draw a new order every epoch; else use the data set's order (by aspect ratio if it is rectangular).
+        on_worker_start: function called once in each worker before it reads; must be picklable.
 
     Raises:
-        DataError: while iterating, an image that cannot be read any more.
+        DataError: while iterating, if an image cannot be read any more.
         ValueError: `batch_size` differs from that of a rectangular data set.
     """
     if dataset.rect and batch_size != dataset.batch_size:

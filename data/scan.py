@@ -1,4 +1,4 @@
-"""Read a split's annotations of any format: check images, parse labels, cache the results, report what is skipped."""
+"""Read a split's annotations in any format: check images, parse labels, cache the results, report problems."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -26,16 +26,16 @@ Job = tuple[str, Stamp]
 def load_annotations(
     config: DataConfig, split: str, *, require_labels: bool | None = None
 ) -> tuple[list[Annotation], ScanReport]:
-    """Read a split: decode every image once and check every label row; bad ones are skipped and reported.
+    """Read a split: decode every image once and check every label row; skip and report bad ones.
 
     Args:
-        require_labels: raise an error if there is no object at all; None does so for "train" only.
+        require_labels: raise an error if the split has no objects; None does so for "train" only.
 
     Returns:
-        One annotation per usable image, in the order of the sources and, inside a folder, by path; and the report.
+        One annotation per usable image, in the order of the sources and by path within a folder; and the report.
 
     Raises:
-        DataError: no such split or source, no usable image, a class index without name, or no labels.
+        DataError: no such split or source, no usable image, a class index without a name, or no labels.
     """
     report = ScanReport(split, categories=list(range(len(config.names))))
     annotations: list[Annotation] = []
@@ -55,12 +55,12 @@ def load_annotations(
 
 
 def print_report(report: ScanReport, limit: int = 20) -> None:
-    """Print the counts of a split and what was skipped, at most `limit` lines of each kind."""
+    """Print the counts of a split and its problems, at most `limit` lines of each kind."""
     print("\n".join(report_lines(report, limit)))
 
 
 def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
-    """Return the text of `print_report`; None for `limit` lists everything."""
+    """Return the lines of `print_report`; with `limit` None all of them."""
     lines = [
         f"{report.split}: {report.images} images "
         f"({report.backgrounds} without objects, {report.unlabelled} without a label file), "
@@ -80,12 +80,12 @@ def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
 
 
 def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split: str) -> str | None:
-    """Check that a split has masks to train or evaluate with.
+    """Check that a split has masks for training or evaluation.
 
     Returns:
-        A line for the user if some objects have no outline, else None.
+        A note for the user if some objects have no outline, else None.
     Raises:
-        DataError: there are objects, and none of them has an outline.
+        DataError: there are objects, but none has an outline.
     """
     lacking = [
         sum(not polygon and not crowd for polygon, crowd in zip(one.polygons, one.crowd, strict=True))
@@ -169,7 +169,7 @@ def _read_list(source: Path, root: Path) -> list[Path]:
             continue
         if not is_image(line):
             raise DataError(
-                f"{source}:{number}: {line!r} is no image: expected one path a line, to a .jpg, .png or the like"
+                f"{source}:{number}: {line!r} is no image: expected one path per line, such as images/a.jpg"
             )
         places = [folder / line for folder in (source.parent, root, Path.cwd())]
         images.append(Path(os.path.normpath(next((place for place in places if place.is_file()), places[0]))))
@@ -194,7 +194,7 @@ def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport)
 
 
 def _coco_entry(image: CocoImage, checked: Entry) -> Entry:
-    """Return the objects of an image once it is known to be whole and of the size that the COCO file was made for."""
+    """Return an image's objects after checks that the image is intact and has the size stated in its COCO file."""
     if checked.annotation is None:
         return checked
     height, width = checked.annotation.file_hw
@@ -270,7 +270,7 @@ def _count(report: ScanReport, annotations: Sequence[Annotation]) -> None:
 
 
 def _number(annotations: Sequence[Annotation], report: ScanReport) -> list[Annotation]:
-    """Give each annotation an id that is unique in the split: the file's own, the image name's number, or a count."""
+    """Set unique image ids: those of the COCO files, else the numbers in image names, else a count from 1."""
     image_ids = [annotation.image_id for annotation in annotations]
     if not any(image_ids):  # YOLO txt: COCO's images are named by their id
         stems = [annotation.path.stem for annotation in annotations]

@@ -1,7 +1,7 @@
-"""The built-in data set: images of plane figures with YOLO labels, the same for the same settings to the last byte.
+"""The built-in data set: images of plane figures with YOLO labels; the same settings give the same bytes.
 
-A label describes the visible part of a figure: inside the image and not covered by a later figure. Some rows are
-outlines and some are the boxes of outlines, so that a file has both kinds.
+A label describes the visible part of a figure: inside the image and not covered by a later figure. Files mix rows with
+outlines and rows with boxes.
 """
 
 import json
@@ -21,26 +21,26 @@ from utils.errors import DataError, did_you_mean
 from utils.files import write_json
 
 STAMP = "shapes.json"
-GENERATOR = 5  # raise it with every change that draws other images: sets of an older number are drawn again
+GENERATOR = 5  # increase it when a change alters the images: sets with an older number are drawn again
 SPLITS = ("train", "val")
 BACKGROUND_SHARE = 0.04  # images without any figure
 JPEG_QUALITY = 92
-ATTEMPTS = 60  # per image, to place figures that stay visible enough
+ATTEMPTS = 60  # per image, to place figures that are visible enough
 
 
 @dataclass(frozen=True)
 class ShapesSettings:
-    """Settings of the drawn set; pairs are the lowest and highest value, both met.
+    """Settings of the built-in set; a pair is the lowest and the highest value, both inclusive.
 
     Attributes:
         seed: another seed draws another set.
         train, val: images per split.
-        image_size: pixels, height and width apart, in steps of 32.
-        figure_size: pixels, diameter of the circle around a figure, all sizes alike.
+        image_size: pixels, in steps of 32; height and width are drawn separately.
+        figure_size: pixels, diameter of the circle around a figure, uniform.
         figures: per image.
         max_hidden: share of a figure that others may cover.
         box_rows: share of label rows that are boxes instead of outlines.
-        hue_hint: share of figures painted near their class's hue; the others are of any colour.
+        hue_hint: share of figures painted near their class's hue; the others have any colour.
     """
 
     seed: int = 0
@@ -55,15 +55,15 @@ class ShapesSettings:
 
 
 def draw_if_needed(root: Path, settings: object, names: Sequence[str], source: Path) -> bool:
-    """Draw the set into `root` unless it is there already with these settings; return whether it was drawn.
+    """Draw the set into `root` unless it exists with these settings; return whether it was drawn.
 
     Args:
-        root: folder to draw into: absent, empty, or an older set of this kind, which is then replaced as a whole.
-        settings: mapping of the yaml, keys as the fields of `ShapesSettings`.
+        root: folder to draw into: absent, empty, or an older built-in set, which is then replaced.
+        settings: mapping from the yaml; its keys are the fields of `ShapesSettings`.
         names: classes to draw.
         source: the yaml, for messages.
     Raises:
-        DataError: a setting or class is unknown or out of range, or `root` holds something else.
+        DataError: a setting or class is unknown or out of range, or `root` has other files.
     """
     chosen = _settings(settings, source)
     for name in names:
@@ -101,7 +101,7 @@ def draw_sample(
     """Draw one image.
 
     Returns:
-        (H, W, 3) uint8 RGB, and its figures, bottom one first, each with whether its label is a box row.
+        (H, W, 3) uint8 RGB, and its figures from bottom to top, each with True if its label row is a box.
     """
     rng = np.random.default_rng((settings.seed, SPLITS.index(split), index))
     low, high = settings.image_size
@@ -110,7 +110,7 @@ def draw_sample(
     paint_clutter(rng, pixels)
     count = 0 if rng.random() < BACKGROUND_SHARE else int(rng.integers(settings.figures[0], settings.figures[1] + 1))
     placed: list[Figure] = []
-    visible: list[np.ndarray] = []  # per placed figure the mask of what no later figure covers
+    visible: list[np.ndarray] = []  # per placed figure the mask of its part that no later figure covers
     for _ in range(ATTEMPTS):
         if len(placed) == count:
             break
@@ -129,7 +129,7 @@ def draw_sample(
 
 
 def visible_outlines(figures: Sequence[tuple[Figure, bool]]) -> list[np.ndarray]:
-    """Return the visible outline (K, 2) in pixels of each figure of `draw_sample`, bottom one first."""
+    """Return the visible outline (K, 2) in pixels of each figure of `draw_sample`, from bottom to top."""
     return [
         visible_outline(figure, [other for other, _ in figures[number + 1 :]])
         for number, (figure, _) in enumerate(figures)
@@ -137,7 +137,7 @@ def visible_outlines(figures: Sequence[tuple[Figure, bool]]) -> list[np.ndarray]
 
 
 def label_row(outline: np.ndarray, class_index: int, as_box: bool, file_hw: tuple[int, int]) -> str:
-    """Return the YOLO row of an outline (K, 2) in pixels: its box, or itself, in parts of the image's size."""
+    """Return the YOLO row of an outline (K, 2) in pixels, or of its box, divided by the image's size."""
     outline = outline / (file_hw[1], file_hw[0])
     low, high = outline.min(0), outline.max(0)
     values = np.concatenate(((low + high) / 2, high - low)) if as_box else outline.reshape(-1)
@@ -212,7 +212,7 @@ def _read_stamp(root: Path) -> object:
 
 
 def _replace_folder(root: Path, drawn: Path, wanted: object) -> None:
-    """Replace `root` by the drawn folder; another process may have drawn the same set meanwhile."""
+    """Replace `root` by the drawn folder, unless another process has drawn the same set meanwhile."""
     old = drawn.with_name(drawn.name + "-old")
     if root.is_dir():
         root.rename(old)

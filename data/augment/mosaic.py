@@ -1,4 +1,4 @@
-"""Images composed of several: mosaic of four, copy-paste of outlined objects, mixup."""
+"""Images composed of several: mosaic of four images, copy-paste of outlined objects, mixup."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ MIXUP_BETA = 32.0
 
 
 def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Sample:
-    """Put four images round a random centre of a grey canvas.
+    """Put four images around a random centre of a grey canvas.
 
     Args:
         tiles: four images (top left, top right, bottom left, bottom right), no side over `size`.
@@ -40,7 +40,7 @@ def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Samp
 
 
 def covered_share(box_xyxy: NDArray[np.float32], others_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) share of the area of each of `others_xyxy` (N, 4) that lies under `box_xyxy` (4,)."""
+    """Return the share (N,) of the area of each of `others_xyxy` (N, 4) that `box_xyxy` (4,) covers."""
     low, high = np.maximum(box_xyxy[:2], others_xyxy[:, :2]), np.minimum(box_xyxy[2:], others_xyxy[:, 2:])
     overlap = np.maximum(high - low, 0).prod(1)
     return overlap / np.maximum((others_xyxy[:, 2:] - others_xyxy[:, :2]).prod(1), 1e-9)
@@ -50,7 +50,7 @@ def copy_paste(sample: Sample, share: float, rng: np.random.Generator) -> Sample
     """Paste mirror images of outlined objects where they cover less than 30 % of every box; changes the image in place.
 
     Args:
-        share: part of the outlined objects that are tried, 0 to 1. Objects known by their box only are never copied.
+        share: share of the outlined objects to try, 0 to 1. Objects with only a box are never copied.
     """
     rows = np.flatnonzero(outlined(sample.polygons))
     count = round(share * len(rows))
@@ -86,7 +86,7 @@ def _paste_mirrored(image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32], p
         points = [np.rint((part - (x1 + 0.5, y1 + 0.5)) * 2**SUBPIXEL_BITS).astype(np.int32) for part in polygon]
         cv2.fillPoly(mask, points, 1, shift=SUBPIXEL_BITS)
         patches.append((image[y1:y2, x1:x2], cv2.flip(image[y1:y2, width - x2 : width - x1], 1), mask))
-    for place, patch, mask in patches:  # all are cut out before the first is pasted
+    for place, patch, mask in patches:  # all patches are cut out before the first is pasted
         cv2.copyTo(patch, mask, place)
 
 

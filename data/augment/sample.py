@@ -1,4 +1,4 @@
-"""One image in work with its objects, and the geometry that keeps boxes and outlines together.
+"""An image with its objects during augmentation, and geometry that treats boxes and outlines together.
 
 Coordinates are continuous pixels: pixel i covers [i, i + 1]. Images may be shared; only `copy_paste` writes to one,
 the fresh canvas of a mosaic.
@@ -26,7 +26,7 @@ class Sample:
         image_rgb: (H, W, 3) uint8.
         classes: (N,) int64.
         boxes_xyxy: (N, 4) float32 corners.
-        polygons: per object its parts, each (K, 2) float32 x, y; no part for an object known by its box only.
+        polygons: for each object its parts, each (K, 2) float32 x, y; no parts for an object with only a box.
     """
 
     image_rgb: NDArray[np.uint8]
@@ -40,7 +40,7 @@ class Sample:
         return self.image_rgb.shape[1], self.image_rgb.shape[0]
 
     def select(self, keep: NDArray[np.bool_]) -> "Sample":
-        """Return the image with those of its objects where `keep` is True."""
+        """Return the image with the objects where `keep` is True."""
         if keep.all():
             return self
         polygons = [self.polygons[index] for index in np.flatnonzero(keep)]
@@ -48,7 +48,7 @@ class Sample:
 
 
 def join(image_rgb: NDArray[np.uint8], samples: Sequence[Sample]) -> Sample:
-    """Return one image with the objects of several, which already are in its coordinates."""
+    """Return an image with the objects of several samples, which must be in its coordinates already."""
     return Sample(
         image_rgb,
         np.concatenate([sample.classes for sample in samples]),
@@ -58,7 +58,7 @@ def join(image_rgb: NDArray[np.uint8], samples: Sequence[Sample]) -> Sample:
 
 
 def outlined(polygons: Sequence[Polygon]) -> NDArray[np.bool_]:
-    """(N,) True for objects that have an outline."""
+    """Return (N,), True for objects with an outline."""
     return np.array([len(polygon) > 0 for polygon in polygons], bool)
 
 
@@ -84,7 +84,7 @@ def scale_and_shift(
     scale_wh: tuple[float, float],
     shift_wh: tuple[float, float],
 ) -> tuple[NDArray[np.float32], list[Polygon]]:
-    """Return boxes and outlines times `scale_wh` plus `shift_wh`."""
+    """Multiply boxes and outlines by `scale_wh`, then add `shift_wh`."""
     scale, shift = np.array((*scale_wh, *scale_wh), np.float32), np.array((*shift_wh, *shift_wh), np.float32)
     return boxes_xyxy * scale + shift, map_points(polygons, lambda points: points * scale[:2] + shift[:2])
 
@@ -101,7 +101,7 @@ def mirror(
 
 
 def polygon_bounds(polygons: list[Polygon]) -> NDArray[np.float32]:
-    """(M, 4) corners of the M objects that have an outline."""
+    """Return the (M, 4) corners of the M objects with an outline."""
     counts = [sum(len(part) for part in polygon) for polygon in polygons if polygon]
     if not counts:
         return np.zeros((0, 4), np.float32)
@@ -117,7 +117,7 @@ def _following(values: NDArray) -> NDArray:
 def clip_part(points: NDArray[np.float32], size_wh: tuple[int, int]) -> NDArray[np.float32]:
     """Return the part of an outline inside an image, (K', 2); empty if nothing is left.
 
-    Source: Sutherland and Hodgman 1974, one side of the image after the other.
+    Source: Sutherland and Hodgman 1974 (clip at one side of the image after the other).
     """
     for axis in (0, 1):
         for limit, sign in ((0, 1), (size_wh[axis], -1)):
@@ -145,7 +145,7 @@ def _clip_polygon(polygon: Polygon, size_wh: tuple[int, int]) -> tuple[Polygon, 
         if len(clipped) == 0:
             continue
         parts.append(clipped)
-        # A corner of the image joins pieces of a concave outline; it counts for the box only if the object covers it.
+        # Clipping a concave outline may add a corner of the image, which the box includes only if the object covers it.
         corner = ((clipped == 0) | (clipped == np.array(size_wh, np.float32))).all(1)
         for row in np.flatnonzero(corner):
             corner[row] = cv2.pointPolygonTest(part, clipped[row].tolist(), False) < 0
@@ -159,12 +159,12 @@ def _clip_polygon(polygon: Polygon, size_wh: tuple[int, int]) -> tuple[Polygon, 
 def clip(
     boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], size_wh: tuple[int, int], refit: bool = False
 ) -> tuple[NDArray[np.float32], list[Polygon]]:
-    """Cut objects at the border of an image; row i stays object i.
+    """Clip objects at the border of an image; row i remains object i.
 
     Args:
-        refit: take the box of every outlined object from its outline, not only where the border cuts it.
+        refit: compute the boxes of all outlined objects from their outlines, not only of those that the border cuts.
     Returns:
-        Boxes, tight around what is left of an outline, zeros where nothing is left; outlines.
+        Boxes, tight around the rest of each outline, zeros where nothing is left; and outlines.
     """
     limit = np.array((*size_wh, *size_wh), np.float32)
     rows = np.flatnonzero(outlined(polygons))
@@ -194,8 +194,8 @@ def by_area(sample: Sample) -> Sample:
 def index_map(sample: Sample) -> NDArray[np.int16]:
     """Draw the outlined objects, (H / 4, W / 4): k at the k-th object from 1, later ones on top, else 0.
 
-    A cell belongs to the object that covers the cell's centre; an object that covers no centre gets the cell in its
-    middle. Objects without outline are not drawn.
+    A cell belongs to the object that covers its centre. An object that covers no cell's centre gets the cell in its
+    middle. Objects without an outline are not drawn.
     """
     width, height = sample.size_wh
     canvas = np.zeros((height // PROTOTYPE_STRIDE, width // PROTOTYPE_STRIDE), np.int16)

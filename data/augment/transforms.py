@@ -1,4 +1,4 @@
-"""Changes to one image and its objects: letterbox, affine and perspective warp, colour, flips."""
+"""Changes of one image and its objects: letterbox, affine and perspective warp, colour, flips."""
 
 import math
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ class AugmentSettings(Protocol):
     Attributes:
         hsv_h, hsv_s, hsv_v: largest relative change of hue, saturation and value.
         degrees, shear: largest angles.
-        translate: largest shift, as part of the image's size; scale: largest relative change of size.
+        translate: largest shift divided by the image's size; scale: largest relative change of size.
         perspective: largest perspective term, 0 to 0.001.
         flipud, fliplr, mosaic, mixup: probabilities.
         copy_paste: share of the outlined objects that are copied.
@@ -44,14 +44,14 @@ class AugmentSettings(Protocol):
 
 
 def resized_hw(file_hw: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """Height and width of an image once its long side is `image_size`."""
+    """Return the height and width of an image after resizing its long side to `image_size`."""
     height, width = file_hw
     ratio = image_size / max(file_hw)
     return max(round(height * ratio), 1), max(round(width * ratio), 1)
 
 
 def resize(image: NDArray[np.uint8], size_hw: tuple[int, int], fast: bool) -> NDArray[np.uint8]:
-    """Resize an image: by area averaging when it shrinks, unless `fast`, else linearly."""
+    """Resize an image: linearly, or by area averaging if it shrinks and `fast` is False."""
     if image.shape[:2] == size_hw:
         return image
     shrinks = size_hw[0] * size_hw[1] < image.shape[0] * image.shape[1]
@@ -66,9 +66,9 @@ def letterbox(
 
     Args:
         image: (H, W, 3).
-        scaleup: whether an image that is smaller may be enlarged.
+        scaleup: whether to enlarge a smaller image.
     Returns:
-        The letterboxed image (the same array if it fits already), and where the original image lies in it.
+        The letterboxed image (the same array if it fits already), and the placement of the original image in it.
     """
     height, width = image.shape[:2]
     ratio = min(shape_hw[0] / height, shape_hw[1] / width)
@@ -94,7 +94,7 @@ def letterbox_sample(sample: Sample, shape_hw: tuple[int, int], scaleup: bool) -
 def random_matrix(
     hyp: AugmentSettings, from_wh: tuple[int, int], to_wh: tuple[int, int], rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], float]:
-    """Draw the (3, 3) map of a random warp about the centre, and its change of size."""
+    """Draw the (3, 3) matrix of a random warp about the centre, and its scale."""
     centre = np.eye(3)
     centre[:2, 2] = -from_wh[0] / 2, -from_wh[1] / 2
     perspective = np.eye(3)
@@ -111,7 +111,7 @@ def random_matrix(
 
 
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """Warp an image by a (3, 3) map of continuous coordinates; OpenCV's coordinates are of pixel centres, 0.5 less."""
+    """Warp an image by a (3, 3) matrix on continuous coordinates (OpenCV's coordinates are 0.5 less)."""
     to_corner, to_centre = np.eye(3), np.eye(3)
     to_corner[:2, 2], to_centre[:2, 2] = 0.5, -0.5
     matrix = to_centre @ matrix @ to_corner
@@ -129,10 +129,10 @@ def _map_by(matrix: NDArray[np.float64], points: NDArray) -> NDArray[np.float64]
 def warp_objects(
     boxes_xyxy: NDArray[np.float32], polygons: list[Polygon], matrix: NDArray[np.float64], size_wh: tuple[int, int]
 ) -> tuple[NDArray[np.float32], list[Polygon]]:
-    """Move objects by a (3, 3) map and cut them at the border of the new image; row i stays object i.
+    """Transform objects by a (3, 3) matrix and clip them at the border of the new image; row i remains object i.
 
     Returns:
-        Boxes, around the outline of an object that has one and around the moved corners of the others; outlines.
+        Boxes, around the outline of an object or else around its transformed corners; and outlines.
     """
     if len(boxes_xyxy) == 0:
         return boxes_xyxy, polygons
@@ -144,7 +144,7 @@ def warp_objects(
 def worth_keeping(
     before_xyxy: NDArray[np.float32], after_xyxy: NDArray[np.float32], has_outline: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """(N,) True for boxes of which a warp left enough to learn from; `before_xyxy` is at the scale of `after_xyxy`."""
+    """Return (N,), True for boxes of which a warp left enough; `before_xyxy` is in the scale of `after_xyxy`."""
     before_wh, after_wh = before_xyxy[:, 2:] - before_xyxy[:, :2], after_xyxy[:, 2:] - after_xyxy[:, :2]
     short, long = after_wh.min(1), after_wh.max(1)
     ratio = after_wh.prod(1) / np.maximum(before_wh.prod(1), 1e-9)
@@ -156,7 +156,7 @@ def worth_keeping(
 
 
 def random_warp(sample: Sample, hyp: AugmentSettings, size_wh: tuple[int, int], rng: np.random.Generator) -> Sample:
-    """Warp an image at random into `size_wh`, with its objects; drop objects of which too little is left."""
+    """Warp an image and its objects at random into `size_wh`; drop objects of which too little is left."""
     matrix, scale = random_matrix(hyp, sample.size_wh, size_wh, rng)
     boxes_xyxy, polygons = warp_objects(sample.boxes_xyxy, sample.polygons, matrix, size_wh)
     keep = worth_keeping(sample.boxes_xyxy * scale, boxes_xyxy, outlined(sample.polygons))

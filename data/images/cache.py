@@ -1,4 +1,4 @@
-"""Resized images: read from file, or held in memory as one block that worker processes share."""
+"""Resized images in one block of memory that worker processes share."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ CACHE_CHOICES = ("auto", "ram", "off")
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that can be had, within the limit of the control group; None where that cannot be told."""
+    """Return the bytes of available memory, within the control group's limit; None if unknown."""
     free = None
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -36,7 +36,7 @@ class ImageCache:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the block when it is filled."""
+        """Size of the full block in bytes."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
     @property
@@ -46,7 +46,7 @@ class ImageCache:
         return self.num_bytes < (AUTO_LIMIT_BYTES if free is None else min(AUTO_LIMIT_BYTES, AUTO_LIMIT_SHARE * free))
 
     def fill(self, read: Callable[[int], NDArray[np.uint8]]) -> None:
-        """Read all images, in threads: `read` gives image i in its size."""
+        """Read all images, in threads; `read(i)` must return image i in its known size."""
         self.block = np.empty(self.num_bytes, np.uint8)
 
         def put(index: int) -> None:

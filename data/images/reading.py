@@ -1,4 +1,4 @@
-"""Image files: which ones there are, their pixels, and whether they are whole."""
+"""Image files: find them, read their pixels, and check that they are complete."""
 
 import os
 from pathlib import Path
@@ -15,12 +15,12 @@ PNG_START, PNG_END = b"\x89PNG", b"IEND"
 
 
 def is_image(path: str | Path) -> bool:
-    """Tell by the name's ending, upper or lower case, whether a file is an image."""
+    """Tell by the suffix, in upper or lower case, whether a file is an image."""
     return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images in a folder and below it, sorted by path; hidden files and folders are left out."""
+    """Return the images in a folder and its subfolders, sorted by path, without hidden files and folders."""
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -32,7 +32,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Return an image as (H, W, 3) RGB, turned upright by its EXIF orientation.
 
     Raises:
-        DataError: no image could be read there.
+        DataError: the file cannot be read as an image.
     """
     try:
         return _decode(_read_bytes(path))
@@ -41,10 +41,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def inspect_image(path: str | Path) -> tuple[int, int]:
-    """Return the (height, width) that `read_image` gives, having decoded the whole image.
+    """Decode a whole image; return the (height, width) of `read_image`'s result.
 
     Raises:
-        DataError: it is missing, empty, truncated or no image; the text is the reason alone.
+        DataError: the file is missing, empty, truncated or no image; the text is the reason alone, without the path.
     """
     content = _read_bytes(path)
     if reason := _truncation(content):
@@ -64,7 +64,7 @@ def _read_bytes(path: str | Path) -> bytes:
 
 
 def _decode(content: bytes) -> NDArray[np.uint8]:
-    """Return RGB pixels; from bytes and not from a path, since cv2 cannot open every path on every system."""
+    """Decode bytes to RGB pixels. Bytes, not a path, because cv2 cannot open every path on every system."""
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:  # raised for absurd sizes in the header
@@ -75,7 +75,7 @@ def _decode(content: bytes) -> NDArray[np.uint8]:
 
 
 def _truncation(content: bytes) -> str:
-    """Return what is missing at the end of a JPEG or PNG, which decoders silently fill with grey; "" if nothing is."""
+    """Describe a truncated JPEG or PNG, which decoders silently fill with grey; "" if it is complete."""
     if content.startswith(JPEG_START):
         scan = content.find(JPEG_SCAN, _jpeg_header_end(content))
         return "truncated JPEG (no end marker)" if scan < 0 or content.find(JPEG_END, scan) < 0 else ""
@@ -85,7 +85,7 @@ def _truncation(content: bytes) -> str:
 
 
 def _jpeg_header_end(content: bytes) -> int:
-    """Return the offset after the last application segment (these may hold a thumbnail, a JPEG of its own)."""
+    """Return the offset after the last application segment (these may contain a thumbnail, itself a JPEG)."""
     offset = 2
     while offset + 4 <= len(content) and content[offset] == 0xFF and 0xE0 <= content[offset + 1] <= 0xEF:
         offset += 2 + int.from_bytes(content[offset + 2 : offset + 4], "big")

@@ -23,10 +23,10 @@ class Frame:
     """One image of a source.
 
     Attributes:
-        path: the file it comes from, or `camera<index>`.
+        path: the image or video file, or `camera<index>`.
         image: (H, W, 3) uint8 RGB.
         number: 1-based position in a video or camera stream, None for an image file.
-        is_video: whether more frames of the same path may follow.
+        is_video: whether it is a frame of a video or camera, so that more frames of the same path may follow.
         fps: frames per second of the stream after `vid_stride`, 0 for an image file.
     """
 
@@ -38,7 +38,7 @@ class Frame:
 
 
 def open_capture(address: str | int) -> cv2.VideoCapture:
-    """Open a video or camera; OpenCV's and FFmpeg's own lines on the standard error are off."""
+    """Open a video or camera, without OpenCV's and FFmpeg's own messages on stderr."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET
     log = cv2.utils.logging
     level = log.setLogLevel(log.LOG_LEVEL_SILENT)
@@ -49,12 +49,12 @@ def open_capture(address: str | int) -> cv2.VideoCapture:
 
 
 class Source:
-    """The frames of a list of files or of one camera, in order; iterate over it once.
+    """The frames of a list of files or of one camera, in order; can be iterated over once.
 
     Attributes:
-        name: what the user asked for.
-        files: image and video files, in the order they are read.
-        skipped: (path, reason) of each file that could not be used, growing while frames are read.
+        name: the source as the user named it.
+        files: image and video files in reading order.
+        skipped: (path, reason) of each unusable file; grows while frames are read.
     """
 
     def __init__(self, name: str, files: list[Path], camera: int | None = None, vid_stride: int = 1) -> None:
@@ -169,7 +169,7 @@ def open_source(source: str | Path, vid_stride: int = 1) -> Source:
         vid_stride: use every n-th frame of a video.
 
     Raises:
-        DataError: nothing there, nothing of a known kind there, or a network address.
+        DataError: the source does not exist, has no file of a known kind, or is a network address.
     """
     source = str(source)
     if vid_stride < 1:

@@ -1,4 +1,4 @@
-"""Annotations of one image, and the report about reading a split."""
+"""Annotations of one image, and the report on reading a split."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ PROBLEM_TITLES = {
     DUPLICATE: "duplicate label rows dropped",
 }
 MIN_OUTLINE_AREA = 1e-3
-"""Square pixels below which an outline encloses nothing."""
+"""Minimum area of an outline, in square pixels."""
 
 
 def outline_area(points: NDArray[np.floating]) -> float:
@@ -35,11 +35,11 @@ class Annotation:
         image_id: number of the image in COCO results; unique in its split.
         classes: (N,) int64, 0 to number of names - 1.
         boxes_xyxy: (N, 4) float32 corners.
-        polygons: per object its parts, each (K, 2) float32 x, y; no part for an object known by its box only.
+        polygons: for each object its parts, each (K, 2) float32 x, y; no parts for an object with only a box.
         crowd: (N,) bool, True for a region that is ignored (COCO's iscrowd).
-        areas: (N,) float64, COCO's area: of the object where it is known, else of the box.
+        areas: (N,) float64, COCO's area: the object's if known, else the box's.
         annotation_ids: (N,) int64, from 1, unique in the split.
-        run_lengths: by object index, COCO's run lengths of an object without polygon (a crowd region).
+        run_lengths: COCO's run lengths by object index, for crowd regions, which have no polygon.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that was skipped: its kind (a key of PROBLEM_TITLES), the file (and line), and the reason."""
+    """One skipped image, row or outline: its kind (a key of PROBLEM_TITLES), file (and line), and reason."""
 
     kind: str
     where: str
@@ -119,15 +119,15 @@ class Objects:
 
 @dataclass
 class ScanReport:
-    """Counts of one split, and what was skipped.
+    """Counts of one split, and its problems.
 
     Attributes:
-        categories: category id in the data set's own numbering by class index (identity for YOLO txt).
+        categories: category id of the data set by class index (the index itself for YOLO txt).
         images: usable images.
         backgrounds: usable images without any object; `unlabelled` of them have no label file.
         objects: boxes kept, `polygons` of them with an outline and `crowds` of them crowd regions.
-        clipped: boxes cut at the image's border.
-        problems: what was skipped, in the order of the images.
+        clipped: boxes clipped at the image's border.
+        problems: skipped images, rows and outlines, in the order of the images.
         notes: other lines to print, such as where the cache is.
     """
 

@@ -1,7 +1,7 @@
-"""The label cache: annotations of a source, kept beside its labels so that only changed files are read again.
+"""The label cache: annotations of a source, stored beside its labels, so that only changed files are read again.
 
-The file is a numpy archive without pickled objects. It is trusted entry by entry: an entry counts while the size and
-modification time of its image and of its label file are those that it was made from.
+The file is a numpy archive without pickled objects. An entry is valid while the size and modification time of its image
+and label file are unchanged.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ MISSING = (-1, -1)
 
 @dataclass(slots=True)
 class Entry:
-    """The result for one image: its annotation (None where it was skipped) and the problems met."""
+    """The result for one image: its annotation (None if it was skipped) and its problems."""
 
     annotation: Annotation | None
     problems: list[Problem]
@@ -54,7 +54,7 @@ def cache_places(beside: Path) -> list[Path]:
 
 
 def load_entries(places: Sequence[Path], key: str) -> dict[tuple[str, Stamp], Entry]:
-    """Return the entries of the first cache that was written with the same `key`; a damaged cache is ignored."""
+    """Return the entries of the first cache with the same `key`; ignore damaged caches."""
     for place in places:
         try:
             with np.load(place, allow_pickle=False) as archive:
@@ -67,13 +67,13 @@ def load_entries(places: Sequence[Path], key: str) -> dict[tuple[str, Stamp], En
 
 
 def save_entries(places: Sequence[Path], key: str, entries: dict[tuple[str, Stamp], Entry]) -> Path | None:
-    """Write a cache, whole or not at all, to the first place that can be written to; return it, or None."""
+    """Write a cache atomically to the first writable place; return the place, or None."""
     header, arrays = _pack(entries)
     packed = np.frombuffer(json.dumps({"version": VERSION, "key": key, **header}).encode(), np.uint8)
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.parent.stat().st_mode & 0o222:  # root may write there all the same, but somebody asked not to
+            if not place.parent.stat().st_mode & 0o222:  # root could write there, but the folder is marked read-only
                 continue
             with atomic_write(place) as file:
                 np.savez(file, **{"header": packed, **arrays})  # type: ignore[arg-type] # its flag is no array
@@ -84,7 +84,7 @@ def save_entries(places: Sequence[Path], key: str, entries: dict[tuple[str, Stam
 
 
 def _pack(entries: dict[tuple[str, Stamp], Entry]) -> tuple[dict[str, object], dict[str, np.ndarray]]:
-    """Return one flat array per quantity, with the counts that cut them into images, objects and polygon parts."""
+    """Return one flat array per field, and the counts that split them into images, objects and polygon parts."""
     kept = [entry.annotation for entry in entries.values() if entry.annotation is not None]
     parts = [part for annotation in kept for polygon in annotation.polygons for part in polygon]
 

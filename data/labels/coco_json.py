@@ -1,7 +1,7 @@
-"""COCO instance files, read directly: boxes, masks, areas and ids as they stand in the file.
+"""COCO instance files, read directly: boxes, masks, areas and ids as in the file.
 
-A mask is kept as polygons. Run lengths become an outline; those of a crowd region, which only the evaluation uses, stay
-run lengths.
+A mask is kept as polygons; run lengths are converted to an outline. Crowd regions, which only the evaluation uses, keep
+their run lengths.
 """
 
 import json
@@ -27,7 +27,7 @@ PIXEL_DIGITS, SCORE_DIGITS = 4, 9
 
 @dataclass(slots=True)
 class CocoImage:
-    """One image of a COCO file with its objects; `stated_hw` is the size in the file, None if there is none."""
+    """One image of a COCO file with its objects; `stated_hw` is its size in that file, None if missing."""
 
     path: Path
     image_id: int
@@ -37,11 +37,11 @@ class CocoImage:
 
 @dataclass(slots=True)
 class CocoFile:
-    """What one COCO file holds.
+    """Content of one COCO file.
 
     Attributes:
         categories: category id by class index.
-        problems: those that belong to no image.
+        problems: problems that belong to no image.
     """
 
     images: list[CocoImage]
@@ -50,19 +50,19 @@ class CocoFile:
 
 
 def read_categories(path: Path) -> dict[int, str]:
-    """Return the names by category id in a COCO file, in file order, which is the order of the class indices."""
+    """Return a COCO file's category names by id, in file order, which is the order of class indices."""
     return _categories(path, _read_json(path))
 
 
 def read_coco_file(path: Path, names: Sequence[str], image_dir: Path | None = None) -> CocoFile:
-    """Read a COCO file whole.
+    """Read a whole COCO file.
 
     Args:
-        names: class names by class index. The file's categories are matched by name; if the names differ but their
-            number is the same, in file order.
-        image_dir: folder of the images; None looks near the file (for annotations/instances_val2017.json: val2017/).
+        names: class names by class index. Categories are matched by name, or in file order if the names differ but
+            their number is the same.
+        image_dir: folder of the images; None searches near the file (val2017/ for annotations/instances_val2017.json).
     Raises:
-        DataError: no COCO file, categories that do not fit `names`, a category id or image folder that does not exist.
+        DataError: no COCO file, categories that do not match `names`, or an unknown category id or image folder.
     """
     content = _read_json(path)
     class_of, categories = _match_categories(path, _categories(path, content), names)
@@ -173,7 +173,7 @@ def _stated_hw(entry: dict[str, object]) -> tuple[int, int] | None:
 def _add_annotation(
     result: CocoFile, images: dict[int, CocoImage], annotation: object, class_of: dict[int, int], where: str
 ) -> None:
-    """Add one annotation to its image, or say why not."""
+    """Add one annotation to its image, or report why it is skipped."""
     if not isinstance(annotation, dict):
         result.problems.append(Problem(ROW, where, "no mapping"))
         return
@@ -220,7 +220,7 @@ def _box(value: object) -> np.ndarray | None:
 def _mask(
     segmentation: object, crowd: bool, stated_hw: tuple[int, int] | None
 ) -> tuple[Polygon, Counts | None, list[str]]:
-    """Return an object's mask, as polygon or (of a crowd) as run lengths, and the reason of each part left out."""
+    """Return an object's mask, as polygon or (crowd) run lengths, and a reason for each part left out."""
     if segmentation is None:
         return [], None, []
     if isinstance(segmentation, list):
@@ -269,7 +269,7 @@ def _reason(number: int, part: object) -> str:
 
 
 def fit_masks(objects: Objects, path: Path, file_hw: tuple[int, int]) -> None:
-    """Leave out the parts of masks that lie outside their image, and report them."""
+    """Drop the parts of masks that lie outside their image, and report them."""
     height, width = file_hw
     for row, polygon in enumerate(objects.polygons):
         inside = [bool((part.max(0) > 0).all() and (part.min(0) < (width, height)).all()) for part in polygon]
@@ -303,7 +303,7 @@ def result_rows(
         boxes_xyxy: (n, 4) corners in pixels of the image file.
         scores: (n,) confidences.
         categories: category id of each detection.
-        masks: mask of each detection as COCO's run lengths; None for boxes only.
+        masks: COCO's run lengths of each detection; None for boxes only.
     """
     boxes_xywh = corners_to_xywh(boxes_xyxy).round(PIXEL_DIGITS).tolist()
     values = np.asarray(scores, np.float64).tolist()

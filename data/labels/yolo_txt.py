@@ -1,4 +1,4 @@
-"""YOLO label files: one object a row, `class cx cy w h` or `class x1 y1 x2 y2 …`, all in parts of the image's size."""
+"""YOLO label files: one object per row, `class cx cy w h` or `class x1 y1 x2 y2 …`, divided by the image's size."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from utils.geometry.outlines import outline_norm
 from utils.geometry.region import Region
 
 BOX_COLUMNS = 5
-TOLERANCE = 1e-3  # how far outside [0, 1] a number may lie from rounding alone; it is then moved to the border
+TOLERANCE = 1e-3  # rounding may put a number this far outside [0, 1]; it is then moved to the border
 
 
 def label_path(image: Path) -> Path:
-    """Return the label file of an image: `labels` replaces the last folder `images` (any case); else beside it."""
+    """Return an image's label file: in `labels` instead of the last folder `images` (any case), else beside it."""
     parts = image.parts
     for index in range(len(parts) - 2, -1, -1):
         if parts[index].lower() == "images":
@@ -27,7 +27,7 @@ def label_path(image: Path) -> Path:
 
 
 def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> Objects:
-    """Parse a label file row by row; a bad row is left out and named, the others stay.
+    """Parse a label file row by row; skip and report bad rows.
 
     Args:
         file_hw: height and width of the image, in pixels.
@@ -60,7 +60,7 @@ def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> O
 
 
 def _numbers(words: list[str]) -> tuple[float, ...]:
-    """Return the row as numbers, the class first; coordinates within TOLERANCE of [0, 1] are moved into it."""
+    """Return the numbers of a row, the class first; coordinates within TOLERANCE of [0, 1] are moved into it."""
     columns = len(words)
     if columns < BOX_COLUMNS or (columns > BOX_COLUMNS and (columns % 2 == 0 or columns < 7)):
         raise ValueError(
@@ -112,16 +112,16 @@ def label_rows(
     regions: Sequence[Region] | None = None,
     scores: Iterable[float] | None = None,
 ) -> list[str]:
-    """Write the objects of one image as label rows `class cx cy w h`, in parts of the image's size.
+    """Write the objects of one image as label rows `class cx cy w h`, divided by the image's size.
 
-    An object with a mask gets its outline `x1 y1 x2 y2 …` in place of centre and size, one closed line: a seam that is
-    walked there and back joins parts and holes.
+    An object with a mask gets its outline `x1 y1 x2 y2 …` instead of centre and size. The outline is one closed line;
+    seams join its parts and holes.
 
     Args:
         boxes_xyxy: (n, 4) corners in pixels of the image file.
         classes: class index of each object.
         file_hw: height and width of the image file.
-        regions: mask of each object, in pixels of the image file; None for boxes only.
+        regions: mask of each object in pixels of the image file; None for boxes only.
         scores: confidences, added as the last column; None leaves that column out.
     """
     height, width = file_hw

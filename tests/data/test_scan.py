@@ -267,9 +267,7 @@ def test_objects_without_an_outline_are_counted(folder: Path) -> None:
 
 def test_boxes_alone_are_refused_for_masks(folder: Path) -> None:
     (folder / "labels/train/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    with pytest.raises(
-        DataError,
-        match=r"set.yaml: train: boxes only: none of the 2 objects in 2 files has an outline \(.*a.txt, .*b.txt\): ",
-    ) as error:
+    with pytest.raises(DataError) as error:
         check(folder)
+    assert_says(error.value, "set.yaml", "train", "2 objects", "2 files", "a.txt", "b.txt", "outline")
     assert "\n" not in str(error.value)

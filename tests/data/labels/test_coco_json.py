@@ -137,19 +137,20 @@ def test_images_that_are_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "facts"),
     [
-        ("{", "not valid JSON"),
-        ("[]", "no list 'images': expected a COCO instances file"),
-        ('{"images": [], "annotations": []}', "no list 'categories'"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "0 different ids in 1 entries"),
+        ("{", ("JSON",)),
+        ("[]", ("images", "COCO")),
+        ('{"images": [], "annotations": []}', ("categories", "COCO")),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', ("categories", 0, 1)),
     ],
 )
-def test_no_coco_file(tmp_path: Path, text: str, message: str) -> None:
+def test_no_coco_file(tmp_path: Path, text: str, facts: tuple[object, ...]) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as caught:
         read_coco_file(path, ["dog"])
+    assert_says(caught.value, "a.json", *facts)
 
 
 def test_no_images(tmp_path: Path) -> None:
