@@ -1,1 +1,1 @@
-"""Drawing and plots."""
+"""Draw objects, plots and panels."""

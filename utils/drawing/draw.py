@@ -1,8 +1,7 @@
 """Boxes, labels and masks drawn on images.
 
-The font of opencv-python 5 has Chinese, Japanese, Korean, Cyrillic, Greek and Latin letters; that of opencv-python 4
-has ASCII only.
-A class name that the font at hand cannot draw is replaced by the class number.
+The font of opencv-python 5 has Chinese, Japanese, Korean, Cyrillic, Greek and Latin letters; opencv-python 4 has ASCII
+only. A class name that the installed font cannot draw is replaced by the class number.
 """
 
 import colorsys
@@ -29,7 +28,7 @@ Colour = tuple[int, int, int]
 
 
 def class_colour(number: int) -> Colour:
-    """Return the RGB colour of a class; neighbours in number are far apart in hue."""
+    """Return the RGB colour of a class; consecutive numbers differ clearly in hue."""
     hue = (0.02 + number * 0.618034) % 1.0
     value = (1.0, 0.8, 0.9)[number % 3]
     saturation = (0.85, 1.0, 0.65)[(number // 3) % 3]
@@ -38,7 +37,7 @@ def class_colour(number: int) -> Colour:
 
 
 def text_colour(background: Colour) -> Colour:
-    """Return black or white, whichever has the higher WCAG contrast on an RGB `background`."""
+    """Return black or white: the one with the higher WCAG contrast on an RGB `background`."""
     linear = [(c / 255 / 12.92) if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
@@ -66,33 +65,33 @@ def _drawable(names: tuple[str, ...]) -> tuple[str, ...]:
     numbered = [f"{number} ({names[number]})" for number, drawn in enumerate(good) if not drawn]
     if numbered:
         reason = (
-            "the font has no such letters"
+            "the font lacks these letters"
             if HAS_FONT_FACE
-            else f"OpenCV {cv2.__version__} draws ASCII only; opencv-python >= 5 more"
+            else f"OpenCV {cv2.__version__} draws ASCII only; install opencv-python >= 5 for others"
         )
         print(f"class names drawn as their number ({reason}): {', '.join(numbered)}", file=sys.stderr)
     return tuple(text if drawn else str(number) for number, (text, drawn) in enumerate(zip(texts, good, strict=True)))
 
 
 def drawable_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Replace names that the font cannot draw by class numbers, with one line on stderr for each list of names."""
+    """Replace names that the font cannot draw by class numbers; say so on stderr once for each list of names."""
     return _drawable(tuple(names))
 
 
 def text_width(text: str, size: int) -> int:
-    """Return the width in pixels of a line of `text` in letters of `size` pixels."""
+    """Measure the width in pixels of a line of `text` in letters of `size` pixels."""
     if HAS_FONT_FACE:
         return int(cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace(FONT_NAME), size)[2]) if text else 0
     return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size / 30, max(1, size // 14))[0][0])
 
 
 def text_height(size: int) -> int:
-    """Return the height in pixels of a line in letters of `size` pixels, ascenders and descenders included."""
+    """Return the height in pixels of a line in letters of `size` pixels, with ascenders and descenders."""
     return round(1.35 * size)
 
 
 def put_text(image: np.ndarray, text: str, left: int, top: int, size: int, colour: Colour) -> None:
-    """Draw a line of `text` into `image` in place, its line box (see `text_height`) starting at `left`, `top`."""
+    """Draw a line of `text` into `image`, in place; `left`, `top` is the corner of its line box (see `text_height`)."""
     baseline = (left, top + round(1.02 * size))
     if HAS_FONT_FACE:
         cv2.putText(image, text, baseline, colour, cv2.FontFace(FONT_NAME), size)
@@ -101,17 +100,17 @@ def put_text(image: np.ndarray, text: str, left: int, top: int, size: int, colou
 
 
 def line_width_for(size_hw: tuple[int, int]) -> int:
-    """Return the box line width in pixels that suits an image of this height and width."""
+    """Choose the box line width in pixels for an image of this height and width."""
     return max(1, round(sum(size_hw) / 2 * 0.003))
 
 
 def letter_size_for(size_hw: tuple[int, int], line_width: int) -> int:
-    """Return the letter size in pixels that suits an image of this height and width and this line width."""
+    """Choose the letter size in pixels for an image of this height and width and this line width."""
     return int(np.clip(max(0.018 * sum(size_hw) / 2, 5 * line_width), 11, max(11, min(size_hw) // 6)))
 
 
 def _draw_regions(image: np.ndarray, regions: Sequence[Region], colours: Sequence[Colour], line_width: int) -> None:
-    """Tint the pixels of each region, and draw a line around them."""
+    """Tint the pixels of each region and outline them."""
     for region, colour in zip(regions, colours, strict=True):
         pixels = image[region.window]
         blended = pixels[region.mask] * (1 - MASK_OPACITY) + np.asarray(colour) * MASK_OPACITY
@@ -126,7 +125,7 @@ def _draw_regions(image: np.ndarray, regions: Sequence[Region], colours: Sequenc
 def _label_corner(
     box: np.ndarray, size_wh: tuple[int, int], limit_wh: tuple[int, int], placed: np.ndarray
 ) -> tuple[int, int]:
-    """Choose a label's top left corner: above the box, inside its top or below it, the first that covers no label."""
+    """Choose a label's top left corner: above the box, inside its top or below it, where it covers no other label."""
     width, height = size_wh
     x1, y1, _, y2 = (int(value) for value in box)
     left = max(0, min(x1, limit_wh[0] - width))
@@ -175,7 +174,7 @@ def draw_boxes(
     hide_labels: bool = False,
     hide_conf: bool = False,
 ) -> np.ndarray:
-    """Return a copy of an image with its objects drawn, the most confident ones on top.
+    """Draw objects on a copy of an image, the most confident ones on top.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -184,9 +183,9 @@ def draw_boxes(
         names: class names by number.
         scores: (N,) confidences in [0, 1]; None draws labels without them.
         regions: pixels of each object, tinted and outlined; None draws boxes only.
-        line_width: pixels; None chooses by image size.
+        line_width: pixels; None chooses it by image size.
         hide_labels: draw no labels.
-        hide_conf: leave the confidences out of the labels.
+        hide_conf: draw labels without confidences.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -212,10 +211,10 @@ def draw_boxes(
 
 
 def write_image(path: str | Path, image: np.ndarray) -> Path:
-    """Write an (H, W, 3) uint8 RGB image whole or not at all, as JPEG where its suffix is one that OpenCV only reads.
+    """Write an (H, W, 3) uint8 RGB image, whole or not at all; as JPEG where OpenCV cannot write the suffix.
 
     Returns:
-        The path written to, which differs from `path` at most in its suffix.
+        The path written to: `path`, or the same with the suffix .jpg.
     """
     path = Path(path)
     if path.suffix.lower() not in WRITABLE_SUFFIXES:

@@ -1,4 +1,4 @@
-"""Panels of a contact sheet, laid out in a grid: maps with a colour scale, bar charts, profiles and captions."""
+"""Contact sheets: panels with captions in a grid; a panel shows an image, a map over an image, or numbers as bars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from utils.geometry.placement import Placement
 
 PANEL_WIDTH = 320
 HIGHEST = 480
-"""Pixels of an image in a panel: as wide as the panel, unless it were higher than this then."""
+"""Images are scaled to the panel's width, but to at most this height in pixels."""
 COLUMNS = 4
 GAP = 14
 LETTERS = 14
@@ -24,14 +24,11 @@ PROFILE_HEIGHT = 90
 
 Image = NDArray[np.uint8]
 Scale = Literal["heat", "level", "signed"]
-"""Colours of a map.
-
-heat: transparent to bright; level: dark blue to yellow; signed: blue below zero, red above.
-"""
+"""Colours of a map: heat, from transparent to bright; level, from dark blue to yellow; signed, blue < 0 < red."""
 
 
 def _scale_table(scale: Scale) -> Image:
-    """Return the 256 RGB colours of a scale."""
+    """Return the 256 RGB colours of a scale, (256, 3)."""
     if scale != "signed":
         ramp = np.arange(256, dtype=np.uint8)[:, None]
         table = cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO if scale == "heat" else cv2.COLORMAP_VIRIDIS)
@@ -48,26 +45,26 @@ TABLES: dict[Scale, Image] = {scale: _scale_table(scale) for scale in ("heat", "
 
 
 class Panel(Protocol):
-    """A part of a contact sheet.
+    """One cell of a contact sheet.
 
     Attributes:
-        caption: paragraphs above it.
+        caption: paragraphs above the panel.
     """
 
     caption: Sequence[str]
 
     def draw(self) -> Image:
-        """Return an RGB image, at most `PANEL_WIDTH` pixels wide."""
+        """Draw the panel without its caption: an RGB image, at most `PANEL_WIDTH` pixels wide."""
 
 
 def shown_size(original_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return the height and width in a panel of an image of `original_hw`."""
+    """Return height and width that an image of `original_hw` has in a panel."""
     factor = min(PANEL_WIDTH / original_hw[1], HIGHEST / original_hw[0])
     return max(1, round(original_hw[0] * factor)), max(1, round(original_hw[1] * factor))
 
 
 def resized(image: Image, size_hw: tuple[int, int]) -> Image:
-    """Return an RGB image in another size."""
+    """Resize an RGB image."""
     smaller = size_hw[1] < image.shape[1]
     return cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
@@ -75,13 +72,13 @@ def resized(image: Image, size_hw: tuple[int, int]) -> Image:
 def laid_over(
     values: NDArray[np.float32], placement: Placement, input_hw: tuple[int, int], size_hw: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return a map of the network's input at every pixel of the shown image, interpolated linearly.
+    """Interpolate a map over the network's input linearly at every pixel of the original image, shown at `size_hw`.
 
     Args:
-        values: (h, w), cells that tile the network's input.
-        placement: of the original image in that input.
-        input_hw: pixels of the input.
-        size_hw: of the result, which covers the original image exactly: what was filled up is left out.
+        values: (h, w), one for each cell; the cells cover the network's input.
+        placement: of the original image in the input.
+        input_hw: height and width of the input.
+        size_hw: height and width of the result; it covers the original image exactly, without the letterbox border.
     """
     for axis in (0, 1):
         side, cells = input_hw[axis], values.shape[axis]
@@ -97,17 +94,17 @@ def laid_over(
 
 
 def number(value: float) -> str:
-    """Return a number with three digits."""
+    """Format a number with three digits."""
     return "0" if value == 0 else f"{value:.3g}"
 
 
 def is_flat(low: float, high: float) -> bool:
-    """Tell whether values from `low` to `high` differ by nothing but rounding."""
+    """Tell whether values from `low` to `high` differ by rounding only."""
     return high - low <= 1e-5 * max(abs(low), abs(high))
 
 
 def wrapped(text: str, width: int = PANEL_WIDTH, size: int = LETTERS) -> list[str]:
-    """Break a text into lines of at most `width` pixels, between words."""
+    """Break a text between words into lines of at most `width` pixels."""
     lines: list[str] = []
     for word in text.split():
         if lines and text_width(f"{lines[-1]} {word}", size) <= width:
@@ -118,7 +115,7 @@ def wrapped(text: str, width: int = PANEL_WIDTH, size: int = LETTERS) -> list[st
 
 
 def text_block(paragraphs: Sequence[str], width: int = PANEL_WIDTH, colour: Colour = BLACK) -> Image:
-    """Return paragraphs as black lines on white, `width` pixels wide."""
+    """Draw paragraphs on white, `width` pixels wide."""
     lines = [line for paragraph in paragraphs for line in wrapped(paragraph, width)]
     canvas = np.full((len(lines) * text_height(LETTERS) + 4, width, 3), 255, np.uint8)
     for row, line in enumerate(lines):
@@ -127,7 +124,7 @@ def text_block(paragraphs: Sequence[str], width: int = PANEL_WIDTH, colour: Colo
 
 
 def stacked(*parts: Image) -> Image:
-    """Put images below each other, on white as wide as the widest."""
+    """Stack images vertically; pad each with white to the width of the widest."""
     width = max(part.shape[1] for part in parts)
     return np.concatenate(
         [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=(255, 255, 255)) for p in parts]
@@ -136,11 +133,12 @@ def stacked(*parts: Image) -> Image:
 
 @dataclass
 class ImagePanel:
-    """An image as it is, above the meaning of its colours.
+    """An image above a legend of its colours.
 
     Attributes:
-        image: (h, w, 3) RGB of the size shown.
-        meanings: what each RGB colour stands for.
+        caption: paragraphs above the panel.
+        image: (h, w, 3) RGB at the size shown.
+        meanings: text and RGB colour of each entry of the legend.
     """
 
     caption: Sequence[str]
@@ -168,12 +166,12 @@ class MapPanel:
     """A map over a grey image, above its colour scale.
 
     Attributes:
-        caption: paragraphs.
-        image: (h, w, 3) RGB image of the size shown.
-        values: (h, w), see `laid_over`.
-        scale: see Scale.
-        limits: of the colours; the map's own range where None.
-        unit: of the values.
+        caption: paragraphs above the panel.
+        image: (h, w, 3) RGB at the size shown.
+        values: (h, w), one for each pixel of `image` (see `laid_over`).
+        scale: see `Scale`.
+        limits: values at the ends of the colour scale; None takes the map's own range.
+        unit: unit of the values.
     """
 
     caption: Sequence[str]
@@ -184,7 +182,7 @@ class MapPanel:
     unit: str = ""
 
     def ends(self) -> tuple[float, float]:
-        """Return the values at both ends of the colours: heat starts at zero, signed is symmetric about zero."""
+        """Return the values at the ends of the colour scale: heat starts at zero, signed is symmetric about zero."""
         low, high = self.limits or (float(self.values.min()), float(self.values.max()))
         if self.scale == "signed":
             high = max(abs(low), abs(high))
@@ -203,21 +201,18 @@ class MapPanel:
         return stacked(blended, self._legend(low, high))
 
     def _colours(self, share: NDArray[np.floating]) -> Image:
-        """Return the colours of values, which are shares of the range.
-
-        Heat colours rise quickly, so that one peak does not hide the rest.
-        """
+        """Return the colours of values in [0, 1]; heat rises quickly, so that one peak does not hide the rest."""
         return TABLES[self.scale][((share**0.5 if self.scale == "heat" else share) * 255).round().astype(np.uint8)]
 
     def _opacity(self, share: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return how much of the image colours cover: little near zero for heat and signed values."""
+        """Return the opacity of the colours; heat and signed maps are transparent near zero."""
         if self.scale == "level":
             return np.full_like(share, OPACITY)
         strength = share if self.scale == "heat" else abs(2 * share - 1)
         return MOST_OPACITY * strength**0.5
 
     def _legend(self, low: float, high: float) -> Image:
-        """Return the colour scale between the numbers at its ends."""
+        """Draw the colour scale between the numbers at its ends."""
         canvas = np.full((text_height(LETTERS) + 4, PANEL_WIDTH, 3), 255, np.uint8)
         left, right = number(low), f"{number(high)} {self.unit}".strip()
         start, stop = text_width(left, LETTERS) + 6, PANEL_WIDTH - text_width(right, LETTERS) - 6
@@ -229,12 +224,12 @@ class MapPanel:
 
 @dataclass
 class BarPanel:
-    """Numbers: a labelled bar for each, or where there are many their profile from the smallest to the largest.
+    """Numbers as labelled bars; more than `MOST_BARS` as a profile from the smallest to the largest.
 
     Attributes:
-        caption: paragraphs.
+        caption: paragraphs above the panel.
         values: (n,).
-        label: of one bar, `{}` for its number from 1 on.
+        label: label of a bar; `{}` stands for its number, from 1.
     """
 
     caption: Sequence[str]
@@ -246,7 +241,7 @@ class BarPanel:
         return self._bars() if len(self.values) <= MOST_BARS else self._profile()
 
     def _ends(self) -> tuple[float, float]:
-        """Return the range of the axis: 0 to 1, further where values are beyond it."""
+        """Return the range of the axis: 0 to 1, extended to values outside it."""
         return min(0.0, float(self.values.min())), max(1.0, float(self.values.max()))
 
     def _bars(self) -> Image:
@@ -274,7 +269,7 @@ class BarPanel:
         for column, value in enumerate(heights.tolist()):
             end = PROFILE_HEIGHT - 1 - round((PROFILE_HEIGHT - 1) * (value - low) / (high - low))
             canvas[min(zero, end) : max(zero, end) + 1, column] = BLUE
-        lowest, mean, highest = (number(float(x)) for x in (ordered[0], ordered.mean(), ordered[-1]))
+        lowest, mean, highest = (number(float(value)) for value in (ordered[0], ordered.mean(), ordered[-1]))
         numbers = f"lowest {lowest}, mean {mean}, highest {highest}"
         return stacked(
             canvas,
@@ -283,10 +278,7 @@ class BarPanel:
 
 
 def contact_sheet(heading: Sequence[str], groups: Sequence[Sequence[Panel]]) -> Image:
-    """Return one RGB image: the heading, then the panels row by row, bars after images.
-
-    A group that fits into a row is not split.
-    """
+    """Draw the heading and the panels row by row, images before bars; a group that fits into a row is not split."""
     images = [[panel for panel in group if not isinstance(panel, BarPanel)] for group in groups]
     charts = [[panel] for group in groups for panel in group if isinstance(panel, BarPanel)]
     rows = [*_rows(images), *_rows(charts)]
@@ -311,7 +303,7 @@ def _rows(groups: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
 
 
 def _row(panels: Sequence[Panel]) -> Image:
-    """Lay panels out beside each other on white, captions and images aligned."""
+    """Draw panels beside each other on white; captions end and images start at the same height."""
     captions, bodies = [text_block(panel.caption) for panel in panels], [panel.draw() for panel in panels]
     first = max(len(caption) for caption in captions)
     canvas = np.full(

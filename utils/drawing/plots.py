@@ -1,7 +1,7 @@
 """Plots of a run as PNG: training curves, label statistics, batches with boxes, metric curves, the confusion matrix.
 
-Plots do not use pyplot, so that no global state changes. utils/drawing/draw.py draws the class names: its font has more
-letters.
+Plots do not use pyplot, so no global state changes. Class names are drawn by utils/drawing/draw.py, whose font has more
+letters than matplotlib's.
 """
 
 import csv
@@ -58,12 +58,12 @@ def _save(figure: Figure, path: str | Path) -> Path:
 
 
 def _figure(width: float, height: float) -> Figure:
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it announces that it builds its cache
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # silences its message about building a cache
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def _name_image(name: str, upright: bool = False) -> OffsetImage:
-    """Return a drawable class name as an image of `FONT_POINTS` letters on transparent ground."""
+    """Draw a drawable class name in letters of `FONT_POINTS` on transparent ground."""
     ink = np.zeros((text_height(LETTERS), text_width(name, LETTERS) + 4, 3), np.uint8)
     put_text(ink, name, 2, 0, LETTERS, (255, 255, 255))
     pixels = np.concatenate((np.zeros_like(ink), ink[..., :1]), 2)
@@ -73,7 +73,7 @@ def _name_image(name: str, upright: bool = False) -> OffsetImage:
 
 
 def _name_ticks(axes: Axes, names: Sequence[str], axis: str) -> None:
-    """Put drawable class names at 0, 1, 2, … beside the x or y axis; numbers where there are too many names to read."""
+    """Put drawable class names at 0, 1, 2, … beside the x or y axis; keep numbers for more than `MAX_NAMED_CLASSES`."""
     ticks = axes.xaxis if axis == "x" else axes.yaxis
     if len(names) > MAX_NAMED_CLASSES:
         return
@@ -120,7 +120,7 @@ def _unit_colour(number: int) -> tuple[float, float, float]:
 
 
 def _read_results(csv_path: str | Path) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of a results.csv by name; what is no number is nan.
+    """Read the columns of a results.csv by name; cells that are no numbers become nan.
 
     Raises:
         DataError: no rows, or no `epoch` column.
@@ -200,7 +200,7 @@ def _pair(loss: str) -> list[tuple[str, str, str]]:
 
 
 def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: str | Path) -> Path:
-    """Draw label statistics: objects of each class, where box centres lie, box sizes, objects of an image.
+    """Draw label statistics: objects per class, box centres, box sizes, objects per image.
 
     Args:
         annotations: one for each image; crowd regions are left out.
@@ -241,7 +241,7 @@ def plot_labels(annotations: Sequence[Annotation], names: Sequence[str], path: s
     bins = (np.arange(most + 2) - 0.5).tolist() if most < 60 else 60
     bottom_right.hist(counts, bins=bins, color=TRAIN_COLOUR)
     bottom_right.set(
-        title=f"{len(annotations)} images, {len(classes)} objects", xlabel="objects of an image", ylabel="images"
+        title=f"{len(annotations)} images, {len(classes)} objects", xlabel="objects per image", ylabel="images"
     )
     bottom_right.grid(alpha=0.3)
     return _save(figure, path)
@@ -253,7 +253,7 @@ def _class_bars(axes: Axes, counts: NDArray[np.int64], names: Sequence[str]) -> 
     )
     if len(names) <= MAX_LEGEND_CLASSES:
         axes.bar_label(bars, fontsize=8)
-    axes.set(title="objects of each class", ylabel="objects", xlabel="class", xlim=(-0.6, len(names) - 0.4))
+    axes.set(title="objects per class", ylabel="objects", xlabel="class", xlim=(-0.6, len(names) - 0.4))
     _name_ticks(axes, drawable_names(names), "x")
 
 
@@ -269,16 +269,16 @@ def plot_batch(
     max_images: int = 16,
     masks: Tensor | ArrayLike | None = None,
 ) -> Path:
-    """Draw the images of a batch with their objects side by side.
+    """Draw the images of a batch side by side, with their objects.
 
     Args:
         images: (B, 3, H, W) uint8 RGB.
-        rows: (N, 6) or (N, 7): image index in the batch, class, centre x, centre y, width, height, normalised, and
+        rows: (N, 6) or (N, 7): image index in the batch, class, centre x, centre y, width, height (normalised), and
             confidence.
         names: class names by number.
         path: image file to write.
         max_images: most images to show.
-        masks: (B, h, w) index maps of any size: k at the k-th row of the image; None shows boxes only.
+        masks: (B, h, w) index maps of any size, k at the object in the image's k-th row; None draws boxes only.
     """
     shown = _to_array(images)[:max_images].transpose(0, 2, 3, 1)
     table = _to_array(rows).astype(np.float64)
@@ -308,16 +308,16 @@ def plot_batch(
 
 
 def _regions_of(index_map: NDArray, count: int, size_hw: tuple[int, int]) -> list[Region]:
-    """Return the regions of `count` objects in an index map that is brought to `size_hw`."""
+    """Resize an index map to `size_hw` and return the regions of its `count` objects."""
     large = cv2.resize(index_map.astype(np.int16), size_hw[::-1], interpolation=cv2.INTER_NEAREST)
     return [cropped(large == number) for number in range(1, count + 1)]
 
 
 def plot_curves(result: DetectionResult, names: Sequence[str], folder: str | Path, prefix: str = "") -> list[Path]:
-    """Write PR_curve.png, F1_curve.png, P_curve.png and R_curve.png at IoU 0.5, a line for each class and their mean.
+    """Write PR_curve.png, F1_curve.png, P_curve.png and R_curve.png at IoU 0.5: a line for each class and the mean.
 
     Args:
-        prefix: what the file names start with.
+        prefix: start of the file names.
     """
     folder = Path(folder)
     area = [f"AP {value:.3f}" for value in result.class_ap[:, 0].tolist()]
@@ -389,10 +389,10 @@ def _plot_curve(
 
 
 def plot_confusion(matrix: ArrayLike, names: Sequence[str], path: str | Path) -> Path:
-    """Draw a confusion matrix, each column as shares of its true class.
+    """Draw a confusion matrix; each column shows shares of its true class.
 
     Args:
-        matrix: (nc + 1, nc + 1) counts: rows predicted, columns true, the last of each is the background.
+        matrix: (nc + 1, nc + 1) counts: rows predicted, columns true, the background last.
         names: class names by number.
         path: PNG file to write.
     """

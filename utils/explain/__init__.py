@@ -1,1 +1,1 @@
-"""What a network looks at."""
+"""Explain detections: class-activation maps, attention maps and feature maps."""

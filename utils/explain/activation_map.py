@@ -1,13 +1,15 @@
 """Class-activation maps: where in a layer's output a detector's class scores come from.
 
-Source: Draelos and Carin 2020, HiResCAM, arxiv.org/abs/2011.08891; after Selvaraju et al. 2017, Grad-CAM, arxiv.org/abs/1610.02391.
+Grad-CAM averages the gradient over the whole map and weighs the channels with these means. That suits a classifier,
+which scores the whole image. A detector scores places: the mean would also highlight cells that look like a detection
+but do not contribute to it. HiResCAM multiplies gradient and activation cell by cell. A cell that the score does not
+depend on is exactly zero; where the rest of the network is linear, the cells add up to the score.
 
-Grad-CAM averages the gradient over the whole map before it weighs the channels. A classifier sees an image as a whole and may do
-that; a detector's scores belong to places, and the average also lights up what looks like a detection elsewhere but added nothing to
-it. HiResCAM multiplies gradient and activation cell by cell: a cell that the scores do not depend on is exactly zero, and where the
-rest of the network is linear the cells add up to the score.
-Differs: the score is that of a detector, summed over its detections, and of class log-odds. The gradient of a probability p has a
-factor p (1 - p): sure detections would vanish behind doubtful ones. (Grad-CAM takes the score before the softmax, too.)
+Source: Draelos and Carin 2020, HiResCAM, arxiv.org/abs/2011.08891; after Selvaraju et al. 2017, Grad-CAM,
+    arxiv.org/abs/1610.02391.
+Differs: the score is the sum of the class log-odds of a detector's detections. With probabilities p, the gradient would
+    have a factor p (1 - p), and confident detections would be darker than doubtful ones. (Grad-CAM also takes the score
+    before the softmax.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +26,9 @@ class Score:
     """The number that a class-activation map explains.
 
     Attributes:
-        value: scalar, with its graph.
+        value: scalar, with its autograd graph.
         detections: (n, 6) corners in pixels of the network's input, probability, class; most confident first.
-        strongest: the class that was taken where there is no detection, and its highest probability; None where there are some.
+        strongest: without a detection, the class that the score belongs to and its highest probability; else None.
     """
 
     value: Tensor
@@ -43,27 +45,25 @@ def kept_detections(
     classes: Sequence[int] | None,
     agnostic: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return what non-maximum suppression keeps of one image, (n, 6), and the anchor point of each, (n,) int64.
+    """Return the detections of one image after non-maximum suppression, (n, 6), and their anchor points, (n,) int64.
 
     Args:
         prediction: (1, 4 + nc (+ nm), A), see `non_max_suppression`.
     """
-    places = torch.arange(prediction.shape[2], device=prediction.device, dtype=torch.float32)[
-        None, None
-    ]  # exact below 2 ** 24
-    numbered = torch.cat((prediction[:, : 4 + nc].float(), places), 1)
+    anchors = torch.arange(prediction.shape[2], device=prediction.device, dtype=torch.float32)  # exact below 2 ** 24
+    numbered = torch.cat((prediction[:, : 4 + nc].float(), anchors[None, None]), 1)
     rows = non_max_suppression(numbered, nc, conf_thres, iou_thres, max_det, classes, agnostic)[0]
     return rows[:, :6], rows[:, 6].long()
 
 
 def class_score(logits: Tensor, detections: Tensor, anchors: Tensor, classes: Sequence[int] | None = None) -> Score:
-    """Return the class log-odds of the detections, added up; without any, the probability of the strongest class at all anchor points.
+    """Sum the class log-odds of the detections; without any, the probabilities of the strongest class.
 
     Args:
-        logits: (K, A) class log-odds, with their graph.
+        logits: (K, A) class log-odds, with their autograd graph.
         detections: (n, 6), see `Score`.
         anchors: (n,) their anchor points.
-        classes: class numbers that may be the strongest; None for all.
+        classes: class numbers that the strongest class is chosen from; None for all.
     """
     if len(detections):
         return Score(logits[detections[:, 5].long(), anchors].sum(), detections, None)
@@ -74,14 +74,14 @@ def class_score(logits: Tensor, detections: Tensor, anchors: Tensor, classes: Se
 
 
 def activation_maps(score: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """Return the class-activation map of each layer, for one image.
+    """Compute the class-activation map of each layer for one image.
 
     Args:
         score: scalar.
         outputs: (1, C, h, w) outputs of layers by label, in the score's graph.
     Returns:
-        (h, w) maps, the positive part of activation times gradient, summed over the channels; None where the score does not depend on
-        the layer.
+        (h, w) maps: activation times gradient, summed over the channels, negative sums set to 0. None for a layer that
+        the score does not depend on.
     """
     if not outputs:
         return {}

@@ -1,4 +1,4 @@
-"""Which layers of a network to look at, and a recorder of what passes through them."""
+"""Choose layers of a network, and record their outputs and inputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,16 +12,16 @@ from utils.errors import SettingsError, did_you_mean
 
 
 def pick_layers(model: Model, wanted: Sequence[str | int], flag: str = "--visualize") -> dict[str, nn.Module]:
-    """Return the chosen layers by label.
+    """Find layers by index, class name or module path; return them by label.
 
     Args:
         model: a network whose `model` lists its layers.
-        wanted: for each layer its index, its class name (all layers of that class), or its module path such as
-            `10.modulation`; empty for every layer of the yaml.
-        flag: name of the option, for the message.
+        wanted: indices, class names (all layers of that class) or module paths such as `10.modulation`; empty for
+            every layer of the yaml.
+        flag: the command-line flag, for messages.
 
     Raises:
-        SettingsError: no such layer.
+        SettingsError: no layer matches an entry.
     """
     modules = {path: module for path, module in model.model.named_modules() if path}
     if not wanted:
@@ -36,7 +36,7 @@ def pick_layers(model: Model, wanted: Sequence[str | int], flag: str = "--visual
             kinds = {type(module).__name__ for module in modules.values()}
             count = len(list(model.model))
             raise SettingsError(
-                f"{flag} {entry}: no such layer: expected 0..{count - 1}, a layer's name or a module path."
+                f"{flag} {entry}: no such layer: expected 0..{count - 1}, a layer's class name or a module path."
                 f"{did_you_mean(entry, kinds)}"
             )
         picked.update(chosen)
@@ -44,13 +44,13 @@ def pick_layers(model: Model, wanted: Sequence[str | int], flag: str = "--visual
 
 
 def layer_label(path: str, module: nn.Module) -> str:
-    """Return a module's label, fit for a file name, such as `03_RepNCSPELAN4` or `10.attention_SE`."""
+    """Return a label that can be a file name, such as `03_RepNCSPELAN4` or `10.attention_SE`."""
     index, _, rest = path.partition(".")
     return f"{int(index):02d}{'.' + rest if rest else ''}_{type(module).__name__}"
 
 
 def explaining_modules(root: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of `root` (itself included) with an `explain`, by path; of nested ones only the outermost."""
+    """Return the modules in `root` (and itself) with a method `explain`, by path; of nested ones only the outermost."""
     found: dict[str, nn.Module] = {}
     within: set[nn.Module] = set()
     for path, module in root.named_modules():
@@ -62,12 +62,12 @@ def explaining_modules(root: nn.Module) -> dict[str, nn.Module]:
 
 @dataclass
 class LayerRecorder:
-    """Context manager: record outputs of chosen layers, and inputs of modules with an `explain`.
+    """Context manager that records the outputs of layers, and the inputs of modules with a method `explain`.
 
     Attributes:
         layers: modules by label.
         outputs: output of each layer by label.
-        inputs: module and input of each explaining module within them, by label; of nested ones only the outermost.
+        inputs: by label, each module with `explain` in these layers and its input; of nested ones only the outermost.
     """
 
     layers: dict[str, nn.Module]
@@ -88,7 +88,7 @@ class LayerRecorder:
     def _record_output(self, label: str, layer: nn.Module) -> None:
         def hook(_module: nn.Module, _given: tuple[Any, ...], output: Any) -> Tensor | None:
             self.outputs[label] = output
-            # The next layer may work in place: it gets a copy.
+            # a copy, since the next layer may work in place
             return output.clone() if isinstance(output, Tensor) else None
 
         self._handles.append(layer.register_forward_hook(hook))

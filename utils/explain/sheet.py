@@ -1,8 +1,8 @@
-"""Why a network found what it found, on one sheet for each image: class-activation maps, and what attention layers looked at.
+"""Contact sheets for `detect.py --explain`: one per image, with class-activation maps and the maps of attention layers.
 
-A layer takes part by a method `explain(x)` that returns tensors by name, batch first: (B, n, h, w) maps, which are laid over the
-image, or (B, n) or (B, n, 1, 1) numbers, which become bars. `READINGS` says how those of known names are shown; others are shown
-under their own name.
+A layer takes part if it has a method `explain(x)`. The method returns tensors by name, batch first: (B, n, h, w) maps,
+which are drawn over the image, or (B, n) or (B, n, 1, 1) numbers, which are drawn as bars. `READINGS` holds the titles
+and units of known names; other tensors are shown under their own name.
 """
 
 import sys
@@ -41,20 +41,20 @@ from utils.geometry.placement import Placement, unletterbox
 from utils.inference.predictor import Predictor
 
 MOST_EACH = 8
-"""Maps of one kind that get a panel each; of more, their mean over the channels is shown."""
+"""Up to this many maps of one tensor get a panel each; of more, the mean over the channels is shown."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How values that a layer explains itself by are shown.
+    """How to show a tensor that a layer's `explain` returns.
 
     Attributes:
-        title: what they are.
-        each: the name of one of n maps or numbers, `{}` for its number from 1 on.
-        last: the name of the last one, where it is another thing.
-        merge: what is drawn of n maps in place of each: their length or their mean over the channels, at every cell.
-        unit: of the values.
-        alike: the n maps have the same colours for the same values.
+        title: title of the panel.
+        each: name of one of n maps or numbers; `{}` stands for its number, from 1.
+        last: name of the last one, where it differs.
+        merge: "length" or "mean": draw the n maps as one, their length or mean over the channels at each cell.
+        unit: unit of the values.
+        alike: use the same colour range for all n maps.
     """
 
     title: str
@@ -79,12 +79,12 @@ READINGS = {
 
 @dataclass
 class View:
-    """One image as the network saw it, and at the size of a panel.
+    """One image at the size of a panel, and its place in the network's input.
 
     Attributes:
-        image: (h, w, 3) RGB of the size shown.
+        image: (h, w, 3) RGB at the panel's size.
         placement: of the original image in the network's input.
-        input_hw: pixels of that input.
+        input_hw: height and width of that input.
     """
 
     image: NDArray[np.uint8]
@@ -92,20 +92,22 @@ class View:
     input_hw: tuple[int, int]
 
     def over(self, values: Tensor) -> NDArray[np.float32]:
-        """Return an (h, w) map at every pixel of `image`."""
+        """Interpolate an (h, w) map at every pixel of `image`."""
         return laid_over(np.nan_to_num(as_array(values)), self.placement, self.input_hw, self.image.shape[:2])
 
 
 class Explainer:
-    """Writes one contact sheet for each image; computes in float32, whatever detection does.
+    """Write one contact sheet for each image; compute in float32, also where detection does not.
 
     Args:
-        model: the network, not deployed: layer numbers are those of its yaml. It is changed to float32 and moved to the device.
-        wanted: layers to show (`pick_layers`): the class-activation map of each, and what explaining modules in it say. Empty for all
-            explaining modules, and the class-activation maps at the inputs of the head's lead branch.
-        predictor: whose sizes and thresholds apply.
+        model: the network, not deployed, so that layers have the numbers of its yaml. It is converted to float32 and
+            moved to the predictor's device.
+        wanted: layers to show (`pick_layers`), each with its class-activation map and the modules in it that have a
+            method `explain`. Empty: the class-activation maps at the inputs of the head's lead branch, and all modules
+            with `explain`.
+        predictor: gives image size and thresholds.
     Attributes:
-        mapped: layers with a class-activation map, by label.
+        mapped: layers to draw a class-activation map of, by label.
         written: number of sheets.
     """
 
@@ -124,21 +126,21 @@ class Explainer:
         self._told: set[str] = set()
 
     def describe(self) -> str:
-        """One line for the start of a run."""
+        """Describe what is shown, in one line for the start of a run."""
         outer = dict.fromkeys(module for layer in self.layers.values() for module in explaining_modules(layer).values())
         kinds = Counter(type(module).__name__ for module in outer)
         said = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
         maps = ", ".join(self._name(module) for module in self.mapped.values())
-        return f"--explain: in float32; class-activation maps of {maps}; modules that explain themselves: {said}"
+        return f"--explain: in float32; class-activation maps of {maps}; modules with explain(): {said}"
 
     def write(self, image: NDArray[np.uint8], path: Path) -> Path:
         """Explain one image.
 
         Args:
             image: (H, W, 3) uint8 RGB, the original image.
-            path: of the contact sheet.
+            path: where to write the contact sheet.
         Returns:
-            The path written to. What has no map is said on stderr, once for each layer.
+            The path written to. Layers without a map are named on stderr, once each.
         """
         letterboxed, placement = self.predictor.prepare(image)
         view = View(resized(image, shown_size(image.shape[:2])), placement, letterboxed.shape[:2])
@@ -169,7 +171,7 @@ class Explainer:
         return write_image(path, contact_sheet(self._heading(view, score, silent), groups))
 
     def _score(self, images: Tensor) -> Score:
-        """Run the lead branch; return what the heat maps explain."""
+        """Run the lead branch; return the score that the class-activation maps explain."""
         *_, (_, _, outputs) = self.model.run_rows(images, lead_only=True)
         maps = self.model.head.maps_of(outputs["main"])
         logits = torch.cat([level.flatten(2) for level in maps], 2)[0, 4 * NUM_BINS :]
@@ -220,24 +222,28 @@ class Explainer:
             what = f"{count_of(len(score.detections))} ({found}): what each cell adds to the sum of class log-odds"
         else:
             kind, probability = score.strongest
-            what = f"class {kinds[kind]} (no detection; its highest probability is {probability:.2g}): what each cell adds to its probabilities"
+            what = (
+                f"class {kinds[kind]} (no detection; its highest probability is {probability:.2g}): "
+                "what each cell adds to its probabilities"
+            )
         (height, width), (rows, columns) = view.placement.original_hw, view.input_hw
         lines = [
-            f"Image of {width} x {height} pixels, for the network {columns} x {rows}. Class-activation maps (HiResCAM) explain {what}."
+            f"Image of {width} x {height} pixels, network input {columns} x {rows}. "
+            f"Class-activation maps (HiResCAM) explain {what}."
         ]
         if silent:
             names = ", ".join(self._name(self.mapped[label]) for label in silent)
-            lines.append(f"Zero everywhere, and so not shown: {names} (nothing there speaks for these scores).")
+            lines.append(f"Not shown, since zero everywhere: {names} (no cell there raises these scores).")
         return lines
 
 
 def count_of(detections: int) -> str:
-    """Return a number of detections in words."""
+    """Return "1 detection" or "N detections"."""
     return "1 detection" if detections == 1 else f"{detections} detections"
 
 
 def head_inputs(model: Model) -> dict[str, nn.Module]:
-    """Return the layers that the levels of the head's lead branch come from, by label."""
+    """Return the layers that the head's lead branch reads, by label."""
     head, sources = model.head, model.rows[-1].sources
     levels = [sources[position] for position in head.lead_inputs()[: head.levels]]
     return {
@@ -248,7 +254,7 @@ def head_inputs(model: Model) -> dict[str, nn.Module]:
 
 
 def module_panels(module: nn.Module, given: Tensor, name: str, view: View) -> list[Panel]:
-    """Return what a module says about its input, (1, C, H, W)."""
+    """Return the panels of a module's `explain` for its input (1, C, H, W)."""
     panels: list[Panel] = []
     explain: Callable[[Tensor], dict[str, Tensor]] = getattr(module, "explain")  # noqa: B009
     for key, values in explain(given).items():
@@ -263,13 +269,13 @@ def module_panels(module: nn.Module, given: Tensor, name: str, view: View) -> li
 
 
 def number_panel(values: Tensor, reading: Reading, name: str) -> Panel:
-    """Return a chart of (n,) numbers."""
+    """Return a panel with a chart of (n,) numbers."""
     what = reading.title if len(values) <= MOST_BARS else f"{reading.title} of {len(values)} channels"
     return BarPanel([f"layer {name}", what], np.nan_to_num(as_array(values)), reading.each)
 
 
 def map_panels(maps: Tensor, reading: Reading, name: str, view: View) -> list[Panel]:
-    """Return (n, h, w) maps over the image: each, or what `reading` merges them into."""
+    """Return panels of (n, h, w) maps over the image, one for each or one merged map (see `Reading`)."""
     count, height, width = maps.shape
     cells = f"{height} x {width} cells"
     if reading.merge == "length":
@@ -293,13 +299,20 @@ def map_panels(maps: Tensor, reading: Reading, name: str, view: View) -> list[Pa
 
 
 def own_range(values: NDArray[np.float32], scale: Scale, limits: tuple[float, float] | None) -> str:
-    """Return the range of a map, for its caption, where the ends of the colours are others."""
+    """Return a map's range for its caption where the colour scale has another range, else an empty text."""
     return f": {number(float(values.min()))} to {number(float(values.max()))}" if limits or scale == "signed" else ""
 
 
 def effect_panel(given: Tensor, gate: Tensor, name: str, view: View) -> Panel:
-    """Return what channels' gates (1, C, 1, 1) leave of a map (1, C, H, W) at every cell: the length of gate times map over that of the map."""
+    """Return a panel of the share that channel gates keep at each cell: length of gate times map over length of map.
+
+    Args:
+        given: (1, C, H, W) the module's input.
+        gate: (1, C, 1, 1).
+        name: path and class of the module.
+        view: the image.
+    """
     left = (given * gate).norm(dim=1) / given.norm(dim=1).clamp(min=torch.finfo(given.dtype).tiny)
     height, width = given.shape[2:]
-    caption = [f"layer {name}", f"what the gate leaves of the map, {height} x {width} cells"]
+    caption = [f"layer {name}", f"share of the map that the gate keeps, {height} x {width} cells"]
     return MapPanel(caption, view.image, view.over(left[0]), "level")

@@ -1,1 +1,1 @@
-"""From a network to results."""
+"""Run a network: load it, predict, evaluate, return results."""

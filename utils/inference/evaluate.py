@@ -1,4 +1,4 @@
-"""Evaluation of a network on a data set: the one path that training and val.py share."""
+"""Evaluation of a network on a data set, used by training and by val.py."""
 
 import contextlib
 import time
@@ -38,16 +38,18 @@ Loss = Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 @dataclass
 class EvalResult:
-    """What an evaluation found.
+    """Results of an evaluation.
 
     Attributes:
         metrics: precision, recall, mAP and curves.
         losses: mean of each loss item over the images; empty without a loss.
-        speed_ms: milliseconds an image by stage, the loader and the loss not included.
+        speed_ms: milliseconds per image by stage, without the loader and the loss.
         confusion: (nc + 1, nc + 1), rows predicted, columns true, background last.
-        detections: by data set index, (n, 6) x1, y1, x2, y2 in original pixels, confidence, class index; only if asked for.
+        detections: by data set index, (n, 6) x1, y1, x2, y2 in original pixels, confidence, class index; empty unless
+            `keep_detections`.
         masks: the same metrics by the overlap of masks; None unless the network segments and the data set has outlines.
-        segmentations: by data set index, the mask of each detection as COCO's run lengths; only where `detections` is asked for.
+        segmentations: by data set index, the mask of each detection as COCO's run lengths; empty unless
+            `keep_detections`.
     """
 
     metrics: DetectionResult
@@ -60,12 +62,12 @@ class EvalResult:
 
     @property
     def fitness(self) -> float:
-        """The one number by which the best epoch is chosen: that of the boxes, plus that of the masks."""
+        """The number that chooses the best epoch: the boxes' fitness plus the masks'."""
         return self.metrics.fitness + (self.masks.fitness if self.masks else 0.0)
 
 
 class Stopwatch:
-    """Adds up the seconds spent in named stages, waiting for the device at both ends of each."""
+    """Total seconds spent in named stages; each stage starts and ends when the device has finished its work."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -73,7 +75,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the body of the with statement under `name`."""
+        """Time the body of the with statement as stage `name`."""
         self._wait()
         start = time.perf_counter()
         yield
@@ -86,7 +88,7 @@ class Stopwatch:
 
 
 class LossMean:
-    """Mean of the loss items over images; nothing where there is no loss."""
+    """Mean of the loss items over images; empty without a loss."""
 
     def __init__(self, loss: Loss | None) -> None:
         self.loss = loss
@@ -122,23 +124,23 @@ def evaluate(
     plots_dir: Path | None = None,
     progress: bool = True,
 ) -> EvalResult:
-    """Run `model` over the letterboxed images of `loader` and compare its boxes, and masks, with the data set's annotations.
+    """Run `model` on the letterboxed images of `loader` and compare its boxes and masks with the annotations.
 
     Args:
-        model: network on the precision's device. With float32 parameters it runs under autocast where `precision` has a dtype, else in its
-            own number format. Its training mode is restored at the end.
+        model: network on the precision's device. Float32 parameters run under autocast where `precision` has a dtype;
+            others run in their own dtype. Its training mode is restored at the end.
         loader: batches of a data set without augmentation.
-        precision: device, number format and layout of the run.
-        conf_thres: least probability of a box; every class above it gives one.
-        iou_thres: of two boxes of one class that overlap more than this, the less confident one goes.
-        max_det: most boxes an image.
-        loss: what `build_loss(model)` returned; None leaves `losses` empty.
-        single_cls: take all of the network's classes for the data set's only one.
-        keep_detections: return the boxes, and masks, too.
-        plots_dir: where curves, the confusion matrix and the first batches go; None draws nothing.
+        precision: device, dtype and memory layout of the run.
+        conf_thres: confidence threshold; an anchor point gives one box for every class above it.
+        iou_thres: IoU above which the less confident of two boxes of a class is dropped.
+        max_det: most boxes of an image.
+        loss: from `build_loss(model)`; None leaves `losses` empty.
+        single_cls: treat all classes of the network as the data set's only one.
+        keep_detections: return boxes and masks too.
+        plots_dir: folder for curves, the confusion matrix and the first batches; None draws nothing.
         progress: show a progress bar.
     """
-    torchvision_nms(precision.device.type)  # imported now, so that the stages' times are their own
+    torchvision_nms(precision.device.type)  # imported now, so that no stage's time includes the import
     dataset = loader.dataset
     metrics, confusion = DetectionMetrics(max_det), ConfusionMatrix(len(dataset.names))
     stopwatch, losses = Stopwatch(precision.device), LossMean(loss)
@@ -190,16 +192,16 @@ def evaluate(
 
 
 def has_masks(model: nn.Module, annotations: Iterable[Annotation]) -> bool:
-    """Tell whether masks can be measured: the network segments, and some object has an outline."""
+    """Tell whether masks can be evaluated: the network segments, and an object has an outline."""
     return getattr(model, "task", "detect") == "segment" and any(any(item.polygons) for item in annotations)
 
 
 class MaskEvaluation:
-    """Metrics of the masks, made by the full rule of utils/geometry/masks.py, image by image.
+    """Metrics of the masks, image by image; masks are made by the full rule of utils/geometry/masks.py.
 
     Args:
-        max_det: as of `DetectionMetrics`.
-        segmentations: where the masks go by data set index, as COCO's run lengths; None does not keep them.
+        max_det: as for `DetectionMetrics`.
+        segmentations: receives the masks by data set index, as COCO's run lengths; None drops them.
     """
 
     def __init__(self, max_det: int, segmentations: dict[int, list[dict[str, object]]] | None) -> None:
@@ -216,8 +218,8 @@ class MaskEvaluation:
         """Add one batch.
 
         Args:
-            found: of each image (n, 6), in original pixels.
-            rows: of each image (n, 6 + M), the same detections as the suppression gave them, with their coefficients.
+            found: (n, 6) detections of each image in original pixels.
+            rows: (n, 6 + M) the same detections in pixels of the network's input, with mask coefficients.
             prototypes: (B, M, h, w).
         """
         images = zip(batch["indices"], found, rows, prototypes, batch["placements"], strict=True)
@@ -235,7 +237,7 @@ class MaskEvaluation:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put `model` into evaluation mode, and afterwards every module that was training back into training mode."""
+    """Put `model` into evaluation mode; at the end, modules that were in training mode return to it."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -248,10 +250,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def _predict(
     model: nn.Module, pixels: Tensor, precision: Precision, stopwatch: Stopwatch, raw: bool
 ) -> tuple[tuple[Tensor, ...], Any]:
-    """Return the decoded prediction (B, 4 + nc (+ nm), A) (and prototypes) and, with `raw`, the network's raw outputs."""
-    dtype = next(
-        (parameter.dtype for parameter in model.parameters()), torch.float32
-    )  # an exported network has none here
+    """Run the network on one batch.
+
+    Returns:
+        The decoded prediction (B, 4 + nc (+ nm), A) with the prototypes of a segmentation network, and the network's
+        raw outputs (None unless `raw`).
+    """
+    # an exported network has no parameters
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     with stopwatch.stage("preprocess"):
         images = precision.images(pixels, dtype)
     with stopwatch.stage("inference"), precision.autocast() if dtype is torch.float32 else contextlib.nullcontext():
@@ -268,7 +274,7 @@ def _in_original_pixels(rows: Iterable[Tensor], batch: Batch) -> Iterator[np.nda
 def _plot_batch(
     number: int, batch: Batch, rows: list[Tensor], names: list[str], folder: Path, prototypes: Tensor | None = None
 ) -> None:
-    """Draw the batch twice: with its labels, and with the detections that one would act on."""
+    """Draw a batch twice: with its labels, and with its detections above `PLOT_CONF_THRES`."""
     height, width = batch["images"].shape[2:]
     plot_batch(
         batch["images"], batch["targets"], names, folder / f"val_batch{number}_labels.png", masks=batch.get("masks")

@@ -1,6 +1,6 @@
-"""Exported networks: .onnx and .torchscript files that export.py wrote, called as `models.yolo.Model` in evaluation.
+"""Exported networks: .onnx and .torchscript files of export.py, with the interface of a `Model` in evaluation.
 
-A TorchScript file is a program: it cannot reach Python, but run only those whose origin you trust.
+A TorchScript file is a program. It cannot reach Python; still, run only files whose origin you trust.
 """
 
 import json
@@ -20,19 +20,19 @@ from utils.wording import first_line
 
 METADATA_FILE = "metadata.json"
 MOST_METADATA = 1 << 22
-"""Most bytes of metadata; a file that declares more is refused."""
+"""Most bytes of metadata; larger ones are not read."""
 
 
 class Runner(Protocol):
-    """What computes an exported network's outputs."""
+    """The runtime of an exported network."""
 
     metadata: ExportMetadata
 
     def to(self, device: torch.device) -> str:
-        """Move to a device; return what computes from now on, for the user."""
+        """Move to a device; return the name of the runtime for the user."""
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Compute the outputs of one batch of the size that the file takes."""
+        """Compute the outputs of one batch of the size that the file accepts."""
 
 
 class OnnxRunner:
@@ -43,7 +43,7 @@ class OnnxRunner:
             import onnxruntime
         except ImportError as error:
             raise CheckpointError(
-                f"{path}: needs onnxruntime, which is not installed: pip install -r requirements-export.txt"
+                f"{path}: onnxruntime is not installed: an .onnx file needs it; pip install -r requirements-export.txt"
             ) from error
         self._onnxruntime, self._path, self._on_cuda = onnxruntime, path, False
         self._session = self._open("CPUExecutionProvider")
@@ -55,7 +55,7 @@ class OnnxRunner:
         from onnxruntime.capi import onnxruntime_pybind11_state as states
 
         options = self._onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # its warnings are about the machine, not about the file
+        options.log_severity_level = 4  # its warnings concern the machine, not the file
         options.intra_op_num_threads = torch.get_num_threads()
         failures: tuple[type[Exception], ...] = (
             *(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)),
@@ -72,13 +72,9 @@ class OnnxRunner:
                 .rpartition(" : ")[2]
                 .removeprefix(f"Load model from {self._path} failed:")
             )
-            hint = (
-                " (it is a zip archive, such as a .pt or .torchscript file is)"
-                if zipfile.is_zipfile(self._path)
-                else ""
-            )
+            hint = " (but a zip archive, as .pt and .torchscript files are)" if zipfile.is_zipfile(self._path) else ""
             raise CheckpointError(
-                f"{self._path}: no whole ONNX file{hint}: {reason}: expected one that export.py wrote"
+                f"{self._path}: no complete ONNX file{hint}: {reason}: expected a file that export.py wrote"
             ) from error
 
     def _check_signature(self) -> None:
@@ -95,13 +91,14 @@ class OnnxRunner:
             or outputs != self._outputs
         ):
             raise CheckpointError(
-                f"{self._path}: its inputs and outputs are not those its metadata tell: export it again"
+                f"{self._path}: inputs or outputs differ from the metadata: expected '{INPUT_NAME}' {expected} "
+                f"and {self._outputs}; export it again"
             )
 
     def to(self, device: torch.device) -> str:
         wanted = device.type == "cuda"
         if wanted and "CUDAExecutionProvider" not in self._onnxruntime.get_available_providers():
-            return "onnxruntime on the CPU (this onnxruntime has no CUDA provider: pip install onnxruntime-gpu for the GPU)"
+            return "onnxruntime on the CPU (no CUDA provider; for the GPU: pip install onnxruntime-gpu)"
         if wanted and not self._on_cuda:
             self._session, self._on_cuda = self._open("CUDAExecutionProvider", "CPUExecutionProvider"), True
         return f"onnxruntime ({self._session.get_providers()[0].removesuffix('ExecutionProvider')})"
@@ -122,12 +119,12 @@ class TorchScriptRunner:
     def _open(self) -> torch.jit.ScriptModule:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch.jit is deprecated; these files are what it is kept for here
+                warnings.simplefilter("ignore")  # torch.jit is deprecated, but these files need it
                 module = torch.jit.load(str(self._path), map_location=self._device).eval()
         except (RuntimeError, ValueError) as error:
             reason = first_line(error)
             raise CheckpointError(
-                f"{self._path}: no whole TorchScript file: {reason}: expected one that export.py wrote"
+                f"{self._path}: no complete TorchScript file: {reason}: expected a file that export.py wrote"
             ) from error
         move_constants(module, self._device)
         return module
@@ -139,15 +136,14 @@ class TorchScriptRunner:
         return f"TorchScript ({device})"
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        with torch.jit.optimized_execution(
-            False
-        ):  # else the second batch of every shape waits for a compiler, for nothing gained
+        # with optimisation the second batch of every shape would wait for a compiler, and none runs faster
+        with torch.jit.optimized_execution(False):
             outputs = self._module(images.contiguous())
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
 def move_constants(module: torch.jit.ScriptModule, device: torch.device) -> None:
-    """Make tensors that a traced network creates (anchor points) come to life on `device`: tracing wrote down the device it saw."""
+    """Create a traced network's constants (anchor points) on `device`: tracing recorded the device of the export."""
     for part in module.modules():
         try:
             graph: Any = part.graph
@@ -159,14 +155,14 @@ def move_constants(module: torch.jit.ScriptModule, device: torch.device) -> None
 
 
 def read_torchscript_metadata(path: Path) -> Mapping[str, str]:
-    """Return the metadata's JSON texts by field, without running anything of the file.
+    """Return the metadata's JSON texts by field; nothing of the file is run.
 
     Raises:
-        CheckpointError: no zip archive, or none with such metadata.
+        CheckpointError: not a zip archive, or its metadata cannot be read.
     """
-    expected = "expected one that export.py wrote"
+    expected = "expected a file that export.py wrote"
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: no TorchScript file, or only a part of one: {expected}")
+        raise CheckpointError(f"{path}: no complete TorchScript file: {expected}")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [
@@ -186,7 +182,7 @@ def read_torchscript_metadata(path: Path) -> Mapping[str, str]:
     ) as error:
         raise CheckpointError(f"{path}: metadata cannot be read: {error}: {expected}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: metadata are no JSON object: {expected}")
+        raise CheckpointError(f"{path}: metadata is no JSON object: {expected}")
     return {key: json.dumps(value) for key, value in content.items()}
 
 
@@ -194,17 +190,17 @@ RUNNERS: dict[str, Callable[[Path], Runner]] = {".onnx": OnnxRunner, ".torchscri
 
 
 class ExportedNetwork(nn.Module):
-    """An exported file behind the interface of a network in evaluation: called with images it returns what `Model` returns.
+    """An exported file with the interface of a network in evaluation: it returns what `Model` returns.
 
     Args:
         path: an .onnx or .torchscript file of export.py.
     Attributes:
-        names, nc, stride, task, channels: as a `Model` has them.
-        static_hw: the one height and width that a static file takes; None for a dynamic one.
-        batch: images that a static file computes at a time; None for a dynamic one. Any number can be given: it is split and filled up.
-        trained_size: the size to prefer where it is free.
+        names, nc, stride, task, channels: as for a `Model`.
+        static_hw: the only height and width that a static file accepts; None for a dynamic one.
+        batch: batch size of a static file; None for a dynamic one. Callers may pass any number of images.
+        trained_size: the default image size of a dynamic file.
     Raises:
-        CheckpointError: no such file, not one of export.py's, or only a part of one.
+        CheckpointError: the file is missing, incomplete, or not from export.py.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -213,7 +209,7 @@ class ExportedNetwork(nn.Module):
         if self.path.suffix.lower() not in RUNNERS:
             raise CheckpointError(f"{path}: '{self.path.suffix}': expected an exported file: {' or '.join(RUNNERS)}")
         if not self.path.is_file():
-            raise CheckpointError(f"{path}: no such file: expected what export.py wrote")
+            raise CheckpointError(f"{path}: no such file: expected a file that export.py wrote")
         self._runner: Runner = RUNNERS[self.path.suffix.lower()](self.path)
         metadata = self._runner.metadata
         self.names, self.nc, self.stride, self.task, self.channels = (
@@ -232,30 +228,30 @@ class ExportedNetwork(nn.Module):
         self.eval()
 
     def to(self, device: torch.device | str) -> "ExportedNetwork":  # type: ignore[override]  # no other dtype or layout
-        """Compute on another device from now on; the number format stays float32."""
+        """Move to another device; the dtype stays float32."""
         self.runtime = self._runner.to(torch.device(device))
         return self
 
     def deploy(self, fold: bool = True) -> "ExportedNetwork":
-        """Return itself: an exported network is deployed already."""
+        """Return itself: an exported network is already deployed."""
         return self
 
     def describe(self) -> str:
-        """One line for the start of a run."""
+        """Describe runtime and size in one line for the start of a run."""
         if self.static_hw is None:
             size = "any size"
         else:
             height, width = self.static_hw
-            size = f"static: {self.batch} at a time, filled up to exactly {height} x {width} (as a .pt does with --no-rect)"
+            size = f"static: batches of {self.batch}, padded to {height} x {width} (as a .pt with --no-rect)"
         return f"exported, {self.runtime}, {size}"
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the network on (B, ch, H, W) float32 images in [0, 1].
 
         Returns:
-            (B, 4 + nc, A); for segmentation that with nm coefficients, and the prototypes (B, nm, H / 4, W / 4).
+            (B, 4 + nc, A); for segmentation (B, 4 + nc + nm, A) and the prototypes (B, nm, H / 4, W / 4).
         Raises:
-            SettingsError: a size that the file does not take.
+            SettingsError: a size that the file does not accept.
         """
         step, (channels, height, width) = max(self.stride), images.shape[1:]
         if channels != self.channels or height % step or width % step or self.static_hw not in (None, (height, width)):
@@ -266,12 +262,13 @@ class ExportedNetwork(nn.Module):
         outputs = self._runner(images) if self.batch in (None, len(images)) else self._in_batches(images)
         if outputs[0].ndim != 3 or outputs[0].shape[1] < 4 + self.nc:
             raise CheckpointError(
-                f"{self.path}: gives {tuple(outputs[0].shape)}: expected (batch, {4 + self.nc} or more, anchors); export it again"
+                f"{self.path}: output of shape {tuple(outputs[0].shape)}: expected (batch, {4 + self.nc} or more, "
+                "anchor points); export it again"
             )
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def _in_batches(self, images: Tensor) -> list[Tensor]:
-        """Compute any number of images with a file of a fixed batch: the last batch is filled up with black ones."""
+        """Split images into batches of the fixed size; black images fill the last one."""
         assert self.batch is not None
         missing = -len(images) % self.batch
         filled = torch.cat((images, images.new_zeros(missing, *images.shape[1:])))

@@ -1,4 +1,4 @@
-"""What an exported file says about its network: written by export.py, read and checked by utils/inference/exported.py."""
+"""Metadata of an exported file: written by export.py, read and checked by utils/inference/exported.py."""
 
 import json
 from collections.abc import Mapping
@@ -12,19 +12,22 @@ FORMAT_VERSION = 1
 TASKS = ("detect", "segment")
 INPUT_NAME = "images"
 OUTPUT_NAMES = {"detect": ("output0",), "segment": ("output0", "prototypes")}
-"""Names of the file's outputs by task: the prediction (B, 4 + nc (+ nm), A), and the mask prototypes (B, nm, H / 4, W / 4)."""
+"""Output names by task: the prediction (B, 4 + nc (+ nm), A) and the mask prototypes (B, nm, H / 4, W / 4)."""
 
 
 @dataclass(frozen=True)
 class ExportMetadata:
-    """An exported network without its weights.
+    """Description of an exported network.
 
     Attributes:
-        names: class names by class number; nc: how many; ch: channels of the images.
+        names: class names by class number.
+        nc: number of classes.
+        ch: channels of the images.
         stride: pixels per cell of each level.
-        image_hw: height and width in pixels that a static file takes; those to prefer for a dynamic one.
-        batch: images that a static file takes at a time.
-        dynamic: batch, height and width are free; the two sides are multiples of the largest stride.
+        task: one of `TASKS`.
+        image_hw: height and width in pixels of a static file; the default size of a dynamic one.
+        batch: batch size of a static file.
+        dynamic: batch size, height and width are free; height and width must be multiples of the largest stride.
         yolo_loom: version of this format.
     """
 
@@ -44,28 +47,26 @@ class ExportMetadata:
 
 
 def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
-    """Turn what a file says about itself into metadata.
+    """Parse and check the metadata of a file.
 
     Args:
-        entries: JSON by field name; other entries are left alone.
+        entries: JSON by field name; unknown entries are ignored.
         where: the file, for messages.
     Raises:
-        CheckpointError: nothing of ours in it, a newer version, or a value of another type or range.
+        CheckpointError: not from export.py, from a newer version, or a value has a wrong type or range.
     """
     fields = ExportMetadata.__dataclass_fields__
     if "yolo_loom" not in entries:
-        raise CheckpointError(f"{where}: has no metadata of this framework: expected a file that export.py wrote")
+        raise CheckpointError(f"{where}: no metadata of this framework: expected a file that export.py wrote")
     values: dict[str, Any] = {}
     for key in fields:
         try:
             values[key] = json.loads(entries[key])
         except KeyError as error:
-            raise CheckpointError(
-                f"{where}: its metadata have no '{key}': expected a file that export.py wrote"
-            ) from error
+            raise CheckpointError(f"{where}: metadata has no '{key}': expected a file that export.py wrote") from error
         except (ValueError, RecursionError) as error:
             raise CheckpointError(
-                f"{where}: metadata '{key}' is {entries[key][:40]!r}: expected JSON, as export.py writes it"
+                f"{where}: metadata '{key}' is {entries[key][:40]!r}: expected JSON, as export.py writes"
             ) from error
     if not is_count(values["yolo_loom"]) or values["yolo_loom"] > FORMAT_VERSION:
         raise CheckpointError(
@@ -74,14 +75,12 @@ def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
     for key, fits in checks(values).items():
         if not fits:
             shown = json.dumps(values[key], ensure_ascii=False)[:60]
-            raise CheckpointError(
-                f"{where}: metadata '{key}' is {shown}: not what export.py writes there; export it again"
-            )
+            raise CheckpointError(f"{where}: metadata '{key}' is {shown}: wrong type or range; export it again")
     return ExportMetadata(**values)
 
 
 def checks(values: Mapping[str, Any]) -> dict[str, bool]:
-    """Return by field whether its value has the type and range that it must have."""
+    """Tell for each field whether its value has the right type and range."""
     names, sides, strides = values["names"], values["image_hw"], values["stride"]
     return {
         "nc": is_count(values["nc"]),

@@ -1,4 +1,4 @@
-"""Any weights file or exported file as a runnable network."""
+"""Load any weights file or exported file as a network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ from utils.wording import is_count
 
 
 def load_network(path: str | Path) -> Model | ExportedNetwork:
-    """Return the network of a file by its suffix: .onnx and .torchscript as `ExportedNetwork`, any other as a `Model`.
+    """Load a file by its suffix: .onnx and .torchscript as an `ExportedNetwork`, any other as a `Model`.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     if Path(path).suffix.lower() in RUNNERS:
         return ExportedNetwork(path)
@@ -27,7 +27,7 @@ def load_network(path: str | Path) -> Model | ExportedNetwork:
 
 
 def trained_size(training: Mapping[str, Any]) -> int | None:
-    """Return the image size in a file's training arguments (ours, YOLOv9's, Ultralytics'); None where it has none."""
+    """Return the image size in a file's training arguments (ours, YOLOv9's or Ultralytics'), or None."""
     for key, name in (("options", "img"), ("opt", "imgsz"), ("train_args", "imgsz")):
         arguments = training.get(key)
         if isinstance(arguments, Mapping) and is_count(arguments.get(name)):
@@ -36,7 +36,7 @@ def trained_size(training: Mapping[str, Any]) -> int | None:
 
 
 def network_precision(network: Model | ExportedNetwork, device: str, amp: str) -> Precision:
-    """Choose device and number format of a run; an exported file computes in float32, whatever --amp asks for."""
+    """Choose device and dtype of a run; an exported file always computes in float32."""
     if not isinstance(network, ExportedNetwork):
         return choose_precision(device, amp)
     if amp not in ("auto", "off"):

@@ -1,4 +1,4 @@
-"""Prediction from Python: images in, boxes and masks in the images' own pixels out."""
+"""Prediction from Python: takes images, returns boxes and masks in pixels of these images."""
 
 import math
 import time
@@ -46,23 +46,23 @@ def class_numbers(wanted: Sequence[int | str] | None, names: Sequence[str]) -> l
 
 
 class Predictor:
-    """Finds objects in images: call it with a path, an array (H, W, 3) uint8 RGB, or a list of them.
+    """Detect objects in images: call it with a path, an array (H, W, 3) uint8 RGB, or a list of these.
 
     Args:
-        model: a network in evaluation form (`utils.inference.network.load_network`); it is not changed.
-        image_size: longer side in pixels that the network sees, or (height, width) to fit into; rounded up to the stride. Default:
-            the size that the network was trained at, or 640 if unknown. A static exported file takes only its own size.
+        model: a network from `utils.inference.network.load_network`; it is not changed.
+        image_size: longer side in pixels, or (height, width), that images are resized to fit; rounded up to the stride.
+            None: the size that the network was trained at, or 640 if unknown. A static exported file has its own size.
         conf_thres: confidence threshold.
-        iou_thres: overlap above which the less confident of two boxes of a class is dropped.
+        iou_thres: IoU above which the less confident of two boxes of a class is dropped.
         max_det: most detections of an image.
         classes: class numbers or names to keep; None keeps all.
-        agnostic: boxes of different classes suppress each other, too.
-        precision: device and number format; None chooses the best present.
-        rect: pad an image only to multiples of the stride; else, and for static exported files, to the whole size.
-        retina_masks: masks at the image's resolution, not the network's (utils/geometry/masks.py).
+        agnostic: let boxes of different classes suppress each other too.
+        precision: device and dtype; None chooses the best available.
+        rect: pad images only to multiples of the stride; False, and a static exported file: to the whole size.
+        retina_masks: compute masks at the image's resolution, not the network's (utils/geometry/masks.py).
 
     Raises:
-        SettingsError: a value out of range, or an unknown class.
+        SettingsError: a value is out of range, or a class is unknown.
     """
 
     def __init__(
@@ -84,9 +84,7 @@ class Predictor:
         if max_det < 1:
             raise SettingsError(f"--max-det {max_det}: expected 1 or more")
         if model.channels != 3:
-            raise SettingsError(
-                f"the network takes {model.channels} channels: prediction from image files expects 3 (RGB)"
-            )
+            raise SettingsError(f"network of {model.channels} channels: expected 3 (RGB) for prediction from images")
         self.names = list(model.names)
         self.nc = model.nc
         self.stride = max(model.stride)
@@ -97,13 +95,13 @@ class Predictor:
         self.classes = class_numbers(classes, self.names)
         self.precision = precision or choose_precision()
         self.net = self.precision.place_for_inference(model.deploy().eval())
-        torchvision_nms(self.precision.device.type)  # imported now, so that the first image's time is its own
+        torchvision_nms(self.precision.device.type)  # imported now, so that the first image's time excludes the import
 
     def __call__(self, images: Image | Sequence[Image]) -> list[Results]:
         """Return one `Results` for each image, in order.
 
         Raises:
-            DataError: a file that cannot be read, or an array that is no (H, W, 3) uint8 image.
+            DataError: a file cannot be read, or an array is no (H, W, 3) uint8 image.
         """
         if isinstance(images, (str, Path, np.ndarray)):
             images = [images]
@@ -126,10 +124,10 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, image: NDArray[np.uint8], path: Path) -> Results:
-        """Return what is in one (H, W, 3) uint8 RGB image.
+        """Detect the objects in one (H, W, 3) uint8 RGB image.
 
         Raises:
-            DataError: another shape or number format.
+            DataError: the image has another shape or dtype.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise DataError(f"{path}: array {image.shape} {image.dtype}: expected (height, width, 3) uint8, RGB")

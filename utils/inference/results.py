@@ -1,4 +1,4 @@
-"""What a network found in one image: drawn, cropped, or as rows of label and result files."""
+"""Detections of one image: drawn, cropped, or as rows of label and results files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ from utils.geometry.rle import encode_region
 
 @dataclass
 class Results:
-    """What the network found in one image.
+    """Detections of one image.
 
     Attributes:
-        path: the file it came from; a made-up name such as `image0` for an array.
-        image: (H, W, 3) uint8 RGB, the image itself.
+        path: the image file; `image0`, `image1`, … for arrays.
+        image: (H, W, 3) uint8 RGB.
         boxes_xyxy: (n, 4) float32, pixels of `image`, most confident first.
         scores: (n,) float32 confidences in [0, 1].
         classes: (n,) int64 class numbers.
@@ -44,7 +44,7 @@ class Results:
 
     @property
     def masks(self) -> NDArray[np.bool_] | None:
-        """(n, H, W) bool masks of the image's size for a segmentation network, else None; built at each access."""
+        """(n, H, W) bool masks of a segmentation network, else None; built at each access."""
         return None if self.regions is None else dense_masks(self.regions, self.image.shape[:2])
 
     def plot(
@@ -64,23 +64,23 @@ class Results:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the annotated image and return where (as .jpg if the suffix is one that cannot be written)."""
+        """Write the image with its objects drawn; return the path (.jpg where the suffix cannot be written)."""
         return write_image(path, self.plot())
 
     def counts(self) -> dict[str, int]:
-        """Return the number of objects by class name, in class order, classes without objects left out."""
+        """Count the objects by class name, in class order; classes without objects are left out."""
         numbers, counts = np.unique(self.classes, return_counts=True)
         return {self.names[number]: int(count) for number, count in zip(numbers, counts, strict=True)}
 
     def crop(self, index: int) -> NDArray[np.uint8]:
-        """Return the (h, w, 3) part of the image inside one box, at least one pixel."""
+        """Cut one box out of the image: (h, w, 3), at least one pixel."""
         height, width = self.image.shape[:2]
         x1, y1, x2, y2 = self.boxes_xyxy[index].tolist()
         left, top = min(int(x1), width - 1), min(int(y1), height - 1)
         return self.image[top : max(int(np.ceil(y2)), top + 1), left : max(int(np.ceil(x2)), left + 1)]
 
     def txt_rows(self, with_conf: bool = False) -> list[str]:
-        """Return rows of a YOLO label file, `with_conf` with the confidence at the end (see `label_rows`)."""
+        """Return rows of a YOLO label file; `with_conf` appends the confidence (see `label_rows`)."""
         scores = self.scores.tolist() if with_conf else None
         return label_rows(self.boxes_xyxy, self.classes.tolist(), self.image.shape[:2], self.regions, scores)
 

@@ -1,4 +1,4 @@
-"""Maps laid over images, colours, and the layout of contact sheets."""
+"""Maps over images, colours, and the layout of contact sheets."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def hot(cells_hw: tuple[int, int], row: int, column: int) -> np.ndarray:
 
 
 def test_a_map_lies_where_the_image_was_in_the_network() -> None:
-    """Of 200 x 100 pixels at half size in 64 x 128, the rows 7 to 57 of 64 are the image's; cell (3, 10) of 8 x 8 pixels is at y 24 to 32."""
+    """An image of 100 x 200 fills rows 7 to 57 of a 64 x 128 input; cell (3, 10) of 8 x 8 pixels is at y 24 to 32."""
     placement = Placement((100, 200), (0.5, 0.5), (14, 7))
     found = laid_over(hot((8, 16), 3, 10), placement, (64, 128), (100, 200))
     assert found.shape == (100, 200)
@@ -43,7 +43,7 @@ def test_a_map_lies_where_the_image_was_in_the_network() -> None:
 
 
 def test_a_letterboxed_image_comes_back() -> None:
-    """A map with a cell for every pixel of the network's input is that input; over the original it must be the original."""
+    """With a cell for every pixel, the map is the network's input; laid over the original it must equal it."""
     ramp = np.add.outer(np.arange(60), np.arange(90) * 1.5).astype(np.uint8)
     boxed, placement = letterbox(np.repeat(ramp[:, :, None], 3, 2), (128, 128))
     found = laid_over(boxed[:, :, 0].astype(np.float32), placement, (128, 128), (60, 90))

@@ -29,7 +29,7 @@ def test_logits_are_linear_between_the_centres_of_cells() -> None:
 
 
 def test_the_edge_lies_where_the_logit_is_zero() -> None:
-    # cells of 4 pixels; from cell 3 on inside: the logit is 0 halfway between the centres of cells 2 and 3, at 12 pixels
+    # cells of 4 pixels, inside from cell 3 on: the logit is 0 between the centres of cells 2 and 3, at 12 pixels
     region = instance_region(ONE, step(3), WHOLE, Placement((32, 32), (1, 1), (0, 0)))
     assert region.mask.shape == (32, 32)
     assert region.mask.any(0).tolist() == [False] * 12 + [True] * 20

@@ -167,7 +167,7 @@ class MaskOracle(Oracle):
 
 
 def make_outlined(folder: Path, rect: bool = True) -> DetectionDataset:
-    """The images of `make_dataset`, objects outlined by diamonds in their boxes; the last object of all is known by its box only."""
+    """The images of `make_dataset` with a diamond in each box as the outline; the very last object has a box only."""
     annotations = make_dataset(folder, rect).annotations
     for item in annotations:
         for row, box in enumerate(item.boxes_xyxy):

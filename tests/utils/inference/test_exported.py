@@ -1,4 +1,4 @@
-"""Exported files as networks: the same outputs as the network they were made from, and one message for files that are none."""
+"""Exported files as networks: the outputs of the network they were made from, and one message for broken files."""
 
 import json
 import sys
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from data.augment.transforms import letterbox
 from models.yolo import Model, load
 from tests.networks import randomise, seeded_images, tiny_model
+from tests.saying import assert_says
 from utils.errors import CheckpointError, SettingsError
 from utils.inference.exported import (
     ExportedNetwork,
@@ -54,7 +55,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def files(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return `files("onnx-static")`: what export.py makes, static for 2 images of 64 x 96 or dynamic; not to be changed."""
+    """Return `files("onnx-static")`: a file of export.py, static (2 images of 64 x 96) or dynamic; do not change it."""
     folder, made = tmp_path_factory.mktemp("exported"), {}
     weights = write(folder / "bést.pt", model)
 
@@ -113,14 +114,14 @@ class TestOutputs:
 
     def test_other_sizes_are_refused(self, name: str, files) -> None:
         static, dynamic = (ExportedNetwork(files(f"{name}-{form}")) for form in ("static", "dynamic"))
-        with pytest.raises(
-            SettingsError, match=r"images of 3 channels, 64 x 64: expected 3 channels, height x width 64 x 96"
+        for network, shape, facts in (
+            (static, (1, 3, 64, 64), ("64 x 64", "64 x 96")),
+            (dynamic, (1, 3, 64, 100), ("64 x 100", "multiples of 32")),
+            (dynamic, (1, 1, 64, 64), ("1 channels", "3 channels")),
         ):
-            static(seeded_images(1, 3, 64, 64))
-        with pytest.raises(SettingsError, match=r"64 x 100: expected 3 channels, height x width multiples of 32"):
-            dynamic(seeded_images(1, 3, 64, 100))
-        with pytest.raises(SettingsError, match="images of 1 channels"):
-            dynamic(seeded_images(1, 1, 64, 64))
+            with pytest.raises(SettingsError) as caught:
+                network(seeded_images(*shape))
+            assert_says(caught.value, network.path, *facts)
 
     def test_predictor_gives_the_same_boxes(
         self, name: str, files, model: Model, capsys: pytest.CaptureFixture[str]
@@ -128,7 +129,7 @@ class TestOutputs:
         image = np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)
         static = load(files(f"{name}-static"), precision=CPU, image_size=320)
         assert static.size_hw == (64, 96)
-        assert "--img 320: does not apply to a static file: exactly 64 x 96" in capsys.readouterr().out
+        assert_says(capsys.readouterr().out, "--img 320", "64 x 96")
         dynamic = load(files(f"{name}-dynamic"), precision=CPU, image_size=160)
         for network, other in (
             (static, Predictor(model, (64, 96), precision=CPU, rect=False)),
@@ -155,7 +156,7 @@ class TestBrokenFiles:
         path = tmp_path / f"half.{name}"
         for share in (0.0, 0.5, 0.99):
             path.write_bytes(content[: int(share * len(content))])
-            with pytest.raises(CheckpointError, match=rf"half\.{name}: (no|has no)") as caught:
+            with pytest.raises(CheckpointError, match=rf"half\.{name}: no ") as caught:
                 load_network(path)
             assert "\n" not in str(caught.value)
 
@@ -169,32 +170,35 @@ class TestBrokenFiles:
             write(path, model)
         else:
             path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=rf"other\.{name}: .*expected (one|a file) that export\.py wrote"):
+        with pytest.raises(CheckpointError) as caught:
             load_network(path)
+        assert_says(caught.value, path, "export.py")
 
     def test_missing_and_wrong_suffix(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"none\.onnx: no such file"):
+        with pytest.raises(CheckpointError) as caught:
             load_network(tmp_path / "none.onnx")
-        with pytest.raises(CheckpointError, match=r"'\.engine': expected an exported file: \.onnx or \.torchscript"):
+        assert_says(caught.value, "none.onnx", "no such file")
+        with pytest.raises(CheckpointError) as caught:
             ExportedNetwork(tmp_path / "best.engine")
+        assert_says(caught.value, "'.engine'", ".onnx", ".torchscript")
 
     def test_onnx_of_somebody_else(self, files, tmp_path: Path) -> None:
         onnx = pytest.importorskip("onnx")
         content = onnx.load(files("onnx-static"))
         del content.metadata_props[:]
         onnx.save(content, tmp_path / "foreign.onnx")
-        with pytest.raises(CheckpointError, match=r"foreign\.onnx: has no metadata of this framework"):
+        with pytest.raises(CheckpointError) as caught:
             load_network(tmp_path / "foreign.onnx")
+        assert_says(caught.value, "foreign.onnx", "no metadata", "export.py")
 
     def test_onnx_whose_metadata_are_not_its_own(self, files, tmp_path: Path) -> None:
         onnx = pytest.importorskip("onnx")
         content = onnx.load(files("onnx-static"))
         next(entry for entry in content.metadata_props if entry.key == "image_hw").value = "[96, 64]"
         onnx.save(content, tmp_path / "lying.onnx")
-        with pytest.raises(
-            CheckpointError, match=r"lying\.onnx: its inputs and outputs are not those its metadata tell"
-        ):
+        with pytest.raises(CheckpointError) as caught:
             load_network(tmp_path / "lying.onnx")
+        assert_says(caught.value, "lying.onnx", "metadata", "[2, 3, 96, 64]")
 
     def test_torchscript_without_metadata_is_not_even_loaded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,30 +207,31 @@ class TestBrokenFiles:
             warnings.simplefilter("ignore")
             torch.jit.trace(nn.Identity(), (torch.zeros(1),)).save(str(tmp_path / "foreign.torchscript"))
         monkeypatch.setattr(torch.jit, "load", lambda *_args, **_settings: pytest.fail("ran a foreign file"))
-        with pytest.raises(CheckpointError, match=r"foreign\.torchscript: has no metadata of this framework"):
+        with pytest.raises(CheckpointError) as caught:
             load_network(tmp_path / "foreign.torchscript")
+        assert_says(caught.value, "foreign.torchscript", "no metadata", "export.py")
 
     def test_metadata_bomb(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "bomb.torchscript", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("x/extra/metadata.json", b" " * (1 << 23))
-        with pytest.raises(CheckpointError, match=r"bomb\.torchscript: has no metadata"):
+        with pytest.raises(CheckpointError) as caught:
             load_network(tmp_path / "bomb.torchscript")
+        assert_says(caught.value, "bomb.torchscript", "no metadata")
 
     @pytest.mark.parametrize("content", [b"\xff", b"{", b"[" * 100_000, b"3"])
     def test_torchscript_metadata_that_are_no_json_object(self, content: bytes, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "x.torchscript", "w") as archive:
             archive.writestr("x/extra/metadata.json", content)
-        with pytest.raises(CheckpointError, match=r"x\.torchscript: metadata (cannot be read|are no JSON object)"):
+        with pytest.raises(CheckpointError) as caught:
             read_torchscript_metadata(tmp_path / "x.torchscript")
+        assert_says(caught.value, "x.torchscript", "metadata", "export.py")
 
     def test_onnxruntime_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "a.onnx").write_bytes(b"")
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(
-            CheckpointError,
-            match=r"a\.onnx: needs onnxruntime, which is not installed: pip install -r requirements-export\.txt",
-        ):
+        with pytest.raises(CheckpointError) as caught:
             load_network(tmp_path / "a.onnx")
+        assert_says(caught.value, "a.onnx", "onnxruntime", "pip install -r requirements-export.txt")
 
 
 class TestMetadata:
@@ -260,18 +265,22 @@ class TestMetadata:
         ],
     )
     def test_values_of_another_kind(self, key: str, value: str) -> None:
-        with pytest.raises(CheckpointError, match=f"x.onnx: metadata '{key}' is "):
+        with pytest.raises(CheckpointError) as caught:
             parse_metadata(self.good.entries() | {key: value}, "x.onnx")
+        assert_says(caught.value, "x.onnx", f"'{key}'", value)
 
     def test_nothing_is_evaluated(self) -> None:
-        with pytest.raises(CheckpointError, match=r"metadata 'names' is \"\[__import__.*expected JSON"):
+        with pytest.raises(CheckpointError) as caught:
             parse_metadata(self.good.entries() | {"names": "[__import__('os').getcwd()]"}, "x.onnx")
+        assert_says(caught.value, "x.onnx", "'names'", "[__import__('os').getcwd()]", "JSON")
 
     def test_newer_and_incomplete(self) -> None:
-        with pytest.raises(CheckpointError, match=rf"export version {FORMAT_VERSION + 1}: .*update it"):
+        with pytest.raises(CheckpointError) as caught:
             parse_metadata(self.good.entries() | {"yolo_loom": str(FORMAT_VERSION + 1)}, "x.onnx")
-        with pytest.raises(CheckpointError, match="its metadata have no 'stride'"):
+        assert_says(caught.value, "x.onnx", "version", FORMAT_VERSION + 1, FORMAT_VERSION)
+        with pytest.raises(CheckpointError) as caught:
             parse_metadata({key: text for key, text in self.good.entries().items() if key != "stride"}, "x.onnx")
+        assert_says(caught.value, "x.onnx", "'stride'")
 
 
 def test_constants_move_with_the_network(files) -> None:

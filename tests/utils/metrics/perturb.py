@@ -39,7 +39,7 @@ def synthetic_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> l
 def perturbed(
     annotation: Annotation, noise: float, nc: int, rng: np.random.Generator, false_alarms: int = 6
 ) -> np.ndarray:
-    """(n, 6) float32 detections of one image: jittered, some dropped, doubled or mislabelled, others on nothing; many equal scores.
+    """Make (n, 6) float32 detections of one image: jittered, dropped, doubled, mislabelled, spurious; equal scores.
 
     Crowds get several boxes inside, as a detector gives them.
     """
@@ -75,7 +75,7 @@ def perturbed(
 
 
 def outlined_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> list[Annotation]:
-    """`synthetic_annotations` with crooked outlines of one or two parts; one object in twelve is known by its box only."""
+    """Make `synthetic_annotations` with crooked outlines of one or two parts; one object in twelve has only a box."""
     annotations, rng = synthetic_annotations(num_images, nc, seed), np.random.default_rng(seed + 1)
     for item in annotations:
         for row, box in enumerate(item.boxes_xyxy.astype(np.float64)):
@@ -106,7 +106,7 @@ def outlined_annotations(num_images: int = 40, nc: int = 8, seed: int = 0) -> li
 def perturbed_masks(
     annotation: Annotation, noise: float, nc: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Region]]:
-    """Detections (n, 6) of one image with their masks: true ones grown, shrunk or shifted, some dropped, doubled or mislabelled."""
+    """Make detections (n, 6) of one image with masks: grown, shrunk, shifted; some dropped, doubled, mislabelled."""
     rows, regions = [], []
     height, width = annotation.file_hw
     for row, label in enumerate(annotation.classes):

@@ -1,4 +1,4 @@
-"""The in-loop metrics against pycocotools, on real and synthetic ground truth with damaged copies of it as detections."""
+"""Our metrics against pycocotools, on real and synthetic ground truth; the detections are damaged copies of it."""
 
 import contextlib
 import io
@@ -103,7 +103,8 @@ def test_coco_images_equal_pycocotools(shared: Path, noise: float, false_alarms:
     ours = evaluate_coco(coco_ground_truth(annotations, [str(k) for k in categories], categories), results, 300)
     at_100 = evaluate_coco(content, results)
     print(
-        f"noise {noise}: mAP50-95 {result.map:.6f}, mAP50 {result.map50:.6f}, {sum(map(len, detections.values()))} detections; "
+        f"noise {noise}: mAP50-95 {result.map:.6f}, mAP50 {result.map50:.6f}, "
+        f"{sum(map(len, detections.values()))} detections; "
         f"largest gap at 300 {max(gaps(result, official)):.1e}, at 100 {max(gaps(result, at_100)):.1e}"
     )
     assert 0.3 < result.map < 0.7
@@ -141,12 +142,12 @@ def test_masks_equal_pycocotools(noise: float):
     result = masks_in_loop(annotations, found)
     numbers = evaluate_coco(truth, mask_results(annotations, found, CATEGORIES), 300, masks=True)
     print(
-        f"noise {noise}: mask mAP50-95 {result.map:.4f}, mAP50 {result.map50:.4f}, largest gap {max(gaps(result, numbers)):.1e}"
+        f"noise {noise}: mask mAP50-95 {result.map:.4f}, mAP50 {result.map50:.4f}, "
+        f"largest gap {max(gaps(result, numbers)):.1e}"
     )
     assert 0.05 < result.map < 0.9
-    assert result.num_instances < sum(
-        int((~item.crowd).sum()) for item in annotations
-    )  # those known by their box are ignored
+    # objects without a mask are ignored
+    assert result.num_instances < sum(int((~item.crowd).sum()) for item in annotations)
     assert max(gaps(result, numbers)) < TOLERANCE
 
 
@@ -166,7 +167,8 @@ def test_masks_of_coco_images_equal_pycocotools(shared: Path, noise: float):
         coco_ground_truth(annotations, config.names, report.categories, masks=True), results, 300, masks=True
     )
     print(
-        f"noise {noise}: mask mAP50-95 {result.map:.4f}, largest gap {max(gaps(result, numbers)):.1e}, to ours {max(gaps(result, ours)):.1e}"
+        f"noise {noise}: mask mAP50-95 {result.map:.4f}, largest gap {max(gaps(result, numbers)):.1e}, "
+        f"to ours {max(gaps(result, ours)):.1e}"
     )
     assert 0.1 < result.map < 0.95
     assert max(gaps(result, numbers)) < TOLERANCE
