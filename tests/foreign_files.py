@@ -1,4 +1,4 @@
-"""Stand-ins for the checkpoints of the original YOLOv9 and of Ultralytics, made from what is known of such files.
+"""Files like the checkpoints of the original YOLOv9 and of Ultralytics, made from what is known of such files.
 
 A module tree is built from a network's tensors under the originals' names. It consists of torch's own layers and of
 empty classes with the originals' paths (`models.common.Conv`, `ultralytics.nn.tasks.DetectionModel`, …). torch.save
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from models.yolo import Model
-from utils.weights.foreign_names import foreign_head_names, foreign_name
+from utils.weights.foreign_names import foreign_head_names
 
 Tree = dict[str, Any]
 FOREIGN_HEADS = {"V9Detect": "Detect", "V9Segment": "Segment"}
@@ -135,6 +135,16 @@ def build(tree: Tree, family: Family, class_name: str | None = None, is_head: bo
     if name == "RepConvN":
         module.bn = None
     return module
+
+
+def foreign_name(name: str, head_index: int, table: dict[str, str]) -> str:
+    """Return the originals' name of one of our state-dict entries."""
+    prefix = f"model.{head_index}."
+    if name.startswith(prefix):
+        for ours, theirs in table.items():
+            if name.startswith(f"{prefix}{ours}."):
+                return f"{prefix}{theirs}.{name.removeprefix(f'{prefix}{ours}.')}"
+    return name
 
 
 def foreign_tensors(model: Model) -> dict[str, Tensor]:

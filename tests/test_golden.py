@@ -14,9 +14,9 @@ import torch
 
 from models.yolo import Model
 from tests import check_golden
+from tests.foreign_files import foreign_tensors
 from tests.networks import meta_deployed, meta_pruned
 from utils.checkpoint.importing import import_state_dict
-from utils.weights.foreign_names import foreign_head_names, foreign_name
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = (
@@ -29,8 +29,7 @@ def foreign_state_dict(name: str) -> list[list]:
     """Return names and shapes of a network's state dict as the original names them."""
     with torch.device("meta"):
         model = Model(f"{name}.yaml")
-    table, head_index = foreign_head_names(model.head), len(model.model) - 1
-    return [[foreign_name(key, head_index, table), list(value.shape)] for key, value in model.state_dict().items()]
+    return [[name, list(value.shape)] for name, value in foreign_tensors(model).items()]
 
 
 EXTRACTS = sorted((GOLDEN / "networks").glob("*.json"))

@@ -13,8 +13,8 @@ import models
 from models.parameters import count_parameters
 from models.summary import count_gflops
 from models.yolo import Model
+from tests.foreign_files import foreign_tensors
 from tests.networks import meta_deployed, meta_model, meta_pruned, seeded_images
-from utils.weights.foreign_names import foreign_head_names, foreign_name
 
 MODELS = Path(models.__file__).parent
 PATHS = {path.stem: path for folder in ("detect", "segment") for path in sorted((MODELS / folder).glob("*.yaml"))}
@@ -143,11 +143,7 @@ PUBLISHED = {
 @pytest.mark.parametrize(("network", "expected"), PUBLISHED.items())
 def test_published_names_and_shapes(network: str, expected: tuple[int, int, str]) -> None:
     model = meta_model(network)
-    table, head_index = foreign_head_names(model.head), len(model.model) - 1
-    lines = sorted(
-        f"{foreign_name(key, head_index, table)} {'x'.join(map(str, value.shape))}"
-        for key, value in model.state_dict().items()
-    )
+    lines = sorted(f"{name} {'x'.join(map(str, value.shape))}" for name, value in foreign_tensors(model).items())
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
     assert (count_parameters(model), len(lines), digest) == expected
 

@@ -1,7 +1,8 @@
-"""Which layer of one network is which layer of another, edited one: told by what a layer is and where it stands in the graph.
+"""Find the layers of one network in another, edited one.
 
-A layer's index says nothing after an insertion. Here two layers are alike as far as their names and tensors agree, and the
-more so the more alike their neighbours in the graph are; the pairs of greatest total likeness that keep the order are taken.
+After an insertion a layer's index says nothing. Two layers are alike where their names and tensors agree, and more so
+where their neighbours in the graph are alike. Of all pairings that keep the order, the one with the greatest total
+likeness is taken.
 """
 
 from collections.abc import Mapping
@@ -14,23 +15,24 @@ IMAGE = -1
 """Source index that stands for the image."""
 
 ROUNDS = 12
-"""How many steps away in the graph a difference is still felt."""
+"""Steps in the graph over which a difference has an effect."""
 
 NEIGHBOURS = 0.6
-"""Weight of the neighbours' likeness against the layer's own."""
+"""Weight of the neighbours' likeness, relative to the layer's own."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass
 class Node:
-    """A layer as the alignment sees it.
+    """A layer to be aligned.
 
     Attributes:
         name: the layer's yaml name; None where only its tensors are known.
         shapes: shape of every tensor, by name within the layer.
-        sources: indices of the nodes that feed it, in the order of the row; None where the graph is not known.
-        inputs: what a head calls each of its sources ("lead 0", "auxiliary 2"); empty for other layers.
+        sources: indices of its input nodes, in the order of the row; None where the graph is not known.
+        inputs: a head's name for each of its sources ("lead 0", "auxiliary 2"); empty for other layers.
+        consumers: indices of the nodes that it feeds, each with that node's name for the input.
     """
 
     name: str | None
@@ -41,11 +43,11 @@ class Node:
 
 
 def align(old: list[Node], new: list[Node]) -> dict[int, int]:
-    """Return the old node of each new node that has one, by index; the last nodes, the heads, always belong together.
+    """Return the index of the old node for each new node that has one. The last nodes, the heads, always match.
 
     Args:
-        old: nodes of the network that the weights come from, in order.
-        new: nodes of the network that takes them.
+        old: nodes of the network with the weights, in order.
+        new: nodes of the network that receives them.
     """
     for nodes in (old, new):
         link_consumers(nodes)
@@ -54,7 +56,7 @@ def align(old: list[Node], new: list[Node]) -> dict[int, int]:
 
 
 def link_consumers(nodes: list[Node]) -> None:
-    """Fill in which nodes each node feeds, and as which input of a head."""
+    """Set `consumers` of every node."""
     for node in nodes:
         node.consumers = []
     for index, node in enumerate(nodes):
@@ -65,21 +67,18 @@ def link_consumers(nodes: list[Node]) -> None:
 
 
 def own_likeness(old: list[Node], new: list[Node]) -> NDArray[np.float64]:
-    """Return how alike each old and each new node are by themselves, (old, new), 0 for pairs that cannot be the same layer."""
+    """Return the likeness of each old and new node without neighbours, (old, new); 0 for impossible pairs."""
     return np.array([[pair_likeness(before, after) for after in new] for before in old]).reshape(len(old), len(new))
 
 
 def pair_likeness(before: Node, after: Node) -> float:
-    """Return 0 … 1: the share of tensors that agree, whatever they hold; layers without tensors agree by name alone.
+    """Return the share of tensors with the same name and shape, 0 to 1; layers without tensors agree by name alone.
 
-    A layer of another name can be the same only if all its tensors are found in the new one (a block that got a part added).
+    A layer of another name can match only if all its tensors are in the new one (a block with an added part).
     """
     if not before.shapes or not after.shapes:
-        return (
-            0.5
-            if before.name is not None and before.name == after.name and not before.shapes and not after.shapes
-            else 0.0
-        )
+        same_name = before.name is not None and before.name == after.name
+        return 0.5 if same_name and not before.shapes and not after.shapes else 0.0
     agreeing = sum(after.shapes.get(name) == shape for name, shape in before.shapes.items())
     share = agreeing / max(len(before.shapes), len(after.shapes))
     if before.name is None or after.name is None:
@@ -90,7 +89,7 @@ def pair_likeness(before: Node, after: Node) -> float:
 
 
 def spread(own: NDArray[np.float64], old: list[Node], new: list[Node]) -> NDArray[np.float64]:
-    """Add to the likeness of each pair that of their neighbours, several steps far."""
+    """Add the likeness of the neighbours, up to ROUNDS steps away, to that of each pair."""
     if any(node.sources is None for node in (*old, *new)):
         return own
     heads = (len(old) - 1, len(new) - 1)
@@ -107,7 +106,7 @@ def spread(own: NDArray[np.float64], old: list[Node], new: list[Node]) -> NDArra
 
 
 def upstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
-    """Return how alike what feeds two nodes is, 0 … 1: place by place, counted from the end of the row."""
+    """Return the likeness of two nodes' sources, 0 to 1, compared in order from the end of the row."""
     ours, theirs = before.sources or [], after.sources or []
     alike = [
         float(b == a) if IMAGE in (b, a) else known[b, a]
@@ -117,7 +116,7 @@ def upstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
 
 
 def downstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
-    """Return how alike what two nodes feed is, 0 … 1: every consumer with the other node's most similar one."""
+    """Return the likeness of two nodes' consumers, 0 to 1: each with the other node's most similar one."""
     if not before.consumers or not after.consumers:
         return 0.0
     alike = np.array(
@@ -130,7 +129,7 @@ def downstream(before: Node, after: Node, known: NDArray[np.float64]) -> float:
 
 
 def best_pairs(likeness: NDArray[np.float64]) -> dict[int, int]:
-    """Return the pairs {column: row} that keep the order and whose likeness adds up to the most."""
+    """Return the pairs {column: row} in order with the greatest total likeness."""
     rows, columns = likeness.shape
     total = np.zeros((rows + 1, columns + 1))
     for row in range(rows):

@@ -1,4 +1,4 @@
-"""Weights in and out: our checkpoints (tensors and plain data only), and state dicts under the originals' names."""
+"""Weights into the network that they were made for: matched by name, under our names or the originals'."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.parameters import is_constant, layer_index
 from models.plugins.loading import load_plugins
 from models.plugins.record import advise_missing, say_differences
 from models.registry import registered_layers
@@ -15,11 +16,18 @@ from models.yolo import Model
 from utils.errors import CheckpointError, ModelConfigError
 from utils.weights.foreign_names import NAME_WRAPPERS, foreign_head_names, guessed_head_names
 from utils.weights.reading import Weights, read_weights
+from utils.wording import listed
+
+SHOWN = 3
+"""Names or layers that a one-line message shows."""
 
 
 @dataclass
 class ImportReport:
-    """Which tensors of a state dict found their place in a network; names are the network's, `unexpected` the file's."""
+    """Which tensors of a state dict were copied into a network.
+
+    Names are the network's; those in `unexpected` are the file's. `coverage` is the share of the parameters, 0 to 1.
+    """
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -28,57 +36,53 @@ class ImportReport:
     coverage: float = 0.0
 
     def describe(self) -> str:
-        """One line: how much was loaded, and what was not."""
-        rest = [
-            f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-            for what, names in self._others()
-            if names
-        ]
+        """Say in one line how much was loaded, and what was not."""
         total = len(self.loaded) + len(self.missing) + len(self.mismatched)
+        rest = counted(
+            {"missing": self.missing, "differing in shape": self.mismatched, "not in this network": self.unexpected}
+        )
         return "; ".join([f"{len(self.loaded)} of {total} tensors, {self.coverage:.1%} of the parameters", *rest])
 
-    def _others(self) -> list[tuple[str, list[str]]]:
-        return [
-            ("missing", self.missing),
-            ("differing in shape", self.mismatched),
-            ("not in this network", self.unexpected),
-        ]
+
+def counted(groups: dict[str, list[str]]) -> list[str]:
+    """Return ``2 missing (a, b)`` for each group that has names."""
+    return [f"{len(names)} {what} ({listed(names, SHOWN)})" for what, names in groups.items() if names]
 
 
 def own_names(tensors: Mapping[str, Tensor], model: Model | None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors under our names, and the file's name of each.
 
     Args:
-        tensors: named as the originals name them, or as we do; a further leading ``model.`` or ``module.`` is taken off.
-        model: the network that the tensors belong to; None to tell its head from the names.
+        tensors: under the originals' names or ours; a leading ``module.`` or second ``model.`` is removed.
+        model: the network that the tensors belong to; None to find its head by the names.
     """
-    renamed, file_names = {}, {}
     cleaned = {name: NAME_WRAPPERS.sub("", name) for name in tensors}
     if model is not None:
         prefix, table = f"model.{len(model.model) - 1}.", foreign_head_names(model.head)
     else:
-        last = max((int(name.split(".")[1]) for name in cleaned.values() if re.match(r"model\.\d+\.", name)), default=0)
+        last = max((layer_index(name) for name in cleaned.values() if re.match(r"model\.\d+\.", name)), default=0)
         prefix = f"model.{last}."
         table = guessed_head_names({name.split(".")[2] for name in cleaned.values() if name.startswith(prefix)})
-    table = {theirs: ours for ours, theirs in table.items()}
+    parts = {theirs: ours for ours, theirs in table.items()}
+    renamed, file_names = {}, {}
     for name, clean in cleaned.items():
         ours = clean
         if clean.startswith(prefix):
             part, _, rest = clean.removeprefix(prefix).partition(".")
-            ours = f"{prefix}{table[part]}.{rest}" if part in table else clean
+            ours = f"{prefix}{parts[part]}.{rest}" if part in parts else clean
         renamed[ours], file_names[ours] = tensors[name], name
     return renamed, file_names
 
 
 def import_state_dict(model: Model, tensors: Mapping[str, Tensor]) -> ImportReport:
-    """Copy tensors named as the originals (YOLOv9, YOLOv8, YOLO11) or as we name them into a network, where name and shape agree.
+    """Copy tensors into a network where name and shape agree.
 
     Args:
-        tensors: state dict; a further leading ``model.`` or ``module.`` is taken off.
+        tensors: under the originals' names or ours; a leading ``module.`` or second ``model.`` is removed.
     Returns:
         What was loaded and what was not.
     Raises:
-        CheckpointError: a DFL weight is not 0 … 15.
+        CheckpointError: a DFL weight is not 0 to 15.
     """
     ours, file_names = own_names(tensors, model)
     parameters = dict(model.named_parameters())
@@ -103,36 +107,35 @@ def import_state_dict(model: Model, tensors: Mapping[str, Tensor]) -> ImportRepo
 
 
 def check_constant(file_name: str, name: str, tensor: Tensor, target: Tensor) -> None:
-    """Refuse a DFL weight other than 0 … 15.
+    """Refuse a DFL weight other than 0 to 15.
 
     Raises:
-        CheckpointError: names it as the file does, and what it holds.
+        CheckpointError: gives the file's name for it and its values.
     """
-    if ".dfl." in name and not torch.equal(tensor.double().cpu(), target.double().cpu()):
-        held = tensor.flatten().tolist()
+    if is_constant(name) and not torch.equal(tensor.double().cpu(), target.double().cpu()):
+        values = tensor.flatten().tolist()
         raise CheckpointError(
-            f"{file_name}: holds {held}: expected 0 to {tensor.numel() - 1}: not a network of this family"
+            f"{file_name}: holds {values}: expected 0 to {tensor.numel() - 1}: not a network of this family"
         )
 
 
-def load_model(path: str | Path, plugins: Iterable[str | Path] = ()) -> Model:
-    """Return the network of a weights file in evaluation mode, float32, with its averaged (EMA) weights where it has them.
+def load_model(source: str | Path | Weights, plugins: Iterable[str | Path] = ()) -> Model:
+    """Build the network of a weights file, in evaluation mode and float32.
+
+    It gets the averaged (EMA) weights where the file has them.
 
     Args:
-        path: a checkpoint of ours, or one of the originals' (utils/weights/reading.py says which).
-        plugins: Python files with layers of yours, which are run (docs/plugins.md); a checkpoint runs none by itself.
+        source: a checkpoint of ours or of the originals (docs/weights.md), or what `read_weights` returned for it.
+        plugins: Python files with your own layers; they are run (docs/plugins.md). A checkpoint itself runs none.
     Raises:
-        CheckpointError: the file cannot be read, does not say its network, or its weights do not fit that.
+        CheckpointError: the file cannot be read, does not describe its network, or its weights do not fit the network.
         PluginError: a plug-in cannot be loaded.
     """
     load_plugins(plugins)
-    return model_of(read_weights(path))
-
-
-def model_of(weights: Weights) -> Model:
-    """Return the network that a weights file holds; see `load_model`."""
+    weights = source if isinstance(source, Weights) else read_weights(source)
     print_notes(weights)
-    model = skeleton_of(weights)
+    with torch.device("meta"):
+        model = build_model(weights)
     tensors, _ = own_names(weights.tensors, model)
     tensors = {
         name: tensor.float() if tensor.is_floating_point() else tensor
@@ -145,22 +148,21 @@ def model_of(weights: Weights) -> Model:
     check_fit(weights, tensors, model.state_dict())
     model.load_state_dict(tensors, assign=True)
     for name, parameter in model.named_parameters():
-        check_constant(
-            f"{weights.path}: {name}", name, parameter, torch.arange(parameter.numel()).view(parameter.shape)
-        )
+        bins = torch.arange(parameter.numel()).view(parameter.shape)
+        check_constant(f"{weights.path}: {name}", name, parameter, bins)
     model.names = list(weights.names or model.names)
     freeze_constants(model)
     return model.eval()
 
 
 def print_notes(weights: Weights) -> None:
-    """Print what was translated or left out in reading a weights file."""
+    """Print what was translated or left out when a weights file was read."""
     for note in weights.notes:
         print(f"{weights.path}: {note}")
 
 
 def is_leftover(name: str) -> bool:
-    """Tell whether a tensor is what a FLOP counter left behind in a module."""
+    """Tell whether a tensor was left in a module by a FLOP counter."""
     return name.endswith((".total_ops", ".total_params"))
 
 
@@ -168,44 +170,36 @@ def check_fit(weights: Weights, tensors: Mapping[str, Tensor], expected: Mapping
     """Refuse weights that are not exactly those of their own network.
 
     Raises:
-        CheckpointError: says how many are missing, too many, or of another shape, and names the first ones.
+        CheckpointError: counts and names the tensors that are missing, of another shape, or too many.
     """
-    missing = [name for name in expected if name not in tensors]
     different = [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
-    unknown = [name for name in tensors if name not in expected]
-    parts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("of another shape", different), ("too many", unknown))
-        if names
-    ]
+    parts = counted(
+        {
+            "missing": [name for name in expected if name not in tensors],
+            "of another shape": different,
+            "too many": [name for name in tensors if name not in expected],
+        }
+    )
     if parts:
         raise CheckpointError(
-            f"{weights.path}: its weights do not fit its own network: {'; '.join(parts)}; train.py --cfg takes what fits"
+            f"{weights.path}: its weights do not fit its own network: {'; '.join(parts)}: "
+            "expected every tensor of the network; train.py --cfg YAML --weights loads those that fit"
         )
 
 
-def skeleton_of(weights: Weights) -> Model:
-    """Return the network that weights belong to, on the meta device: without memory for its values.
-
-    Raises:
-        CheckpointError: the file does not say, or says one that cannot be built here.
-    """
-    if weights.config is None:
-        convert = f"python export.py --weights {weights.path} --cfg YAML --include weights makes a checkpoint of it"
-        raise CheckpointError(f"{weights.path}: a {weights.kind} says nothing of its network: {convert}")
-    with torch.device("meta"):
-        return build_network(weights)
-
-
-def build_network(weights: Weights, nc: int | None = None) -> Model:
-    """Build the network that weights say they belong to, with fresh values; say which of its plug-ins have changed since.
+def build_model(weights: Weights, nc: int | None = None) -> Model:
+    """Build the network that a weights file describes, with new values; print which of its plug-ins have changed since.
 
     Args:
-        nc: number of classes, in place of theirs.
+        nc: number of classes, in place of the file's.
     Raises:
-        CheckpointError: it cannot be built here; says where layers that are not there came from, and what brings them.
+        CheckpointError: the file describes no network, or one that cannot be built here; says what is missing for it.
     """
-    assert weights.config is not None
+    if weights.config is None:
+        raise CheckpointError(
+            f"{weights.path}: a {weights.kind} does not describe its network: expected a checkpoint; make one with "
+            f"python export.py --weights {weights.path} --cfg YAML --include weights"
+        )
     try:
         model = Model(weights.config, nc=nc or weights.nc, ch=weights.ch)
     except ModelConfigError as error:
@@ -221,6 +215,6 @@ def build_network(weights: Weights, nc: int | None = None) -> Model:
 
 
 def freeze_constants(model: Model) -> None:
-    """Keep the DFL weights out of training, also after `load_state_dict(assign=True)`."""
+    """Exclude the DFL weights from training, also after `load_state_dict(assign=True)`."""
     for branch in (*model.head.aux, model.head.lead):
         branch.dfl.requires_grad_(False)

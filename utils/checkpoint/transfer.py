@@ -1,4 +1,4 @@
-"""Weights into an edited network: matched by layer and place in the graph, and every tensor accounted for."""
+"""Weights into an edited network: layers are matched by content and place in the graph; every tensor is reported."""
 
 import re
 from collections import Counter
@@ -10,21 +10,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.parameters import layer_index
 from models.yolo import Model
 from utils.checkpoint.alignment import Node, align
-from utils.checkpoint.importing import check_constant, own_names, skeleton_of
+from utils.checkpoint.importing import SHOWN, build_model, check_constant, own_names
 from utils.errors import CheckpointError
 from utils.files import write_csv, write_text
 from utils.weights.reading import Weights
+from utils.wording import listed
 
 LOADED, NEW, DIFFERENT, UNUSED = "loaded", "new", "different shape", "not used"
-SHOWN = 3
-"""Layers named in the one line; the report names all."""
+
+
+@dataclass
+class Source:
+    """Weights that are transferred into another network.
+
+    Attributes:
+        skeleton: the network that they belong to, on the meta device; None where the file describes none.
+        tensors: the file's tensors under our names.
+        file_names: the file's own name of each tensor.
+    """
+
+    weights: Weights
+    skeleton: Model | None
+    tensors: dict[str, Tensor]
+    file_names: dict[str, str]
+
+    @classmethod
+    def of(cls, weights: Weights) -> "Source":
+        """Build the skeleton of weights and rename their tensors.
+
+        Raises:
+            CheckpointError: the network that the file describes cannot be built here.
+        """
+        skeleton = None
+        if weights.config is not None:
+            with torch.device("meta"):
+                skeleton = build_model(weights)
+        return cls(weights, skeleton, *own_names(weights.tensors, skeleton))
 
 
 @dataclass
 class TensorRecord:
-    """What became of one tensor: `name` is the network's, `source` the file's; "" where there is none."""
+    """The status of one tensor. `name` is the network's, `source` the file's; either may be ""."""
 
     name: str
     source: str
@@ -36,14 +65,14 @@ class TensorRecord:
 
 @dataclass
 class TransferReport:
-    """What a network took over from a weights file.
+    """What was copied from a weights file into a network.
 
     Attributes:
-        records: every tensor of the network in order, then what the file had beyond that.
-        coverage: share of the network's parameters that were loaded, 0 … 1.
-        used: share of the values in the file that were loaded, 0 … 1.
-        new_layers: layers of the network that have no counterpart in the file, by index.
-        moved: layers that sit at another index in the file, {index here: index there}.
+        records: every tensor of the network in order, then the unused ones of the file.
+        coverage: share of the network's parameters that were loaded, 0 to 1.
+        used: share of the values in the file that were loaded, 0 to 1.
+        new_layers: names of the layers that have no counterpart in the file, by index.
+        moved: layers with another index in the file, {index here: index there}.
     """
 
     path: str
@@ -54,31 +83,29 @@ class TransferReport:
     moved: dict[int, int] = field(default_factory=dict)
 
     def names(self, status: str) -> list[str]:
-        """Return the names of the tensors with one status, the file's names for those not used."""
+        """Return the names of the tensors with one status; for unused ones the file's names."""
         return [record.name or record.source for record in self.records if record.status == status]
 
     def describe(self) -> str:
-        """One line: how much was loaded, which layers are new, and which differ in shape and why."""
+        """Say in one line how much was loaded, which layers are new, and which differ in shape and why."""
         ours = [record for record in self.records if record.status != UNUSED]
+        line = (
+            f"{self.path}: {len(self.names(LOADED))} of {len(ours)} tensors loaded, "
+            f"{self.coverage:.1%} of the network's parameters ({self.used:.1%} of the file's)"
+        )
+        parts = [f"layer {index} {name}" for index, name in self.new_layers.items()]
+        line += f"; new: {listed(parts, SHOWN)}" if parts else ""
+        reasons = Counter((layer_index(record.name), record.reason) for record in ours if record.status == DIFFERENT)
+        parts = [f"{count} in layer {index} ({why})" for (index, why), count in reasons.items()]
+        line += f"; different shape: {listed(parts, SHOWN)}" if parts else ""
+        absent = Counter(layer_index(record.name) for record in ours if record.status == NEW)
+        parts = [f"{count} in layer {index}" for index, count in absent.items() if index not in self.new_layers]
+        line += f"; not in the file: {listed(parts, SHOWN)}" if parts else ""
         unused = len(self.records) - len(ours)
-        line = f"{self.path}: {len(self.names(LOADED))} of {len(ours)} tensors loaded, {self.coverage:.1%} of the network's parameters"
-        line += f" ({self.used:.1%} of the file's)"
-        if self.new_layers:
-            line += "; new: " + shorten([f"layer {index} {name}" for index, name in self.new_layers.items()])
-        reasons = Counter((layer_of(record.name), record.reason) for record in ours if record.status == DIFFERENT)
-        if reasons:
-            line += "; different shape: " + shorten(
-                [f"{count} in layer {index} ({why})" for (index, why), count in reasons.items()]
-            )
-        if missing := [
-            record for record in ours if record.status == NEW and layer_of(record.name) not in self.new_layers
-        ]:
-            counts = Counter(layer_of(record.name) for record in missing)
-            line += "; not in the file: " + shorten([f"{count} in layer {index}" for index, count in counts.items()])
         return line + (f"; {unused} tensors of the file have no place here" if unused else "")
 
     def write(self, folder: Path) -> None:
-        """Write transfer.csv, a line a tensor, and transfer.txt, the summary and which layers moved."""
+        """Write transfer.csv (a line for each tensor) and transfer.txt (the summary and the layers that moved)."""
         header = ("tensor", "tensor in the file", "status", "shape", "shape in the file", "reason")
         rows = [
             (r.name, r.source, r.status, " x ".join(map(str, r.shape)), " x ".join(map(str, r.source_shape)), r.reason)
@@ -87,17 +114,6 @@ class TransferReport:
         write_csv(folder / "transfer.csv", header, rows)
         moved = "".join(f"layer {here} takes the weights of layer {there}\n" for here, there in self.moved.items())
         write_text(folder / "transfer.txt", f"{self.describe()}\n{moved}every tensor: transfer.csv\n")
-
-
-def shorten(items: list[str]) -> str:
-    """Return the first items, separated by commas, and how many more there are."""
-    rest = len(items) - SHOWN
-    return ", ".join(items[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def layer_of(name: str) -> int:
-    """Return the layer index in the name of a tensor."""
-    return int(name.split(".")[1])
 
 
 def network_nodes(model: Model) -> list[Node]:
@@ -112,7 +128,7 @@ def network_nodes(model: Model) -> list[Node]:
 
 
 def tensor_nodes(tensors: Mapping[str, Tensor]) -> tuple[list[Node], list[int]]:
-    """Return nodes of a file that says nothing of its network, one for each layer with tensors, and the layers' indices."""
+    """Return a node for each layer with tensors in a file that describes no network, and the layers' indices."""
     layers: dict[int, dict[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
         if found := re.fullmatch(r"model\.(\d+)\.(.+)", name):
@@ -123,67 +139,59 @@ def tensor_nodes(tensors: Mapping[str, Tensor]) -> tuple[list[Node], list[int]]:
     return nodes, indices
 
 
-def transfer(model: Model, weights: Weights) -> TransferReport:
-    """Copy into a network the weights of every layer that it still shares with the network they come from.
+def transfer(model: Model, source: Source) -> TransferReport:
+    """Copy into a network the weights of every layer that it shares with the network that they come from.
 
-    Layers are matched by name, tensors and place in the graph (utils/checkpoint/alignment.py), never by index; a tensor is copied where
-    its layer has a counterpart and the shapes agree.
-
+    Layers are matched by name, tensors and place in the graph (utils/checkpoint/alignment.py), never by index.
+    A tensor is copied where its layer has a counterpart and the shapes agree.
     Raises:
-        CheckpointError: the file holds no weights of this family, folded ones for a network that is not, or DFL weights other than 0 … 15.
+        CheckpointError: the file holds no weights of this family, folded weights for a network that is not folded,
+            or DFL weights other than 0 to 15.
     """
-    source = skeleton_of(weights) if weights.config else None
-    tensors, file_names = own_names(weights.tensors, source)
-    if source is not None:
-        nodes = network_nodes(source)
+    if source.skeleton is not None:
+        nodes = network_nodes(source.skeleton)
         indices = list(range(len(nodes)))
     else:
-        nodes, indices = tensor_nodes(tensors)
+        nodes, indices = tensor_nodes(source.tensors)
     if not nodes:
-        held = ", ".join(list(weights.tensors)[:SHOWN])
         raise CheckpointError(
-            f"{weights.path}: holds no weights of a network of layers (it has {held}): expected names such as model.0.conv.weight"
+            f"{source.weights.path}: holds {listed(source.weights.tensors, SHOWN)}: "
+            "expected weights of a network of layers, with names such as model.0.conv.weight"
         )
     pairs: dict[int, int] = {here: indices[there] for here, there in align(nodes, network_nodes(model)).items()}
-    check_unfolded(model, weights, tensors, pairs)
-    return copy_tensors(model, weights, tensors, file_names, pairs)
+    check_unfolded(model, source, pairs)
+    return copy_tensors(model, source, pairs)
 
 
-def check_unfolded(model: Model, weights: Weights, tensors: Mapping[str, Tensor], pairs: Mapping[int, int]) -> None:
-    """Refuse weights with normalisation merged into the convolutions for a network that normalises: shapes agree, values do not.
+def check_unfolded(model: Model, source: Source, pairs: Mapping[int, int]) -> None:
+    """Refuse folded weights (normalisation merged into the convolutions) for a network that normalises.
 
+    The shapes agree, the values do not.
     Raises:
         CheckpointError: names the first such convolution.
     """
     for name in model.state_dict():
-        index, within = layer_of(name), name.split(".", 2)[2]
+        index, within = layer_index(name), name.split(".", 2)[2]
         if index in pairs and within.endswith("bn.running_mean"):
             there = f"model.{pairs[index]}.{within.removesuffix('bn.running_mean')}"
-            if f"{there}conv.bias" in tensors and f"{there}bn.running_mean" not in tensors:
+            if f"{there}conv.bias" in source.tensors and f"{there}bn.running_mean" not in source.tensors:
                 raise CheckpointError(
-                    f"{weights.path}: {there}conv: folded, its normalisation merged into it, and layer {index} here normalises: "
-                    "expected weights before folding (export.py without --fold)"
+                    f"{source.weights.path}: {there}conv: is folded, but layer {index} of the network normalises: "
+                    "expected weights before folding; export them without --fold"
                 )
 
 
-def copy_tensors(
-    model: Model,
-    weights: Weights,
-    tensors: Mapping[str, Tensor],
-    file_names: Mapping[str, str],
-    pairs: Mapping[int, int],
-) -> TransferReport:
-    """Copy what fits, layer by layer, and report.
+def copy_tensors(model: Model, source: Source, pairs: Mapping[int, int]) -> TransferReport:
+    """Copy the tensors that fit, layer by layer, and report.
 
     Args:
-        tensors: the file's tensors under our names.
-        file_names: the file's own name of each of them.
-        pairs: layer index in the file by layer index here.
+        pairs: layer index in the file by layer index in the network.
     """
+    weights, tensors, file_names = source.weights, source.tensors, source.file_names
     report, used, copied, parameters = TransferReport(str(weights.path)), set(), 0, dict(model.named_parameters())
     with torch.no_grad():
         for name, target in model.state_dict(keep_vars=True).items():
-            index, within = layer_of(name), name.split(".", 2)[2]
+            index, within = layer_index(name), name.split(".", 2)[2]
             there = f"model.{pairs[index]}.{within}" if index in pairs else ""
             if there not in tensors:
                 report.records.append(TensorRecord(name, "", NEW, tuple(target.shape)))
@@ -205,15 +213,15 @@ def copy_tensors(
     report.coverage = copied / sum(parameter.numel() for parameter in parameters.values())
     held = sum(tensor.numel() for name, tensor in tensors.items() if not is_statistic(name))
     report.used = copied / max(held, 1)
-    shared = {layer_of(record.name) for record in report.records if record.source and record.name}
-    with_tensors = {layer_of(record.name) for record in report.records if record.name}
+    shared = {layer_index(record.name) for record in report.records if record.source and record.name}
+    with_tensors = {layer_index(record.name) for record in report.records if record.name}
     report.new_layers = {index: model.rows[index].name for index in sorted(with_tensors - shared)}
     report.moved = {index: pairs[index] for index in sorted(shared) if pairs[index] != index}
     return report
 
 
 def is_statistic(name: str) -> bool:
-    """Tell whether a tensor is a normalisation's running statistic rather than a parameter."""
+    """Tell whether a tensor is a running statistic of a normalisation, not a parameter."""
     return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
@@ -238,11 +246,11 @@ def difference(name: str, model: Model, weights: Weights, record: TensorRecord) 
 
 def is_head(name: str, model: Model) -> bool:
     """Tell whether a tensor belongs to the last row."""
-    return layer_of(name) == len(model.model) - 1
+    return layer_index(name) == len(model.model) - 1
 
 
 def class_towers(tensors: Mapping[str, Tensor]) -> tuple[set[int], set[int]]:
-    """Return the hidden widths and the class counts of the class towers among a file's tensors under our names."""
+    """Return the hidden widths and the class counts of the class towers among tensors under our names."""
     last: dict[str, tuple[tuple[int, ...], Tensor]] = {}
     for name, tensor in tensors.items():
         if (
@@ -255,33 +263,34 @@ def class_towers(tensors: Mapping[str, Tensor]) -> tuple[set[int], set[int]]:
 
 
 def with_class_width(config: dict[str, Any], width: int) -> dict[str, Any]:
-    """Return a configuration whose head has class towers of this hidden width; one that says a width of its own stays."""
+    """Return a configuration with class towers of this hidden width, unless the head already sets one."""
     *rows, last = config["head"]
     arguments = list(last[3])
     keywords = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
     return config | {"head": [*rows, [*last[:3], [*arguments, {"class_width": width} | keywords], *last[4:]]]}
 
 
-def keep_hidden_width(model: Model, weights: Weights) -> tuple[Model, str]:
-    """Return a network whose class towers are as wide as the weights', where only the class count makes them differ; and a line about it.
+def keep_hidden_width(model: Model, source: Source) -> tuple[Model, str]:
+    """Keep the width of the weights' class towers, where only the class count makes it differ.
 
-    In these families the hidden width follows from the class count: a network of other classes would lose the towers' weights.
+    In these families the hidden width follows from the class count. Without this, a network of other classes would lose
+    the weights of the towers.
+    Returns:
+        The network with towers of the kept width, or the same network; and a line about it, or "".
     """
-    source = skeleton_of(weights) if weights.config else None
-    widths, counts = class_towers(own_names(weights.tensors, source)[0])
+    widths, counts = class_towers(source.tensors)
     ours, _ = class_towers(model.state_dict())
     if len(widths) != 1 or len(counts) != 1 or ours == widths or counts == {model.nc}:
         return model, ""
-    with torch.device("meta"):
-        alike = Model(
-            model.config, nc=next(iter(counts)), ch=model.channels
-        )  # the same network with the classes of the weights
+    (width,), (classes,) = widths, counts
+    with torch.device("meta"):  # the same network with the classes of the weights
+        alike = Model(model.config, nc=classes, ch=model.channels)
     if class_towers(alike.state_dict())[0] != widths:
         return model, ""
-    width, before = next(iter(widths)), ", ".join(map(str, sorted(ours)))
     kept = Model(with_class_width(model.config, width), nc=model.nc, ch=model.channels)
     kept.names = model.names
     return (
         kept,
-        f"head_hidden keep: the class towers stay {width} wide as in {weights.path} ({before} would follow from {model.nc} classes)",
+        f"head_hidden keep: the class towers stay {width} wide as in {source.weights.path} "
+        f"({listed(sorted(ours))} would follow from {model.nc} classes)",
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from models.yolo import Model
-from utils.checkpoint.importing import model_of
+from utils.checkpoint.importing import load_model
 from utils.inference.exported import RUNNERS, ExportedNetwork
 from utils.precision import Precision, choose_precision
 from utils.weights.reading import read_weights
@@ -21,7 +21,7 @@ def load_network(path: str | Path) -> Model | ExportedNetwork:
     if Path(path).suffix.lower() in RUNNERS:
         return ExportedNetwork(path)
     weights = read_weights(path)
-    model = model_of(weights)
+    model = load_model(weights)
     model.trained_size = trained_size(weights.training)
     return model
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from models.parameters import is_constant, layer_index
 from models.yolo import Model
 from utils.errors import SettingsError, did_you_mean
 
@@ -59,7 +60,7 @@ def select_parameters(model: Model, phrases: Sequence[str], flag: str) -> list[s
             raise SettingsError(
                 f"{flag} {phrase}: there is no layer {max(layers)}: the network has layers 0 to {len(model.model) - 1}"
             )
-        chosen |= {name for name in names if int(name.split(".")[1]) in layers}
+        chosen |= {name for name in names if layer_index(name) in layers}
     return [name for name in names if name in chosen]
 
 
@@ -93,10 +94,10 @@ def check_frozen_were_loaded(model: Model, new: Sequence[str]) -> None:
         SettingsError: names their layers, and the frozen ones that can stay so.
     """
     fixed = {
-        name for name, parameter in model.named_parameters() if not parameter.requires_grad and ".dfl." not in name
+        name for name, parameter in model.named_parameters() if not parameter.requires_grad and not is_constant(name)
     }
-    layers = {int(name.split(".")[1]) for name in fixed}
-    random = sorted({int(name.split(".")[1]) for name in fixed & set(new)})
+    layers = {layer_index(name) for name in fixed}
+    random = sorted({layer_index(name) for name in fixed & set(new)})
     if random:
         shown = ", ".join(f"{index} ({model.rows[index].name})" for index in random)
         kept = spans(sorted(layers - set(random))).replace(", ", " ")
@@ -110,9 +111,9 @@ def describe_frozen(model: Model, frozen: Sequence[nn.Module]) -> str:
     fixed = {
         name: parameter.numel()
         for name, parameter in model.named_parameters()
-        if not parameter.requires_grad and ".dfl." not in name
+        if not parameter.requires_grad and not is_constant(name)
     }
-    layers = sorted({int(name.split(".")[1]) for name in fixed})
+    layers = sorted({layer_index(name) for name in fixed})
     share = sum(fixed.values()) / sum(parameter.numel() for parameter in model.parameters())
     kept = f"{len(frozen)} normalisations keep their statistics"
     return f"frozen: {len(fixed)} parameters, {share:.1%} of the weights, in layers {spans(layers)}; {kept}"
@@ -141,7 +142,7 @@ def learning_rate_factors(model: Model, rules: Sequence[str], layer_decay: float
     if not 0 < layer_decay <= 1:
         raise SettingsError(f"--layer-decay {layer_decay}: expected a factor above 0 and at most 1")
     last = len(model.model) - 1
-    factors = {name: layer_decay ** (last - int(name.split(".")[1])) for name, _ in model.named_parameters()}
+    factors = {name: layer_decay ** (last - layer_index(name)) for name, _ in model.named_parameters()}
     for rule in rules:
         phrase, separator, written = rule.rpartition("=")
         try:

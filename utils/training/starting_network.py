@@ -1,11 +1,11 @@
-"""The network that a training run starts from: a yaml's, that of a weights file, or that of the run that goes on."""
+"""The network that a training run starts from: that of a yaml, of a weights file, or of a run that is resumed."""
 
 from pathlib import Path
 from typing import Any
 
 from models.yolo import Model
-from utils.checkpoint.importing import build_network, print_notes
-from utils.checkpoint.transfer import TransferReport, keep_hidden_width, transfer
+from utils.checkpoint.importing import build_model, print_notes
+from utils.checkpoint.transfer import Source, TransferReport, keep_hidden_width, transfer
 from utils.errors import CheckpointError, SettingsError
 from utils.training.options import TrainOptions
 from utils.weights.reading import Weights, of_own_network, read_weights
@@ -14,14 +14,14 @@ from utils.weights.reading import Weights, of_own_network, read_weights
 def starting_network(
     options: TrainOptions, names: list[str], checkpoint: dict[str, Any] | None
 ) -> tuple[Model, TransferReport | None]:
-    """Return the network with the weights asked for, and the report on them if they came from a file.
+    """Return the network with its weights, and the report on weights that came from a file.
 
     Args:
         names: the data set's classes.
-        checkpoint: content of the last.pt of a run that goes on; its weights are not loaded here.
+        checkpoint: content of last.pt of a run that is resumed; its weights are not loaded here.
     Raises:
-        CheckpointError: another number of classes than the run that goes on, or less of the weights fits than asked for.
-        SettingsError: neither a yaml nor weights that say their network.
+        CheckpointError: the class count differs from that of the resumed run, or too few of the weights fit.
+        SettingsError: neither a yaml nor weights that describe their network, or a folded network.
     """
     if checkpoint:
         assert options.resume is not None
@@ -30,7 +30,7 @@ def starting_network(
             raise CheckpointError(
                 f"{options.resume}: trained on {network['nc']} classes, but {options.data} has {len(names)}"
             )
-        model, report = build_network(of_own_network(Path(options.resume), network, {}, {})), None
+        model, report = build_model(of_own_network(Path(options.resume), network, {}, {})), None
     elif options.weights:
         model, report = fine_tuned(options, read_weights(options.weights), len(names))
     elif options.cfg:
@@ -41,14 +41,15 @@ def starting_network(
         )
     if model.config.get("folded"):
         raise SettingsError(
-            f"{options.cfg or options.weights}: a folded network, its normalisations merged: expected an unfolded one for training"
+            f"{options.cfg or options.weights}: a folded network, its normalisations merged: "
+            "expected an unfolded one for training"
         )
     model.names = list(names)
     return model, report
 
 
 def network_of_yaml(options: TrainOptions, num_classes: int) -> Model:
-    """Return the network of `--cfg`, as the flags beside it say."""
+    """Build the network of `--cfg` with the flags that scale or edit it."""
     return Model(
         options.cfg,
         nc=num_classes,
@@ -60,18 +61,18 @@ def network_of_yaml(options: TrainOptions, num_classes: int) -> Model:
 
 
 def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tuple[Model, TransferReport]:
-    """Return the network of `--cfg`, or of the weights where none is given, with what fits of the weights.
+    """Build the network of `--cfg`, or else that of the weights, and copy the weights that fit.
 
     Raises:
         CheckpointError: less fits than `--min-transfer` asks for, and `--allow-partial` is not given.
-        SettingsError: no yaml, and the file does not say its network.
+        SettingsError: no yaml, and the file does not describe its network.
     """
     print_notes(weights)
     if options.cfg:
         model = network_of_yaml(options, num_classes)
     elif weights.config is None:
         raise SettingsError(
-            f"--weights {weights.path}: a {weights.kind} says nothing of its network: give its yaml, --cfg"
+            f"--weights {weights.path}: a {weights.kind} does not describe its network: give its yaml, --cfg"
         )
     elif flag := next((name for name in ("scale", "width", "depth") if getattr(options, name) is not None), None):
         shown = f"--{flag} {getattr(options, flag)}"
@@ -79,18 +80,20 @@ def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tup
             f"{shown}: the network comes from {weights.path}: expected --cfg with the yaml that is to be scaled"
         )
     else:
-        model = build_network(weights, num_classes)
+        model = build_model(weights, num_classes)
         if options.patch:
             model = Model(model.config, nc=num_classes, ch=model.channels, patches=options.patch)
+    source = Source.of(weights)
     if options.head_hidden == "keep":
-        model, line = keep_hidden_width(model, weights)
+        model, line = keep_hidden_width(model, source)
         if line:
             print(line)
-    report = transfer(model, weights)
+    report = transfer(model, source)
     print(report.describe())
     if report.coverage < options.min_transfer and not options.allow_partial:
         raise CheckpointError(
-            f"{report.describe()}: expected at least {options.min_transfer:.0%} of the network's parameters: is --cfg the network that these "
-            "weights belong to? --allow-partial goes on all the same, --min-transfer sets the limit"
+            f"{report.describe()}: expected at least {options.min_transfer:.0%} of the network's parameters: "
+            "is --cfg the network that these weights belong to? --allow-partial continues with fewer; "
+            "--min-transfer sets the limit"
         )
     return model, report

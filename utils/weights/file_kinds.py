@@ -1,4 +1,4 @@
-"""What a file is that was given as weights and holds none: the sentence that tells the user."""
+"""Describe files that were given as weights and hold none."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ WEB_PAGE = re.compile(
 
 
 def describe_file(path: Path) -> str:
-    """Return what a file is that holds no weights, and what was expected."""
+    """Say what a file without weights is, and what was expected."""
     with path.open("rb") as file:
         start = file.read(1024)
     if not start:

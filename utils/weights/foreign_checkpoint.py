@@ -1,6 +1,7 @@
-"""Takes the network out of a pickled checkpoint of YOLOv9 or Ultralytics: a tree of StandIns.
+"""Read the network of a pickled checkpoint of YOLOv9 or Ultralytics, which is a tree of StandIns.
 
-In those files each layer has `_modules`, `_parameters` and `_buffers`; the outermost one has the layers under `model`, its yaml under `yaml`, class names under `names` (list or mapping) and strides under `stride`.
+In those files each layer has `_modules`, `_parameters` and `_buffers`. The outermost one has the layers under `model`,
+its yaml under `yaml`, class names under `names` (list or mapping) and strides under `stride`.
 """
 
 import re
@@ -23,14 +24,14 @@ MOST_LAYERS = 100_000
 DEEPEST_DATA = 24
 MOST_DATA = 200_000
 LARGEST_LISTED = 4096
-"""Numbers of an array or tensor that still count as a setting; larger ones are left out of plain data."""
+"""Most numbers of an array or tensor in plain data; a larger one is left out."""
 STATE = {"optimizer", "scaler", "scheduler", "rng"}
 """Entries of a checkpoint that are neither weights nor settings."""
 
 
 @dataclass
 class ForeignNetwork:
-    """A module tree as plain data; `tensors` under the file's own names, `config` the file's own yaml."""
+    """A module tree as plain data. `tensors` have the file's own names; `config` is the file's own yaml."""
 
     family: Family
     tensors: dict[str, Tensor]
@@ -45,17 +46,17 @@ class ForeignNetwork:
 
 
 class PlainData:
-    """Turns what a file holds into plain data: text, numbers, lists, mappings. `left_out` counts what has no such form."""
+    """Converter of a file's content to text, numbers, lists and mappings. `left_out` counts other values by type."""
 
     def __init__(self) -> None:
         self.visited = 0
         self.left_out: dict[str, int] = {}
 
     def convert(self, value: Any, depth: int = 0) -> Any:
-        """Return a value as plain data; None for what is left out.
+        """Return a value as plain data; None if it has no such form.
 
         Raises:
-            RefusedError: it is nested without end, or shares parts so that it would take up too much.
+            RefusedError: it is nested too deeply, or too large with its shared parts written out.
         """
         self.visited += 1
         if depth > DEEPEST_DATA or self.visited > MOST_DATA:
@@ -83,20 +84,20 @@ class PlainData:
         return None
 
     def notes(self) -> list[str]:
-        """One line on what was left out, or none."""
+        """Return a line about what was left out, or none."""
         if not self.left_out:
             return []
         kinds = ", ".join(f"{shown(kind)} ({count})" for kind, count in list(self.left_out.items())[:5])
-        return [f"{sum(self.left_out.values())} settings are no plain data and are left out: {kinds}"]
+        return [f"{sum(self.left_out.values())} settings are not plain data and are left out: {kinds}"]
 
 
 def shown_key(key: Any) -> str:
-    """Return a mapping's key that is neither text nor a whole number as text."""
+    """Return the text for a mapping's key that is neither text nor an integer."""
     return shown(key) if not isinstance(key, tuple) else ", ".join(map(shown, key))
 
 
 def settings_of(content: dict[Any, Any], weights: Collection[str], plain: PlainData) -> dict[str, Any]:
-    """Return the entries of a checkpoint that are settings, as plain data: arguments, epoch, date, metrics and the like.
+    """Return the settings of a checkpoint as plain data: arguments, epoch, date, metrics and the like.
 
     Args:
         weights: keys of the weights.
@@ -118,7 +119,8 @@ def family_of(root: StandIn) -> Family:
     family = FAMILIES.get(root.path.partition(".")[0])
     if family is None or not isinstance(root.state.get("_modules"), dict) or "model" not in root.state["_modules"]:
         raise RefusedError(
-            f"holds an object of {shown(root.path)}: expected the DetectionModel of YOLOv9 or Ultralytics, or a state dict"
+            f"holds an object of {shown(root.path)}: "
+            "expected the DetectionModel of YOLOv9 or Ultralytics, or a state dict"
         )
     return family
 
@@ -130,7 +132,7 @@ def children_of(module: StandIn, key: str) -> dict[str, Any]:
         return {}
     if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
         raise RefusedError(
-            f"a layer of {shown(module.path)} has a {key} that is no mapping of names: damaged or forged; not loaded"
+            f"a layer of {shown(module.path)} has {key} that are not a mapping of names: damaged or forged; not loaded"
         )
     return held
 
@@ -139,7 +141,7 @@ def walk(root: StandIn) -> Iterator[tuple[str, StandIn]]:
     """Yield every layer with its name, parents first, in the order of definition.
 
     Raises:
-        RefusedError: the tree has no end or is larger than any network.
+        RefusedError: the tree is endless or larger than any network.
     """
     waiting: list[tuple[str, StandIn, int]] = [("", root, 0)]
     count = 0
@@ -158,7 +160,7 @@ def walk(root: StandIn) -> Iterator[tuple[str, StandIn]]:
 
 
 def stored_tensors(root: StandIn) -> dict[str, Tensor]:
-    """Return the state dict of a module tree; buffers that are not saved with the weights are left out."""
+    """Return the state dict of a module tree, without its non-persistent buffers."""
     found = {}
     for prefix, module in walk(root):
         transient = module.state.get("_non_persistent_buffers_set")
@@ -171,7 +173,7 @@ def stored_tensors(root: StandIn) -> dict[str, Tensor]:
 
 
 def folded_layers(root: StandIn) -> int:
-    """Count convolutions whose normalisation was merged into them: Conv without bn, RepConvN without its two branches."""
+    """Count the folded convolutions: Conv without bn, RepConvN without its two branches."""
     count = 0
     for _, module in walk(root):
         inner = children_of(module, "_modules")
@@ -181,7 +183,7 @@ def folded_layers(root: StandIn) -> int:
 
 
 def class_names(held: Any, nc: int | None, notes: list[str]) -> list[str] | None:
-    """Return class names from a list or a mapping of numbers to names; None with a note where they do not fit."""
+    """Return class names from a list or a mapping of numbers to names; None and a note if they do not fit."""
     if isinstance(held, dict) and all(type(key) is int for key in held):
         held = [held[key] for key in sorted(held)]
     if held is None:
@@ -198,7 +200,7 @@ def class_names(held: Any, nc: int | None, notes: list[str]) -> list[str] | None
 
 
 def whole_strides(held: Any, notes: list[str]) -> list[int] | None:
-    """Return strides from a tensor, an array or a list; None with a note where they are none."""
+    """Return strides from a tensor, an array or a list; None and a note if they are not integers."""
     if isinstance(held, Tensor) and held.numel() <= 16:
         held = held.flatten().tolist()
     elif isinstance(held, StoredArray) and held.values is not None and held.values.size <= 16:
@@ -208,21 +210,21 @@ def whole_strides(held: Any, notes: list[str]) -> list[int] | None:
     if not isinstance(held, list | tuple) or not all(
         isinstance(step, int | float) and 1 <= step <= 4096 and step == int(step) for step in held
     ):
-        notes.append("its strides are no whole numbers and are left out")
+        notes.append("its strides are not integers from 1 to 4096 and are left out")
         return None
     return [int(step) for step in held]
 
 
 def positive(value: Any) -> int | None:
-    """Return a count, or None for what is none."""
+    """Return a value that is a count, else None."""
     return value if is_count(value) and value < 2**31 else None
 
 
 def read_network(root: StandIn) -> ForeignNetwork:
-    """Return a module tree's weights and what it says about itself.
+    """Return the weights of a module tree and what it says about its network.
 
     Raises:
-        RefusedError: it is no detection network of these families, or forged.
+        RefusedError: it is not a detection network of these families, or it is forged.
     """
     family, plain, notes = family_of(root), PlainData(), []
     tensors = stored_tensors(root)
@@ -233,7 +235,7 @@ def read_network(root: StandIn) -> ForeignNetwork:
     held = root.state.get("yaml")
     config = plain.convert(held) if isinstance(held, dict) else None
     if config is None:
-        notes.append("it does not say how its network is built: give the network with --cfg")
+        notes.append("it does not describe its network: give the network with --cfg")
     nc = positive(root.state.get("nc")) or positive((config or {}).get("nc"))
     names = class_names(root.state.get("names"), nc, notes)
     layers = [

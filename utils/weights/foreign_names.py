@@ -1,6 +1,7 @@
-"""The originals' names of a network's weights, YOLOv9's and YOLOv8's and YOLO11's alike.
+"""Names of weights in YOLOv9, YOLOv8 and YOLO11.
 
-Body layers are named as ours are; the originals number the head's towers, in an order that follows from the branches alone.
+Body layers have the same names as ours. In the head, the originals number the towers; the order follows from the
+number of branches.
 """
 
 import re
@@ -8,7 +9,7 @@ import re
 from models.heads.detect import DetectionHead
 
 NAME_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.(?=model\.))+")
-"""What data-parallel training, torch.compile and an outer module put before `model.<index>.`."""
+"""Prefixes that data-parallel training, torch.compile and an outer module put before `model.<index>.`."""
 
 
 def foreign_head_names(head: DetectionHead) -> dict[str, str]:
@@ -17,16 +18,17 @@ def foreign_head_names(head: DetectionHead) -> dict[str, str]:
 
 
 def guessed_head_names(parts: set[str]) -> dict[str, str]:
-    """Return the same for a file that says no network, from the names of the parts that its last layer has."""
+    """Return the same for a file without a network description, from the part names of its last layer."""
     branches = sum(part.startswith("dfl") for part in parts)
-    return numbered_names(branches, "proto" in parts) if branches else {}  # a body without a head, or our own names
+    return numbered_names(branches, "proto" in parts) if branches else {}  # without: a body alone, or our own names
 
 
 def numbered_names(branches: int, masks: bool) -> dict[str, str]:
     """Return the originals' names of a head's parts by ours.
 
-    Box and class towers are numbered branch by branch, auxiliary ones first (cv2, cv3, dfl, then cv4, cv5, dfl2, …); the mask
-    towers follow in the same order (cv4 after one branch; cv6, cv7 after two), with proto, proto2, … for the prototypes.
+    Box and class towers are numbered branch by branch, auxiliary branches first: cv2, cv3, dfl, then cv4, cv5, dfl2, …
+    Mask towers follow in the same order (cv4 after one branch; cv6, cv7 after two), with proto, proto2, … for the
+    prototypes.
     """
     table: dict[str, str] = {}
     for number, part in enumerate([*(f"aux.{index}" for index in range(branches - 1)), "lead"]):
@@ -39,13 +41,3 @@ def numbered_names(branches: int, masks: bool) -> dict[str, str]:
         if masks:
             table |= {f"{part}.masks": f"cv{2 * branches + 2 + number}", f"{part}.prototypes": f"proto{suffix}"}
     return table
-
-
-def foreign_name(name: str, head_index: int, table: dict[str, str]) -> str:
-    """Return the originals' name of one of our state-dict entries."""
-    prefix = f"model.{head_index}."
-    if name.startswith(prefix):
-        for ours, theirs in table.items():
-            if name.startswith(f"{prefix}{ours}."):
-                return f"{prefix}{theirs}.{name.removeprefix(f'{prefix}{ours}.')}"
-    return name

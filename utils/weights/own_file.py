@@ -22,7 +22,7 @@ from utils.files import REPOSITORY, atomic_write
 VERSION = 2
 """1: before runs could be resumed exactly. 2: state of a run, layer files."""
 NETWORK_TYPES = {"config": dict, "nc": int, "ch": int, "names": list, "stride": list}
-"""What describes a network, in a checkpoint and in the metadata of safetensors."""
+"""Entries that describe a network, in a checkpoint and in the metadata of safetensors, and their types."""
 RUN_STATE = ("partial", "rows", "sources", "schedule")
 """Further entries of a checkpoint that only a resumed run needs."""
 
@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
 
 
 def network_entry(model: Model) -> dict[str, Any]:
-    """Return what rebuilds a network, weights aside."""
+    """Return the description of a network from which it is built again, without weights."""
     return {
         "config": plain(model.config),
         "nc": model.nc,
@@ -50,7 +50,7 @@ def network_entry(model: Model) -> dict[str, Any]:
 
 
 def layer_files(model: Model) -> dict[str, str]:
-    """Return the file of each layer, `file (sha256 …)` by yaml name; torch's own layers are left out."""
+    """Return the source file of each layer, `file (sha256 …)` by yaml name, without torch's own layers."""
     layers, found = registered_layers(), {}
     for name in sorted({row.name for row in model.rows}):
         if plugin := plugin_of(name):  # what was run, whatever the file says now
@@ -76,7 +76,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read one of our checkpoints.
 
     Raises:
-        CheckpointError: no such file, no checkpoint, or one of a newer version.
+        CheckpointError: no such file, not a checkpoint, or one of a newer version.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,7 +84,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: no such file: expected the weights of a run, such as runs/train/exp/weights/best.pt"
         )
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: is no checkpoint, or only a part of one: expected one that train.py wrote")
+        raise CheckpointError(f"{path}: is not a checkpoint, or only a part of one: expected one that train.py wrote")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own text advises to switch the protection off
@@ -95,7 +95,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path}: damaged: {reason}: expected a checkpoint that train.py wrote") from error
     if not isinstance(content, dict) or type(content.get("version")) is not int or "network" not in content:
-        raise CheckpointError(f"{path}: is no checkpoint of this framework: expected one that train.py wrote")
+        raise CheckpointError(f"{path}: is not a checkpoint of this framework: expected one that train.py wrote")
     if content["version"] > VERSION:
         raise CheckpointError(f"{path}: version {content['version']}: this framework reads up to {VERSION}; update it")
     check_content(path, content)
@@ -103,7 +103,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_content(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose parts are not what they should be.
+    """Refuse a checkpoint with a part that is missing or of another type.
 
     Raises:
         CheckpointError: names the part.
@@ -126,7 +126,8 @@ def check_content(path: Path, content: Mapping[str, Any]) -> None:
             isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
         ):
             raise CheckpointError(
-                f"{path}: damaged: its '{key}' is no mapping of names to tensors; use another checkpoint of the run"
+                f"{path}: damaged: its '{key}' is not a mapping of names to tensors: expected one; "
+                "use another checkpoint of the run"
             )
     if not content.get("model") and not content.get("ema"):
         raise CheckpointError(f"{path}: holds no weights: expected a checkpoint that train.py wrote")

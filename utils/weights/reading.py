@@ -1,6 +1,6 @@
-"""Reads weights: our checkpoints, state dicts, safetensors, pickled checkpoints of YOLOv9 and Ultralytics.
+"""Read weights: our checkpoints, state dicts, safetensors, pickled checkpoints of YOLOv9 and Ultralytics.
 
-The kind follows from the file's content, not from its name. Nothing that a file names is imported or run.
+The content of a file decides its kind, not its name. Nothing that a file names is imported or run.
 """
 
 import json
@@ -48,16 +48,17 @@ LARGEST_HEADER = 100 * 2**20
 
 @dataclass
 class Weights:
-    """What a weights file holds, whatever its kind.
+    """The content of a weights file of any kind.
 
     Attributes:
         kind: "checkpoint" (ours), "state dict", "safetensors", "YOLOv9 checkpoint" or "Ultralytics checkpoint".
-        tensors: averaged (EMA) weights where the file has them, under its own names (wrappers before `model.<index>.` taken off)
-            and in its own number formats; tied weights share memory.
-        config: the network yaml in our terms; None where the file does not say.
+        tensors: averaged (EMA) weights where the file has them, under its own names without the wrappers before
+            `model.<index>.`, in its own dtypes. Tied weights share memory.
+        config: the network yaml in our terms; None if the file does not describe its network.
         training: plain data: training arguments, epoch, hyperparameters, metrics, …
-        layer_files: where each layer of one of our checkpoints is defined, by layer name; plugins: those of users' own files.
-        notes: what was translated or left out, a line each.
+        layer_files: source file of each layer of one of our checkpoints, by layer name.
+        plugins: the users' own files with layers of one of our checkpoints.
+        notes: a line for each thing that was translated or left out.
     """
 
     path: Path
@@ -78,7 +79,8 @@ def read_weights(path: str | Path) -> Weights:
     """Read a weights file of any kind.
 
     Raises:
-        CheckpointError: there is no such file, it is something else, damaged, forged or of a newer version, or its weights are not finite.
+        CheckpointError: there is no such file; it holds no weights, or ones that are not finite; it is damaged, forged,
+            or of a newer version.
     """
     path = Path(path)
     try:
@@ -101,7 +103,7 @@ def read_start(path: Path) -> bytes:
     """Return a file's first bytes.
 
     Raises:
-        RefusedError: there is no such file, or its suffix says that it is an exported network.
+        RefusedError: there is no such file, or it is an exported network by its suffix.
     """
     if path.is_dir():
         raise RefusedError("is a folder: expected a weights file, such as weights/best.pt in the folder of a run")
@@ -111,7 +113,8 @@ def read_start(path: Path) -> bytes:
         raise RefusedError("is a device or pipe: expected a weights file")
     if path.suffix.lower() in EXPORTED:
         raise RefusedError(
-            f"is {EXPORTED[path.suffix.lower()]}, an exported network: expected weights; detect.py and val.py take it by its suffix"
+            f"is {EXPORTED[path.suffix.lower()]}, an exported network: expected weights; "
+            "detect.py and val.py run exported networks"
         )
     with path.open("rb") as file:
         return file.read(64)
@@ -145,17 +148,15 @@ def describe_content(content: Any) -> str:
     """Name what a file holds for a message."""
     if isinstance(content, StandIn):
         return f"an object of {shown(content.path)}"
+    if isinstance(content, dict) and content:
+        return f"a mapping without weights (keys {listed(map(shown, content), 8)})"
     if isinstance(content, dict):
-        return (
-            f"a mapping without weights (keys {', '.join(shown(key) for key in list(content)[:8])})"
-            if content
-            else "an empty mapping"
-        )
+        return "an empty mapping"
     return f"a single {'tensor' if isinstance(content, Tensor) else type(content).__name__}"
 
 
 def find_network(content: Any, depth: int = 0) -> tuple[StandIn | dict[str, Any], bool] | None:
-    """Return the module tree or state dict in a file's content, and whether it is an averaged (EMA) one; None without any."""
+    """Return the module tree or state dict in a file's content, and whether it is averaged (EMA); None without one."""
     if isinstance(content, StandIn):
         return content, False
     if not isinstance(content, dict):
@@ -172,9 +173,9 @@ def find_network(content: Any, depth: int = 0) -> tuple[StandIn | dict[str, Any]
 
 
 def from_own(path: Path, content: dict[Any, Any]) -> Weights:
-    """Read one of our checkpoints; utils/weights/own_file.py knows its versions and checks its parts."""
+    """Read one of our checkpoints; utils/weights/own_file.py checks its version and parts."""
     if type(content["version"]) is not int:
-        raise RefusedError(f"version {shown(content['version'])}: expected a whole number: damaged; not loaded")
+        raise RefusedError(f"version {shown(content['version'])}: expected an integer: damaged; not loaded")
     content = read_checkpoint(path)
     training = settings_of(content, ("version", *WRAPPERS, *RUN_STATE), PlainData())
     return of_own_network(path, content["network"], dict(content.get("ema") or content["model"]), training)
@@ -199,7 +200,7 @@ def from_state_dict(path: Path, content: dict[str, Any]) -> Weights:
     notes = []
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        notes.append(f"{len(others)} entries are no tensors and are left out: {listed(map(shown, others), 3)}")
+        notes.append(f"{len(others)} entries are not tensors and are left out: {listed(map(shown, others), 3)}")
     tensors = {name: value.detach() for name, value in content.items() if isinstance(value, Tensor)}
     return Weights(path, "state dict", clean_names(tensors), notes=notes)
 
@@ -231,7 +232,7 @@ def from_modules(path: Path, root: StandIn) -> Weights:
 
 
 def clean_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with the wrappers before `model.<index>.` taken off (`module.`, a further `model.`), or added to bare indices.
+    """Remove the wrappers before `model.<index>.` (`module.`, a second `model.`); add `model.` to bare indices.
 
     Raises:
         RefusedError: two names become the same.
@@ -250,7 +251,7 @@ def clean_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_safetensors(start: bytes) -> bool:
-    """Whether a file starts as safetensors do: the length of a JSON mapping, then that."""
+    """Tell whether a file starts like safetensors: with the length of a JSON mapping and the mapping."""
     return start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= LARGEST_HEADER
 
 
@@ -276,7 +277,7 @@ def from_safetensors(path: Path) -> Weights:
 
 
 def from_json(text: str, key: str, notes: list[str]) -> Any:
-    """Return one metadata entry; None with a note where it is not of the expected type."""
+    """Return one metadata entry; None and a note if it is not of the expected type."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -296,20 +297,21 @@ def check_finite(weights: Weights) -> None:
     """Refuse weights with NaN or infinity.
 
     Raises:
-        CheckpointError: names the first such tensor and counts.
+        CheckpointError: names the first such tensor and counts its numbers and the other tensors.
     """
     broken = list(not_finite(weights.tensors.items()))
     if broken:
         name, count = broken[0]
         more = f" (and {len(broken) - 1} more tensors)" if len(broken) > 1 else ""
+        share = f"{count} of {weights.tensors[name].numel()} numbers"
         raise CheckpointError(
-            f"{weights.path}: {shown(name)}{more}: {count} of {weights.tensors[name].numel()} numbers are NaN or infinite: expected finite weights: "
+            f"{weights.path}: {shown(name)}{more}: {share} are NaN or infinite: expected finite weights: "
             "the run diverged; use an earlier checkpoint, or train with a lower learning rate"
         )
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, int]]:
-    """Yield the names of tensors with NaN or infinity, and how many of their numbers are."""
+    """Yield the name of each tensor with NaN or infinity, and how many of its numbers those are."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
             yield name, int((~finite).sum())

@@ -36,7 +36,7 @@ class RefusedError(ValueError):
 
 
 class StandIn:
-    """An object of a class of the file: its attributes are data in `state`. Arguments of its constructor are dropped."""
+    """An object of a class that the file names. `state` has its attributes; constructor arguments are dropped."""
 
     path: ClassVar[str]
     name: ClassVar[str]
@@ -123,11 +123,11 @@ REPLACED: dict[str, Any] = {
     **{f"{module}.{name}": windows_path for module in ("pathlib", "pathlib._local")
        for name in ("WindowsPath", "PureWindowsPath")},
 }  # fmt: skip
-"""What torch's unpickler gets for a name that it does not know itself."""
+"""Replacements for names that torch's unpickler does not know itself."""
 
 
 def is_layer(path: str) -> bool:
-    """Tell whether a name is one of a layer, model or namespace: a StandIn takes its place."""
+    """Tell whether a name is that of a layer, model or namespace, which a StandIn replaces."""
     module, _, name = path.rpartition(".")
     is_class = CLASS_NAME.fullmatch(name) is not None and LAYER_MODULES.fullmatch(module) is not None
     return is_class or path in NAMESPACES

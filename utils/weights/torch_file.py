@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, read by `torch.load(weights_only=True)` after their sizes, checksums and names were checked."""
+"""Read files of torch.save by `torch.load(weights_only=True)`, after a check of their sizes, checksums and names."""
 
 import io
 import math
@@ -32,10 +32,10 @@ def is_torch_file(start: bytes) -> bool:
 
 
 def load_torch_file(path: Path) -> Any:
-    """Return what a file of torch.save holds: plain data, tensors, StandIns for layers.
+    """Return the content of a file of torch.save: plain data, tensors, StandIns for layers.
 
     Raises:
-        RefusedError: it holds something else, or is damaged.
+        RefusedError: it holds anything else, or is damaged.
     """
     with path.open("rb") as file:
         is_zip = file.read(4) == ZIP_START
@@ -54,8 +54,8 @@ def checked_archive(path: Path) -> tuple[PickleScan, io.BytesIO]:
     """Check a zip archive.
 
     Returns:
-        What its pickle names, and a new archive of nothing but the checked parts. torch reads that one, so that two zip readers
-        cannot see two different files.
+        The names in its pickle, and a new archive with only the checked parts. torch reads the new one, so that two zip
+        readers cannot see two different files.
     """
     check_directory(path)
     try:
@@ -117,7 +117,7 @@ def checkpoint_root(entries: dict[str, int]) -> str:
 
 
 def check_directory(path: Path) -> None:
-    """Refuse a zip archive whose end is missing, or whose table of contents is too large to be read."""
+    """Refuse a zip archive without an end, or with a table of contents that is too large to read."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - 2**16 - 128))

@@ -1,4 +1,4 @@
-"""Weights in and out: round trips, the originals' names, and files that are no checkpoints."""
+"""Weights in and out: round trips, the originals' names, and files that are not checkpoints."""
 
 import errno
 import os
@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from models.yolo import Model
-from tests.foreign_files import write_ultralytics_checkpoint, write_yolov9_checkpoint
+from tests.foreign_files import foreign_name, foreign_tensors, write_ultralytics_checkpoint, write_yolov9_checkpoint
 from tests.networks import randomise, seeded_images, tiny_config, tiny_model
+from tests.saying import assert_says
 from utils import cli
 from utils.checkpoint.importing import import_state_dict, load_model
 from utils.errors import CheckpointError
-from utils.weights.foreign_names import foreign_head_names, foreign_name
+from utils.weights.foreign_names import foreign_head_names
 from utils.weights.own_file import VERSION, network_entry, plain, read_checkpoint, save_checkpoint
 
 
@@ -36,8 +37,7 @@ def saved(tmp_path: Path) -> Path:
 
 def foreign(model: Model, prefix: str = "") -> dict[str, torch.Tensor]:
     """A network's state under the originals' names."""
-    table, head_index = foreign_head_names(model.head), len(model.model) - 1
-    return {prefix + foreign_name(name, head_index, table): value.clone() for name, value in model.state_dict().items()}
+    return {prefix + name: value for name, value in foreign_tensors(model).items()}
 
 
 def outputs(model: Model) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_plain_data_only(tmp_path: Path) -> None:
     assert (read["version"], read["options"], read["rows"][0][0]) == (VERSION, {"cfg": "x"}, 1)
 
 
-# --- files that are no checkpoints
+# --- files that are not checkpoints
 
 
 def truncated(saved: Path) -> bytes:
@@ -134,22 +134,23 @@ class Dangerous:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        (b"", r"is no checkpoint"),
-        (b"<!DOCTYPE html><html>Sign in to continue</html>", r"is no checkpoint"),
-        (truncated, r"is no checkpoint, or only a part of one"),
-        (pickle.dumps({"model": 1}), r"is no checkpoint"),
-        (b"PK\x03\x04" + b"\x00" * 100, r"is no checkpoint"),
+        b"",
+        b"<!DOCTYPE html><html>Sign in to continue</html>",
+        truncated,
+        pickle.dumps({"model": 1}),
+        b"PK\x03\x04" + b"\x00" * 100,
     ],
     ids=["empty", "html", "truncated", "pickle", "zip header"],
 )
-def test_other_files(tmp_path: Path, saved: Path, content: Any, message: str) -> None:
+def test_other_files(tmp_path: Path, saved: Path, content: Any) -> None:
     path = tmp_path / "other.pt"
     path.write_bytes(content(saved) if callable(content) else content)
-    with pytest.raises(CheckpointError, match=rf"other\.pt: .*{message}.*expected one that train\.py wrote"):
+    with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
-    with pytest.raises(CheckpointError, match=r"other\.pt: .*expected"):  # which kind of file it is: test_weights.py
+    assert_says(caught.value, "other.pt", "not a checkpoint", "train.py")
+    with pytest.raises(CheckpointError, match=r"other\.pt: .*expected"):  # test_reading.py checks the kind of file
         load_model(path)
 
 
@@ -166,7 +167,7 @@ def test_objects_are_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for content in (Dangerous(), {"version": 1, "network": Dangerous()}, nn.Conv2d(1, 1, 1)):
         torch.save(content, tmp_path / "object.pt")
-        with pytest.raises(CheckpointError, match=r"object\.pt: holds more than tensors and plain data") as caught:
+        with pytest.raises(CheckpointError, match=r"object\.pt: ") as caught:
             read_checkpoint(tmp_path / "object.pt")
         with pytest.raises(CheckpointError, match=r"object\.pt: "):
             load_model(tmp_path / "object.pt")
@@ -177,44 +178,42 @@ def test_objects_are_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("content", [[1, 2], {"model": {}}, {"version": 1}, torch.zeros(3)])
 def test_tensors_of_something_else(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other\.pt: is no checkpoint of this framework"):
+    with pytest.raises(CheckpointError) as caught:
         read_checkpoint(tmp_path / "other.pt")
-    with pytest.raises(
-        CheckpointError, match=r"other\.pt: holds .*expected a checkpoint, or a mapping of names to tensors"
-    ):
+    assert_says(caught.value, "other.pt", "not a checkpoint of this framework", "train.py")
+    with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path / "other.pt")
+    assert_says(caught.value, "other.pt", "holds", "state dict")
 
 
 def test_newer_version(tmp_path: Path) -> None:
     torch.save({"version": VERSION + 1, "network": {}}, tmp_path / "new.pt")
-    with pytest.raises(
-        CheckpointError, match=rf"new\.pt: version {VERSION + 1}: this framework reads up to {VERSION}; update it"
-    ):
+    with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path / "new.pt")
+    assert_says(caught.value, "new.pt", f"version {VERSION + 1}", f"up to {VERSION}")
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path, message in (
-        (tmp_path / "none.pt", r"no such file: expected weights"),
-        (tmp_path, r"is a folder: expected a weights file"),
-    ):
-        with pytest.raises(CheckpointError, match=message):
+    for path, kind in ((tmp_path / "none.pt", "no such file"), (tmp_path, "a folder")):
+        with pytest.raises(CheckpointError) as caught:
             load_model(path)
-        with pytest.raises(CheckpointError, match=r"no such file: expected the weights of a run"):
+        assert_says(caught.value, path.name, kind, "weights/best.pt")
+        with pytest.raises(CheckpointError) as caught:
             read_checkpoint(path)
+        assert_says(caught.value, path.name, "no such file", "runs/train/exp/weights/best.pt")
 
 
 def test_weights_that_do_not_fit_their_network(tmp_path: Path) -> None:
     state = tiny_model().state_dict()
-    for changed in (
-        {name: value for name, value in state.items() if "model.0." not in name},
-        state | {"model.0.conv.weight": torch.zeros(8, 3, 5, 5)},
+    for changed, fact in (
+        ({name: value for name, value in state.items() if "model.0." not in name}, "5 missing"),
+        (state | {"model.0.conv.weight": torch.zeros(8, 3, 5, 5)}, "1 of another shape"),
+        (state | {"model.0.conv.weights": torch.zeros(1)}, "1 too many"),
     ):
         save_checkpoint(tmp_path / "bad.pt", content_of(tiny_model()) | {"model": changed})
-        with pytest.raises(
-            CheckpointError, match=r"bad\.pt: its weights do not fit its own network: .*model\.0\.conv\.weight"
-        ):
+        with pytest.raises(CheckpointError, match=r"model\.0\.conv\.weight") as caught:
             load_model(tmp_path / "bad.pt")
+        assert_says(caught.value, "bad.pt", fact, "--cfg")
 
 
 def test_a_network_that_cannot_be_built_any_more(tmp_path: Path) -> None:
@@ -222,11 +221,9 @@ def test_a_network_that_cannot_be_built_any_more(tmp_path: Path) -> None:
     content["network"]["config"]["backbone"][0][2] = "Gone"
     content["network"]["layer_files"]["Gone"] = "my_layers.py (sha256 0123456789ab)"
     save_checkpoint(tmp_path / "old.pt", content)
-    with pytest.raises(
-        CheckpointError,
-        match=r"old\.pt: its network cannot be built here: .*unknown layer 'Gone'.*; Gone came from my_layers\.py \(sha256 .*: put that file back$",
-    ):
+    with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path / "old.pt")
+    assert_says(caught.value, "old.pt", "'Gone'", "my_layers.py (sha256 0123456789ab")
 
 
 def test_where_layers_came_from() -> None:
@@ -238,18 +235,19 @@ def test_where_layers_came_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "value", "message"),
+    ("part", "value", "facts"),
     [
-        ("network", [1], r"its network is list: expected a mapping"),
-        ("network", {"nc": 3}, r"its network has no config \(dict\)"),
-        ("model", {"a": 1}, r"its 'model' is no mapping of names to tensors"),
-        ("model", {}, r"holds no weights"),
+        ("network", [1], ("network", "list")),
+        ("network", {"nc": 3}, ("network", "config (dict")),
+        ("model", {"a": 1}, ("model", "mapping")),
+        ("model", {}, ("no weights",)),
     ],
 )
-def test_malformed(tmp_path: Path, part: str, value: Any, message: str) -> None:
+def test_malformed(tmp_path: Path, part: str, value: Any, facts: tuple[str, ...]) -> None:
     save_checkpoint(tmp_path / "odd.pt", content_of(tiny_model()) | {part: value})
-    with pytest.raises(CheckpointError, match=rf"odd\.pt: .*{message}"):
+    with pytest.raises(CheckpointError) as caught:
         read_checkpoint(tmp_path / "odd.pt")
+    assert_says(caught.value, "odd.pt", *facts)
     with pytest.raises(CheckpointError, match=r"odd\.pt: "):
         load_model(tmp_path / "odd.pt")
 
@@ -287,10 +285,11 @@ def test_foreign_checkpoints(tmp_path: Path, write: Any, half: bool, capsys: pyt
     assert not loaded.head.lead.dfl.conv.weight.requires_grad
 
 
-def test_a_plain_state_dict_says_no_network(tmp_path: Path) -> None:
+def test_a_plain_state_dict_describes_no_network(tmp_path: Path) -> None:
     torch.save(tiny_model().state_dict(), tmp_path / "plain.pt")
-    with pytest.raises(CheckpointError, match=r"plain\.pt: a state dict says nothing of its network: .*--cfg"):
+    with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path / "plain.pt")
+    assert_says(caught.value, "plain.pt", "state dict", "export.py", "--cfg")
 
 
 # --- writing
@@ -362,13 +361,14 @@ def test_report_of_a_partial_import() -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     assert report.coverage == pytest.approx(1 - (216 + 576) / total)
     assert torch.equal(model.state_dict()["model.1.conv.weight"], before)
-    assert report.describe().startswith(f"{len(report.loaded)} of {len(report.loaded) + 2} tensors, ")
-    assert "1 missing (model.0.conv.weight)" in report.describe()
-    assert "1 differing in shape (model.1.conv.weight); 1 not in this network (model.9.extra)" in report.describe()
+    line = report.describe()
+    assert_says(line, f"{len(report.loaded)} of {len(report.loaded) + 2}", "missing (model.0.conv.weight")
+    assert_says(line, "shape (model.1.conv.weight", "network (model.9.extra")
 
 
 def test_dfl_weights_must_be_the_numbers_of_the_bins() -> None:
     tensors = foreign(tiny_model(2))
     tensors["model.5.dfl2.conv.weight"] = tensors["model.5.dfl2.conv.weight"] + 0.5
-    with pytest.raises(CheckpointError, match=r"model\.5\.dfl2\.conv\.weight: holds \[0\.5, 1\.5, .*expected 0 to 15"):
+    with pytest.raises(CheckpointError) as caught:
         import_state_dict(tiny_model(2), tensors)
+    assert_says(caught.value, "model.5.dfl2.conv.weight", "0.5, 1.5", "0 to 15")
