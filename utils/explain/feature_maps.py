@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.yolo import Model
-from utils.drawing.draw import put_text, text_height, text_width, write_image
-from utils.drawing.panels import TABLES
+from utils.drawing.draw import text_width, write_image
+from utils.drawing.panels import LETTERS, TABLES, stacked, text_block
 from utils.explain.layers import LayerRecorder, pick_layers
 
 MAX_CHANNELS = 32
 COLUMNS = 8
 TILE = 96
-LETTERS = 15
-BLACK = (0, 0, 0)
 
 
 def _to_numpy(maps: Tensor) -> NDArray[np.float32]:
@@ -32,18 +30,8 @@ def _sequential(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return TABLES["level"][((values - low) / max(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)]
 
 
-def _titled(image: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
-    """Put a line of text above an image, in white space as wide as either needs."""
-    bar = text_height(LETTERS) + 6
-    width = max(image.shape[1], text_width(title, LETTERS) + 12)
-    canvas = np.full((image.shape[0] + bar, width, 3), 255, np.uint8)
-    canvas[bar:, : image.shape[1]] = image
-    put_text(canvas, title, 6, 3, LETTERS, BLACK)
-    return canvas
-
-
 def _tiles(images: Sequence[NDArray[np.uint8]], columns: int, gap: int = 4) -> NDArray[np.uint8]:
-    """Lay images out row by row on white, each row as high as its highest image."""
+    """Arrange images row by row on white."""
     rows = [images[start : start + columns] for start in range(0, len(images), columns)]
     width = max(sum(image.shape[1] + gap for image in row) for row in rows) - gap
     heights = [max(image.shape[0] for image in row) for row in rows]
@@ -66,7 +54,8 @@ def feature_grid(maps: Tensor, title: str) -> NDArray[np.uint8]:
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
     tiles = [cv2.resize(_sequential(channel), size_wh, interpolation=cv2.INTER_NEAREST) for channel in channels]
     shown = f", the first {MAX_CHANNELS} channels" if len(maps) > MAX_CHANNELS else ""
-    return _titled(_tiles(tiles, COLUMNS), f"{title}: {len(maps)} x {height} x {width}{shown}")
+    grid, heading = _tiles(tiles, COLUMNS), f"{title}: {len(maps)} x {height} x {width}{shown}"
+    return stacked(text_block([heading], max(grid.shape[1], text_width(heading, LETTERS))), grid)
 
 
 class Visualizer:
@@ -109,13 +98,13 @@ class Visualizer:
         return files
 
     def _skip(self, label: str, output: object) -> None:
-        what = f"it gives a {type(output).__name__}, not one (B, C, H, W) tensor"
+        what = f"its output is a {type(output).__name__}, not one (B, C, H, W) tensor"
         if output is None:
             what = "it did not run"
         self._tell(label, f"{label} has no feature maps to draw: {what}")
 
     def _tell(self, label: str, what: str) -> None:
-        """Say something about a layer, once."""
+        """Print a message about a layer, once."""
         if (label, what) not in self._told:
             self._told.add((label, what))
             print(f"--visualize: {what}", file=sys.stderr)
