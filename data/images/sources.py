@@ -67,7 +67,7 @@ class Source:
             if path.suffix.lower() in KNOWN_SUFFIXES:
                 self.files.append(path)
             else:
-                self.skipped.append((str(path), "neither an image nor a video by its name"))
+                self.skipped.append((str(path), "its suffix is that of no image or video"))
 
     def __iter__(self) -> Iterator[Frame]:
         if self.camera is not None:
@@ -113,10 +113,12 @@ def _from_list(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text list: expected one image path a line in UTF-8 ({error.reason})") from error
+        raise DataError(
+            f"{path}: not a text list: expected one image path per line in UTF-8 ({error.reason})"
+        ) from error
     entries = [Path(line.strip()) for line in lines if line.strip()]
     if not entries:
-        raise DataError(f"no image at {path}: the list is empty: expected one image path a line")
+        raise DataError(f"no image at {path}: the list is empty: expected one image path per line")
     beside = [path.parent / entry for entry in entries]  # an absolute entry stays as it is
     found = (
         near if near.exists() or not entry.exists() else entry for near, entry in zip(beside, entries, strict=True)
@@ -142,7 +144,7 @@ def _find_files(source: str) -> list[Path]:
         if path.suffix.lower() not in KNOWN_SUFFIXES:
             expected = " ".join(KNOWN_SUFFIXES)
             raise DataError(
-                f"no image at {source}: a file of kind '{path.suffix}': "
+                f"no image at {source}: the file has the suffix '{path.suffix}': "
                 f"expected one of {expected}, or a .txt list of images"
             )
         return [path]
