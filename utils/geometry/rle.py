@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
-from utils.geometry.region import Region
+from utils.geometry.region import Region, no_region
 
 Counts = NDArray[np.int64]
 """Lengths of the runs, column by column: pixels outside (the first may be 0) and inside, alternating."""
@@ -91,6 +91,6 @@ def cropped(mask: NDArray[np.bool_]) -> Region:
     """Crop the mask (H, W) of a whole image to a region."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
-        return Region(0, 0, np.zeros((0, 0), bool))
+        return no_region()
     top, left = int(rows[0]), int(columns[0])
     return Region(top, left, np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1]))

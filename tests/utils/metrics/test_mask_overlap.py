@@ -51,7 +51,7 @@ def test_masks_that_cannot_match_are_not_made() -> None:
     assert mask_overlaps(detections, region_of, [], np.zeros(0, np.int64), NO_CROWD[:0]).shape == (4, 0)
 
 
-def test_objects_without_a_mask_are_forgiven() -> None:
+def test_objects_without_a_mask_are_ignored() -> None:
     image = annotation(3)
     image.polygons = [[np.array([[10, 20], [60, 20], [60, 80]], np.float32)], [], []]
     image.crowd[2] = True
