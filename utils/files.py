@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the numbered folders that runs write into."""
+"""Read yaml files, find the files shipped with the repository, write files atomically, create the folder of a run."""
 
 import csv
 import io
@@ -21,7 +21,10 @@ def read_yaml(path: Path, error: type[UserError], name: str | Path | None = None
     """Return the content of a yaml file.
 
     Args:
-        error: what to raise where it cannot be read; `name` is what its message calls the file, by default its path.
+        error: class of the error to raise.
+        name: name of the file in messages; its path by default.
+    Raises:
+        UserError: the file cannot be read or is no yaml; of the class `error`.
     """
     name = name or path
     try:
@@ -40,7 +43,7 @@ def read_yaml(path: Path, error: type[UserError], name: str | Path | None = None
 
 
 def find_shipped(path: str | Path, folder: str) -> Path | None:
-    """Return `path` if it is a file, else the repository's own file at that path or of that name in `folder`; None without either."""
+    """Find a file at `path`, else at that path in the repository, else in its `folder`; None if there is none."""
     return next(
         (place for place in (Path(path), REPOSITORY / path, REPOSITORY / folder / path) if place.is_file()), None
     )
@@ -48,7 +51,7 @@ def find_shipped(path: str | Path, folder: str) -> Path | None:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary binary file beside `path`; on success it is synced and renamed over `path`, else removed."""
+    """Open a temporary binary file beside `path`; rename it to `path` on success, else remove it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -97,7 +100,7 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[o
 
 
 def next_run_dir(project: str | Path, name: str, exist_ok: bool = False) -> Path:
-    """Create and return `project/name`, or `project/name2`, `name3`, … where that exists already (unless `exist_ok`)."""
+    """Create and return the folder `project/name`; if it exists, `project/name2` and so on, unless `exist_ok`."""
     number = 1
     while True:
         folder = Path(project) / (name if number == 1 else f"{name}{number}")

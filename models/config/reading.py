@@ -127,7 +127,7 @@ def base_of(cfg: str | Path) -> str | None:
     path, _ = find_config(cfg)
     content = read_yaml(path, ModelConfigError, str(cfg))
     base = content.get("base") if isinstance(content, dict) else None
-    if base is None:
+    if not isinstance(base, str):
         return None
     beside = path.parent / base
     return str(beside) if beside.is_file() else base

@@ -12,21 +12,24 @@ Network = TypeVar("Network", bound=nn.Module)
 class ModelEMA(Generic[Network]):
     """Averaged copy of a network, updated after every optimizer step.
 
-    The decay grows as `(1 + updates) / (warmup + updates)` up to `decay`: the average spans about the last tenth of the run so
-    far, whether that is a hundred steps or a hundred thousand. Differs from the original's `decay * (1 - exp(-updates / 2000))`,
-    which hardly averages at all in runs of less than 2000 steps.
+    The decay grows as `(1 + updates) / (warmup + updates)` up to `decay`. So the average spans about the last tenth of
+    the run so far, after a hundred steps and after a hundred thousand.
 
     Args:
         model: network to follow; copied, never changed.
-        decay: decay in the long run.
-        warmup: where the decay starts from, 1 / warmup, and how fast it grows; larger is slower.
-        updates: steps taken before (a resumed run).
+        decay: largest decay.
+        warmup: the decay starts at about 1 / warmup; a larger warmup makes it grow more slowly.
+    Attributes:
+        updates: steps so far; a resumed run sets it from its checkpoint.
+    Differs:
+        The original's decay is `decay * (1 - exp(-updates / 2000))`, which hardly averages in runs of fewer than 2000
+        steps.
     """
 
-    def __init__(self, model: Network, decay: float = 0.9999, warmup: float = 10.0, updates: int = 0) -> None:
+    def __init__(self, model: Network, decay: float = 0.9999, warmup: float = 10.0) -> None:
         self.model = copy.deepcopy(model)
         self.model.eval().requires_grad_(False)
-        self.decay, self.warmup, self.updates = decay, warmup, updates
+        self.decay, self.warmup, self.updates = decay, warmup, 0
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

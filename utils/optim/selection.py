@@ -1,4 +1,4 @@
-"""Which parameters of a network a phrase on the command line means: for `--freeze` and `--lr-factor`."""
+"""Select parameters of a network by a phrase on the command line, for `--freeze` and `--lr-factor`."""
 
 import fnmatch
 import re
@@ -7,25 +7,26 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from models.parameters import is_constant, layer_index
+from models.config.rows import PARTS, part_of
+from models.parameters import count_parameters, is_constant, layer_index
 from models.yolo import Model
 from utils.errors import SettingsError, did_you_mean
 
-SECTIONS = ("backbone", "neck", "head")
-EXPECTED = "expected layer indices, a range such as 0-9, backbone, neck, head, a row's label, a layer's name such as ADown, or a glob such as 'model.4.*'"
+EXPECTED = (
+    f"expected layer indices, a range such as 0-9, {', '.join(PARTS)}, a row's label, a layer's name such as ADown, "
+    "or a glob such as 'model.4.*'"
+)
 
 
 def layers_of(model: Model, phrase: str) -> set[int] | None:
-    """Return the layer indices that a phrase names; None if it is no phrase of that kind.
+    """Return the layer indices that a phrase names; None if it names none.
 
     Args:
-        phrase: an index, a range `2-5` (both ends included), `backbone` (the yaml's section), `neck` (what lies between it and
-            the last row), `head` (the last row), a row's label, or a layer's yaml name (every layer of that name).
+        phrase: an index, a range `2-5` (both ends included), a part of the network (`models.config.rows.part_of`), a
+            row's label, or a layer's yaml name (every layer of that name).
     """
-    count, backbone = len(model.model), len(model.config["backbone"])
-    if phrase in SECTIONS:
-        bounds = {"backbone": (0, min(backbone, count - 1)), "neck": (backbone, count - 1), "head": (count - 1, count)}
-        return set(range(*bounds[phrase]))
+    if phrase in PARTS:
+        return {row.index for row in model.rows if part_of(row, model.rows) == phrase}
     if span := re.fullmatch(r"(\d+)(?:-(\d+))?", phrase):
         first, last = int(span[1]), int(span[2] or span[1])
         return set(range(first, last + 1))
@@ -33,12 +34,12 @@ def layers_of(model: Model, phrase: str) -> set[int] | None:
 
 
 def select_parameters(model: Model, phrases: Sequence[str], flag: str) -> list[str]:
-    """Return the names of the parameters that any of the phrases means, in the network's order.
+    """Return the names of the parameters that the phrases select, in the network's order.
 
     Args:
-        flag: what to call the command-line flag in messages.
+        flag: command-line flag, for messages.
     Raises:
-        SettingsError: a phrase that means no layer and no parameter, or a layer that the network does not have.
+        SettingsError: a phrase selects no layer and no parameter, or a layer that the network does not have.
     """
     names = [name for name, _ in model.named_parameters()]
     chosen: set[str] = set()
@@ -47,15 +48,13 @@ def select_parameters(model: Model, phrases: Sequence[str], flag: str) -> list[s
         if layers is None:
             found = fnmatch.filter(names, phrase)
             if not found:
-                hint = did_you_mean(
-                    phrase,
-                    (*SECTIONS, *(row.name for row in model.rows), *(row.label for row in model.rows if row.label)),
-                )
+                labels = [row.label for row in model.rows if row.label]
+                hint = did_you_mean(phrase, (*PARTS, *(row.name for row in model.rows), *labels))
                 raise SettingsError(f"{flag} {phrase}: matches no layer and no parameter: {EXPECTED}.{hint}")
             chosen |= set(found)
             continue
         if not layers:
-            raise SettingsError(f"{flag} {phrase}: means no layer of this network: {EXPECTED}")
+            raise SettingsError(f"{flag} {phrase}: selects no layer of this network: {EXPECTED}")
         if max(layers) >= len(model.model):
             raise SettingsError(
                 f"{flag} {phrase}: there is no layer {max(layers)}: the network has layers 0 to {len(model.model) - 1}"
@@ -65,19 +64,19 @@ def select_parameters(model: Model, phrases: Sequence[str], flag: str) -> list[s
 
 
 def freeze(model: Model, phrases: Sequence[str]) -> list[nn.Module]:
-    """Stop the training of what the phrases mean, and return the frozen normalisations, to be kept in evaluation mode.
+    """Freeze the parameters that the phrases select.
 
-    A single number n means the first n layers, as in the original; everything else is as in `layers_of`.
+    A single number n means the first n layers, as in the original. For all else see `layers_of`.
 
+    Returns:
+        The frozen normalisation layers; the training keeps them in evaluation mode.
     Raises:
-        SettingsError: a phrase that means nothing here.
+        SettingsError: a phrase selects nothing.
     """
     if len(phrases) == 1 and phrases[0].isdigit():
         count = int(phrases[0])
         if count > len(model.model):
-            raise SettingsError(
-                f"--freeze {count}: the network has {len(model.model)} layers: expected at most as many"
-            )
+            raise SettingsError(f"--freeze {count}: the network has {len(model.model)} layers: expected no more")
         phrases = [f"0-{count - 1}"] if count else []
     for name in select_parameters(model, phrases, "--freeze"):
         model.get_parameter(name).requires_grad_(False)
@@ -86,41 +85,49 @@ def freeze(model: Model, phrases: Sequence[str]) -> list[nn.Module]:
 
 
 def check_frozen_were_loaded(model: Model, new: Sequence[str]) -> None:
-    """Refuse to freeze parameters that `--weights` did not bring: they would stay random.
+    """Check that `--weights` filled every frozen parameter; any other would stay random.
 
     Args:
         new: names of the tensors that were not loaded.
     Raises:
-        SettingsError: names their layers, and the frozen ones that can stay so.
+        SettingsError: names the layers that were not filled, and the phrase that freezes the others.
     """
-    fixed = {
-        name for name, parameter in model.named_parameters() if not parameter.requires_grad and not is_constant(name)
-    }
-    layers = {layer_index(name) for name in fixed}
-    random = sorted({layer_index(name) for name in fixed & set(new)})
+    frozen = frozen_parameters(model)
+    layers = {layer_index(name) for name in frozen}
+    random = sorted({layer_index(name) for name in frozen.keys() & set(new)})
     if random:
         shown = ", ".join(f"{index} ({model.rows[index].name})" for index in random)
         kept = spans(sorted(layers - set(random))).replace(", ", " ")
         raise SettingsError(
-            f"--freeze: layer {shown}: not all of it is in --weights, and frozen it would stay random: expected --freeze {kept}"
+            f"--freeze: layer {shown}: not all of its weights are in --weights, and a frozen layer would stay random: "
+            f"expected --freeze {kept}"
         )
 
 
-def describe_frozen(model: Model, frozen: Sequence[nn.Module]) -> str:
-    """Return a line about how much of a network stays as it is (the constant DFL weights, never trained, are left out)."""
-    fixed = {
-        name: parameter.numel()
+def frozen_parameters(model: Model) -> dict[str, nn.Parameter]:
+    """Return the frozen parameters by name, without the constant DFL weights, which are never trained."""
+    return {
+        name: parameter
         for name, parameter in model.named_parameters()
         if not parameter.requires_grad and not is_constant(name)
     }
-    layers = sorted({layer_index(name) for name in fixed})
-    share = sum(fixed.values()) / sum(parameter.numel() for parameter in model.parameters())
-    kept = f"{len(frozen)} normalisations keep their statistics"
-    return f"frozen: {len(fixed)} parameters, {share:.1%} of the weights, in layers {spans(layers)}; {kept}"
+
+
+def describe_frozen(model: Model, norms: Sequence[nn.Module]) -> str:
+    """Return a line that says which part of a network is frozen.
+
+    Args:
+        norms: the frozen normalisation layers.
+    """
+    frozen = frozen_parameters(model)
+    layers = sorted({layer_index(name) for name in frozen})
+    share = sum(parameter.numel() for parameter in frozen.values()) / count_parameters(model)
+    kept = f"{len(norms)} normalisations keep their statistics"
+    return f"frozen: {len(frozen)} parameters, {share:.1%} of the weights, in layers {spans(layers)}; {kept}"
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as text, runs as ranges: `0-9, 22`."""
+    """Return ascending numbers as text, with ranges: `0-9, 22`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -131,13 +138,13 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def learning_rate_factors(model: Model, rules: Sequence[str], layer_decay: float = 1.0) -> dict[str, float]:
-    """Return the factor on the learning rate of every parameter that has one other than 1, by name.
+    """Return the learning-rate factors other than 1, by parameter name.
 
     Args:
-        rules: `PHRASE=FACTOR`; a later one overrides an earlier one.
-        layer_decay: factor from each layer to the one before it; the head has 1.
+        rules: `PHRASE=FACTOR`; a later rule overrides an earlier one.
+        layer_decay: each layer has the factor of the next layer times this; the head has 1.
     Raises:
-        SettingsError: a rule that cannot be read, or a factor out of range.
+        SettingsError: a rule cannot be read, or a factor is out of range.
     """
     if not 0 < layer_decay <= 1:
         raise SettingsError(f"--layer-decay {layer_decay}: expected a factor above 0 and at most 1")
@@ -151,7 +158,8 @@ def learning_rate_factors(model: Model, rules: Sequence[str], layer_decay: float
             factor = -1.0
         if not separator or not 0 < factor < 1000:
             raise SettingsError(
-                f"--lr-factor {rule}: expected PHRASE=FACTOR with a positive factor, such as backbone=0.1; --freeze stops training"
+                f"--lr-factor {rule}: expected PHRASE=FACTOR with a positive factor, such as backbone=0.1; "
+                "--freeze stops training"
             )
         for name in select_parameters(model, [phrase], "--lr-factor"):
             factors[name] = factor

@@ -1,4 +1,4 @@
-"""What a training run needs before its first epoch: network, data, optimizer, folder."""
+"""Prepare a training run: network, loss, data, optimizer, folder."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +20,7 @@ from models.yolo import Model
 from utils.checkpoint.transfer import DIFFERENT, NEW, TransferReport
 from utils.errors import SettingsError
 from utils.files import next_run_dir
+from utils.geometry.anchors import PROTOTYPE_STRIDE
 from utils.hyperparameters import Hyperparameters
 from utils.image_size import size_on_stride
 from utils.losses.detection import DetectionLoss, build_loss
@@ -45,14 +46,14 @@ def set_up(
     precision: Precision,
     checkpoint: dict[str, Any] | None,
 ) -> Run:
-    """Build everything that a run needs, and its folder.
+    """Build a run with its folder.
 
     Args:
-        checkpoint: content of the last.pt of a resumed run.
+        checkpoint: content of last.pt, for a resumed run.
     """
     names = ["object"] if options.single_cls else config.names
     model, transferred = starting_network(options, names, checkpoint)
-    loss = run_loss(hyp, model, options, quiet=checkpoint is not None)
+    loss, hyp = run_loss(hyp, model, options, quiet=checkpoint is not None)
     frozen = frozen_layers(model, options.freeze, transferred)
     factors = learning_rate_factors(model, options.lr_factor, options.layer_decay)
     precision.place(model)
@@ -76,7 +77,7 @@ def set_up(
     if transferred:
         transferred.write(folder)
     progress = Progress()
-    if checkpoint:  # last: after it, nothing may draw a random number before the training does
+    if checkpoint:  # last: no random number may be drawn between this and the training
         progress = restore(training, checkpoint, str(options.resume))
     return Run(folder, options, hyp, training, *loaders, progress, sources)
 
@@ -105,7 +106,7 @@ def with_sizes(options: TrainOptions, model: Model, precision: Precision, hyp: H
 def checked_sources(
     options: TrainOptions, model: Model, loaders: tuple[Loader, Loader], checkpoint: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return digests of what the run is made from, compared with those of the checkpoint of a resumed run.
+    """Return digests of the run's data and settings; for a resumed run, compare them with those of its checkpoint.
 
     Raises:
         CheckpointError: the data or the settings changed, and --force is not given.
@@ -130,33 +131,37 @@ def run_folder(options: TrainOptions) -> Path:
     return folder
 
 
-def run_loss(hyp: Hyperparameters, model: Model, options: TrainOptions, quiet: bool) -> DetectionLoss:
-    """Build the run's loss, and write its parts, some of which the network yaml may name, into the hyperparameters.
+def run_loss(
+    hyp: Hyperparameters, model: Model, options: TrainOptions, quiet: bool
+) -> tuple[DetectionLoss, Hyperparameters]:
+    """Build the run's loss from the settings of the network yaml and of the hyperparameters, which win.
 
     Args:
-        quiet: do not print what the hyperparameters override.
+        quiet: do not print which settings of the network yaml the hyperparameters override.
+    Returns:
+        The loss, and the hyperparameters with all its settings.
     Raises:
-        UserError: hyperparameters or network yaml name a part that does not exist, or a number out of range.
+        UserError: the hyperparameters or the network yaml name a part that does not exist, or a value out of range.
     """
     settings, overridden = settle_loss(hyp.loss, model.config.get("loss"), options.hyp, options.cfg or options.weights)
-    hyp.loss = settings.as_dict()
+    settled = replace(hyp, loss=settings.as_dict())
     if overridden and not quiet:
         print("\n".join(overridden))
-    return build_loss(model, hyp, settings)
+    return build_loss(model, settled, settings), settled
 
 
 def build_loaders(
     options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int, masks: bool = False
 ) -> tuple[Loader, Loader]:
-    """Build the loaders of the training images, augmented, and of the validation images, letterboxed in rectangular batches.
+    """Build the loaders of the training images (augmented) and of the validation images (letterboxed, rectangular).
 
     Args:
-        masks: batches hold index maps of the objects' outlines, too.
+        masks: add index maps of the objects' outlines to the batches.
     Raises:
-        DataError: `masks` are asked for, and no object of a split has an outline.
+        DataError: `masks` is true, and no object of a split has an outline.
     """
     loaders = []
-    config.sources("val")  # a missing one is said before the training images are checked
+    config.sources("val")  # report a missing split before the training images are checked
     for split in ("train", "val"):
         annotations, report = load_annotations(config, split)
         print_report(report)
@@ -187,9 +192,9 @@ def build_loaders(
 
 
 def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparameters, share: float = 0.8) -> int:
-    """Return the largest batch whose training step is expected to fit into `share` of the GPU's free memory.
+    """Return the largest batch whose training step should fit into `share` of the GPU's free memory.
 
-    Measured with forward, loss and backward at two small batches, and extended in a straight line.
+    Measure forward, loss and backward at two small batches, and extrapolate linearly.
 
     Raises:
         SettingsError: the device is no GPU.
@@ -207,18 +212,18 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
         targets = torch.tensor([[index % batch, 0, 0.5, 0.5, 0.4, 0.4] for index in range(20 * batch)])
         with precision.autocast():
             outputs = model(images)
-        masks = torch.zeros(batch, size // 4, size // 4, dtype=torch.int16)
+        masks = torch.zeros(batch, *2 * [size // PROTOTYPE_STRIDE], dtype=torch.int16)
         loss(outputs, {"images": images, "targets": targets, "masks": masks})[0].backward()
         used.append(torch.cuda.max_memory_allocated())
         model.zero_grad(set_to_none=True)
     model.load_state_dict(state)
     each = max((used[1] - used[0]) / 2, 1)
-    fixed = (
-        used[0] - 2 * each + 3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    )  # EMA, optimizer
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    fixed = used[0] - 2 * each + 3 * weights  # the moving average and two states of the optimizer
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     batch = min(max(1, int((share * free - fixed) / each)), MAX_FITTING_BATCH)
     print(
-        f"--batch -1: {each / 2**20:.0f} MiB an image, {free / 2**30:.1f} GiB free: {batch} is used (at most {MAX_FITTING_BATCH})"
+        f"--batch -1: {each / 2**20:.0f} MiB per image, {free / 2**30:.1f} GiB free: trains with --batch {batch} "
+        f"(at most {MAX_FITTING_BATCH})"
     )
     return batch

@@ -1,4 +1,4 @@
-"""What a run was made from, as digests in its checkpoint, and what of it has changed since."""
+"""Describe the data and settings of a run by digests, for its checkpoint, and find what has changed since."""
 
 import hashlib
 import json
@@ -11,12 +11,13 @@ import yaml
 from numpy.typing import NDArray
 
 from data.dataset import DetectionDataset
-from models.config.reading import find_config
+from models.config.reading import base_of, find_config
 from models.plugins.record import COPIES, copy_name, read_plugins_entry
 from utils.errors import CheckpointError, ModelConfigError
 from utils.files import find_shipped
 from utils.hyperparameters import load_hyperparameters
 from utils.training.options import TrainOptions
+from utils.wording import listed
 
 SPLIT_TITLES = {"train": "training", "val": "validation"}
 PARTS = {
@@ -29,26 +30,46 @@ PARTS = {
 def describe_sources(
     options: TrainOptions, datasets: Mapping[str, DetectionDataset], before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what a run is made from, as plain data.
+    """Return the data and settings of a run as plain data.
 
     Args:
-        datasets: by split.
-        before: the same at the start of the run that goes on, or nothing; its yaml files are looked at where they were then.
+        datasets: data set of each split.
+        before: for a resumed run, the description from its start: the yaml files are read at the paths given there.
     """
     cfg = Path(before["cfg"]["path"]) if before.get("cfg") else _found_config(options.cfg)
     hyp = Path(before["hyp"]["path"]) if before.get("hyp") else find_shipped(options.hyp, "data")
     return {
         "names": list(datasets["train"].names),
         **{split: describe_images(dataset) for split, dataset in datasets.items()},
-        "cfg": {"path": str(cfg.resolve()), "digest": yaml_digest(cfg)} if cfg and cfg.is_file() else None,
+        "cfg": describe_network(cfg) if cfg and cfg.is_file() else None,
         "hyp": {"path": str(hyp.resolve()), "digest": yaml_digest(hyp), "values": _hyperparameters(hyp)}
         if hyp and hyp.is_file()
         else None,
     }
 
 
+def describe_network(cfg: Path) -> dict[str, Any]:
+    """Return path and digest of a network yaml, and of every yaml that it is built on."""
+    own, *bases = [{"path": str(path), "digest": yaml_digest(path)} for path in network_files(cfg)]
+    return own | {"bases": bases}
+
+
+def network_files(cfg: Path) -> list[Path]:
+    """Return the paths of a network yaml, of its base, of that one's base and so on, as far as they can be read."""
+    files = [cfg.resolve()]
+    try:
+        while base := base_of(files[-1]):
+            path = find_config(base)[0].resolve()
+            if path in files:
+                break
+            files.append(path)
+    except ModelConfigError:  # gone or broken: the digest of the file before it, or its own, tells
+        pass
+    return files
+
+
 def describe_images(dataset: DetectionDataset) -> dict[str, Any]:
-    """Return the number of images, and digests of their files (names and bytes, not contents), sizes and labels."""
+    """Return the number of images, and digests of their files (names and sizes in bytes), image sizes and labels."""
     files, sizes, labels = (hashlib.blake2b(digest_size=16) for _ in range(3))
     for one in dataset.annotations:
         files.update(f"{one.path.name}\0{one.path.stat().st_size if one.path.is_file() else -1}\0".encode())
@@ -67,11 +88,15 @@ def describe_images(dataset: DetectionDataset) -> dict[str, Any]:
 
 
 def yaml_digest(path: Path) -> str:
-    """Return a digest of what a yaml file says: comments and layout do not count."""
+    """Return a digest of the content of a yaml file, without comments and layout."""
     text = path.read_bytes()
     try:
         text = json.dumps(yaml.safe_load(text), default=str).encode()
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError):  # no yaml any more: its bytes differ from any that was
+    except (
+        yaml.YAMLError,
+        UnicodeDecodeError,
+        TypeError,
+    ):  # not a valid yaml now: the digest of its bytes is another one
         pass
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
@@ -79,27 +104,27 @@ def yaml_digest(path: Path) -> str:
 def _found_config(cfg: str) -> Path | None:
     try:
         return find_config(cfg)[0] if cfg else None
-    except ModelConfigError:  # the file is gone: the network is in the checkpoint
+    except ModelConfigError:  # the file is gone; the network is in the checkpoint
         return None
 
 
 def _hyperparameters(path: Path) -> dict[str, Any]:
     try:
         return load_hyperparameters(path).as_dict()
-    except ValueError:  # no hyperparameters any more: the digest tells
+    except ValueError:  # not valid hyperparameters now: the digest differs
         return {}
 
 
 @dataclass
 class Changes:
-    """What differs from the start of a run, and what its checkpoint cannot say; a line each."""
+    """Differences from the start of a run, and sources that its checkpoint does not describe; a line each."""
 
     found: list[str]
     unknown: list[str]
 
 
 def compare_sources(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Compare what `describe_sources` returned at the start of a run and now; a yaml file that is gone is no change."""
+    """Compare two results of `describe_sources`, from the start of a run and from now; a missing yaml is no change."""
     changes = Changes(_changed_names(before["names"], now["names"]), [])
     for split, title in SPLIT_TITLES.items():
         if split in before:
@@ -109,17 +134,35 @@ def compare_sources(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change
     for key, title, kept in (("cfg", "network", "network"), ("hyp", "hyperparameter", "hyperparameters")):
         if key not in before:
             changes.unknown.append(f"the {title} yaml")
-        elif before[key] and now[key] and before[key]["digest"] != now[key]["digest"]:
-            details = _changed_values(before[key].get("values", {}), now[key].get("values", {}))
-            changes.found.append(
-                f"{title} yaml {now[key]['path']}{details} (the run keeps the {kept} of its checkpoint)"
-            )
+        elif before[key] and now[key]:
+            if now[key].get("bases") and "bases" not in before[key]:
+                changes.unknown.append(f"the base of the {title} yaml")
+            if place := _changed_yaml(before[key], now[key]):
+                details = _changed_values(before[key].get("values", {}), now[key].get("values", {}))
+                changes.found.append(f"{title} yaml {place}{details} (the run keeps the {kept} of its checkpoint)")
     changes.found += _changed_plugins(before.get("plugins"), now.get("plugins"))
     return changes
 
 
+def _changed_yaml(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return the path of the yaml that changed, with its base if that is what changed; None if nothing did."""
+    if before["digest"] != now["digest"]:
+        return str(now["path"])
+    for old, new in zip(
+        before.get("bases", []), now.get("bases", []), strict=False
+    ):  # a file that is gone has no entry
+        if old["digest"] != new["digest"]:
+            return f"{now['path']}: its base {new['path']}"
+    return None
+
+
 def _changed_plugins(before: object, now: object) -> list[str]:
-    """Return a line for each plug-in of which a layer has another source now; both as `models.plugins.record.plugins_entry` returns them."""
+    """Return a line for each plug-in of which a layer has another source now.
+
+    Args:
+        before: see `models.plugins.record.plugins_entry`.
+        now: the same, of the current process.
+    """
     current = {name: plugin for plugin in read_plugins_entry(now) for name in plugin.layers}
     return [
         f"plug-in {plugin.path} (layer {', '.join(plugin.layers)}; the run's {COPIES}/{copy_name(plugin)} is as it was)"
@@ -136,7 +179,7 @@ def _changed_names(before: list[str], now: list[str]) -> list[str]:
         for index, (old, new) in enumerate(zip(before, now, strict=True))
         if old != new
     ]
-    return [f"class names: {_shortened(differing)}"] if differing else []
+    return [f"class names: {listed(differing)}"] if differing else []
 
 
 def _changed_images(before: Mapping[str, Any], now: Mapping[str, Any], title: str) -> list[str]:
@@ -147,20 +190,18 @@ def _changed_images(before: Mapping[str, Any], now: Mapping[str, Any], title: st
 
 def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     differing = [f"{key} {before[key]} is now {now[key]}" for key in before if key in now and before[key] != now[key]]
-    return f": {_shortened(differing)}" if differing else ""
-
-
-def _shortened(texts: list[str], limit: int = 5) -> str:
-    return ", ".join([*texts[:limit], *([f"and {len(texts) - limit} more"] if len(texts) > limit else [])])
+    return f": {listed(differing)}" if differing else ""
 
 
 def check_sources(before: Mapping[str, Any], now: Mapping[str, Any], where: str, force: bool) -> None:
-    """Refuse to go on with another data set or other settings, or say so with `force`.
+    """Check that a run goes on with the data and settings that it began with.
 
     Args:
-        before: what the checkpoint `where` says; one of an older version has the class names only.
+        before: the description in the checkpoint; in an older version, the class names only.
+        where: the checkpoint, for messages.
+        force: print the changes and go on.
     Raises:
-        CheckpointError: something changed; says what.
+        CheckpointError: lists the changes; not with `force`.
     """
     changes = compare_sources(before, now)
     if changes.unknown:
@@ -170,6 +211,6 @@ def check_sources(before: Mapping[str, Any], now: Mapping[str, Any], where: str,
     said = f"{where}: changed since the run began: {'; '.join(changes.found)}"
     if not force:
         raise CheckpointError(
-            f"{said}: expected what it was started with; --resume {where} --force goes on with what is there now"
+            f"{said}: expected the sources of its start; --resume {where} --force goes on with the current ones"
         )
-    print(f"{said}; goes on all the same (--force)")
+    print(f"{said}; goes on anyway (--force)")

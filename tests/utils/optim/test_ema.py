@@ -21,7 +21,8 @@ class Single(nn.Module):
     ("updates", "decay"), [(1, 0.1818), (10, 0.55), (100, 0.9182), (2000, 0.9955), (1_000_000, 0.9999)]
 )
 def test_decay_grows_with_the_updates(updates: int, decay: float) -> None:
-    ema = ModelEMA(Single(1.0), updates=updates - 1)
+    ema = ModelEMA(Single(1.0))
+    ema.updates = updates - 1
     ema.update(Single(0.0))
     assert ema.model.weight.item() == pytest.approx(decay, abs=1e-4)
     assert ema.model.mean.item() == pytest.approx(decay, abs=1e-4)
@@ -29,7 +30,8 @@ def test_decay_grows_with_the_updates(updates: int, decay: float) -> None:
 
 
 def test_long_run_decay_and_warmup_are_settings() -> None:
-    ema = ModelEMA(Single(1.0), decay=0.5, updates=1000)
+    ema = ModelEMA(Single(1.0), decay=0.5)
+    ema.updates = 1000
     ema.update(Single(0.0))
     assert ema.model.weight.item() == pytest.approx(0.5)
     ema = ModelEMA(Single(1.0), warmup=4.0)
@@ -55,7 +57,8 @@ def test_follows_and_leaves_the_network_alone() -> None:
 
 
 def test_the_average_of_many_steps_is_smoother_than_the_last_one() -> None:
-    ema = ModelEMA(Single(0.0), updates=2000)
+    ema = ModelEMA(Single(0.0))
+    ema.updates = 2000
     for number in range(100):
         ema.update(Single(1.0 if number % 2 else -1.0))
     assert abs(ema.model.weight.item()) < 0.02

@@ -6,6 +6,7 @@ from torch import nn
 
 from models.yolo import Model
 from tests.networks import tiny_model
+from tests.saying import assert_says
 from utils.errors import SettingsError
 from utils.hyperparameters import Hyperparameters
 from utils.optim.optimizer import Schedule, build_optimizer
@@ -63,22 +64,20 @@ def test_parameters_come_in_the_network_s_order_and_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phrase", "message"),
+    ("phrase", "facts"),
     [
-        ("9", r"--freeze 9: there is no layer 9: the network has layers 0 to 6"),
-        ("4-7", r"--freeze 4-7: there is no layer 7: the network has layers 0 to 6"),
-        ("5-2", r"--freeze 5-2: means no layer of this network: expected"),
-        (
-            "backbon",
-            r"--freeze backbon: matches no layer and no parameter: expected layer indices, .*\. Did you mean 'backbone'\?",
-        ),
-        ("ADown", r"--freeze ADown: matches no layer and no parameter"),
-        ("model.9.*", r"--freeze model\.9\.\*: matches no layer and no parameter"),
+        ("9", ["no layer 9", 0, 6]),
+        ("4-7", ["no layer 7", 0, 6]),
+        ("5-2", ["no layer", "indices", "range", "backbone", "neck", "head", "label"]),
+        ("backbon", ["no parameter", "indices", "range", "'backbone'"]),
+        ("ADown", ["no layer", "no parameter"]),
+        ("model.9.*", ["no layer", "no parameter"]),
     ],
 )
-def test_phrases_that_mean_nothing(phrase: str, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
+def test_phrases_that_mean_nothing(phrase: str, facts: list[object]) -> None:
+    with pytest.raises(SettingsError) as caught:
         select_parameters(network(), [phrase], "--freeze")
+    assert_says(caught.value, f"--freeze {phrase}", *facts)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +104,16 @@ def test_freeze(phrases: list[str], layers: set[int]) -> None:
 
 
 def test_too_many_first_layers() -> None:
-    with pytest.raises(SettingsError, match=r"--freeze 8: the network has 7 layers"):
+    with pytest.raises(SettingsError) as caught:
         freeze(network(), ["8"])
+    assert_says(caught.value, "--freeze 8", "7 layers")
 
 
 def test_what_is_said_of_frozen_layers() -> None:
     model = network()
     line = describe_frozen(model, freeze(model, ["0-2", "5"]))
     assert line.startswith("frozen: 12 parameters, ")
-    assert line.endswith(" in layers 0-2, 5; 4 normalisations keep their statistics")
+    assert_says(line, "layers 0-2, 5", "4 normalisations")
     assert spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
 
 
@@ -121,10 +121,10 @@ def test_what_was_not_loaded_cannot_be_frozen() -> None:
     model = network()
     freeze(model, ["backbone"])
     check_frozen_were_loaded(model, ["model.5.conv.weight", "model.6.lead.cls.0.2.weight"])
-    with pytest.raises(
-        SettingsError, match=r"--freeze: layer 2 \(Conv\): not all of it is in --weights, .* expected --freeze 0-1 3$"
-    ):
+    with pytest.raises(SettingsError) as caught:
         check_frozen_were_loaded(model, ["model.2.conv.weight"])
+    assert_says(caught.value, "layer 2 (Conv)", "--weights")
+    assert str(caught.value).endswith(" --freeze 0-1 3")
 
 
 def test_factors() -> None:
@@ -156,8 +156,9 @@ def test_factors_that_cannot_be_read(rule: str) -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 1.5, -0.1])
 def test_decay_out_of_range(decay: float) -> None:
-    with pytest.raises(SettingsError, match=r"--layer-decay .*expected a factor above 0 and at most 1"):
+    with pytest.raises(SettingsError) as caught:
         learning_rate_factors(network(), [], decay)
+    assert_says(caught.value, f"--layer-decay {decay}", 0, 1)
 
 
 @pytest.mark.parametrize("optimizer_name", ["SGD", "AdamW"])

@@ -12,9 +12,17 @@ import yaml
 from data.dataset import DetectionDataset
 from data.labels.annotation import Annotation, Objects
 from tests.networks import tiny_config
+from tests.saying import assert_says
 from utils.errors import CheckpointError
 from utils.training.options import TrainOptions
-from utils.training.sources import check_sources, compare_sources, describe_images, describe_sources, yaml_digest
+from utils.training.sources import (
+    check_sources,
+    compare_sources,
+    describe_images,
+    describe_sources,
+    network_files,
+    yaml_digest,
+)
 
 
 @pytest.fixture
@@ -115,10 +123,47 @@ def test_changed_yaml_files(
     (tmp_path / "net.yaml").write_text(yaml.safe_dump(tiny_config(width=16)))
     (tmp_path / "hyp.yaml").write_text("lr0: 0.02\nmosaic: 0.5\n")
     now = describe_sources(options, {"train": dataset, "val": dataset}, sources)
-    assert compare_sources(sources, now).found == [
-        f"network yaml {tmp_path / 'net.yaml'} (the run keeps the network of its checkpoint)",
-        f"hyperparameter yaml {tmp_path / 'hyp.yaml'}: mosaic 1.0 is now 0.5 (the run keeps the hyperparameters of its checkpoint)",
-    ]
+    network, hyperparameters = compare_sources(sources, now).found
+    assert_says(network, "network", tmp_path / "net.yaml", "checkpoint")
+    assert_says(hyperparameters, "hyperparameter", tmp_path / "hyp.yaml", "mosaic 1.0 is now 0.5", "checkpoint")
+
+
+@pytest.mark.parametrize("changed", ["middle.yaml", "net.yaml"])
+def test_a_changed_base_is_a_changed_network(
+    options: TrainOptions, dataset: DetectionDataset, tmp_path: Path, changed: str
+) -> None:
+    (tmp_path / "middle.yaml").write_text(yaml.safe_dump({"base": "net.yaml", "nc": 4}))
+    (tmp_path / "derived.yaml").write_text(yaml.safe_dump({"base": "middle.yaml", "nc": 2}))
+    options.cfg, datasets = str(tmp_path / "derived.yaml"), {"train": dataset, "val": dataset}
+    before = describe_sources(options, datasets, {})
+    assert [Path(base["path"]).name for base in before["cfg"]["bases"]] == ["middle.yaml", "net.yaml"]
+    assert describe_sources(options, datasets, before) == before
+
+    content = yaml.safe_load((tmp_path / changed).read_text())
+    (tmp_path / changed).write_text(yaml.safe_dump(content | {"nc": 5}))
+    now = describe_sources(options, datasets, before)
+    [found] = compare_sources(before, now).found
+    assert_says(found, "network", tmp_path / "derived.yaml", "base", tmp_path / changed)
+
+
+def test_a_run_of_an_older_version_knows_no_base(
+    options: TrainOptions, dataset: DetectionDataset, tmp_path: Path
+) -> None:
+    (tmp_path / "derived.yaml").write_text(yaml.safe_dump({"base": "net.yaml"}))
+    options.cfg, datasets = str(tmp_path / "derived.yaml"), {"train": dataset, "val": dataset}
+    now = describe_sources(options, datasets, {})
+    before = copy.deepcopy(now)
+    del before["cfg"]["bases"]
+    changes = compare_sources(before, now)
+    assert (changes.found, len(changes.unknown)) == ([], 1)
+    assert_says(changes.unknown[0], "base", "network yaml")
+
+
+def test_bases_that_are_gone_or_go_round_in_a_circle_end_the_search(tmp_path: Path) -> None:
+    path = tmp_path / "net.yaml"
+    for base in ("missing.yaml", "net.yaml", 7):
+        path.write_text(yaml.safe_dump({"base": base}))
+        assert network_files(path) == [path]
 
 
 def test_a_yaml_that_is_gone_is_no_change(
@@ -134,21 +179,19 @@ def test_a_yaml_that_is_gone_is_no_change(
 def test_refused_unless_forced(sources: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     now = copy.deepcopy(sources)
     now["train"]["labels"], now["val"]["images"] = "other", 5
-    said = r"^runs/last\.pt: changed since the run began: labels of the training images; number of validation images: 2 are now 5"
-    with pytest.raises(CheckpointError, match=said + r": expected .*; --resume runs/last\.pt --force goes on"):
+    changes = ("runs/last.pt", "labels of the training images", "number of validation images: 2 are now 5", "--force")
+    with pytest.raises(CheckpointError) as caught:
         check_sources(sources, now, "runs/last.pt", force=False)
+    assert_says(caught.value, *changes, "--resume runs/last.pt")
     check_sources(sources, now, "runs/last.pt", force=True)
-    assert "2 are now 5; goes on all the same (--force)" in capsys.readouterr().out
+    assert_says(capsys.readouterr().out, *changes)
 
 
 def test_a_checkpoint_of_an_older_version_says_what_it_cannot_tell(
     sources: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_sources({"names": ["a", "b"]}, sources, "last.pt", force=False)
-    said = capsys.readouterr().out
-    assert said == (
-        "last.pt: from an older version, cannot be checked for changes: the training images and labels, "
-        "the validation images and labels, the network yaml, the hyperparameter yaml\n"
-    )
+    unknown = ("training images and labels", "validation images and labels", "network yaml", "hyperparameter yaml")
+    assert_says(capsys.readouterr().out, "last.pt", "older version", *unknown)
     with pytest.raises(CheckpointError, match=r"class names: 0 'x' is now 'a'"):
         check_sources({"names": ["x", "b"]}, sources, "last.pt", force=False)
