@@ -1,4 +1,4 @@
-"""The command `python -m models.yolo CFG [--json] [--graph FILE] [--diff [BASE]]`: a network's layers, graph or diff."""
+"""The command `python -m models.yolo CFG`: print a network's layers or a diff, or draw its graph."""
 
 import argparse
 import json
@@ -59,15 +59,16 @@ def table_row(layer: dict[str, Any]) -> tuple[str, ...]:
 
 
 def totals(figures: dict[str, Any]) -> str:
-    """Return the parameters and GFLOPs of a network, for the last lines of the table."""
+    """Format parameters and GFLOPs for the last lines of the table."""
     return f"{figures['parameters']:>12,} parameters  {figures['gflops']:>8.2f} GFLOPs"
 
 
 def difference(cfg: str, base: str, scale: str | None, patches: Sequence[str]) -> str:
-    """Return what a network changes in another, as a unified diff of their yamls.
+    """Return a unified diff from one network's yaml to another's.
 
     Args:
-        base: the other network; "" means the yaml's own base or, without one, the yaml before the patches.
+        cfg: the network at the end of the diff.
+        base: the network at its start. "" means the yaml's own base or, without one, the yaml before the patches.
     Raises:
         ModelConfigError: the yaml has no base and there are no patches, or one of the networks cannot be read.
     """
@@ -100,7 +101,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="BASE",
-        help="print what changes in another network; by default in the yaml's base",
+        help="print a diff from another network; by default from the yaml's base",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -111,7 +112,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print or draw what the command line asks for."""
+    """Print the table, the JSON object or the diff, or draw the graph."""
     if options.graph:
         check_graph_path(options.graph)
     load_plugins(options.plugin)

@@ -1,4 +1,4 @@
-"""The network that inference needs: rows and branches that only training needs dropped, normalisation folded."""
+"""Prepare a network for inference: drop rows and branches that only training needs, fold normalisation."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from models.registry import Scale, find_layer, with_inner_repeats
 
 
 class Network(Protocol):
-    """What `prune_to_lead` needs of a network (models/yolo.py)."""
+    """The part of `Model` (models/yolo.py) that `prune_to_lead` uses."""
 
     config: dict[str, Any]
     rows: list[Row]
@@ -28,7 +28,7 @@ AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 def needed_rows(rows: Sequence[Row], head: DetectionHead) -> list[int]:
-    """Return the indices of the rows that the lead branch depends on, the head included, ascending."""
+    """Return the indices of the rows that the lead branch needs, ascending, with the head."""
     needed = {rows[-1].index}
     waiting = [rows[-1].sources[position] for position in head.lead_inputs()]
     while waiting:
@@ -40,7 +40,7 @@ def needed_rows(rows: Sequence[Row], head: DetectionHead) -> list[int]:
 
 
 def prune_to_lead(model: AnyNetwork) -> AnyNetwork:
-    """Return a copy without the rows and branches that only training needs; its `config` builds the same network."""
+    """Return a copy without the rows and branches that only training needs; its `config` builds the copy."""
     pruned = copy.deepcopy(model)
     rows, head = pruned.rows, pruned.head
     kept, inputs, scale = needed_rows(rows, head), head.lead_inputs(), choose_scale(model.config, "network")
@@ -68,7 +68,7 @@ def prune_to_lead(model: AnyNetwork) -> AnyNetwork:
 
 
 def scale_keys(scale: Scale) -> dict[str, Any]:
-    """Return the yaml keys of a scale whose repeats are written out: depth 1 and the width; `scaling` is not among them."""
+    """Return the yaml keys of a scale, with depth 1 as the rows hold the scaled repeats; without `scaling`."""
     most = scale.max_channels
     if scale.letter is not None:
         multiples = [1.0, scale.width, *([most] if most else [])]

@@ -1,4 +1,4 @@
-"""Figures of a network: shape, parameters and GFLOPs of every layer, and totals as trained and as deployed."""
+"""Summarize a network: shape, parameters and GFLOPs of each layer, and totals as trained and as deployed."""
 
 from itertools import pairwise
 from typing import Any
@@ -10,11 +10,12 @@ from models.registry import find_layer
 from models.yolo import Model
 from utils.image_size import IMAGE_SIZE
 
-"""Side of the image that GFLOPs are counted for."""
-
 
 def count_gflops(model: Model, size: int = IMAGE_SIZE) -> list[float]:
-    """Return each row's 10^9 operations for one image of `size` x `size`: two per multiply-accumulate of convolutions and matrix products."""
+    """Return the GFLOPs of each row for one image of `size` x `size`.
+
+    A multiply-accumulate of a convolution or matrix product counts as two operations.
+    """
     totals = [0]
     with FlopCounterMode(display=False) as counter:
         handles = [
@@ -59,7 +60,7 @@ def summarize(model: Model) -> dict[str, Any]:
 
 
 def format_shape(shape: Any) -> str:
-    """Return an output shape without its batch dimension, nested ones joined by '+'; of a head the lead branch's."""
+    """Format an output shape without batch dimension, nested shapes joined by '+'; for a head, its lead branch."""
     if isinstance(shape, dict) and "main" in shape:
         return format_shape(shape["main"])
     if isinstance(shape, dict):

@@ -1,6 +1,6 @@
-"""From a yaml file to a network: `parse_model` composes registered layers and names none of them, `Model` runs them.
+"""Build and run a network: `parse_model` builds its registered layers from rows, `Model` runs them.
 
-Reading a yaml is models/config/reading.py, its rows models/config/rows.py, what inference needs models/deploy.py.
+models/config/reading.py reads the yaml, models/config/rows.py its rows; models/deploy.py prunes it for inference.
 
 `python -m models.yolo CFG` prints the layer table (models/summary.py).
 """
@@ -29,14 +29,14 @@ from utils.wording import is_count
 
 
 def parse_model(rows: Sequence[Row], channels: int, num_classes: int, scale: Scale) -> nn.ModuleList:
-    """Build the layers of a network's rows; each row gets its `out_channels` and its scaled `repeats`.
+    """Build the layer of each row; set `out_channels` and the scaled `repeats` of the row.
 
     Args:
         channels: channels of the image.
     Returns:
-        The modules, index by index.
+        The modules, in the order of the rows.
     Raises:
-        ModelConfigError: a row that cannot be built; names it.
+        ModelConfigError: a row cannot be built; the message names it.
     """
     modules = nn.ModuleList()
     for row in rows:
@@ -61,15 +61,18 @@ class Model(nn.Module):
         width, depth: multiples in place of the yaml's (models/config/scaling.py).
         patches: edits of its rows (models/config/language.py), such as "insert SE after p5".
     Attributes:
-        stride: pixels per cell of each level; nc, names, task; config: what it was built from; rows: what came of it.
+        stride: pixels per cell of each level.
+        nc, names, task: number and names of the classes; "detect" or "segment".
+        config: the resolved yaml, without base and edits.
+        rows: its rows, in the order of `model`.
     Raises:
         ModelConfigError: the yaml cannot be built.
     """
 
     trained_size: int | None = None
-    """Image size of its training; None where the weights do not say."""
+    """Image size of the training; None if the weights do not say."""
     static_hw: tuple[int, int] | None = None
-    """Only size that it takes: None, any multiple of the stride will do (an exported network may have one)."""
+    """The only accepted image size, of some exported networks; None if any multiple of the stride is accepted."""
 
     def __init__(
         self,
@@ -108,10 +111,11 @@ class Model(nn.Module):
             fold_modules(self)
 
     def _level_strides(self) -> list[int]:
-        """Return the strides of the head's levels, as they come out for an image of 256 x 256.
+        """Return the strides of the head's levels, measured with an image of 256 x 256.
 
         Raises:
-            ModelConfigError: they are not whole, not ascending or not the same in every branch, or prototypes have another size.
+            ModelConfigError: the strides are not powers of 2, not ascending or not the same in every branch,
+                or the prototypes have a wrong size.
         """
         shapes = self.trace(256)[-1]
         outputs = (shapes["main"], *shapes["aux"])
@@ -122,12 +126,13 @@ class Model(nn.Module):
         if lead != sorted(lead) or any(branch != lead for branch in strides):
             shown = "; ".join(", ".join(f"{stride:.4g}" for stride in branch) for branch in (*strides[1:], strides[0]))
             raise ModelConfigError(
-                f"{self.rows[-1].where}: its levels have strides {shown}: expected powers of 2, ascending, alike in every branch"
+                f"{self.rows[-1].where}: its levels have strides {shown}: "
+                "expected powers of 2, ascending, the same in every branch"
             )
         return lead
 
     def _plan(self) -> None:
-        """Find which rows the lead branch needs, and after which row each output can be forgotten."""
+        """Find the rows that the lead branch needs, and the last reader of each output."""
         self._lead_rows = set(needed_rows(self.rows, self.head))
         self._last_use = {source: row.index for row in self.rows for source in row.sources}
 
@@ -143,7 +148,7 @@ class Model(nn.Module):
 
     @property
     def task(self) -> str:
-        """What the head does: "detect" or "segment"."""
+        """Task of the head: "detect" or "segment"."""
         return self.head.task
 
     def run_rows(self, images: Tensor, lead_only: bool = False) -> Iterator[tuple[Row, Any, Any]]:
@@ -168,10 +173,11 @@ class Model(nn.Module):
             images: (B, ch, H, W) in [0, 1]; H and W multiples of the largest stride.
             raw: in evaluation, also return every branch's raw output.
         Returns:
-            In training {"main": output, "aux": [output, …]}; an output is, in detection, the list of maps (B, 64 + nc, h, w)
-            and, in segmentation, {"maps": that list, "coefficients": (B, nm, A), "prototypes": (B, nm, H / 4, W / 4)}.
-            In evaluation the lead branch decoded, (B, 4 + nc, A), or (B, 4 + nc + nm, A) and its prototypes;
-            with `raw` that and the training output.
+            In training {"main": output, "aux": [output, …]}. A detection output is the list of maps
+            (B, 64 + nc, h, w); a segmentation output is {"maps": that list, "coefficients": (B, nm, A),
+            "prototypes": (B, nm, H / 4, W / 4)}.
+            In evaluation the decoded lead branch, (B, 4 + nc, A), or (B, 4 + nc + nm, A) and its prototypes.
+            With `raw` the pair of the evaluation output and the training output.
         """
         lead_only = not (self.training or raw)
         *_, (_, _, outputs) = self.run_rows(images, lead_only)
@@ -181,14 +187,18 @@ class Model(nn.Module):
         return (prediction, outputs) if raw else prediction
 
     def decode(self, output: Any) -> Tensor:
-        """Turn any branch's raw output into (B, 4 + nc (+ nm), A): centre x, y, width, height in pixels, probabilities (, coefficients)."""
+        """Decode the raw output of a branch.
+
+        Returns:
+            (B, 4 + nc (+ nm), A): centre x, y, width, height in pixels, class probabilities (, mask coefficients).
+        """
         return self.head.decode(output)
 
     def trace(self, size: int = 256) -> list[Any]:
         """Return the output shape of every row for a `size` x `size` image, without computing values.
 
         Raises:
-            ModelConfigError: a row cannot take its inputs; names it and their shapes.
+            ModelConfigError: a layer fails on its inputs; the message gives the row and their shapes.
         """
         outputs: dict[int, Any] = {IMAGE: torch.empty(1, self.channels, size, size, device="meta")}
         training = self.training
@@ -201,7 +211,7 @@ class Model(nn.Module):
         return [shape_of(outputs[row.index]) for row in self.rows]
 
     def _traced(self, row: Row, module: nn.Module, inputs: list[Any], size: int) -> Any:
-        """Return a row's output on the meta device."""
+        """Run one row on the meta device."""
         state = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
         try:
             return torch.func.functional_call(module, state, (inputs[0] if row.one_source else inputs,))
@@ -216,7 +226,7 @@ class Model(nn.Module):
             ) from error
 
     def deploy(self, fold: bool = True) -> "Model":
-        """Return the network that inference needs: lead branch only, and (with `fold`) normalisation merged into convolutions."""
+        """Return a copy for inference: only the lead branch; with `fold`, normalisation merged into convolutions."""
         deployed = prune_to_lead(self)
         deployed._plan()
         if fold:
@@ -226,10 +236,10 @@ class Model(nn.Module):
 
 
 def positive(keys: dict[str, Any], key: str, where: Places) -> int:
-    """Return a count of a network yaml: `nc`, or `ch`, which is 3 by default.
+    """Return `nc` or `ch` (3 by default) of a network yaml.
 
     Raises:
-        ModelConfigError: it is no positive integer.
+        ModelConfigError: the value is not a positive integer.
     """
     value = keys.get(key, {"ch": 3}.get(key))
     if not is_count(value):
@@ -241,9 +251,9 @@ def class_names(keys: dict[str, Any], num_classes: int, where: Places, renamed: 
     """Return the names of the classes: the yaml's, or their numbers.
 
     Args:
-        renamed: whether `num_classes` replaces the yaml's. Names of another number of classes are then dropped.
+        renamed: whether `num_classes` replaces the yaml's; names of another number of classes are then dropped.
     Raises:
-        ModelConfigError: the yaml's names are no list and no mapping, or of another number.
+        ModelConfigError: the names are neither a list nor a mapping, or their number is not `num_classes`.
     """
     numbers = [str(index) for index in range(num_classes)]
     names = keys.get("names") or numbers
@@ -253,14 +263,12 @@ def class_names(keys: dict[str, Any], num_classes: int, where: Places, renamed: 
     if len(names) == num_classes:
         return names
     if not renamed:
-        raise ModelConfigError(
-            f"{where}: names has {len(names)} entries, nc is {num_classes}: expected as many; correct one of them"
-        )
+        raise ModelConfigError(f"{where}: names has {len(names)} entries, nc is {num_classes}: expected equal numbers")
     return numbers
 
 
 def shape_of(output: Any) -> Any:
-    """Return the shapes in a layer's output, in the same nesting."""
+    """Return the shapes in a layer's output, with the same nesting."""
     if isinstance(output, Tensor):
         return tuple(output.shape)
     if isinstance(output, dict):
@@ -276,10 +284,12 @@ def show_shape(output: Any) -> str:
 
 
 def load(weights: str | Path, plugins: Iterable[str | Path] = (), **settings: Any) -> Any:
-    """Return a predictor from weights or an exported file: call it with a path, an array (H, W, 3) RGB, or a list of them.
+    """Return a predictor from weights or an exported file.
+
+    Call the predictor with a path, an array (H, W, 3) RGB, or a list of them.
 
     Args:
-        plugins: Python files with layers of yours that the network has, which are run (docs/plugins.md).
+        plugins: Python files with your own layers of the network; they are run (docs/plugins.md).
         settings: see utils.inference.predictor.Predictor.
     """
     from utils.inference.network import load_network

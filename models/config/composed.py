@@ -1,4 +1,4 @@
-"""Networks written as edits of another: `base: yolov9-c.yaml` with a list of `edits`, or patches on the command line."""
+"""Networks written as edits of another: `base: yolov9-c.yaml` with `edits`, or patches on the command line."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ Read = Callable[[str], NetworkConfig]
 
 
 def on_base(config: dict[str, Any], where: Places, read: Read) -> NetworkConfig:
-    """Return the network that a configuration with a `base` means.
+    """Apply the edits of a configuration to its `base`.
 
     Other keys beside `base` and `edits` (nc, names, scales and so on) replace those of the base.
 
     Args:
-        where: places of the configuration's items.
+        where: place of each item of the configuration.
         read: reads the base.
     Raises:
-        ModelConfigError: rows beside a base, a base that cannot be read, or an edit that cannot be made.
+        ModelConfigError: rows beside a base, an unreadable base, or an edit that cannot be applied.
     """
     for section in SECTIONS:
         if section in config:
@@ -45,12 +45,12 @@ def on_base(config: dict[str, Any], where: Places, read: Read) -> NetworkConfig:
 
 
 def patched(network: NetworkConfig, patches: Sequence[str]) -> NetworkConfig:
-    """Return a network after the edits of the command line."""
+    """Apply the edits of the command line to a network."""
     return edited(network, [read_edit(patch, "--patch") for patch in patches])
 
 
 def edited(network: NetworkConfig, edits: Sequence[Edit]) -> NetworkConfig:
-    """Return a network after some edits; its rows are changed in place."""
+    """Apply edits to a network; its rows change in place."""
     if not edits:
         return network
     rows = EditedRows(network.rows)
@@ -67,7 +67,7 @@ def show_rows(config: dict[str, Any]) -> list[str]:
 
 
 def config_text(config: dict[str, Any]) -> str:
-    """Return a configuration as a yaml with one row a line."""
+    """Return a configuration as yaml text, one row per line."""
     keys = {key: value for key, value in config.items() if key not in SECTIONS}
     above = yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=140) if keys else ""
     return above + "".join(f"{line}\n" if line.startswith(" ") else f"\n{line}\n" for line in show_rows(config))

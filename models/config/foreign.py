@@ -1,6 +1,6 @@
-"""Network configurations in checkpoints of other frameworks: heads whose names mean another layer here, and other keys.
+"""Translate network configurations in checkpoints of other frameworks: some head names and keys differ.
 
-Row formats agree (`[from, repeats, layer, arguments]`), and so do the layers' names and the order of their arguments.
+The row format `[from, repeats, layer, arguments]`, the other layer names and the argument order are the same.
 """
 
 import copy
@@ -21,20 +21,20 @@ YOLOV9_HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "DualDetect": ("DualDDetect", {"box_groups": 1}),
     "TripleDetect": ("TripleDDetect", {"box_groups": 1}),
 }
-"""What the original YOLOv9 calls its heads, with our name and further arguments."""
+"""Head names of the original YOLOv9, each with our name and extra arguments."""
 
 
 def translate_config(config: dict[str, Any], family: Family, where: str) -> tuple[dict[str, Any], list[str]]:
-    """Return a network configuration of another framework as one of ours.
+    """Translate a network configuration of another framework.
 
     Args:
-        family: whose file it is.
+        family: the framework that wrote the file.
         where: the file's name, for messages.
     Returns:
-        The configuration (a copy), and a line for each thing that was left out or read otherwise than written.
-        Malformed rows stay as they are: building the network reports them.
+        The translated copy, and a note for each item that was dropped or changed.
+        Malformed rows stay unchanged: building the network reports them.
     Raises:
-        ModelConfigError: it asks for a head that does not exist here.
+        ModelConfigError: the configuration needs a head that is not supported.
     """
     config = copy.deepcopy(config)
     notes = translate_keys(config, where)
@@ -52,7 +52,7 @@ def translate_config(config: dict[str, Any], family: Family, where: str) -> tupl
 
 
 def translate_keys(config: dict[str, Any], where: str) -> list[str]:
-    """Rename and drop keys, in place; return a line for each that matters."""
+    """Rename and drop keys, in place; return a note for each key that matters."""
     if config.get("reg_max", 16) != 16:
         raise ModelConfigError(f"{where}: reg_max is {config['reg_max']}: expected 16, the only number of bins here")
     if config.get("end2end"):
@@ -63,24 +63,24 @@ def translate_keys(config: dict[str, Any], where: str) -> list[str]:
     if "channels" in config:
         config.setdefault("ch", config.pop("channels"))
     if not config.get("scale"):
-        config.pop("scale", None)  # an empty text in a file without a choice
+        config.pop("scale", None)  # files without a choice hold an empty string
         if scales := config.get("scales"):
             config["scale"] = next(iter(scales))
-            notes.append(f"no scale is chosen: {config['scale']}, the first, is taken, as its own framework does")
+            notes.append(f"no scale is chosen: using {config['scale']}, the first, like the original framework")
     for key in [key for key in config if key not in CONFIG_KEYS]:
         del config[key]
-        notes.append(f"key '{key}' is left out: it has no meaning here")
+        notes.append(f"key '{key}' is ignored: it has no use here")
     return notes
 
 
 def rename_heads(rows: Sequence[Row]) -> list[str]:
-    """Give the original YOLOv9's heads our names, in place; return a line for each."""
+    """Rename the original YOLOv9's heads, in place; return a note for each."""
     notes = []
     for row in rows:
         if row.name in YOLOV9_HEADS:
             name, arguments = YOLOV9_HEADS[row.name]
             shown = f"{name} {arguments}" if arguments else name
-            notes.append(f"{row.name} is read as {shown}: the original YOLOv9's head of that name")
+            notes.append(f"{row.name} is read as {shown}: our name of this YOLOv9 head")
             row.name = name
             row.keywords |= arguments
     return notes

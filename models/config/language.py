@@ -1,6 +1,6 @@
-"""The language of edits: a phrase or a mapping, read into an `Edit`.
+"""Read an edit, written as a phrase or a mapping, into an `Edit`.
 
-Phrases (of the command line's `--patch`, or an item of a yaml's `edits:`) and the mappings that they stand for:
+A phrase stands in `--patch` or in a yaml's `edits:`. Each phrase has an equal mapping:
 
     insert FocalModulationBlock after p5          {insert: FocalModulationBlock, after: p5}
     insert ACmix [{residual: true}] before head   {insert: [ACmix, {residual: true}], before: head}
@@ -15,8 +15,8 @@ Phrases (of the command line's `--patch`, or an item of a yaml's `edits:`) and t
 
 A layer is written as its name and the arguments of a row. A number before it is the row's repeats:
 `insert 3 C2f [256] after p5`.
-A row is written as its label, its index, its layer's name if no other row has it, `head`, or `every NAME [in backbone|neck]`,
-where NAME may contain `*`. Several rows are separated by commas.
+A row is written as its label, its index, `head`, its layer's name if no other row has that layer,
+or `every NAME [in backbone|neck]`, where NAME may contain `*`. Commas separate several rows.
 """
 
 import re
@@ -39,17 +39,17 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "swap": ("swap head with LAYER", ("with",), ()),
     "label": ("label ROW as LABEL", ("as",), ()),
 }
-"""Each action: its form, the words that it needs beside the first, and those that it may have."""
+"""Each action: its form, its required words after the first, and its optional words."""
 
 LAYER_WORDS = ("with", "in")
-"""Words that a layer follows."""
+"""Words before a layer."""
 
 ROWS_EXPECTED = "expected a label, an index, a layer's name, head, or 'every NAME in neck'"
 
 
 @dataclass(frozen=True)
 class Every:
-    """All rows of a part of the network, or of all of it, whose layer's name matches a pattern."""
+    """All rows whose layer name matches a pattern, in one part of the network or in all of it."""
 
     pattern: str
     part: str | None
@@ -73,13 +73,13 @@ class Edit:
     """One edit of a network's rows.
 
     Attributes:
-        place: where it stands and how it is written, for messages.
-        rows: the rows that it changes, or inserts at.
+        place: its location and its text, for messages.
+        rows: the rows to change, or to insert at.
         layer: the new layer, if any.
-        at: "after" or "before", of an insertion.
-        consumers: rows that take the inserted row's output; None for all that took the output of the row before it.
+        at: "after" or "before"; only for an insertion.
+        consumers: rows that read the inserted row; None for all readers of the row before it.
         sources: rows that the inserted row reads; None for the row before it.
-        arguments: new values by argument, of a `set`.
+        arguments: new values by argument name; only for `set`.
     """
 
     place: str
@@ -97,9 +97,9 @@ def read_edit(written: object, place: str) -> Edit:
     """Read an edit from a phrase or a mapping.
 
     Args:
-        place: where it stands, for messages.
+        place: location of the edit, for messages.
     Raises:
-        ModelConfigError: it is no edit; shows the form that was expected.
+        ModelConfigError: the edit is malformed; the message shows the expected form.
     """
     place = f"{place}: {written if isinstance(written, str) else show_row(written)}"
     try:
@@ -112,7 +112,7 @@ def read_edit(written: object, place: str) -> Edit:
 
 
 def _from_mapping(content: object, place: str) -> Edit:
-    """Read the mapping form; phrases are turned into it first."""
+    """Read the mapping form; a phrase is converted to it first."""
     if not isinstance(content, dict):
         raise ModelConfigError(
             "expected a phrase such as 'insert SE after p5', or a mapping such as {insert: SE, after: p5}; "
@@ -137,7 +137,7 @@ def _from_mapping(content: object, place: str) -> Edit:
 
 
 def _action_of(content: dict[str, Any]) -> str:
-    """Return the action of a mapping, after a check of its words."""
+    """Check the words of a mapping and return its action."""
     actions = [word for word in ACTIONS if word in content]
     if not actions:
         raise ModelConfigError(
@@ -180,13 +180,14 @@ def _layer(written: object, repeats: int) -> LayerPhrase:
     name, *arguments = written if isinstance(written, list) and written else [written]
     if not isinstance(name, str):
         raise ModelConfigError(
-            f"layer is {written!r}: expected its name, or a list of its name and arguments, such as [GatherExcite, 8, theta]"
+            f"layer is {written!r}: expected a name, or a list of a name and arguments, "
+            "such as [GatherExcite, 8, theta]"
         )
     return LayerPhrase(name, arguments, repeats)
 
 
 def _rows(written: object) -> list[RowPhrase]:
-    """Read rows: a phrase with commas, an index, or a list of those."""
+    """Read references to rows: text with commas, an index, or a list of both."""
     if isinstance(written, list) and written:
         return [row for one in written for row in _rows(one)]
     if isinstance(written, int) and not isinstance(written, bool):
@@ -214,7 +215,7 @@ def _row(part: str) -> RowPhrase:
 
 
 def _from_phrase(text: str) -> dict[str, Any]:
-    """Turn a phrase into the mapping that it stands for."""
+    """Convert a phrase to its mapping."""
     action, _, rest = text.strip().partition(" ")
     if action not in ACTIONS:
         raise ModelConfigError(
@@ -275,7 +276,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _split_clauses(action: str, tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Split tokens at the words of an action.
+    """Split tokens at the keywords of an action.
 
     Returns:
         The tokens before the first word; each word, with the tokens after it.
@@ -293,12 +294,12 @@ def _split_clauses(action: str, tokens: Sequence[str]) -> tuple[list[str], list[
 
 
 def _names_part(tokens: Sequence[str]) -> bool:
-    """Tell whether tokens begin with a part of the network: the `in` before them belongs to `every NAME in PART`."""
+    """Tell whether tokens begin with a part of the network, so that the `in` before them belongs to `every NAME`."""
     return re.match(rf"(the )?({'|'.join(PARTS)})\b", " ".join(tokens)) is not None
 
 
 def _take_layer(word: str, tokens: Sequence[str], form: str) -> tuple[dict[str, Any], list[str]]:
-    """Take `[repeats] NAME [arguments]` from the start of some tokens.
+    """Take `[repeats] NAME [arguments]` from the start of the tokens.
 
     Returns:
         The layer under `word`, and its `repeats` if given; and the tokens after it.
@@ -318,7 +319,7 @@ def _take_layer(word: str, tokens: Sequence[str], form: str) -> tuple[dict[str, 
 
 
 def _value(text: str) -> Any:
-    """Read a value as yaml."""
+    """Parse a value as yaml."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

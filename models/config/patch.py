@@ -1,7 +1,7 @@
 """Edits of a network's rows: insert, replace, remove, wrap, set, swap the head, label.
 
 The language of edits is models/config/language.py. While rows are edited, `Row.index` only identifies a row;
-`EditedRows.settled` numbers them and writes every `from` anew.
+`EditedRows.settled` renumbers the rows and rewrites every `from`.
 """
 
 import fnmatch
@@ -22,7 +22,7 @@ class EditedRows:
     """The rows of a network, in order, open to edits.
 
     Attributes:
-        notes: lines about what an edit changed beyond its own words.
+        notes: lines about side effects of an edit, such as removed rows.
     """
 
     rows: list[Row]
@@ -60,22 +60,22 @@ class EditedRows:
             label, number = f"{wish}{number}", number + 1
         return label
 
-    # --- which rows a phrase means
+    # --- finding rows
 
     def find(self, phrases: Sequence[RowPhrase]) -> list[Row]:
-        """Return the rows that the phrases mean, in the network's order.
+        """Return the rows that match the phrases, in the order of the network.
 
         Raises:
-            ModelConfigError: a phrase that means no row, or the name of a layer that several rows have.
+            ModelConfigError: a phrase matches no row, or a layer name matches several.
         """
         chosen = {row.index for phrase in phrases for row in self._matches(phrase)}
         return [row for row in self.rows if row.index in chosen]
 
     def one(self, phrases: Sequence[RowPhrase], purpose: str) -> Row:
-        """Return the one row that the phrases mean."""
+        """Return the single row that matches the phrases."""
         matches = self.find(phrases)
         if len(matches) != 1:
-            raise ModelConfigError(f"means {len(matches)} rows: expected one, {purpose}")
+            raise ModelConfigError(f"matches {len(matches)} rows: expected one, {purpose}")
         return matches[0]
 
     def _matches(self, phrase: RowPhrase) -> list[Row]:
@@ -118,10 +118,10 @@ class EditedRows:
     # --- edits
 
     def apply(self, edit: Edit) -> None:
-        """Make one edit.
+        """Apply one edit.
 
         Raises:
-            ModelConfigError: it cannot be made; names its place and the reason.
+            ModelConfigError: it cannot be applied; the message gives its place and the reason.
         """
         used = self._sources()
         try:
@@ -151,7 +151,7 @@ class EditedRows:
             for user in users:
                 if target.index not in user.sources:
                     raise ModelConfigError(
-                        f"'for' means {self._shown(user)}, which does not take the output of {self._shown(target)}"
+                        f"'for' means {self._shown(user)}, which does not read {self._shown(target)}"
                     )
         sources = [target]
         if edit.sources is not None:
@@ -177,11 +177,11 @@ class EditedRows:
     def _add(
         self, edit: Edit, position: int, sources: list[int], section: str, users: Iterable[Row], replaced: int
     ) -> None:
-        """Put the edit's layer at a position; `users` take its output in place of that of the row `replaced`."""
+        """Insert the edit's layer at a position; `users` read it in place of the row `replaced`."""
         layer = self._layer(edit)
         self._check_new_label(edit.label)
         if not users:
-            raise ModelConfigError("no row takes the output of that row: name those that take the new one's with 'for'")
+            raise ModelConfigError("no row reads that row: name the readers of the new row with 'for'")
         new = Row(
             self._next_index,
             sources,
@@ -202,7 +202,7 @@ class EditedRows:
 
     @staticmethod
     def _rewire(user: Row, old: int, new: int, written: Source) -> None:
-        """Let a row read another row wherever it read the old one."""
+        """Replace one source of a row by another."""
         for number, source in enumerate(user.sources):
             if source == old:
                 user.sources[number], user.written[number] = new, written
@@ -222,8 +222,7 @@ class EditedRows:
                 raise ModelConfigError("the head cannot be removed: swap it")
             if len(target.sources) != 1:
                 raise ModelConfigError(
-                    f"{self._shown(target)} has {len(target.sources)} inputs: "
-                    "no single one of them can take its place: replace it"
+                    f"{self._shown(target)} has {len(target.sources)} inputs: its readers need exactly one: replace it"
                 )
             for row in self.rows:
                 self._rewire(row, target.index, target.sources[0], target.written[0])
@@ -251,14 +250,14 @@ class EditedRows:
             row.place = edit.place
 
     def _connect(self, target: Row, value: object) -> None:
-        """Let a row take other inputs."""
+        """Replace the inputs of a row."""
         phrases: list[Any] = value if isinstance(value, list) else [value]
         if not phrases or not all(isinstance(phrase, str | int) and not isinstance(phrase, bool) for phrase in phrases):
             raise ModelConfigError(f"from is {value!r}: expected a row's label or index, or a list of them")
         before = self.rows[: self.rows.index(target)]
         target.sources, target.written, target.one_source = [], [], not isinstance(value, list)
         for phrase in phrases:
-            source = before[-1] if phrase == -1 and before else self.one([phrase], "a row to take the output of")
+            source = before[-1] if phrase == -1 and before else self.one([phrase], "as a source")
             if source not in before:
                 raise ModelConfigError(
                     f"from means {self._shown(source)}, which does not come before {self._shown(target)}"
@@ -278,7 +277,7 @@ class EditedRows:
             if new > old:
                 raise ModelConfigError(
                     f"{layer.name} has {new} branches and {head.name} {old}: "
-                    "the inputs of the others are not known: write the row"
+                    "the inputs of the further branches are unknown: write the row"
                 )
             kept = kept_inputs(before, after, len(head.sources))
             head.sources = [head.sources[position] for position in kept]
@@ -316,10 +315,10 @@ class EditedRows:
                 raise ModelConfigError(f"label '{label}' is taken: choose another")
 
     def _drop_unused(self, edit: Edit, used: set[int]) -> None:
-        """Remove the rows whose output no row takes any more, and note them.
+        """Remove rows that no row reads after the edit, and add a note.
 
         Args:
-            used: rows whose output a row took before the edit.
+            used: rows that were read before the edit.
         """
         before, dropped = list(self.rows), []
         while True:
@@ -331,7 +330,7 @@ class EditedRows:
             self.rows = [row for row in self.rows if row not in idle]
         if dropped:
             shown = [f"{place} ({row.label or row.name})" for place, row in enumerate(before) if row in dropped]
-            self.notes.append(f"{edit.place}: rows that lead nowhere now are removed: {', '.join(shown)}")
+            self.notes.append(f"{edit.place}: removed rows that no row reads any more: {', '.join(shown)}")
 
     def _shown(self, row: Row) -> str:
         return f"row {self.rows.index(row)} ({row.label or row.name})"
@@ -357,18 +356,18 @@ def set_argument(row: Row, name: str, value: object) -> None:
 
 
 def kept_inputs(before: Layer, after: Layer, count: int) -> list[int]:
-    """Return which inputs a head with no more branches takes over: those of the last branches, where the lead one is.
+    """Return the inputs that a head with as many or fewer branches keeps: those of the last branches (lead is last).
 
     Args:
-        count: inputs of the head before.
+        count: number of inputs of the old head.
     Raises:
-        ModelConfigError: it takes a map for prototypes, which the head before has not.
+        ModelConfigError: the new head needs a feature map for prototypes and the old head has none.
     """
     branches, kept = before.rule.branches, after.rule.branches
     extra, wanted = before.rule.extra_inputs, after.rule.extra_inputs
     if wanted > extra:
         raise ModelConfigError(
-            f"{after.name} takes a further map for prototypes, which {before.name} has not: write the row"
+            f"{after.name} needs a feature map for prototypes, {before.name} has none: write the row"
         )
     levels = count // branches - extra
     return [*range((branches - kept) * levels, branches * levels), *range(count - kept * wanted, count)]

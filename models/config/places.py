@@ -1,4 +1,4 @@
-"""Where each row of a network stands, for messages: file and line, or the edit that wrote it."""
+"""Place of each row of a network, for messages: file and line, or the edit that wrote it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ def yaml_places(path: Path, name: str) -> Places:
 
     Args:
         path: a file of valid yaml.
-        name: what messages call it.
+        name: its name in messages.
     """
     root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     sections: dict[str, list[str]] = {}

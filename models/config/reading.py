@@ -51,14 +51,14 @@ def find_config(cfg: str | Path) -> tuple[Path, str | None]:
 def read_config(
     cfg: str | Path | dict[str, Any], scale: str | None = None, patches: Sequence[str] = ()
 ) -> NetworkConfig:
-    """Read a network yaml or a mapping; print a note about each row that is read otherwise than written.
+    """Read a network yaml or a mapping; print a note about each row that is changed on reading.
 
     Args:
         scale: letter of its `scales`, in place of the file's own choice.
-        patches: edits of its rows, made after the file's own (models/config/language.py).
+        patches: edits of its rows, applied after the file's own (models/config/language.py).
     Raises:
-        ModelConfigError: invalid yaml, an unknown key, a malformed row, a scale other than that in the file's name,
-            or an edit that cannot be made.
+        ModelConfigError: invalid yaml, an unknown key, a malformed row, a scale that contradicts the file's name,
+            or an edit that cannot be applied.
     """
     network, letter = read_content(cfg, (), may_load=True)
     keys, where = network.keys, network.where
@@ -87,8 +87,8 @@ def read_content(
     """Read a network yaml and its base, if any; load the plug-ins that they name.
 
     Args:
-        built_on: the files that have this one as their base.
-        may_load: False within a mapping: it may come from a checkpoint, which must not choose what is run.
+        built_on: files whose base is this one, directly or through others.
+        may_load: whether plug-ins may run. False within a mapping: it may come from a checkpoint.
     Returns:
         The network, and the scale letter in the file's name or None.
     """
@@ -107,7 +107,7 @@ def read_content(
     chain = (*built_on, *([path.resolve()] if path else []))
     if len(set(chain)) < len(chain):
         names = " and ".join(file.name for file in chain[:-1])
-        raise ModelConfigError(f"{where}: is its own base, by way of {names}: expected another network")
+        raise ModelConfigError(f"{where}: is its own base, through {names}: expected another network")
 
     def read_base(base: str) -> NetworkConfig:
         beside = path.parent / base if path else Path(base)
@@ -123,7 +123,7 @@ def read_content(
 
 
 def base_of(cfg: str | Path) -> str | None:
-    """Return the base of a network yaml, by a path that is valid from any folder; None if it has none."""
+    """Return the base of a network yaml as a path that is valid from any folder; None without a base."""
     path, _ = find_config(cfg)
     content = read_yaml(path, ModelConfigError, str(cfg))
     base = content.get("base") if isinstance(content, dict) else None
@@ -134,10 +134,10 @@ def base_of(cfg: str | Path) -> str | None:
 
 
 def check_keys(config: object, where: Places) -> None:
-    """Reject what is no network configuration.
+    """Check the keys of a network configuration.
 
     Raises:
-        ModelConfigError: an unknown key, or neither rows nor a base.
+        ModelConfigError: no mapping, an unknown key, or neither rows nor a base.
     """
     if not isinstance(config, dict):
         raise ModelConfigError(f"{where}: holds {type(config).__name__}: expected the keys nc, backbone and head")

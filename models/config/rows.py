@@ -1,7 +1,7 @@
-"""The rows of a network yaml: read once into `Row`, then edited, scaled, built, deployed and written in that form.
+"""Rows of a network yaml. Each is read once into a `Row`, which is then edited, scaled, built, deployed and written.
 
-A row is `[from, repeats, layer, arguments]` or `[from, repeats, layer, arguments, label]`. A later row's `from` may use the
-label instead of the index, so that it needs no renumbering.
+A row is `[from, repeats, layer, arguments]` or `[from, repeats, layer, arguments, label]`. The `from`
+of a later row may use the label in place of the index; labels need no renumbering.
 """
 
 import re
@@ -28,7 +28,7 @@ RESERVED_LABELS = (
     *("image", "nc", "None"),
     *"all every after before for from with in as and to the".split(),
 )
-"""Words that cannot be labels: they mean something else where a row is referred to."""
+"""Words that cannot be labels, because they have another meaning in `from` or in an edit."""
 
 Source = int | str
 """A layer in a `from`: its index, its distance counted back from the row, or its label."""
@@ -41,12 +41,12 @@ class Row:
     Attributes:
         index: position in the network.
         sources: index of each row that it reads; IMAGE for the image.
-        written: each source as the yaml writes it, in step with `sources`: -1 and so on, an index or a label.
+        written: each source as the yaml writes it, in the order of `sources`: -1 and so on, an index or a label.
         one_source: whether `from` is a single value, not a list.
         repeats: as written; in a built network scaled by the depth.
         name: the layer's yaml name.
         positional, keywords: its arguments.
-        section: key of the yaml that it stands under, "backbone" or "head".
+        section: key of the yaml that holds it, "backbone" or "head".
         number: position in that section.
         place: file and line, or the edit that wrote the row.
         fresh: whether an edit in progress added it.
@@ -103,7 +103,7 @@ class NetworkConfig:
     Attributes:
         keys: its content without the rows.
         where: its name, and the places of its items, for messages.
-        notes: lines to print about edits and about rows that are read otherwise than written.
+        notes: lines to print about edits and about rows that were changed on reading.
     """
 
     keys: dict[str, Any]
@@ -141,7 +141,7 @@ def read_rows(config: Mapping[str, Any], where: Places) -> list[Row]:
     """Read the rows of a configuration.
 
     Raises:
-        ModelConfigError: a malformed row, a reference to a later row, or a label that another row has; names the row.
+        ModelConfigError: a malformed row, a reference to a later row, or a label used twice; the message names the row.
     """
     rows: list[Row] = []
     labels: dict[str, int] = {}
@@ -168,7 +168,7 @@ def read_row(raw: object, index: int, labels: Mapping[str, int]) -> Row:
         index: its position in the network.
         labels: index of each label of the rows before it.
     Raises:
-        ModelConfigError: it is not `[from, repeats, layer, arguments]` with or without a label, or refers to no row.
+        ModelConfigError: the row is malformed, or `from` names no earlier row.
     """
     if not isinstance(raw, list) or len(raw) not in (4, 5):
         raise ModelConfigError("expected [from, repeats, layer, arguments] or [from, repeats, layer, arguments, label]")
@@ -205,10 +205,10 @@ def check_label(label: object) -> None:
 
 
 def resolve_source(source: Source, current: int, labels: Mapping[str, int]) -> int:
-    """Return the index that an item of `from` means; IMAGE for the image.
+    """Return the index of the row that an item of `from` names; IMAGE for the image.
 
     Args:
-        current: index of the row that it stands in.
+        current: index of the row with this `from`.
         labels: index of each label of the rows before.
     Raises:
         ModelConfigError: there is no such row before this one.
@@ -226,7 +226,7 @@ def resolve_source(source: Source, current: int, labels: Mapping[str, int]) -> i
 
 
 def settle(rows: Sequence[Row]) -> None:
-    """Number rows anew after some were added, removed or moved, in place.
+    """Renumber rows in place, after rows were added, removed or moved.
 
     Before the call, `index` identifies a row and `sources` refers to it. Afterwards `index` is the row's position.
     `written` changes only where it would mean another row.
@@ -252,8 +252,8 @@ def written_source(row: int, source: int, before: Source, label: str | None) -> 
     Args:
         row: index of the row.
         source: index of the source.
-        before: how the yaml wrote it until now; kept where it still means the same row.
-        label: of the source.
+        before: its old form; kept if it still means the same row.
+        label: label of the source, if any.
     """
     if source == IMAGE:
         return -1 - row

@@ -1,4 +1,4 @@
-"""Width and depth of a network: its yaml's `scales` and multiples, and others in their place (`--width`, `--depth`)."""
+"""Width and depth multiples of a network, from its yaml or from `--width` and `--depth`."""
 
 import math
 from typing import Any
@@ -14,10 +14,10 @@ SCALINGS = ("full",)
 
 
 def choose_scale(config: dict[str, Any], where: str | Places) -> Scale:
-    """Return the multiples of a configuration: those of the scale that it chooses, or its own.
+    """Return the multiples of a configuration: those of its chosen scale, or its own.
 
     Raises:
-        ModelConfigError: scales without a choice, an unknown one, or a multiple that is no positive number.
+        ModelConfigError: no scale or an unknown scale is chosen, or a multiple is not a positive number.
     """
     scales, letter = config.get("scales"), config.get("scale")
     if letter is not None and not scales:
@@ -53,16 +53,16 @@ def is_factor(value: object) -> bool:
 
 
 def apply_multiples(network: NetworkConfig, width: float | None, depth: float | None) -> None:
-    """Set other multiples in a network, in place, and print what follows from it.
+    """Replace the multiples of a network, in place, and print the consequences.
 
-    A yaml with `scales` keeps its chosen letter, with other multiples. In a yaml without, `scaling: full` is turned on:
-    such a yaml writes out its hidden widths, which a multiple would not reach otherwise.
+    A yaml with `scales` keeps its chosen letter. Any other yaml writes out its hidden widths,
+    so `scaling: full` is turned on to scale them too.
 
     Args:
         width: factor on channel counts; None keeps the yaml's.
         depth: factor on repeats; None keeps the yaml's.
     Raises:
-        ModelConfigError: no letter of the `scales` is chosen, or a multiple is no positive number.
+        ModelConfigError: no letter of the `scales` is chosen, or a multiple is not a positive number.
     """
     keys, where = network.keys, network.where
     wanted = {name: value for name, value in (("width", width), ("depth", depth)) if value is not None}

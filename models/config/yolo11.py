@@ -1,6 +1,6 @@
-"""Files of YOLO11's own framework: rules that its yamls leave unsaid are written into the rows.
+"""Write the implicit rules of YOLO11's own framework into the rows of its yamls.
 
-There, a network with C3k2 blocks has depthwise class towers, and at some scales every C3k2 is one of C3k units.
+There, a network with C3k2 blocks has depthwise class towers. At some scales every C3k2 uses C3k units.
 """
 
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from models.config.rows import Row
 
 FORCED_C3K_SCALES = "mlx"
-"""Scales at which the published YOLO11 networks make every C3k2 one of C3k units, whatever their file says."""
+"""Scales at which every C3k2 of the published YOLO11 networks uses C3k units, even if its row says False."""
 
 
 def read_as_yolo11(rows: Sequence[Row], scaled: bool) -> list[str]:
-    """Complete the heads and C3k2 rows of a network that has C3k2, in place; a head with a `cls` argument prevents it.
+    """Complete the heads and C3k2 rows of a network with C3k2, in place. A head with a `cls` argument turns this off.
 
     Args:
         scaled: whether the yaml has scales.
     Returns:
-        A line about what was read otherwise than written, or none.
+        A note about the changes, or no note.
     """
     blocks = [row for row in rows if row.name == "C3k2"]
     heads = [row for row in rows if row.name in ("Detect", "Segment")]
@@ -37,7 +37,7 @@ def read_as_yolo11(rows: Sequence[Row], scaled: bool) -> list[str]:
 
 
 def force_c3k(row: Row) -> None:
-    """Replace a C3k2's false `c3k` by the letters of the scales at which it is true nevertheless, in place."""
+    """Replace `c3k: false` of a C3k2 row by the letters of the scales at which it is true, in place."""
     if len(row.positional) >= 2:
         row.positional[1] = row.positional[1] or FORCED_C3K_SCALES
     elif not row.keywords.get("c3k"):

@@ -1,4 +1,4 @@
-"""Writing an image of a network: what `python -m models.yolo CFG --graph FILE` does."""
+"""Write an image of a network, for `python -m models.yolo CFG --graph FILE`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,10 @@ FORMS: dict[str, Callable[[Graph], str]] = {".svg": draw_svg, ".html": draw_html
 
 
 def check_graph_path(path: str | Path) -> None:
-    """Refuse a file that cannot be drawn into, before any work.
+    """Check the path of a graph before any work.
 
     Raises:
-        SettingsError: its suffix is not that of a form, or it is a folder.
+        SettingsError: the suffix is unknown, or the path is a folder.
     """
     suffix = Path(path).suffix
     if suffix not in FORMS:
@@ -28,10 +28,10 @@ def check_graph_path(path: str | Path) -> None:
 
 
 def write_graph(model: Model, summary: dict[str, Any], path: str | Path, title: str) -> str:
-    """Write the image of a network, and return a line that says so.
+    """Write the image of a network; return a line to print.
 
     Args:
-        summary: what models/summary.py says of it.
+        summary: the result of `summarize`.
         path: an .svg or .html file; replaced if it exists.
     """
     graph = lay_out(model, title, summary)

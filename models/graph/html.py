@@ -1,6 +1,6 @@
-"""The image of a network (models/graph/svg.py) as one HTML file that works offline: a click on a layer shows its facts.
+"""Draw a network as one HTML file that works offline; a click on a layer shows its details.
 
-Its frame, style and script are page.html, page.css and page.js beside this file.
+The image is that of models/graph/svg.py. Frame, style and script of the page are page.html, page.css and page.js.
 """
 
 import json
@@ -12,17 +12,18 @@ from models.graph.svg import ROLE_COLORS, draw_svg, escape, stride_name, totals_
 
 
 def read(name: str) -> str:
-    """Return a file beside this one."""
+    """Read a file beside this one."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def draw_html(graph: Graph) -> str:
     """Return the page."""
     dark = "".join(
-        f"  svg .{role} rect {{ fill: color-mix(in srgb, {stroke} 26%, #0f172a); stroke: color-mix(in srgb, {stroke} 60%, #ffffff); }}\n"
+        f"  svg .{role} rect {{ fill: color-mix(in srgb, {stroke} 26%, #0f172a); "
+        f"stroke: color-mix(in srgb, {stroke} 60%, #ffffff); }}\n"
         for role, (_, stroke) in ROLE_COLORS.items()
     )
-    # no "<", so that nothing in it can end its element
+    # without "<", no text can close the script element
     network = json.dumps(described(graph), ensure_ascii=False).replace("<", "\\u003c")
     return read("page.html").format(
         title=escape(graph.title),
@@ -34,7 +35,7 @@ def draw_html(graph: Graph) -> str:
 
 
 def described(graph: Graph) -> dict[str, Any]:
-    """Return what the page's script shows."""
+    """Return the data for the page's script."""
     return {
         "title": graph.title,
         "size": graph.nodes[0].shape,
@@ -44,7 +45,7 @@ def described(graph: Graph) -> dict[str, Any]:
 
 
 def described_node(node: Box, graph: Graph) -> dict[str, Any]:
-    """Return a layer's facts."""
+    """Return the details of a layer."""
     share = share_of(node.parameters, graph.totals["parameters"])
     facts = node.facts
     described = {

@@ -1,7 +1,8 @@
-"""Where the layers of a network stand in an image of it, and how the lines between them run.
+"""Place the layers of a network in an image, and route the lines between them.
 
-Columns are strides, so that a detector's pyramid shows; each row of the yaml has a line of its own, top to bottom. A line that leaves or
-enters a box at its side therefore meets no other box, and what passes several rows runs down in the lanes between two columns.
+A column is a stride, so that the pyramid of a detector is visible. Each row of the yaml has its own height, top to
+bottom. A line that leaves or enters a box at its side therefore meets no other box. A line that passes several rows
+runs down in a lane between two columns.
 """
 
 import inspect
@@ -19,9 +20,9 @@ from utils.image_size import IMAGE_SIZE
 BOX_WIDTH, BOX_HEIGHT, GAP = 218, 54, 26
 LEFT, TOP, MARGIN = 40, 162, 24
 LEAST_WIDTH = 800
-"""Pixels that the heading needs."""
+"""Width that the heading needs, in pixels."""
 LANE, GUTTER = 9, 30
-"""Pixels between two lanes, and the least width between two columns."""
+"""Distance of two lanes and least distance of two columns, in pixels."""
 
 
 @dataclass
@@ -30,10 +31,10 @@ class Box:
 
     Attributes:
         section: backbone, neck or head; empty for the image.
-        strides: pixels per cell of its output; of a head those of its inputs.
+        strides: pixels per cell of its output; for a head, of its inputs.
         auxiliary: only training needs it.
         x, y, width, height: the box, in pixels.
-        facts: what a person may want to know of it, for the panel of the html form.
+        facts: details for the panel of the HTML page.
     """
 
     index: int
@@ -58,10 +59,11 @@ class Box:
 
 @dataclass
 class Edge:
-    """A line from a layer to one that reads it.
+    """A line from a layer to a layer that reads it.
 
     Attributes:
-        gutter: the space between columns that it runs down in (0 is left of the first column); None where the two follow each other.
+        gutter: space between columns for its vertical part; 0 is left of the first column.
+            None if the target is the next row.
         points: its corners, in pixels.
     """
 
@@ -79,7 +81,7 @@ class Graph:
     Attributes:
         columns: stride, left and right of each column.
         sections: name, top and bottom of each.
-        totals: the summary's figures that are not of one layer.
+        totals: figures of the whole network, from the summary.
     """
 
     title: str
@@ -96,8 +98,8 @@ def lay_out(model: Model, title: str, summary: dict[str, Any] | None = None) -> 
     """Return the network as boxes and lines.
 
     Args:
-        title: what the network is called.
-        summary: of `summarize`, which is called without it.
+        title: name of the network.
+        summary: result of `summarize`; computed if not given.
     """
     summary = summary or summarize(model)
     nodes, edges = [image(model), *boxes(model, summary)], lines(model)
@@ -116,13 +118,13 @@ def lay_out(model: Model, title: str, summary: dict[str, Any] | None = None) -> 
 
 
 def image(model: Model) -> Box:
-    """Return the box of the network's input; it stands above its first reader, since a column of its own would be empty."""
+    """Return the box of the input image. It stands above its first reader, as no other box would share its column."""
     shape = f"{model.channels}x{IMAGE_SIZE}x{IMAGE_SIZE}"
     return Box(IMAGE, "image", None, "image", "", "", shape, [], 0, 0.0, [], False)
 
 
 def strides_of(model: Model, summary: dict[str, Any]) -> list[float]:
-    """Return the stride of each row's first output map; of a row that gives no maps, that of its first input."""
+    """Return the stride of each row's first output map; for a row without maps, that of its first input."""
     strides: list[float] = []
     for row, layer in zip(model.rows[:-1], summary["layers"], strict=False):
         first = layer["output_shape"]
@@ -134,7 +136,7 @@ def strides_of(model: Model, summary: dict[str, Any]) -> list[float]:
 
 
 def boxes(model: Model, summary: dict[str, Any]) -> list[Box]:
-    """Return the box of each row, not placed yet."""
+    """Return the box of each row, without position."""
     strides, lead, nodes = strides_of(model, summary), set(needed_rows(model.rows, model.head)), []
     last = len(model.rows) - 1
     for row, layer in zip(model.rows, summary["layers"], strict=True):
@@ -145,7 +147,8 @@ def boxes(model: Model, summary: dict[str, Any]) -> list[Box]:
         )
         shape = format_shape(layer["output_shape"])
         node = Box(
-            row.index, row.name, row.label, layer["role"], part_of(row, model.rows), show_arguments(row.arguments), shape, own,
+            row.index, row.name, row.label, layer["role"], part_of(row, model.rows),
+            show_arguments(row.arguments), shape, own,
             layer["parameters"], layer["gflops"], list(dict.fromkeys(row.sources)), row.index not in lead,
         )  # fmt: skip
         node.facts = facts_of(model, row)
@@ -159,7 +162,7 @@ def show_arguments(arguments: list[Any]) -> str:
 
 
 def facts_of(model: Model, row: Row) -> dict[str, Any]:
-    """Return what the panel says of a row beyond its box."""
+    """Return the details of a row for the panel."""
     entry = find_layer(row.name)
     own, of_file = entry.documentation(), inspect.getdoc(inspect.getmodule(entry.cls)) or ""
     bound = bind(entry, row.arguments, model.nc)
@@ -181,7 +184,7 @@ def source_lines(docstring: str) -> list[str]:
 
 
 def lines(model: Model) -> list[Edge]:
-    """Return a line for each layer that each row reads, not routed yet."""
+    """Return a line for each source of each row, without route."""
     lead, head = set(needed_rows(model.rows, model.head)), model.rows[-1]
     kept = {head.sources[position] for position in model.head.lead_inputs()}
     edges = []
@@ -193,11 +196,11 @@ def lines(model: Model) -> list[Edge]:
 
 
 Lanes = dict[tuple[int, int], tuple[int, int]]
-"""Of each (gutter, source) the lane it takes, and the number of lanes of that gutter."""
+"""For each (gutter, source): the number of its lane, and the number of lanes in that gutter."""
 
 
 def choose_lanes(nodes: list[Box], edges: list[Edge], columns: int) -> Lanes:
-    """Choose for every line that passes rows the gutter that costs it least, and a lane there; lines of one source share theirs."""
+    """Choose the cheapest gutter and a lane for each line that passes rows; lines of one source share a lane."""
     box = {node.index: node for node in nodes}
     steps = [sorted((a.columns[0], b.columns[0])) for a, b in pairwise(nodes)]
     spans: dict[int, dict[int, tuple[int, bool]]] = {gutter: {} for gutter in range(columns + 1)}
@@ -224,12 +227,12 @@ def choose_lanes(nodes: list[Box], edges: list[Edge], columns: int) -> Lanes:
 
 
 def numbered_lanes(taken: dict[int, tuple[int, bool]]) -> dict[int, tuple[int, int]]:
-    """Number the lanes of one gutter, from its left: of two that overlap the shorter is nearer to the boxes that it leads to.
+    """Number the lanes of one gutter from the left; of two that overlap, the shorter is nearer to its boxes.
 
     Args:
-        taken: by source, the last row that its lane reaches, and whether the boxes at the gutter's right use it.
+        taken: for each source, the last row of its lane, and whether its boxes are right of the gutter.
     Returns:
-        By source the number of its lane, and the number of lanes.
+        For each source the number of its lane, and the number of lanes.
     """
     sides: dict[bool, list[list[tuple[int, int]]]] = {False: [], True: []}
     place: dict[int, tuple[bool, int]] = {}
@@ -247,7 +250,7 @@ def numbered_lanes(taken: dict[int, tuple[int, bool]]) -> dict[int, tuple[int, i
 def place_columns(
     nodes: list[Box], lanes: Lanes, strides: list[float]
 ) -> tuple[list[tuple[float, float, float]], list[float], float]:
-    """Give every box its x; return the columns (stride, left, right), the left of each gutter, and the width of all."""
+    """Set x of every box; return the columns (stride, left, right), the left of each gutter, and the total width."""
     count = [
         max((of for (gutter, _), (_, of) in lanes.items() if gutter == number), default=0)
         for number in range(len(strides) + 1)
@@ -269,7 +272,7 @@ def place_columns(
 
 
 def route(nodes: list[Box], edges: list[Edge], lanes: Lanes, left_of_gutter: list[float]) -> None:
-    """Give every line its corners."""
+    """Set the corners of every line."""
     box = {node.index: node for node in nodes}
     for edge in edges:
         start, end = box[edge.source], box[edge.target]
@@ -288,8 +291,9 @@ def route(nodes: list[Box], edges: list[Edge], lanes: Lanes, left_of_gutter: lis
             edge.points.append((lane, end.y))
             continue
         enters_right = edge.gutter > end.columns[0]
-        beside = [other for other in edges if other.target == edge.target and other.gutter is not None]
-        beside = [other for other in beside if (other.gutter > end.columns[0]) is enters_right]  # type: ignore[operator]
+        column = end.columns[0]
+        into = [other for other in edges if other.target == edge.target]
+        beside = [line for line in into if line.gutter is not None and (line.gutter > column) is enters_right]
         port = end.y + 8 + (end.height - 28) * (beside.index(edge) + 0.5) / len(beside)
         edge.points += [(lane, port), (end.x + end.width if enters_right else end.x, port)]
 

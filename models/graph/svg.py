@@ -1,4 +1,4 @@
-"""Drawing a network that is laid out (models/graph/layout.py) as an SVG: a text file of XML that needs no other."""
+"""Draw a network layout (models/graph/layout.py) as one self-contained SVG file."""
 
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -22,34 +22,33 @@ ROLE_COLORS = {
 """Fill and border of each role's boxes."""
 
 LINE_COLORS = ("#2563eb", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#be185d", "#a16207")
-"""Colours of the lines that pass rows, by turns, so that neighbouring lanes differ."""
+"""Colours of the lines that pass rows, in rotation, so that neighbouring lanes differ."""
 
 CHARACTER = 0.602
-"""Width of a character over its font size; true of every common monospaced font to 2 %."""
+"""Width of a character divided by its font size; within 2 % for common monospaced fonts."""
 
 RADIUS = 9
 
 STYLE = """
 text { font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace; fill: #0f172a; }
-.paper { fill: #ffffff; } .section { fill: #f8fafc; } .section.even { fill: #eef2f7; } .column { fill: #94a3b8; fill-opacity: 0.10; }
-.title { font-size: 18px; font-weight: bold; } .note, .cell { font-size: 10.5px; } .note, .index, .cost { fill: #475569; }
-.name, .index, .stride { font-size: 12px; font-weight: bold; } .label { font-size: 11px; font-style: italic; font-weight: bold; fill: #1d4ed8; }
+.paper { fill: #ffffff; } .section { fill: #f8fafc; } .section.even { fill: #eef2f7; } \
+.column { fill: #94a3b8; fill-opacity: 0.10; }
+.title { font-size: 18px; font-weight: bold; } .note, .cell { font-size: 10.5px; } \
+.note, .index, .cost { fill: #475569; }
+.name, .index, .stride { font-size: 12px; font-weight: bold; } \
+.label { font-size: 11px; font-style: italic; font-weight: bold; fill: #1d4ed8; }
 .cost { font-size: 10.5px; text-anchor: end; } .label { text-anchor: end; } .stride { text-anchor: middle; }
 .box rect { stroke-width: 1.5; } .auxiliary rect, .line.auxiliary path { stroke-dasharray: 5 4; }
 .line path { fill: none; stroke-width: 1.7; } .line.next path { stroke: #475569; } .line.next polygon { fill: #475569; }
 """ + "\n".join(f".{role} rect {{ fill: {fill}; stroke: {stroke}; }}" for role, (fill, stroke) in ROLE_COLORS.items())
 
 
-def draw_svg(graph: Graph, size: str = "") -> str:
-    """Return the image.
-
-    Args:
-        size: further attributes of the svg element.
-    """
+def draw_svg(graph: Graph) -> str:
+    """Return the text of the SVG file."""
     columns_top = graph.nodes[0].y - 14
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {graph.width:g} {graph.height:g}" width="{graph.width:g}" '
-        f'height="{graph.height:g}"{size}>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {graph.width:g} {graph.height:g}" '
+        f'width="{graph.width:g}" height="{graph.height:g}">',
         f"<title>{escape(graph.title)}</title>",
         f"<style>{STYLE}</style>",
         f'<rect class="paper" width="{graph.width:g}" height="{graph.height:g}"/>',
@@ -72,7 +71,7 @@ def draw_svg(graph: Graph, size: str = "") -> str:
 
 
 def stride_name(stride: float) -> str:
-    """Return what a pyramid's level is called: P3 for stride 8."""
+    """Return the name of a pyramid level: P3 for stride 8."""
     level = round(stride).bit_length() - 1
     return f"P{level}, stride {stride:g}" if 2**level == stride else f"stride {stride:.3g}"
 
@@ -101,9 +100,9 @@ def draw_heading(graph: Graph) -> list[str]:
         for number, line in enumerate(totals_of(graph.totals, len(graph.nodes) - 1))
     ]
     roles = {node.role for node in graph.nodes[1:]}
-    shown = [role for role in ROLE_COLORS if role in roles] + ["only training needs it"] * any(
-        node.auxiliary for node in graph.nodes
-    )
+    shown = [role for role in ROLE_COLORS if role in roles]
+    if any(node.auxiliary for node in graph.nodes):
+        shown.append("only training needs it")
     x, y = float(LEFT), 94.0
     for role in shown:
         wide = 34 + CHARACTER * 10.5 * len(role)
@@ -111,7 +110,8 @@ def draw_heading(graph: Graph) -> list[str]:
             x, y = float(LEFT), y + 20
         style = role if role in ROLE_COLORS else "other auxiliary"
         parts.append(
-            f'<g class="{style}"><rect x="{x:g}" y="{y:g}" width="18" height="12" rx="3"/>{draw_text("note", x + 23, y + 10, role)}</g>'
+            f'<g class="{style}"><rect x="{x:g}" y="{y:g}" width="18" height="12" rx="3"/>'
+            f"{draw_text('note', x + 23, y + 10, role)}</g>"
         )
         x += wide
     return parts
@@ -121,7 +121,8 @@ def totals_of(totals: dict[str, Any], layers: int) -> list[str]:
     """Return the network's figures, in two lines."""
     deployed = totals["deployed"]
     return [
-        f"{layers} layers, {totals['task']}, {totals['nc']} classes; a box: arguments, output shape, parameters, GFLOPs at {IMAGE_SIZE}",
+        f"{layers} layers, {totals['task']}, {totals['nc']} classes; "
+        f"a box: arguments, output shape, parameters, GFLOPs at {IMAGE_SIZE}",
         f"trained {amount(totals['parameters'])} parameters, {totals['gflops']:.4g} GFLOPs; "
         f"deployed {amount(deployed['parameters'])}, {deployed['gflops']:.4g} GFLOPs",
     ]
@@ -136,7 +137,7 @@ def amount(count: float) -> str:
 
 
 def draw_node(node: Box) -> str:
-    """Return a box with its texts; what is too long for it ends in an ellipsis, and is whole in its tooltip."""
+    """Return a box with its texts. A text that is too long ends in an ellipsis; the tooltip has all of it."""
     inside = int((node.width - 16) / (CHARACTER * 10.5))
     left, right = node.x + 8, node.x + node.width - 8
     index = "" if node.index < 0 else str(node.index)
@@ -169,12 +170,12 @@ def draw_node(node: Box) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """Return a text of at most `most` characters."""
+    """Shorten a text to at most `most` characters."""
     return text if len(text) <= most else text[: max(most - 1, 0)] + "…"
 
 
 def joined_maps(shape: str) -> str:
-    """Return the shapes of several maps of one size as one: 256x40x40 + 512x40x40 as 256+512 x40x40; else as it is."""
+    """Join the shapes of maps of one size: 256x40x40 + 512x40x40 to 256+512 x40x40. Others stay unchanged."""
     parts = [part.partition("x") for part in shape.split(" + ")]
     sizes = {size for _, _, size in parts}
     return (
@@ -209,7 +210,7 @@ def sign(value: float) -> int:
 
 
 def rounded(points: list[tuple[float, float]]) -> str:
-    """Return the path through points that are joined by horizontal and vertical lines, its corners round."""
+    """Return a path of horizontal and vertical lines through the points, with rounded corners."""
     points = [point for number, point in enumerate(points) if number == 0 or point != points[number - 1]]
     path = f"M{points[0][0]:g} {points[0][1]:g}"
     for (ax, ay), (bx, by), (cx, cy) in zip(points, points[1:], points[2:], strict=False):

@@ -89,7 +89,8 @@ def test_scale_of_a_family() -> None:
 
 def test_read_config_takes_the_scale_of_the_name(tmp_path: Path) -> None:
     (tmp_path / "yolo11.yaml").write_text(
-        "nc: 3\nscales: {n: [0.5, 0.25, 1024]}\nbackbone: [[-1, 1, Conv, [64, 3, 2]]]\nhead: [[[0], 1, DDetect, [nc]]]\n"
+        "nc: 3\nscales: {n: [0.5, 0.25, 1024]}\n"
+        "backbone: [[-1, 1, Conv, [64, 3, 2]]]\nhead: [[[0], 1, DDetect, [nc]]]\n"
     )
     assert read_config(tmp_path / "yolo11n.yaml").as_yaml()["scale"] == "n"
     model = Model(tmp_path / "yolo11n.yaml")

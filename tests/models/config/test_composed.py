@@ -80,7 +80,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "base: gelan-tt.yaml\n",
         ["base: gelan-tt.yaml", "'gelan-t.yaml'"],
     ),
-    "its own base": ("base: x.yaml\n", ["own base", "by way of x.yaml"]),
+    "its own base": ("base: x.yaml\n", ["own base", "through x.yaml"]),
     "an edit that is none": (
         "base: gelan-t.yaml\nnc: 3\nedits:\n  - remove n3\n  - ad SE\n",
         ["x.yaml:5: edits[1]: ad SE", "edit 'ad'"],

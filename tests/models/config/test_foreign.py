@@ -1,4 +1,4 @@
-"""Network configurations of other frameworks: what is renamed, which notes are printed, and what is left to other messages."""
+"""Network configurations of other frameworks: renamed heads and keys, printed notes, and what is left unchanged."""
 
 import copy
 from pathlib import Path

@@ -28,7 +28,7 @@ def rows_after(*patches: str) -> list[Any]:
 
 
 def changed(*patches: str) -> dict[int, Any]:
-    """Return the rows that differ from those of the network, by index; all from the first where their number differs."""
+    """Return the changed rows by index; if the number of rows changed, all from the first change on."""
     old, new = BACKBONE + NETWORK["head"], rows_after(*patches)
     if len(old) != len(new):
         first = next(number for number, row in enumerate(new) if number >= len(old) or row != old[number])
@@ -204,10 +204,10 @@ def test_a_patched_network_learns_and_detects() -> None:
 
 
 MISTAKES: dict[str, tuple[str, list[str]]] = {
-    "unknown layer": ("insert Cnov after p3", ["'Cnov'", "'Conv'"]),
+    "unknown layer": ("insert Cnov after p3", ["layer 'Cnov'", "'Conv'"]),
     "unknown row": (
         "insert GatherExcite after p5",
-        ["row 'p5'", "low, p3, p4, n5", "Did you mean"],
+        ["row 'p5'", "low, p3, p4, n5", "Did you mean 'p4'"],
     ),
     "index too large": ("remove 12", ["layer 12", "0 to 7"]),
     "several rows of that layer": (
@@ -218,13 +218,13 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "remove every ADown in neck",
         ["'ADown'", "in the neck", "Concat, Conv"],
     ),
-    "after the head": ("insert GatherExcite after head", ["head", "insert before it"]),
+    "after the head": ("insert GatherExcite after head", ["the head: insert before it"]),
     "for a stranger": (
         "insert GatherExcite after p3 for n5",
         ["'for'", "row 6 (n5)", "row 2 (p3)"],
     ),
     "from later": ("insert Concat after p3 from p3, n5", ["'from'", "row 6 (n5)", "row 2 (p3)"]),
-    "removing a head": ("remove head", ["head", "swap it"]),
+    "removing a head": ("remove head", ["the head", "swap it"]),
     "removing a junction": (
         "remove Concat",
         ["row 5 (Concat)", "2 inputs", "replace it"],
