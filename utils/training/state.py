@@ -1,6 +1,7 @@
-"""The state of a training run, and its way into a checkpoint and back: a resumed run goes on as if nothing had been."""
+"""The state of a training run: written into a checkpoint, and restored so that a resumed run goes on exactly."""
 
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,6 @@ from utils.inference.evaluate import EvalResult
 from utils.training.epoch import EpochState, Training
 from utils.training.options import TrainOptions
 from utils.weights.own_file import network_entry, save_checkpoint
-
-ESSENTIAL = (
-    "model",
-    "ema",
-    "updates",
-    "optimizer",
-    "scaler",
-    "rng",
-    "epoch",
-    "best_fitness",
-    "best_epoch",
-    "rows",
-    "hyp",
-    "options",
-)
-"""Entries of a last.pt without which no run can go on."""
 
 
 @dataclass
@@ -67,7 +52,7 @@ class Progress:
 
 @dataclass
 class Run:
-    """A run in progress: its folder, options and parts; `sources` says what it was made from (utils/training/sources.py)."""
+    """A run in progress: its folder, options and parts; for `sources` see utils/training/sources.py."""
 
     folder: Path
     options: TrainOptions
@@ -84,34 +69,46 @@ class Run:
         return self.folder / "weights"
 
 
+ESSENTIAL: dict[str, Callable[[Run], Any]] = {
+    "model": lambda run: run.training.model.state_dict(),
+    "ema": lambda run: run.training.ema.model.state_dict(),
+    "updates": lambda run: run.training.ema.updates,
+    "optimizer": lambda run: run.training.optimizer.state_dict(),
+    "scaler": lambda run: run.training.scaler.state_dict(),
+    "rng": lambda run: random_states(),
+    "epoch": lambda run: run.progress.epoch,
+    "best_fitness": lambda run: run.progress.best_fitness,
+    "best_epoch": lambda run: run.progress.best_epoch,
+    "rows": lambda run: run.progress.rows,
+    "hyp": lambda run: run.hyp.as_dict(),
+    "options": lambda run: run.options.as_dict(),
+}
+"""Entries of last.pt that every resumed run needs."""
+
+FURTHER: dict[str, Callable[[Run], Any]] = {
+    "network": lambda run: network_entry(run.training.model),
+    "loss": lambda run: run.training.loss.state_dict(),
+    "bad_steps": lambda run: run.training.bad_steps,
+    "partial": lambda run: partial_entry(run.progress),
+    "metrics": lambda run: run.progress.validation,
+    "schedule": lambda run: {
+        "epochs": run.training.schedule.epochs,
+        "batches_per_epoch": run.training.schedule.batches_per_epoch,
+    },
+    "compute": lambda run: run.training.precision.describe(),
+    "sources": lambda run: run.sources,
+}
+"""Entries of last.pt that a resumed run can do without, or that `read_checkpoint` checks."""
+
+
 def save_last(run: Run) -> None:
     """Write everything that a resumed run needs; no gradient may be pending."""
-    training, progress = run.training, run.progress
-    save_checkpoint(
-        run.weights / "last.pt",
-        {
-            "network": network_entry(training.model),
-            "model": training.model.state_dict(),
-            "ema": training.ema.model.state_dict(),
-            "updates": training.ema.updates,
-            "optimizer": training.optimizer.state_dict(),
-            "scaler": training.scaler.state_dict(),
-            "loss": training.loss.state_dict(),
-            "bad_steps": training.bad_steps,
-            "rng": random_states(),
-            "epoch": progress.epoch,
-            "partial": asdict(progress.partial) | {"mosaic": progress.mosaic} if progress.partial else None,
-            "best_fitness": progress.best_fitness,
-            "best_epoch": progress.best_epoch,
-            "rows": progress.rows,
-            "metrics": progress.validation,
-            "schedule": {"epochs": training.schedule.epochs, "batches_per_epoch": training.schedule.batches_per_epoch},
-            "compute": training.precision.describe(),
-            "hyp": run.hyp.as_dict(),
-            "options": run.options.as_dict(),
-            "sources": run.sources,
-        },
-    )
+    save_checkpoint(run.weights / "last.pt", {name: read(run) for name, read in (FURTHER | ESSENTIAL).items()})
+
+
+def partial_entry(progress: Progress) -> dict[str, Any] | None:
+    """Return the state of the epoch in progress as plain data; None between epochs."""
+    return asdict(progress.partial) | {"mosaic": progress.mosaic} if progress.partial else None
 
 
 def save_best(run: Run, path: Path) -> None:
@@ -172,9 +169,8 @@ def restore_random_states(states: dict[str, Any] | Tensor, where: str) -> None:
     for device, state in enumerate(states["cuda"][:devices]):
         torch.cuda.set_rng_state(state, device)
     if devices > len(states["cuda"]):
-        print(
-            f"{where}: holds the random state of {len(states['cuda'])} GPUs: those of the other {devices - len(states['cuda'])} start anew"
-        )
+        stored = len(states["cuda"])
+        print(f"{where}: holds the random state of {stored} GPUs: the other {devices - stored} start with a new state")
     if states["mps"] is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(states["mps"])
 
@@ -197,7 +193,7 @@ def check_complete(checkpoint: dict[str, Any], where: str) -> None:
         for name, value in checkpoint[part].items():
             if not value.isfinite().all():
                 raise CheckpointError(
-                    f"{where}: {part}: {name}: holds values that are not finite: expected the weights of a run that can go on"
+                    f"{where}: {part}: {name}: holds values that are not finite: expected finite weights"
                 )
 
 
@@ -231,7 +227,8 @@ def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progr
     compute = training.precision.describe()
     if checkpoint.get("compute", compute) != compute:
         print(
-            f"{where}: ran on {checkpoint['compute']}, goes on with {compute}: last digits may differ from those of an uninterrupted run"
+            f"{where}: ran on {checkpoint['compute']}, goes on with {compute}: "
+            "last digits may differ from those of an uninterrupted run"
         )
     progress = Progress(
         checkpoint["epoch"],
@@ -252,7 +249,8 @@ def restore_partial(progress: Progress, training: Training, checkpoint: dict[str
     before, now = checkpoint["schedule"]["batches_per_epoch"], training.schedule.batches_per_epoch
     if before != now:
         print(
-            f"{where}: was saved after batch {stored['batch']} of {before}, and an epoch has {now} now: epoch {progress.epoch + 1} starts again"
+            f"{where}: was saved after batch {stored['batch']} of {before}, and an epoch has {now} now: "
+            f"epoch {progress.epoch + 1} starts again"
         )
         return
     progress.mosaic = stored.pop("mosaic")

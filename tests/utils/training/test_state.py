@@ -19,6 +19,7 @@ from utils.precision import choose_precision
 from utils.training.epoch import EpochState, Training
 from utils.training.state import (
     ESSENTIAL,
+    FURTHER,
     Progress,
     check_complete,
     halved,
@@ -26,6 +27,7 @@ from utils.training.state import (
     restore,
     restore_random_states,
 )
+from utils.weights.own_file import RUN_STATE
 
 
 def make_training(batches: int = 4, seed: int = 0) -> Training:
@@ -199,6 +201,8 @@ def test_what_no_run_can_go_on_from(tmp_path: Path) -> None:
     whole = checkpoint_of(make_training())
     check_complete(whole, "last.pt")
     assert set(ESSENTIAL) <= set(whole)
+    assert set(RUN_STATE) <= {*ESSENTIAL, *FURTHER}
+    assert not ESSENTIAL.keys() & FURTHER.keys()
     with pytest.raises(CheckpointError, match=r"^last\.pt: holds no optimizer state: expected a last\.pt; .*--weights"):
         check_complete({"model": {}}, "last.pt")
     with pytest.raises(CheckpointError, match=r"^last\.pt: holds no rng, rows: expected a whole last\.pt"):
