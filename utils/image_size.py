@@ -1,4 +1,4 @@
-"""Which image size a run uses: what was asked for, what an exported file demands, or what the network was trained at."""
+"""Choose the image size of a run: the given one, that of an exported file, or that of the training."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ IMAGE_SIZE = 640
 
 
 def size_on_stride(size: int | Sequence[int], stride: int) -> tuple[int, int]:
-    """Turn a size or a height and width into a height and width that are multiples of `stride`, rounded up; says so if that changes it.
+    """Round a size, or a height and width, up to multiples of `stride`; print a line if that changes it.
 
     Raises:
         SettingsError: not one or two numbers above 0.
@@ -21,7 +21,8 @@ def size_on_stride(size: int | Sequence[int], stride: int) -> tuple[int, int]:
     height, width = (-(-side // stride) * stride for side in (given[0], given[-1]))
     if (height, width) != (given[0], given[-1]):
         print(
-            f"--img {' '.join(map(str, given))}: no multiple of the stride {stride}: {height} x {width} (height x width) is used"
+            f"--img {' '.join(map(str, given))}: no multiple of the stride {stride}: "
+            f"{height} x {width} (height x width) is used"
         )
     return height, width
 
@@ -46,7 +47,7 @@ class SizedNetwork(Protocol):
 
 
 def choose_image_size(asked: int | Sequence[int] | None, network: SizedNetwork) -> tuple[int, int]:
-    """Return the height and width for a network's images, multiples of its largest stride; says where they come from unless asked for.
+    """Return the height and width for a network's images, multiples of its largest stride; print a default's origin.
 
     Args:
         asked: --img: a size, a height and width, or None where it was not given.
@@ -58,7 +59,8 @@ def choose_image_size(asked: int | Sequence[int] | None, network: SizedNetwork) 
         if asked is not None and size_on_stride(asked, max(network.stride)) != fixed:
             shown = asked if isinstance(asked, int) else " ".join(map(str, asked))
             print(
-                f"--img {shown}: does not apply to a static file: exactly {fixed[0]} x {fixed[1]} (height x width) is used"
+                f"--img {shown}: does not apply to a static file: "
+                f"exactly {fixed[0]} x {fixed[1]} (height x width) is used"
             )
         return fixed
     if asked is None:

@@ -102,7 +102,8 @@ def choose_device(device: str) -> torch.device:
     }
     if (chosen.index or 0) >= present.get(chosen.type, 0):
         raise SettingsError(
-            f"--device {device}: not present: torch {torch.__version__} sees {present['cuda']} CUDA devices; use --device cpu"
+            f"--device {device}: not present: torch {torch.__version__} sees {present['cuda']} CUDA devices; "
+            "use --device cpu"
         )
     return chosen
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from utils.errors import ExportError
 
 MOST_PIXELS, MOST_SCORE, MOST_RELATIVE = 0.5, 1e-3, 1e-3
-"""Largest differences of an exported file: of box numbers, of class probabilities, and of mask outputs over their largest magnitude."""
+"""Largest differences between the outputs of an exported file and of its network."""
 
 TINY = 1e-12
 """What magnitudes are at least taken for, so that outputs of zero divide."""
@@ -16,7 +16,7 @@ TINY = 1e-12
 
 @dataclass
 class Difference:
-    """Largest differences seen: box numbers in pixels, class probabilities, mask outputs and everything over the largest magnitude."""
+    """Largest differences: boxes in pixels, class probabilities, masks and all outputs over their largest value."""
 
     pixels: float = 0.0
     scores: float = 0.0
@@ -39,7 +39,7 @@ def largest(values: Tensor) -> float:
 
 
 def trial_images(shapes: list[tuple[int, int, int, int]], device: torch.device) -> list[Tensor]:
-    """Return images of these (B, ch, H, W) shapes in [0, 1], the same every time: smooth areas with noise on them, and noise alone."""
+    """Return images in [0, 1] of these (B, ch, H, W) shapes, always the same: smooth areas with noise, and noise."""
     generator, images = torch.Generator().manual_seed(0), []
     for number, (batch, channels, height, width) in enumerate(shapes):
         noise = torch.rand(batch, channels, height, width, generator=generator)

@@ -55,7 +55,7 @@ def export_weights(model: Model, source: Path, paths: tuple[Path, Path], fold: b
 
 
 def carried(model: Model, source: Path) -> dict[str, Any]:
-    """Return what one of our checkpoints says about its training; of weights of another kind the image size, if it is known."""
+    """Return the training settings of our own checkpoint; for other weights, the image size if it is known."""
     try:
         content = read_checkpoint(source)
     except CheckpointError:  # `load_network` could read it, so it is of another kind

@@ -70,7 +70,7 @@ class Schedule:
 
     @property
     def accumulate(self) -> int:
-        """Batches whose gradients make one step, after the warm-up: up to the nominal batch, if the epoch stays long enough."""
+        """Batches per optimizer step after the warm-up: up to the nominal batch, if the epoch is long enough."""
         wanted = max(round(self.hyp.nominal_batch / self.batch_size), 1)
         return max(1, min(wanted, self.batches_per_epoch // max(self.hyp.min_steps_per_epoch, 1)))
 

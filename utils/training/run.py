@@ -78,8 +78,9 @@ def describe(run: Run, precision: Precision) -> None:
     print(f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}")
     print(f"compute: {precision.describe()}")
     print(
-        f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches a step "
-        f"(nominal batch {run.hyp.nominal_batch}), warm-up {schedule.warmup_batches} batches, {options.optimizer}, {options.schedule} schedule"
+        f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches "
+        f"a step (nominal batch {run.hyp.nominal_batch}), warm-up {schedule.warmup_batches} batches, "
+        f"{options.optimizer}, {options.schedule} schedule"
     )
     numbers = {key: value for key, value in run.hyp.as_dict().items() if key != "loss"}
     print("hyperparameters: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
@@ -116,7 +117,8 @@ def fit(run: Run) -> None:
             )
             if not all(map(math.isfinite, found.losses.values())):
                 raise TrainingStoppedError(
-                    f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: lower lr0, or try --amp off"
+                    f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: "
+                    "lower lr0, or try --amp off"
                 )
         waited = epoch - progress.best_epoch if found and not progress.improved_by(found) else 0
         stale = 0 < options.patience <= waited
@@ -128,7 +130,7 @@ def fit(run: Run) -> None:
 
 
 def step_saver(run: Run) -> Callable[[EpochState], None] | None:
-    """Return a function that saves last.pt within an epoch, after --save-steps batches or more; None without the flag."""
+    """Return a function that saves last.pt every --save-steps batches within an epoch; None without the flag."""
     progress, every = run.progress, run.options.save_steps
     if not every:
         return None
