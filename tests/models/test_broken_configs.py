@@ -40,7 +40,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         row(-1, 1, "Cnov", [8]),
         ["network: backbone[5] (layer 5): [-1, 1, Cnov, [8]]", "'Cnov'", "'Conv'"],
     ),
-    "layer of another name": (row(-1, 1, "SEE", [16]), ["'SEE'"]),
+    "layer of another name": (
+        row(-1, 1, "SEE", [16]),
+        ["network: backbone[5] (layer 5): [-1, 1, SEE, [16]]", "layer 'SEE'", "'SE'"],
+    ),
     "too few arguments": (
         row(-1, 1, "Conv", []),
         ["'out_channels'", "Conv(out_channels: int, kernel_size: int = 1, stride: int = 1, padding: int | None = None"],
