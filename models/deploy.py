@@ -47,7 +47,7 @@ def prune_to_lead(model: AnyNetwork) -> AnyNetwork:
     rows[-1].sources = [rows[-1].sources[position] for position in inputs]
     rows[-1].written = [rows[-1].written[position] for position in inputs]
     head.keep_lead()
-    rows[-1].name = getattr(head, "single", rows[-1].name)
+    rows[-1].name = head.single or rows[-1].name
     first, *others = kept
     readers = [index for index in others if first in rows[index].sources]
     if getattr(pruned.model[first], "passes_through", False) and readers == others[:1]:

@@ -51,6 +51,15 @@ FLOORS = [
     "benchmarks",
 ]
 """Rooms from the ground up. A room is a file, or a folder with all that is in it."""
+STOREYS = {
+    "utils.errors": "basics",
+    "data.labels": "data: from files to batches",
+    "utils.metrics": "losses, metrics, drawing",
+    "models.registry": "networks: layers, yaml files, the model",
+    "utils.weights": "work with networks: weights, prediction, training",
+    "utils.runs": "commands",
+}
+"""Titles of groups of floors, by the first room of their lowest floor; for the drawing only."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 UPWARD = {("models/yolo.py", "models/command.py"), ("models/yolo.py", "utils/inference")}
@@ -248,8 +257,14 @@ def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 def diagram() -> str:
-    """The floors as text, the highest first; rooms of one folder stand together."""
-    lines = [f"{number:2}  {'  '.join(rooms.split())}" for number, rooms in enumerate(FLOORS, start=1)]
+    """The floors as text, the highest first; a title above each group."""
+    lines, title = [], ""
+    for rooms in FLOORS:
+        if begins := STOREYS.get(rooms.split()[0]):
+            lines += [title, ""] if title else []
+            title = begins
+        lines.append(f"    {'  '.join(rooms.split())}")
+    lines.append(title)
     return "\n".join(["```", *reversed(lines), "```", ""])
 
 

@@ -29,6 +29,13 @@ def label_path(image: Path) -> Path:
 def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> Objects:
     """Parse a label file row by row; skip and report bad rows.
 
+    A row is skipped where
+    - it has neither 5 columns nor an odd number from 7, or one of them is no number;
+    - its class is negative or not a whole number;
+    - a coordinate lies more than `TOLERANCE` outside [0, 1], or the box has no area inside the image;
+    - an earlier row of the file says the same.
+    A polygon without an area loses its outline and keeps its box. Blank rows do not count.
+
     Args:
         file_hw: height and width of the image, in pixels.
     Raises:

@@ -43,6 +43,8 @@ class DetectionHead(nn.Module):
     towers: tuple[Tower, ...] = ("box", "cls")
     num_masks = 0
     """Number of mask coefficients of an anchor point."""
+    single: str | None = None
+    """Name of the head that is left when only the lead branch stays; None for a head that has one branch."""
     extra_inputs = 0
     """Number of inputs of each branch besides its levels; they come after the levels of all branches."""
 

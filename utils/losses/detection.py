@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.errors import SettingsError
 from utils.geometry.anchors import NUM_BINS, anchor_points, decode_boxes
 from utils.geometry.boxes import cxcywh_to_xyxy
 from utils.geometry.groups import rank_in_group
@@ -183,6 +184,10 @@ def distribution_focal(side_logits: Tensor, points: Tensor, goal_xyxy: Tensor, s
     return -(pick[..., 0] * (1 - fraction) + pick[..., 1] * fraction).mean(1)
 
 
+LOSSES: dict[str, type[DetectionLoss]] = {"detect": DetectionLoss, "segment": SegmentationLoss}
+"""The loss for each task of a head."""
+
+
 def build_loss(
     model: Any,
     hyp: Mapping[str, Any] | str | Path | Hyperparameters | None = None,
@@ -195,7 +200,8 @@ def build_loss(
         hyp: hyperparameters as a mapping, a yaml path, or None for the defaults.
         settings: losses and assigner; by default those of `hyp`, which override those of the network's `config`.
     """
-    kind = SegmentationLoss if model.task == "segment" else DetectionLoss
+    if model.task not in LOSSES:
+        raise SettingsError(f"the head's task is {model.task!r}: expected one with a loss: {', '.join(LOSSES)}")
     where = str(hyp) if isinstance(hyp, str | Path) else "hyperparameters"
     hyp = load_hyperparameters(hyp)
-    return kind(model.stride, hyp, settings or settle_loss(hyp.loss, model.config.get("loss"), where)[0])
+    return LOSSES[model.task](model.stride, hyp, settings or settle_loss(hyp.loss, model.config.get("loss"), where)[0])

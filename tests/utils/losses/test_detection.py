@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -369,3 +370,10 @@ def test_maps_of_another_size_than_the_prototypes() -> None:
     batch = segment_batch()
     batch["masks"] = batch["masks"].repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert segment_score(batch)[1]["mask"].item() == pytest.approx(segment_score(segment_batch())[1]["mask"].item())
+
+
+def test_a_task_without_a_loss_is_an_error() -> None:
+    """A head of a new kind must not train with the loss of another."""
+    with pytest.raises(SettingsError) as caught:
+        build_loss(SimpleNamespace(task="pose", stride=[8], config={}))
+    assert_says(caught.value, "'pose'", "detect", "segment")
