@@ -1,6 +1,7 @@
 """Make files for other runtimes of trained weights, or of a two-branch network the one that inference needs.
 
-`python export.py --weights best.pt --include onnx torchscript weights`. Every file is compared with the network before it is kept.
+`python export.py --weights best.pt --include onnx torchscript weights`.
+Every file is compared with the network before it is kept.
 """
 
 import sys

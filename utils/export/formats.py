@@ -101,7 +101,7 @@ def onnx_by_dynamo(network: nn.Module, images: Tensor, metadata: ExportMetadata,
 
 
 def with_metadata(model: Any, metadata: ExportMetadata, opset: int) -> bytes:
-    """Return an `onnx.ModelProto` as bytes, with the metadata, and without the exporter's notes, which name local files.
+    """Return an `onnx.ModelProto` as bytes, with the metadata, without the exporter's notes, which name local files.
 
     Raises:
         ExportError: the model has another opset.

@@ -58,7 +58,7 @@ def mask_columns(trained: EpochResult, validation: dict[str, Any]) -> list[float
 def save_all(run: Run, best: bool) -> None:
     """Save the checkpoints of an epoch.
 
-    last.pt is the last one: where a kill comes before it, the resumed run repeats the epoch and writes the others again;
+    last.pt comes last: if the run is killed before it, the resumed run repeats the epoch and writes the others again;
     the other way round, an epoch would count as done whose weights nobody kept.
     """
     if best:
