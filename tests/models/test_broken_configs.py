@@ -366,7 +366,8 @@ def test_file(tmp_path: Path, content: bytes, facts: list[str]) -> None:
 def test_message_of_a_file_names_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "nc: 3\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Connv, [8, 3, 2]]\nhead:\n  - [[0, 1], 1, DDetect, [nc]]\n"
+        "nc: 3\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Connv, [8, 3, 2]]\n"
+        "head:\n  - [[0, 1], 1, DDetect, [nc]]\n"
     )
     with pytest.raises(ModelConfigError) as caught:
         Model(path)

@@ -44,16 +44,19 @@ QUICK = ("gelan-t", "gelan-c", "yolov9-c-FocalModulationBlock", "yolov8n", "yolo
 
 HEADER = (
     r"# {start}as trained: (?P<parameters>[\d,]+) parameters, (?P<gflops>[\d.]+) GFLOPs\n"
-    r"# {start}as deployed: (?P<deployed_parameters>[\d,]+) parameters, (?P<deployed_gflops>[\d.]+) GFLOPs \(80 classes, 640 x 640\)\n"
+    r"# {start}as deployed: (?P<deployed_parameters>[\d,]+) parameters, "
+    r"(?P<deployed_gflops>[\d.]+) GFLOPs \(80 classes, 640 x 640\)\n"
 )
 
 PARAMETERS = {
     "gelan-t": 2_442_640, "gelan-s": 7_226_208, "gelan-m": 20_124_000, "gelan-c": 25_498_752, "gelan-e": 58_114_432,
-    "yolov9-t": 3_717_680, "yolov9-s": 9_804_512, "yolov9-m": 32_878_432, "yolov9-c": 51_182_080, "yolov9-e": 69_529_664,
+    "yolov9-t": 3_717_680, "yolov9-s": 9_804_512, "yolov9-m": 32_878_432, "yolov9-c": 51_182_080,
+    "yolov9-e": 69_529_664,
     "yolov9-cf": 56_734_400, "yolov9-c-FocalModulationBlock": 54_439_427,
 }  # fmt: skip
 DEPLOYED = {  # parameters, GFLOPs at 640: the published ones of both families
-    "t": (2_407_632, 9.82), "s": (7_105_888, 26.38), "m": (19_978_672, 76.31), "c": (25_288_768, 102.14), "e": (57_345_920, 188.95),
+    "t": (2_407_632, 9.82), "s": (7_105_888, 26.38), "m": (19_978_672, 76.31),
+    "c": (25_288_768, 102.14), "e": (57_345_920, 188.95),
 }  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def test_strides_and_branches(network: str) -> None:
     assert (model.nc, len(model.names)) == (80, 80)
 
 
-# parameters, state-dict entries, and the first digits of the digest over sorted lines `name shape`, under the originals' names
+# parameters, state-dict entries, first digits of the digest over sorted lines `name shape`, under the originals' names
 PUBLISHED = {
     "yolo11n": (2_624_080, 499, "b2bc009a9564"),
     "yolo11s": (9_458_752, 499, "a5c951d44631"),
@@ -156,7 +159,7 @@ def test_published_segmentation_networks_of_yolov9() -> None:
 
 
 def test_pruning_a_segmentation_network_drops_nothing_of_its_single_form() -> None:
-    """The published gelan-c-dseg has one repeat where this one has two: only its own single form takes all its weights."""
+    """The published gelan-c-dseg has one repeat, this one two: only its own single form takes all its weights."""
     trained, pruned, published = meta_model("yolov9-c-dseg"), meta_pruned("yolov9-c-dseg"), meta_model("gelan-c-dseg")
     assert [row.name for row in pruned.rows] == [row.name for row in published.rows]
     assert [row.sources for row in pruned.rows] == [row.sources for row in published.rows]
@@ -184,7 +187,7 @@ def test_focal_network_of_the_article() -> None:
     assert meta_model("yolov9-c-FocalModulationBlock").rows[39].sources == [32, 35, 38, 17, 20, 23]
 
 
-# rows, digest of the layer table, digest of tensor names and shapes: as built by the full yamls before they became edits
+# rows, digest of the layer table, digest of tensor names and shapes: as built by the full yamls before the edits
 DERIVED = {
     "gelan-t-ACmix": (26, "107fca557698", "9c4d65dd3e58"),
     "gelan-t-FocalModulationBlock": (24, "f877854329ac", "7dc1cda44957"),
@@ -234,12 +237,15 @@ def test_cf_feeds_its_lead_branch_last() -> None:
 
 # parameters that the modules of the articles add, by the formulas of their papers
 ADDED = {
-    "yolo11n-SPPF-FocalModulation": 272_643,  # 256 channels, kernels 3 and 5: 256 * 515 + 515 + 2 * (256 * 256 + 256) + 256 * 34
+    # 256 channels, kernels 3 and 5: 256 * 515 + 515 + 2 * (256 * 256 + 256) + 256 * 34
+    "yolo11n-SPPF-FocalModulation": 272_643,
     "yolo11n-FocalModulation": 272_643 - 164_608,  # less SPPF, 256 * 128 + 512 * 256 + 2 * (128 + 256)
     "yolov8n-GatherExcite": 0,
     "yolov8x-C2f-GatherExcite": 0,
-    "yolov8n-GatherExcite-theta": 15_840,  # 3 halvings, 9 weights and 2 of normalisation each, 32 + 64 + 128 + 256 channels
-    # per level of c channels: the others, 3 x 3 from finer and 1 x 1 from coarser ones; 16 channels of each and 3 shares; 3 x 3 behind
+    # 3 halvings, 9 weights and 2 of normalisation each, 32 + 64 + 128 + 256 channels
+    "yolov8n-GatherExcite-theta": 15_840,
+    # per level of c channels: the others, 3 x 3 from finer and 1 x 1 from coarser ones; 16 channels of each and
+    # 3 shares; 3 x 3 behind
     "yolov8n-ASFF": (128 + 256) * 64
     + 4 * 64
     + 3 * (64 * 16 + 32)

@@ -61,8 +61,8 @@ def export(settings: ExportOptions) -> list[Path]:
     Returns:
         The files.
     Raises:
-        UserError: settings or weights that cannot be used, or a file that computes something else than the network (it is not kept;
-            the other formats are written all the same).
+        UserError: the options or weights cannot be used, or a written file does not compute the same as the network. Such a
+            file is not kept; the other formats are still written.
     """
     formats = check_settings(settings)
     source = Path(settings.weights)
@@ -110,7 +110,7 @@ def check_settings(settings: ExportOptions) -> tuple[str, ...]:
         for flag, name in (("--dynamic", "dynamic"), ("--batch", "batch"), ("--opset", "opset"), ("--img", "img")):
             if getattr(settings, name) != getattr(unset, name):
                 raise SettingsError(
-                    f"{flag}: is for --include onnx or torchscript; weights take images of any size and number: leave it out"
+                    f"{flag}: is for --include onnx or torchscript; weights take images of any size: leave it out"
                 )
     elif settings.opset != ExportOptions("").opset and "onnx" not in formats:
         raise SettingsError(f"--opset {settings.opset}: is for --include onnx: leave it out")

@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops(value: float) -> None:
 
 
 class FakeScaler:
-    """A gradient scaler that works on a CPU too: halves its scale where a gradient is not finite, and leaves that step out."""
+    """A gradient scaler for the CPU: if a gradient is not finite, it halves its scale and skips the step."""
 
     def __init__(self) -> None:
         self.factor, self.found = 1024.0, False

@@ -1,4 +1,4 @@
-"""A training run in one process: set-up, freezing, epochs, checkpoints, resuming, and what is kept when it ends early."""
+"""A training run in one process: set-up, freezing, epochs, checkpoints, resuming, and an early end."""
 
 import errno
 import os

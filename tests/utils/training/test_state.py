@@ -142,7 +142,8 @@ def test_restore_puts_everything_back() -> None:
 
 def partial(batch: int) -> dict[str, Any]:
     return {
-        "batch": batch, "sums": {"box": torch.tensor(2.5)}, "counted": 2, "skipped_steps": 1, "seconds": 3.0, "waited": 0.5, "mosaic": False,
+        "batch": batch, "sums": {"box": torch.tensor(2.5)}, "counted": 2,
+        "skipped_steps": 1, "seconds": 3.0, "waited": 0.5, "mosaic": False,
     }  # fmt: skip
 
 
