@@ -61,8 +61,8 @@ def export(settings: ExportOptions) -> list[Path]:
     Returns:
         The files.
     Raises:
-        UserError: the options or weights cannot be used, or a written file does not compute the same as the network. Such a
-            file is not kept; the other formats are still written.
+        UserError: the options or weights cannot be used, or a written file does not compute the same as the network.
+            Such a file is not kept; the other formats are still written.
     """
     formats = check_settings(settings)
     source = Path(settings.weights)

@@ -29,8 +29,8 @@ def find_resumable(options: TrainOptions) -> tuple[TrainOptions, dict[str, Any]]
     planned = checkpoint["options"]["epochs"]
     if options.epochs != planned:
         print(
-            f"{path}: goes on to {options.epochs} epochs in place of {planned}: the learning-rate schedule is recomputed; "
-            f"a run planned for {options.epochs} epochs from the start gives another result"
+            f"{path}: goes on to {options.epochs} epochs, not {planned}: the learning-rate schedule is recomputed; a "
+            f"run planned for {options.epochs} epochs from the start gives another result"
         )
     return options, checkpoint
 
