@@ -92,7 +92,7 @@ def test_val_and_detect_give_the_same(cli: CommandLine, data: Path, best: Path, 
         rows[name] = read_rows(tmp_path / name)
         for said in (out, found):
             if weights.suffix != ".pt":
-                assert_says(said, *(("static", "3 at a time", "64 x 64") if static else ("any size",)))
+                assert_says(said, *(("static", "batches of 3", "64 x 64") if static else ("any size",)))
             assert ("image size 64" in said) == (weights.suffix == ".pt" or not static)
     for name in list(rows)[1:]:
         assert_same_boxes(rows[name], rows["best.pt"])

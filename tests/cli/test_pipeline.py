@@ -30,7 +30,7 @@ def check_images(folder: Path, names: tuple[str, ...]) -> None:
         assert cv2.imread(str(folder / f"{name}.png")) is not None, name
 
 
-@pytest.mark.parametrize("branches", [1, 2, 3])
+@pytest.mark.parametrize("branches", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp_path: Path, branches: int) -> None:
     network, plots = (
         write_network(tmp_path, branches),

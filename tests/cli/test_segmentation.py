@@ -51,7 +51,7 @@ def write_segmenter(folder: Path, branches: int = 1) -> Path:
     return path
 
 
-@pytest.mark.parametrize("branches", [1, 2])
+@pytest.mark.parametrize("branches", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_train_resume_validate_detect_and_load(cli: CommandLine, outlined: Path, tmp_path: Path, branches: int) -> None:
     network, run, plots = (
         write_segmenter(tmp_path, branches),

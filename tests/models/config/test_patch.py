@@ -281,7 +281,7 @@ def test_an_edit_that_empties_a_section() -> None:
 @pytest.mark.parametrize(
     ("cfg", "patches", "multiples"),
     [
-        ("yolov9-e", ["remove input"], {}),
+        pytest.param("yolov9-e", ["remove input"], {}, marks=pytest.mark.slow),
         ("gelan-t", ["insert Conv [16, 3, 2] before 0", "remove 0", "insert GatherExcite before head"], {}),
         (
             "yolov9-c",
@@ -293,7 +293,9 @@ def test_an_edit_that_empties_a_section() -> None:
             ["replace p4 with Residual [{layer: [RepNCSPELAN4, 512, 512, 256, 3]}]"],
             {"width": 0.5, "depth": 0.34},
         ),
-        ("yolov9-c", ["insert Residual [SE] after p4"], {"width": 0.5, "depth": 2.0}),
+        pytest.param(
+            *("yolov9-c", ["insert Residual [SE] after p4"], {"width": 0.5, "depth": 2.0}), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_deployed_configuration_builds_the_same_network(

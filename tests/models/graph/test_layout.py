@@ -23,7 +23,10 @@ from models.yolo import Model
 from tests.networks import meta_model, tiny_config, tiny_segment_config
 from tests.saying import assert_says
 
-NAMES = ("yolov9-c", "yolov9-e", "gelan-t", "yolo11n-seg-DynamicConv", "gelan-c-dseg", "tiny", "tiny dual")
+NAMES = (
+    *("yolov9-c", "gelan-t", "yolo11n-seg-DynamicConv", "tiny", "tiny dual"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("yolov9-e", "gelan-c-dseg")),
+)
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -89,7 +89,11 @@ def test_equal_number_of_detections_matters(max_det: int):
 
 
 @pytest.mark.parametrize(
-    ("noise", "false_alarms"), [(0.1, 12), (0.16, 12), (0.2, 12), (0.24, 12), (0.3, 12), (0.06, 280)]
+    ("noise", "false_alarms"),
+    [
+        *((0.1, 12), (0.2, 12), (0.3, 12), (0.06, 280)),
+        *(pytest.param(noise, 12, marks=pytest.mark.slow) for noise in (0.16, 0.24)),
+    ],
 )
 def test_coco_images_equal_pycocotools(shared: Path, noise: float, false_alarms: int):
     annotations, content = read_coco(shared / "datasets" / "coco_tiny" / "annotations" / "instances_val2017.json")

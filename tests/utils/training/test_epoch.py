@@ -56,7 +56,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("branches", [1, 2, 3])
+@pytest.mark.parametrize("branches", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_loss_falls_on_one_batch(branches: int, amp: str) -> None:
     training, batch = make_training(branches=branches, amp=amp), make_batch()

@@ -263,7 +263,7 @@ def test_a_finished_run_is_extended(finished: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "exp" / ".mine.tmp").write_bytes(b"not ours")
     train(TrainOptions(resume=str(tmp_path / "exp"), epochs=3, given=frozenset({"resume", "epochs"})))
     said = capsys.readouterr().out
-    assert_says(said, "last.pt", "3 epochs in place of 2", "learning-rate schedule", "1 unfinished files")
+    assert_says(said, "last.pt", "3 epochs", "learning-rate schedule", "1 unfinished files")
     assert_says(said, ".last.pt.ab12cd_3.tmp")
     assert [path.name for path in (tmp_path / "exp").glob("**/*.tmp")] == [".mine.tmp"]
     last = read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")
