@@ -1,25 +1,43 @@
-"""The data yaml: the images of each split and the class names.
+"""The data yaml: the images of each split and the class names. docs/data.md describes every key.
 
-Keys: `path` (root; relative to the yaml's folder, then to the working folder), `train`, `val`, `test` (an image folder,
-a .txt list of images, a COCO .json file, or a list of these; relative to the root), `names` (list, or mapping from
-0..n-1; may be left out where a split is a COCO file), `nc` (checked against names), `images` (image folder of
-COCO files: one, or a mapping by split), `shapes` (settings of the drawn set, data/shapes.py). `download` is a note for
-readers; it is never run.
+`path` is the root; `train`, `val` and `test` are relative to it; `names` are the class names; `images` is the folder of
+the pictures of COCO files. `download` is a note for readers; it is never run.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.images.paths import exists, missing_home, named_path, printable, spellings
 from data.labels.coco_json import read_categories
 from data.shapes import draw_if_needed
 from utils.errors import DataError, did_you_mean
 from utils.files import find_shipped, read_yaml
+from utils.wording import is_count, shown
 
 SPLITS = ("train", "val", "test")
-INERT_KEYS = ("download", "roboflow")  # common notes about the origin of the files
-KNOWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "shapes", *INERT_KEYS)
+INERT_KEYS = ("download", "roboflow")
+"""Notes about the origin of the files, which are common enough to be passed over in silence."""
+UNUSED_KEYS = (
+    *("author", "colors", "colours", "date", "description", "info", "is_coco", "license", "licence", "task", "url"),
+    *("flip_idx", "kpt_names", "kpt_shape", "skeleton", "version"),
+)
+"""Keys of other programs' data yamls that change nothing here; one line names them."""
+OWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "channels", "shapes")
+KNOWN_KEYS = (*OWN_KEYS, *INERT_KEYS, *UNUSED_KEYS)
+OTHER_NAMES = {
+    "path": ("base", "base_path", "data_dir", "data_path", "dataset", "dataset_path", "dir", "folder", "root"),
+    "train": ("train_dir", "train_images", "train_path", "training", "trainset"),
+    "val": ("valid", "validation", "validate", "val_dir", "val_images", "val_path", "valid_path", "valset", "dev"),
+    "test": ("test_dir", "test_images", "test_path", "testing", "testset"),
+    "names": ("categories", "class", "class_names", "classes", "category_names", "label_names", "name"),
+    "nc": ("num_classes", "n_classes", "number_of_classes", "class_count", "ncls"),
+    "images": ("image", "image_dir", "image_dirs", "image_root", "images_dir", "img_dir", "img_prefix", "imgs"),
+    "channels": ("ch", "in_channels", "input_channels"),
+}
+"""Names that a key of ours has elsewhere."""
+IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,8 @@ class DataConfig:
         splits: sources by split ("train", "val", "test"): image folders, .txt lists of images or COCO .json files.
         names: class names by class index.
         image_dirs: image folder of the COCO files by split, if the yaml gives one.
+        written: text of the yaml for a source that was not found.
+        notes: lines to print: keys that are not used, and files that were not found at the first place.
     """
 
     path: Path
@@ -39,6 +59,8 @@ class DataConfig:
     splits: dict[str, tuple[Path, ...]]
     names: list[str]
     image_dirs: dict[str, Path] = field(default_factory=dict)
+    written: dict[Path, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -54,17 +76,27 @@ class DataConfig:
         if split not in self.splits:
             raise DataError(f"{self.path}: no '{split}' split: expected one of {', '.join(self.splits)}")
         for source in self.splits[split]:
-            if not source.exists():
-                hint = (
-                    f"the root is {self.root}"
-                    if self.root.is_dir()
-                    else f"the root {self.root} does not exist either; set 'path'"
-                )
+            if not exists(source):
                 raise DataError(
-                    f"{self.path}: {split}: {source} does not exist: "
-                    f"expected a folder, a .txt list or a COCO .json; {hint}"
+                    f"{self.path}: {split}: {printable(source)} does not exist: "
+                    f"expected a folder, a .txt list or a COCO .json; {self._hint(source)}"
                 )
         return self.splits[split]
+
+    def _hint(self, source: Path) -> str:
+        """Say what may help to find a source that does not exist."""
+        text = self.written.get(source, str(source))
+        here = named_path(Path.cwd(), text)
+        if exists(here):
+            return f"{here} in the working folder was not taken: write its path if you mean it"
+        parts = Path(spellings(text)[-1]).parts
+        tails = (Path(*parts[start:]) for start in range(1, len(parts) - 1) if ".." not in parts[start:])
+        folders = dict.fromkeys((self.root, self.path.absolute().parent))
+        near = next((folder / tail for tail in tails for folder in folders if exists(folder / tail)), None)
+        if near is not None:
+            return f"is it {near}?"
+        root = f"the root is {self.root}" if exists(self.root) else f"the root {self.root} does not exist; set 'path'"
+        return root + missing_home(text)
 
 
 def load_data_config(path: str | Path) -> DataConfig:
@@ -77,27 +109,29 @@ def load_data_config(path: str | Path) -> DataConfig:
     """
     path = _find_yaml(path)
     content = _read_mapping(path)
-    for key in content:
-        if key not in KNOWN_KEYS:
-            raise DataError(
-                f"{path}: unknown key '{key}': expected some of {', '.join(KNOWN_KEYS)}.{did_you_mean(key, KNOWN_KEYS)}"
-            )
-    root = _resolve_root(path, content.get("path"))
+    unused = _check_keys(path, content)
+    search = _Search(path, bool(content.get("roboflow")))
+    search.set_root(content.get("path"))
+    root = search.root
     if content.get("shapes") is not None:
         draw_if_needed(root, content["shapes"], _read_names(path, content.get("names")), path)
-    splits = {
-        split: _resolve_split(path, split, content[split], root) for split in SPLITS if content.get(split) is not None
-    }
+    texts = {split: _texts(path, split, content[split]) for split in SPLITS if content.get(split) is not None}
+    splits = search.resolve(texts)
     if not splits:
         raise DataError(
             f"{path}: no split: expected 'train', 'val' or 'test' with a folder, a .txt list or a COCO .json"
         )
-    names = _names_or_categories(path, content.get("names"), splits)
-    if content.get("nc") is not None and content["nc"] != len(names):
-        raise DataError(
-            f"{path}: nc is {content['nc']} but there are {len(names)} names: leave nc out, names are counted"
-        )
-    return DataConfig(path, root, splits, names, _image_dirs(path, content.get("images"), splits, root))
+    names = _names_or_categories(path, content, splits)
+    folders = search.resolve(_image_folders(path, content.get("images"), splits), "images")
+    image_dirs = {split: found[0] for split, found in folders.items()}
+    unused_line = [f"{path}: not used here: {', '.join(unused)}"] if unused else []
+    return DataConfig(path, root, splits, names, image_dirs, search.written, (*search.notes, *unused_line))
+
+
+def print_notes(config: DataConfig) -> None:
+    """Print the notes of a data yaml, a line each."""
+    for note in config.notes:
+        print(note)
 
 
 def _find_yaml(path: str | Path) -> Path:
@@ -118,48 +152,139 @@ def _read_mapping(path: Path) -> dict[str, object]:
     return content
 
 
-def _resolve_root(path: Path, value: object) -> Path:
-    if value is None:
-        return path.resolve().parent
-    if not isinstance(value, str) or not value:
-        raise DataError(f"{path}: path is {value!r}: expected a folder")
-    return _first_existing(value, (path.resolve().parent, Path.cwd()))
+def _check_keys(path: Path, content: Mapping[str, object]) -> list[str]:
+    """Return the keys that are known and not used; raise an error for an unknown key, and for more than RGB."""
+    for key in content:
+        if key not in KNOWN_KEYS:
+            raise DataError(f"{path}: unknown key '{shown(key)}': expected some of {', '.join(OWN_KEYS)}.{_key(key)}")
+    channels = content.get("channels")
+    if channels not in (None, IMAGE_CHANNELS):
+        raise DataError(
+            f"{path}: channels is {shown(channels)}: expected {IMAGE_CHANNELS}: all pictures are read as RGB, "
+            "grey ones as three equal channels; leave the key out"
+        )
+    return [key for key in UNUSED_KEYS if content.get(key) is not None]
 
 
-def _first_existing(value: str, folders: Iterable[Path]) -> Path:
-    """Return `value` below the first folder where it exists, else below the first folder."""
-    places = [(folder / Path(value).expanduser()).resolve() for folder in folders]
-    return next((place for place in places if place.exists()), places[0])
+def _key(key: object) -> str:
+    """Return ``" Did you mean 'X'?"`` for a key that has another name here."""
+    plain = str(key).lower().replace("-", "_")
+    other = next((own for own, names in OTHER_NAMES.items() if plain in names), None)
+    return f" Did you mean '{other}'?" if other else did_you_mean(plain, OWN_KEYS)
 
 
-def _resolve_split(path: Path, split: str, value: object, root: Path) -> tuple[Path, ...]:
+class _Search:
+    """Find the paths of a data yaml.
+
+    A relative path is looked for below the root, then below the yaml's folder; then in both without the `../` at its
+    start, or without the name of the yaml's folder at its start. The working folder comes last, for a yaml without
+    `path`, if none of its splits was found before; a path that begins with `..` is not looked for there.
+
+    Attributes:
+        root: folder of `path`, by default the yaml's.
+        written: text of each path that was not found.
+        notes: a line for each path that was not at the first place.
+    """
+
+    def __init__(self, yaml: Path, roboflow: bool) -> None:
+        """Args: `roboflow`: Roboflow wrote the yaml, whose `../train` means the folder train beside the yaml."""
+        named = named_path(Path.cwd(), str(yaml))
+        self.yaml, self.roboflow = yaml, roboflow
+        self.bases = tuple(dict.fromkeys((named.parent, named.resolve().parent)))
+        self.root, self.root_given = self.bases[0], False
+        self.written: dict[Path, str] = {}
+        self.notes: list[str] = []
+
+    def set_root(self, value: object) -> None:
+        """Find the folder of `path`."""
+        if value is None:
+            return
+        if not isinstance(value, str) or not value:
+            raise DataError(f"{self.yaml}: path is {value!r}: expected a folder")
+        if remark := missing_home(value):
+            raise DataError(f"{self.yaml}: path is {shown(value)}: expected a folder{remark}")
+        places = [*self._near(value), *(named_path(Path.cwd(), text) for text in spellings(value))]
+        found = next(filter(exists, places), places[0])
+        self._say("path", value, found, places[0])
+        self.root, self.root_given = found, True
+
+    def resolve(self, texts: Mapping[str, Iterable[str]], key: str = "") -> dict[str, tuple[Path, ...]]:
+        """Return the paths of each split, existing or not; `key` is that of the yaml, by default the split."""
+        written = [(split, text) for split, items in texts.items() for text in items]
+        found = [next(filter(exists, self._near(text)), None) for _, text in written]
+        if not self.root_given and not any(found):
+            found = [_in_working_folder(text) for _, text in written]
+        result: dict[str, tuple[Path, ...]] = {}
+        for (split, text), place in zip(written, found, strict=True):
+            first = named_path(self.root, spellings(text)[-1])
+            if place is None:
+                self.written[first] = text
+            else:
+                self._say(key or split, text, place, first)
+            result[split] = (*result.get(split, ()), place or first)
+        return result
+
+    def _near(self, text: str) -> Iterator[Path]:
+        """Return the places near the yaml where a path may be, the most likely first."""
+        for spelling in spellings(text):
+            parts = Path(spelling).parts
+            up = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
+            inner = str(Path(*parts[up:]))
+            as_written = [spelling, inner] if 0 < up < len(parts) else [spelling]
+            if self.roboflow:
+                as_written.reverse()
+            for form in as_written:
+                yield from (named_path(folder, form) for folder in (self.root, *self.bases))
+            yield from (base.parent / inner for base in self.bases if len(parts) > up and parts[up] == base.name)
+
+    def _say(self, key: str, text: str, place: Path, first: Path) -> None:
+        if place not in (first, named_path(self.root, text)):
+            there = " (that is something else: it is not read)" if exists(first) else ""
+            note = f"{self.yaml}: {key}: '{printable(text)}' is {printable(place)}, not {printable(first)}{there}"
+            self.notes += [note] if note not in self.notes else []
+
+
+def _in_working_folder(text: str) -> Path | None:
+    places = [named_path(Path.cwd(), form) for form in spellings(text) if not form.startswith("..")]
+    return next(filter(exists, places), None)
+
+
+def _texts(path: Path, split: str, value: object) -> list[str]:
     values: list[Any] = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(item, str) and item for item in values):
         raise DataError(
             f"{path}: {split} is {value!r}: expected a folder, a .txt list, a COCO .json, or a list of these"
         )
-    return tuple(_first_existing(item, (root, path.resolve().parent, Path.cwd())) for item in values)
+    return values
 
 
 def _coco_files(splits: Mapping[str, Iterable[Path]]) -> list[Path]:
     return [source for sources in splits.values() for source in sources if source.suffix.lower() == ".json"]
 
 
-def _names_or_categories(path: Path, value: object, splits: Mapping[str, Iterable[Path]]) -> list[str]:
-    coco_files = _coco_files(splits)
-    if value is not None or not coco_files:
-        return _read_names(path, value)
-    source = next((file for file in coco_files if file.is_file()), None)
-    if source is None:
-        raise DataError(f"{path}: no names, and {coco_files[0]} that would give them does not exist")
-    return list(read_categories(source).values())
+def _names_or_categories(path: Path, content: Mapping[str, object], splits: Mapping[str, Iterable[Path]]) -> list[str]:
+    """Return the class names of the yaml, or else of its first COCO file; check `nc` against them."""
+    coco_files, nc = _coco_files(splits), content.get("nc")
+    if content.get("names") is not None or not coco_files:
+        names = _read_names(path, content.get("names"))
+    else:
+        source = next((file for file in coco_files if file.is_file()), None)
+        if source is None:
+            raise DataError(f"{path}: no names, and {coco_files[0]} that would give them does not exist")
+        names = list(read_categories(source).values())
+    if nc is not None and not is_count(nc):
+        raise DataError(f"{path}: nc is {nc!r}: expected the number of classes; leave nc out, names are counted")
+    if nc not in (None, len(names)):
+        raise DataError(f"{path}: nc is {nc} but there are {len(names)} names: leave nc out, names are counted")
+    return names
 
 
 def _read_names(path: Path, value: object) -> list[str]:
     if isinstance(value, dict):
-        if any(type(key) is not int for key in value) or sorted(value) != list(range(len(value))):
+        by_index = {int(key) if _is_digits(key) else key: name for key, name in value.items()}
+        if any(type(key) is not int for key in by_index) or sorted(by_index) != list(range(len(value))):
             raise DataError(f"{path}: names has the keys {list(value)[:10]}: expected 0 to {len(value) - 1}, each once")
-        value = [value[index] for index in range(len(value))]
+        value = [by_index[index] for index in range(len(value))]
     if not isinstance(value, list) or not value:
         raise DataError(
             f"{path}: names is {value!r}: expected a list of class names, or a mapping from class index to name"
@@ -170,15 +295,18 @@ def _read_names(path: Path, value: object) -> list[str]:
     return [str(name) for name in value]
 
 
-def _image_dirs(path: Path, value: object, splits: Iterable[str], root: Path) -> dict[str, Path]:
+def _is_digits(key: object) -> bool:
+    return isinstance(key, str) and key.isascii() and key.isdigit()
+
+
+def _image_folders(path: Path, value: object, splits: Iterable[str]) -> dict[str, list[str]]:
+    """Return the text of the image folder of each split's COCO files."""
     if value is None:
         return {}
     by_split: dict[Any, Any] = value if isinstance(value, dict) else dict.fromkeys(splits, value)
     for split, folder in by_split.items():
-        if split not in SPLITS or not isinstance(folder, str):
+        if split not in SPLITS or not isinstance(folder, str) or not folder:
             raise DataError(
                 f"{path}: images: {split}: {folder!r}: expected an image folder, or a mapping from split to folder"
             )
-    return {
-        split: _first_existing(folder, (root, path.resolve().parent, Path.cwd())) for split, folder in by_split.items()
-    }
+    return {split: [folder] for split, folder in by_split.items()}

@@ -11,16 +11,17 @@ import numpy as np
 from tqdm import tqdm
 
 from data.config import DataConfig
-from data.images.reading import find_images, inspect_image, is_image
+from data.folders import source_images
+from data.images.finding import image_format, is_image
+from data.images.reading import inspect_image
 from data.labels.annotation import IMAGE, PROBLEM_TITLES, Annotation, Objects, Problem, ScanReport
-from data.labels.cache import Entry, Stamp, cache_places, load_entries, save_entries, stamp
+from data.labels.cache import Entry, Job, cache_places, file_id, load_entries, save_entries, stamp
 from data.labels.coco_json import CocoImage, fit_masks, read_coco_file
 from data.labels.yolo_txt import label_path, read_label_file
 from utils.errors import DataError
 from utils.wording import listed
 
 MAX_THREADS = 8
-Job = tuple[str, Stamp]
 
 
 def load_annotations(
@@ -38,12 +39,13 @@ def load_annotations(
         DataError: no such split or source, no usable image, a class index without a name, or no labels.
     """
     report = ScanReport(split, categories=list(range(len(config.names))))
-    annotations: list[Annotation] = []
+    entries: list[Entry] = []
     for source in config.sources(split):
         if source.suffix.lower() == ".json":
-            annotations += _read_coco(config, split, source, report)
+            entries += _read_coco(config, split, source, report)
         else:
-            annotations += _read_yolo(config, source, report)
+            entries += _read_yolo(config, source, report)
+    annotations = _without_aliases(entries, report)
     if not annotations:
         raise DataError(f"{config.path}: {split}: none of the images can be used: {_first(report.problems)}")
     _count(report, annotations)
@@ -67,6 +69,7 @@ def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
         f"{report.objects} objects ({report.polygons} with outlines, {report.crowds} crowd regions); "
         f"{report.from_cache} from the cache"
     ]
+    lines += [f"  {source}" for source in report.sources]
     if report.clipped:
         lines.append(f"  {report.clipped} boxes cut at the border of their image")
     lines += [f"  {note}" for note in report.notes]
@@ -112,26 +115,29 @@ def check_outlines(annotations: Sequence[Annotation], config: DataConfig, split:
     )
 
 
-def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Annotation]:
-    if source.is_dir():
-        images = find_images(source)
-        beside = label_path(source / "any.jpg").parent
-    elif source.suffix.lower() == ".txt":
-        images = _read_list(source, config.root)
-        beside = source
-    else:
-        raise DataError(f"{source}: expected an image folder, a .txt list of images or a COCO .json")
-    if not images:
-        raise DataError(f"{source}: no images: expected files such as .jpg or .png")
-    num_classes = len(config.names)
+def print_shared(train: Sequence[Annotation], val: Sequence[Annotation]) -> None:
+    """Say it where training and validation have files in common, under whatever paths."""
+    files = {one.file_id for one in train if one.file_id is not None}
+    shared = [one.path for one in val if one.file_id in files]
+    if shared:
+        print(
+            f"train and val have files in common: {len(shared)} of {len(val)} validation images, such as {shared[0]}: "
+            "figures on val do not show how well the network does on new images"
+        )
+
+
+def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Entry]:
+    found = source_images(source, config)
+    images, num_classes = found.images, len(config.names)
 
     def read(position: int) -> Entry:
         return _yolo_entry(images[position], num_classes)
 
     labels = [label_path(image) for image in images]
-    entries = _cached(images, labels, read, beside, f"yolo {num_classes}", report)
-    for entry in entries:
-        report.unlabelled += entry.annotation is not None and not entry.labelled
+    entries = _cached(images, labels, read, found.beside, f"yolo {num_classes}", report)
+    folder = label_path(images[0]).parent if found.beside == source else found.beside
+    report.sources.append(f"{source}: {len(images)} images, labels in {folder}")
+    report.notes += found.notes
     return _usable(entries, report)
 
 
@@ -139,14 +145,16 @@ def _yolo_entry(image: Path, num_classes: int) -> Entry:
     file_hw = _inspect(image)
     if isinstance(file_hw, Problem):
         return Entry(None, [file_hw], False)
+    label = label_path(image)
     try:
-        objects = read_label_file(label_path(image), num_classes, file_hw)
+        objects = read_label_file(label, num_classes, file_hw)
     except FileNotFoundError:
-        return Entry(Objects().annotation(image, file_hw), [], False)
+        if not label.is_symlink():
+            return Entry(Objects().annotation(image, file_hw), [], False)
+        reason = f"the label file is a link that leads nowhere ({os.readlink(label)})"
+        return Entry(None, [Problem(IMAGE, str(label), reason)], False)
     except OSError as error:
-        return Entry(
-            None, [Problem(IMAGE, str(label_path(image)), f"label file cannot be read: {error.strerror}")], False
-        )
+        return Entry(None, [Problem(IMAGE, str(label), f"label file cannot be read: {error.strerror}")], False)
     return Entry(objects.annotation(image, file_hw), objects.problems, True, objects.clipped)
 
 
@@ -154,29 +162,15 @@ def _inspect(image: Path) -> tuple[int, int] | Problem:
     try:
         return inspect_image(image)
     except DataError as error:
-        return Problem(IMAGE, str(image), str(error))
+        reason = str(error)
+        if image.is_symlink() and not image.exists():
+            reason = f"a link that leads nowhere ({os.readlink(image)})"
+        elif (form := image_format(image)) and not is_image(image):
+            reason += f" (it is {form}: convert it to JPEG or PNG)"
+        return Problem(IMAGE, str(image), reason)
 
 
-def _read_list(source: Path, root: Path) -> list[Path]:
-    """Return the images of a list file; relative paths start at the list's folder, the root or the working folder."""
-    try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: cannot be read as a list of images: {error}") from error
-    images = []
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith("#"):
-            continue
-        if not is_image(line):
-            raise DataError(
-                f"{source}:{number}: {line!r} is no image: expected one path per line, such as images/a.jpg"
-            )
-        places = [folder / line for folder in (source.parent, root, Path.cwd())]
-        images.append(Path(os.path.normpath(next((place for place in places if place.is_file()), places[0]))))
-    return images
-
-
-def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport) -> list[Annotation]:
+def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport) -> list[Entry]:
     content = read_coco_file(source, config.names, config.image_dirs.get(split))
     report.categories = content.categories
     report.problems += content.problems
@@ -190,6 +184,8 @@ def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport)
 
     paths = [image.path for image in content.images]
     checked = _cached(paths, [None] * len(paths), read, source, "coco", report)
+    folders = sorted({str(path.parent) for path in paths})
+    report.sources.append(f"{source}: {len(paths)} images in {listed(folders, 3)}")
     return _usable([_coco_entry(image, entry) for image, entry in zip(content.images, checked, strict=True)], report)
 
 
@@ -206,7 +202,9 @@ def _coco_entry(image: CocoImage, checked: Entry) -> Entry:
             False,
         )
     fit_masks(image.objects, image.path, (height, width))
-    return Entry(image.objects.annotation(image.path, (height, width), image.image_id), image.objects.problems, True)
+    annotation = image.objects.annotation(image.path, (height, width), image.image_id)
+    annotation.file_id = checked.annotation.file_id
+    return Entry(annotation, image.objects.problems, True)
 
 
 def _cached(
@@ -234,6 +232,9 @@ def _cached(
                 else "the label cache could not be written, so the next run checks all images again"
             )
             report.notes.append(f"{places[0].parent} is read-only: {where}")
+    for job in jobs:
+        if (annotation := known[job].annotation) is not None:
+            annotation.file_id = file_id(job[1])
     return [known[job] for job in jobs]
 
 
@@ -251,14 +252,52 @@ def _in_threads(read: Callable[[int], Entry], todo: Sequence[int], title: str) -
         executor.shutdown(cancel_futures=True)
 
 
-def _usable(entries: Iterable[Entry], report: ScanReport) -> list[Annotation]:
+def _usable(entries: Iterable[Entry], report: ScanReport) -> list[Entry]:
     usable = []
     for entry in entries:
         report.problems += entry.problems
         report.clipped += entry.clipped
         if entry.annotation is not None:
-            usable.append(entry.annotation)
+            usable.append(entry)
     return usable
+
+
+def _without_aliases(entries: Sequence[Entry], report: ScanReport) -> list[Annotation]:
+    """Return the annotations, without images that have no objects but are the same file as one that has some.
+
+    Labels belong to paths. Where links give one file several paths, the path without labels would call its objects
+    background. Files that stay in the split several times are counted in a note.
+    """
+    found = [(entry, entry.annotation) for entry in entries if entry.annotation is not None]
+    labelled = {annotation.file_id for _, annotation in found if len(annotation)} - {None}
+    kept: list[Annotation] = []
+    aliases: list[Path] = []
+    for entry, annotation in found:
+        if annotation.file_id in labelled and not len(annotation):
+            aliases.append(annotation.path)
+            continue
+        kept.append(annotation)
+        report.unlabelled += not entry.labelled
+    if aliases:
+        report.notes.append(
+            f"{len(aliases)} images left out: each is the same file as an image with labels: {listed(aliases, 1)}"
+        )
+    again = _repeated(kept)
+    if again:
+        report.notes.append(f"{len(again)} images are files that are in this split already: {listed(again, 1)}")
+    return kept
+
+
+def _repeated(annotations: Iterable[Annotation]) -> list[Path]:
+    """Return the images whose file an earlier image has too."""
+    seen: set[tuple[int, ...]] = set()
+    repeated = []
+    for one in annotations:
+        if one.file_id in seen:
+            repeated.append(one.path)
+        elif one.file_id is not None:
+            seen.add(one.file_id)
+    return repeated
 
 
 def _count(report: ScanReport, annotations: Sequence[Annotation]) -> None:

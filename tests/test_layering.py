@@ -23,6 +23,7 @@ FLOORS = [
     "data.figures",
     "data.shapes",
     "data.config",
+    "data.folders",
     "data.scan",
     "data.dataset",
     "data.loader",

@@ -1,6 +1,5 @@
-"""Image files: find them, read their pixels, and check that they are complete."""
+"""Image files: read their pixels, and check that they are complete."""
 
-import os
 from pathlib import Path
 
 import cv2
@@ -9,23 +8,8 @@ from numpy.typing import NDArray
 
 from utils.errors import DataError
 
-IMAGE_SUFFIXES = frozenset((".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"))
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND"
-
-
-def is_image(path: str | Path) -> bool:
-    """Tell by the suffix, in upper or lower case, whether a file is an image."""
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted by path, without hidden files and folders."""
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, name) for name in files if is_image(name) and not name.startswith(".")]
-    return [Path(path) for path in sorted(found)]
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:

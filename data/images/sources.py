@@ -10,7 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.images.reading import IMAGE_SUFFIXES, read_image
+from data.images.finding import IMAGE_SUFFIXES, image_format
+from data.images.paths import find_listed, named_path, read_list, readings
+from data.images.reading import read_image
 from utils.errors import DataError
 
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
@@ -35,6 +37,16 @@ class Frame:
     number: int | None = None
     is_video: bool = False
     fps: float = 0.0
+
+
+def is_readable(path: Path) -> bool:
+    """Tell whether a file is an image or a video, by its suffix or its first bytes."""
+    return path.suffix.lower() in KNOWN_SUFFIXES or bool(image_format(path))
+
+
+def is_video(path: Path) -> bool:
+    """Tell whether a file is a video by its suffix, and no still image by its first bytes."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and image_format(path) in ("", "GIF")
 
 
 def open_capture(address: str | int) -> cv2.VideoCapture:
@@ -64,16 +76,16 @@ class Source:
         self.skipped: list[tuple[str, str]] = []
         self.files: list[Path] = []
         for path in files:
-            if path.suffix.lower() in KNOWN_SUFFIXES:
+            if is_readable(path):
                 self.files.append(path)
             else:
-                self.skipped.append((str(path), "its suffix is that of no image or video"))
+                self.skipped.append((str(path), "neither its suffix nor its content is that of an image or video"))
 
     def __iter__(self) -> Iterator[Frame]:
         if self.camera is not None:
             yield from self._stream(Path(f"camera{self.camera}"), self.camera)
         for path in self.files:
-            if path.suffix.lower() in VIDEO_SUFFIXES:
+            if is_video(path):
                 yield from self._stream(path, str(path))
                 continue
             try:
@@ -110,27 +122,23 @@ class Source:
 
 
 def _from_list(path: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not a text list: expected one image path per line in UTF-8 ({error.reason})"
-        ) from error
-    entries = [Path(line.strip()) for line in lines if line.strip()]
-    if not entries:
+    lines = [line for _, line in read_list(path)]
+    if not lines:
         raise DataError(f"no image at {path}: the list is empty: expected one image path per line")
-    beside = [path.parent / entry for entry in entries]  # an absolute entry stays as it is
-    found = (
-        near if near.exists() or not entry.exists() else entry for near, entry in zip(beside, entries, strict=True)
-    )
-    return list(dict.fromkeys(found))
+    folders = (path.parent, Path.cwd())
+    found = [find_listed(line, folders) for line in lines]
+    files = [
+        place[0] if place else named_path(path.parent, list(readings(line))[-1])
+        for line, place in zip(lines, found, strict=True)
+    ]
+    return list(dict.fromkeys(files))
 
 
 def _find_files(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(child for child in path.iterdir() if child.is_file() and not child.name.startswith("."))
-        if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
+        if not any(map(is_readable, files)):
             inside = f" ({len(files)} other files)" if files else ""
             raise DataError(
                 f"no image at {source}: the folder itself holds none{inside}: "
@@ -141,7 +149,7 @@ def _find_files(source: str) -> list[Path]:
     if path.is_file():
         if path.suffix.lower() == ".txt":
             return _from_list(path)
-        if path.suffix.lower() not in KNOWN_SUFFIXES:
+        if not is_readable(path):
             expected = " ".join(KNOWN_SUFFIXES)
             raise DataError(
                 f"no image at {source}: the file has the suffix '{path.suffix}': "
@@ -150,7 +158,7 @@ def _find_files(source: str) -> list[Path]:
         return [path]
     if glob.has_magic(source):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
-        if not any(child.suffix.lower() in KNOWN_SUFFIXES for child in files):
+        if not any(map(is_readable, files)):
             raise DataError(
                 f"no image at {source}: no image or video file matches the pattern: "
                 "put it in quotes so that the shell does not expand it"

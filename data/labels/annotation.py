@@ -40,6 +40,7 @@ class Annotation:
         areas: (N,) float64, COCO's area: the object's if known, else the box's.
         annotation_ids: (N,) int64, from 1, unique in the split.
         run_lengths: COCO's run lengths by object index, for crowd regions, which have no polygon.
+        file_id: the same for all paths that lead to the same file; None if unknown.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Annotation:
     areas: NDArray[np.float64]
     annotation_ids: NDArray[np.int64]
     run_lengths: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    file_id: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -127,6 +129,7 @@ class ScanReport:
         backgrounds: usable images without any object; `unlabelled` of them have no label file.
         objects: boxes kept, `polygons` of them with an outline and `crowds` of them crowd regions.
         clipped: boxes clipped at the image's border.
+        sources: a line for each folder, list or COCO file that was read, with the number of its images.
         problems: skipped images, rows and outlines, in the order of the images.
         notes: other lines to print, such as where the cache is.
     """
@@ -141,6 +144,7 @@ class ScanReport:
     crowds: int = 0
     clipped: int = 0
     from_cache: int = 0
+    sources: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

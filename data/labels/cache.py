@@ -1,7 +1,8 @@
 """The label cache: annotations of a source, stored beside its labels, so that only changed files are read again.
 
-The file is a numpy archive without pickled objects. An entry is valid while the size and modification time of its image
-and label file are unchanged.
+The file is a numpy archive without pickled objects. An entry is valid while its image and its label file are the same
+files as before, of the same size, and were not changed: by the modification time, which programs can set, and the
+inode's change time, which they cannot.
 """
 
 import hashlib
@@ -17,10 +18,15 @@ import numpy as np
 from data.labels.annotation import Annotation, Problem
 from utils.files import atomic_write
 
-VERSION = 2
+VERSION = 3
 SUFFIX = ".cache.npz"
-Stamp = tuple[int, int, int, int]  # size and mtime_ns of the image, then of the label file; -1, -1 for a missing file
-MISSING = (-1, -1)
+FileStamp = tuple[int, int, int, int]
+"""Size, mtime_ns, ctime_ns and inode of the file that a path leads to."""
+Stamp = tuple[int, ...]
+"""The `FileStamp` of the image, then of its label file."""
+Job = tuple[str, Stamp]
+"""Path of an image, and its stamp."""
+MISSING: FileStamp = (-1, -1, -1, -1)
 
 
 @dataclass(slots=True)
@@ -34,26 +40,37 @@ class Entry:
 
 
 def stamp(image: Path, label: Path | None) -> Stamp:
-    """Return sizes and modification times of an image and its label file."""
+    """Return the state of an image and of its label file."""
     return *_file_stamp(image), *(_file_stamp(label) if label is not None else MISSING)
 
 
-def _file_stamp(path: Path) -> tuple[int, int]:
+def file_id(stamp: Stamp) -> FileStamp | None:
+    """Return what tells an image file from all others, whatever path leads to it; None if it has no inode."""
+    size, modified, changed, inode = stamp[: len(MISSING)]
+    return (size, modified, changed, inode) if inode > 0 else None
+
+
+def _file_stamp(path: Path) -> FileStamp:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return MISSING
-    return status.st_size, status.st_mtime_ns
+    inode = status.st_ino % (1 << 63)  # the cache keeps int64; some file systems use all 64 bits
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode
 
 
 def cache_places(beside: Path) -> list[Path]:
     """Return the possible places of a source's cache: beside it and, if that is read-only, the user's cache folder."""
-    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_loom"
-    digest = hashlib.sha256(str(beside.absolute()).encode()).hexdigest()[:16]
-    return [beside.with_name(beside.name + SUFFIX), own / f"{beside.name}-{digest}{SUFFIX}"]
+    first = beside.with_name(beside.name + SUFFIX)
+    home = os.path.expanduser("~")
+    folder = os.environ.get("XDG_CACHE_HOME") or (os.path.join(home, ".cache") if home != "~" else "")
+    if not folder:  # the user has no home folder, as in some containers
+        return [first]
+    digest = hashlib.sha256(os.fsencode(beside.absolute())).hexdigest()[:16]
+    return [first, Path(folder) / "yolo_loom" / f"{beside.name}-{digest}{SUFFIX}"]
 
 
-def load_entries(places: Sequence[Path], key: str) -> dict[tuple[str, Stamp], Entry]:
+def load_entries(places: Sequence[Path], key: str) -> dict[Job, Entry]:
     """Return the entries of the first cache with the same `key`; ignore damaged caches."""
     for place in places:
         try:
@@ -66,7 +83,7 @@ def load_entries(places: Sequence[Path], key: str) -> dict[tuple[str, Stamp], En
     return {}
 
 
-def save_entries(places: Sequence[Path], key: str, entries: dict[tuple[str, Stamp], Entry]) -> Path | None:
+def save_entries(places: Sequence[Path], key: str, entries: dict[Job, Entry]) -> Path | None:
     """Write a cache atomically to the first writable place; return the place, or None."""
     header, arrays = _pack(entries)
     packed = np.frombuffer(json.dumps({"version": VERSION, "key": key, **header}).encode(), np.uint8)
@@ -83,7 +100,7 @@ def save_entries(places: Sequence[Path], key: str, entries: dict[tuple[str, Stam
     return None
 
 
-def _pack(entries: dict[tuple[str, Stamp], Entry]) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+def _pack(entries: dict[Job, Entry]) -> tuple[dict[str, object], dict[str, np.ndarray]]:
     """Return one flat array per field, and the counts that split them into images, objects and polygon parts."""
     kept = [entry.annotation for entry in entries.values() if entry.annotation is not None]
     parts = [part for annotation in kept for polygon in annotation.polygons for part in polygon]
@@ -92,7 +109,7 @@ def _pack(entries: dict[tuple[str, Stamp], Entry]) -> tuple[dict[str, object], d
         return np.concatenate([np.zeros(shape, dtype), *(getattr(annotation, name) for annotation in kept)])
 
     arrays = {
-        "stamps": np.array([stamp for _, stamp in entries], np.int64).reshape(-1, 4),
+        "stamps": np.array([stamp for _, stamp in entries], np.int64).reshape(-1, 2 * len(MISSING)),
         "usable": np.array([entry.annotation is not None for entry in entries.values()], np.bool_),
         "labelled": np.array([entry.labelled for entry in entries.values()], np.bool_),
         "clipped": np.array([entry.clipped for entry in entries.values()], np.int64),
@@ -111,7 +128,7 @@ def _pack(entries: dict[tuple[str, Stamp], Entry]) -> tuple[dict[str, object], d
     return {"paths": [path for path, _ in entries], "problems": problems}, arrays
 
 
-def _unpack(header: dict[str, list], arrays: dict[str, np.ndarray]) -> dict[tuple[str, Stamp], Entry]:
+def _unpack(header: dict[str, list], arrays: dict[str, np.ndarray]) -> dict[Job, Entry]:
     parts = (
         iter(np.split(arrays["points"], np.cumsum(arrays["num_points"])[:-1]))
         if len(arrays["num_points"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.config import SPLITS, load_data_config
+from data.config import SPLITS, load_data_config, print_notes
 from data.dataset import DetectionDataset
 from data.labels.annotation import ScanReport
 from data.labels.yolo_txt import label_rows
@@ -162,6 +162,7 @@ def open_split(
         DataError: the split cannot be read, or its number of classes differs from the network's.
     """
     config = load_data_config(settings.data)
+    print_notes(config)
     num_classes = len(config.names)
     if model.nc != num_classes and not settings.single_cls:
         raise DataError(

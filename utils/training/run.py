@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.config import load_data_config
+from data.config import load_data_config, print_notes
 from data.loader import Loader
 from models.config.composed import config_text
 from models.parameters import count_parameters
@@ -50,6 +50,7 @@ def train(options: TrainOptions) -> Path:
     precision = choose_precision(options.device, options.amp)
     hyp = load_hyperparameters(checkpoint["hyp"] if checkpoint else options.hyp)
     config = load_data_config(options.data)
+    print_notes(config)
     run = set_up(options, hyp, config, precision, checkpoint)
     describe(run, precision)
     print_plugins(run.training.model, plugins)

@@ -12,7 +12,7 @@ from torch import nn
 from data.config import DataConfig
 from data.dataset import DetectionDataset
 from data.loader import Loader, build_loader
-from data.scan import check_outlines, load_annotations, print_report
+from data.scan import check_outlines, load_annotations, print_report, print_shared
 from models.plugins.held import loaded_plugins
 from models.plugins.loading import install_plugins
 from models.plugins.record import plugins_entry
@@ -160,7 +160,7 @@ def build_loaders(
     Raises:
         DataError: `masks` is true, and no object of a split has an outline.
     """
-    loaders = []
+    loaders: list[Loader] = []
     config.sources("val")  # report a missing split before the training images are checked
     for split in ("train", "val"):
         annotations, report = load_annotations(config, split)
@@ -184,6 +184,8 @@ def build_loaders(
             single_cls=options.single_cls,
         )
         print(f"{split}: {dataset.describe_cache()}")
+        if not training:
+            print_shared(loaders[0].dataset.annotations, dataset.annotations)
         workers = worker_count(options.workers if training else min(options.workers, 1))
         batch_size = dataset.batch_size
         on_start = partial(install_plugins, loaded_plugins())

@@ -1,13 +1,12 @@
-"""Image files: found, checked whole, turned upright."""
+"""Image files: checked whole, turned upright."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from data.images.reading import find_images, inspect_image, is_image, read_image
+from data.images.reading import inspect_image, read_image
 from tests.saying import assert_says
 from utils.errors import DataError
 
@@ -22,22 +21,6 @@ def noise(suffix: str, hw: tuple[int, int] = (48, 64)) -> bytes:
     """Return an encoded image of random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
     return cv2.imencode(suffix, pixels)[1].tobytes()
-
-
-def test_endings_in_any_case() -> None:
-    assert all(map(is_image, ("a.jpg", "a.JPEG", "b/c.Png", "a.webp", "a.TIF", "a.mpo", "a.dng", "a.bmp")))
-    assert not any(map(is_image, ("a.txt", "jpg", "a.gif", "a.jpg.bak")))
-
-
-def test_find_images_looks_below_and_sorts(tmp_path: Path, write_image: Callable[..., Path]) -> None:
-    for name in ("b.png", "sub/a.JPG", "a.jpg", ".hidden.jpg", ".cache/c.jpg"):
-        write_image(tmp_path / name)
-    (tmp_path / "note.txt").write_text("")
-    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == [
-        "a.jpg",
-        "b.png",
-        "sub/a.JPG",
-    ]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from data.labels.annotation import IMAGE, ROW, Objects, Problem
-from data.labels.cache import Entry, cache_places, load_entries, save_entries, stamp
+from data.labels.cache import Entry, Job, cache_places, load_entries, save_entries, stamp
 
 
-def entries() -> dict[tuple[str, tuple[int, int, int, int]], Entry]:
+def entries() -> dict[Job, Entry]:
     """Return three images: one with objects, one that was skipped, one without objects."""
     objects = Objects()
     objects.add(
@@ -20,11 +20,11 @@ def entries() -> dict[tuple[str, tuple[int, int, int, int]], Entry]:
     )
     objects.add(0, np.array((0.0, 0.0, 9.0, 9.0)), [], area=81)
     return {
-        ("a.jpg", (1, 2, 3, 4)): Entry(
+        ("a.jpg", (1, 2, 3, 4, 5, 6, 7, 8)): Entry(
             objects.annotation(Path("a.jpg"), (40, 60)), [Problem(ROW, "a.txt:3", "bad — 坏")], True, 1
         ),
-        ("b.jpg", (1, 2, -1, -1)): Entry(None, [Problem(IMAGE, "b.jpg", "empty file")], False),
-        ("c.jpg", (5, 6, 7, 8)): Entry(Objects().annotation(Path("c.jpg"), (10, 20)), [], False),
+        ("b.jpg", (1, 2, 3, 4, -1, -1, -1, -1)): Entry(None, [Problem(IMAGE, "b.jpg", "empty file")], False),
+        ("c.jpg", (8, 7, 6, 5, 4, 3, 2, 1)): Entry(Objects().annotation(Path("c.jpg"), (10, 20)), [], False),
     }
 
 
@@ -109,7 +109,7 @@ def test_nowhere_to_write(tmp_path: Path) -> None:
 def test_stamp_sees_size_time_and_absence(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("12")
     before = stamp(tmp_path / "a", tmp_path / "b")
-    assert (before[0], before[2:]) == (2, (-1, -1))
+    assert (before[0], before[4:]) == (2, (-1, -1, -1, -1))
     assert stamp(tmp_path / "a", None) == before
     (tmp_path / "b").write_text("")
     assert stamp(tmp_path / "a", tmp_path / "b") != before
