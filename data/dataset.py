@@ -29,7 +29,7 @@ from utils.errors import DataError, SettingsError
 from utils.geometry.placement import Placement
 
 RECT_PAD = 0.5
-"""Grey border of a rectangle, in strides; it is added to the sides before they are rounded up to the stride."""
+"""Grey border of a rectangle, in units of `multiple`; it is added before the sides are rounded up to multiples."""
 
 
 class ItemKey(NamedTuple):
@@ -72,7 +72,7 @@ class DetectionDataset:
         augment: change images at random, in mosaics with probability `hyp.mosaic`; else letterbox them.
         rect: put images of similar aspect ratio into one batch of rectangular items; no mosaics.
         batch_size: images in a batch; with `rect` they share a shape.
-        stride: the sides of rectangular items are multiples of it, after RECT_PAD.
+        multiple: the sides of rectangular items are multiples of it, after RECT_PAD.
         seed: of all random changes.
         masks: draw index maps for instance segmentation; an image's objects are then sorted from the largest to the
             smallest, and pasted copies follow.
@@ -90,7 +90,7 @@ class DetectionDataset:
         augment: bool = False,
         rect: bool = False,
         batch_size: int = 16,
-        stride: int = 32,
+        multiple: int = 32,
         seed: int = 0,
         masks: bool = False,
         cache: str = "auto",
@@ -118,7 +118,7 @@ class DetectionDataset:
         self.order: NDArray[np.int64] = np.arange(len(self))
         self.shapes_hw: NDArray[np.int64] | None = None
         if rect:
-            self.order, self.shapes_hw = self._rectangles(stride)
+            self.order, self.shapes_hw = self._rectangles(multiple)
         self.cache = self._build_cache(cache)
 
     def __len__(self) -> int:
@@ -176,7 +176,7 @@ class DetectionDataset:
         cache.fill(self._read)
         return cache
 
-    def _rectangles(self, stride: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _rectangles(self, multiple: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the indices sorted by aspect ratio, and (N, 2), height and width of each index's item."""
         sizes_hw = np.array([annotation.file_hw for annotation in self.annotations], np.float64)
         aspect = sizes_hw[:, 0] / sizes_hw[:, 1]
@@ -186,7 +186,7 @@ class DetectionDataset:
             batch = order[start : start + self.batch_size]
             # The smallest height and width, divided by the long side, that hold every image of the batch.
             share_hw = np.array((min(aspect[batch].max(), 1), min(1 / aspect[batch].min(), 1)))
-            shapes_hw[batch] = np.ceil(share_hw * self.image_size / stride + RECT_PAD).astype(np.int64) * stride
+            shapes_hw[batch] = np.ceil(share_hw * self.image_size / multiple + RECT_PAD).astype(np.int64) * multiple
         return order, shapes_hw
 
     def _shape_hw(self, index: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ models/config/reading.py reads the yaml, models/config/rows.py its rows; models/
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,9 @@ from models.plugins.loading import load_plugins
 from models.registry import Scale
 from utils.errors import ModelConfigError
 from utils.wording import is_count
+
+ODD_NUMBER = 7
+"""A step is enough for a network that takes images of an odd number of steps: an even one could hide a larger need."""
 
 
 def parse_model(rows: Sequence[Row], channels: int, num_classes: int, scale: Scale) -> nn.ModuleList:
@@ -62,6 +66,7 @@ class Model(nn.Module):
         patches: edits of its rows (models/config/language.py), such as "insert SE after p5".
     Attributes:
         stride: pixels per cell of each level.
+        multiple: what the sides of an image must be multiples of.
         nc, names, task: number and names of the classes; "detect" or "segment".
         config: the resolved yaml, without base and edits.
         rows: its rows, in the order of `model`.
@@ -146,6 +151,32 @@ class Model(nn.Module):
         """Pixels per cell of each level, ascending."""
         return self.head.stride
 
+    @cached_property
+    def multiple(self) -> int:
+        """What the height and width of an image must be multiples of.
+
+        It is the largest stride, or more where a row goes deeper than the levels and is joined with one of them again.
+        Found by running the network on shapes. A layer with a fixed size accepts one image size: the largest stride
+        is returned for it.
+        """
+        largest = max(self.stride)
+        if any(getattr(module, "size_hw", None) for module in self.modules()):
+            return largest
+        steps = (largest * factor for factor in (1, 2, 3, 4, 6, 8))
+        return next((step for step in steps if self._accepts(ODD_NUMBER * step)), largest)
+
+    def _accepts(self, size: int) -> bool:
+        """Tell whether every row takes a `size` x `size` image, and every level is a whole number of cells."""
+        try:
+            shapes = self.trace(size)[-1]
+        except ModelConfigError:
+            return False
+        maps = (self.head.maps_of(output) for output in (shapes["main"], *shapes["aux"]))
+        return all(
+            [shape[2] * stride for shape, stride in zip(branch, self.stride, strict=True)] == [size] * len(self.stride)
+            for branch in maps
+        )
+
     @property
     def task(self) -> str:
         """Task of the head: "detect" or "segment"."""
@@ -170,7 +201,7 @@ class Model(nn.Module):
         """Run the network.
 
         Args:
-            images: (B, ch, H, W) in [0, 1]; H and W multiples of the largest stride.
+            images: (B, ch, H, W) in [0, 1]; H and W multiples of `multiple`.
             raw: in evaluation, also return every branch's raw output.
         Returns:
             In training {"main": output, "aux": [output, …]}. A detection output is the list of maps
@@ -229,6 +260,7 @@ class Model(nn.Module):
         """Return a copy for inference: only the lead branch; with `fold`, normalisation merged into convolutions."""
         deployed = prune_to_lead(self)
         deployed._plan()
+        deployed.__dict__.pop("multiple", None)  # the rows that are left may need less
         if fold:
             fold_modules(deployed)
             deployed.config["folded"] = True

@@ -27,6 +27,17 @@ def tiny_segment_config(branches: int = 1, nc: int = 3, width: int = 8, num_mask
     return tiny_config(nc=nc, width=width) | {"head": [head]}
 
 
+def deep_config(deepest: int = 32, nc: int = 3, width: int = 8) -> dict[str, Any]:
+    """A network with levels at strides 8 and 16 whose body goes down to `deepest` and up again to the second level."""
+    rows = deepest.bit_length() - 1
+    up = [-1, 1, "nn.Upsample", [None, deepest // 16, "nearest"]]
+    return {
+        "nc": nc,
+        "backbone": [[-1, 1, "Conv", [width, 3, 2]] for _ in range(rows)],
+        "head": [up, [[-1, 3], 1, "Concat", [1]], [[2, rows + 1], 1, "DDetect", ["nc"]]],
+    }
+
+
 def tiny_model(branches: int = 1, seed: int = 0, **settings: Any) -> Model:
     """The network of `tiny_config`, seeded."""
     torch.manual_seed(seed)

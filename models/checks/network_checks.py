@@ -24,7 +24,7 @@ RUNS, COPIES = "runs", "copies"
 def image_size(model: Model) -> int:
     """Return the side of the images for the checks: small, unless a layer accepts only one size."""
     fixed = any(getattr(module, "size_hw", None) for module in model.modules())
-    return IMAGE_SIZE if fixed else max(2 * max(model.stride), 64)
+    return IMAGE_SIZE if fixed else max(2 * model.multiple, 64)
 
 
 def random_images(model: Model, batch: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
@@ -80,7 +80,7 @@ def check_long_images(model: Model) -> str:
     """Images need not be square."""
     if image_size(model) == IMAGE_SIZE:
         return f"a layer accepts only one size: the network runs at {IMAGE_SIZE} x {IMAGE_SIZE}"
-    step = max(model.stride)
+    step = model.multiple
     demand_finite(run(model.eval(), torch.rand(1, model.channels, 2 * step, 3 * step)), "predictions")
     return f"{2 * step} x {3 * step}"
 

@@ -34,7 +34,7 @@ def test_letterboxed_items_lead_back_to_the_annotation(annotations: list[Annotat
 
 
 def test_rectangles_have_the_shape_of_their_batch(annotations: list[Annotation], build: Build) -> None:
-    dataset = build(annotations, rect=True, batch_size=3, stride=32)
+    dataset = build(annotations, rect=True, batch_size=3, multiple=32)
     shapes = [tuple(batch["images"].shape) for batch in build_loader(dataset, 3)]
     # By aspect ratio: 0.47, 0.75, 0.83 | 1, 1, 1.33 | 1.6; the long side 64 becomes ceil(64 / 32 + 0.5) * 32 = 96.
     assert shapes == [(3, 3, 96, 96), (3, 3, 96, 96), (1, 3, 96, 64)]

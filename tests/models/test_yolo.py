@@ -18,6 +18,7 @@ from models.registry import layer, same, temporary_layers
 from models.yolo import Model, load
 from tests.networks import (
     HEADS,
+    deep_config,
     meta_deployed,
     meta_model,
     meta_pruned,
@@ -501,3 +502,39 @@ def test_load_gives_a_predictor(tmp_path: Path) -> None:
     model = tiny_model()
     save_checkpoint(tmp_path / "best.pt", {"network": network_entry(model), "model": model.state_dict()})
     assert callable(load(tmp_path / "best.pt"))
+
+
+# --- sizes of images
+
+
+@pytest.mark.parametrize(
+    ("config", "stride", "multiple"),
+    [
+        (tiny_config(), [8, 16, 32], 32),
+        (deep_config(16), [8, 16], 16),
+        (deep_config(32), [8, 16], 32),
+        (deep_config(64), [8, 16], 64),
+        (deep_config(128), [8, 16], 128),
+    ],
+)
+def test_sides_are_multiples_of_what_the_network_needs(config: dict, stride: list[int], multiple: int) -> None:
+    model = Model(config)
+    assert (model.stride, model.multiple) == (stride, multiple)
+    for size_hw in ((multiple, multiple), (3 * multiple, multiple)):
+        model.eval()(torch.rand(1, 3, *size_hw))
+    assert model.deploy().multiple == multiple
+
+
+def test_a_map_that_is_one_cell_whatever_the_image_needs_no_larger_images() -> None:
+    config = tiny_config()
+    config["backbone"][3] = [-1, 1, "GatherExcite", []]
+    config["backbone"].insert(3, [-1, 1, "Conv", [8, 3, 2]])
+    config["head"][0][0] = [2, 4, 5]
+    assert Model(config).multiple == 32
+
+
+def test_a_branch_that_is_dropped_asks_for_nothing_after_deploying() -> None:
+    config = deep_config(64)
+    config["head"][-1] = [[2, 7, 2, 3], 1, "DualDDetect", ["nc"]]
+    model = Model(config)
+    assert (model.multiple, model.deploy().multiple) == (64, 16)

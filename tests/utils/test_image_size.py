@@ -9,7 +9,7 @@ from utils.image_size import choose_image_size
 
 
 def network(**attributes: object) -> SimpleNamespace:
-    return SimpleNamespace(**({"stride": [8, 16, 32], "trained_size": None, "static_hw": None} | attributes))
+    return SimpleNamespace(**({"multiple": 32, "trained_size": None, "static_hw": None} | attributes))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def network(**attributes: object) -> SimpleNamespace:
             "image size 640, since the weights do not say at which size they were trained",
         ),
         (None, {}, (640, 640), "image size 640, since"),
-        (100, {}, (128, 128), "--img 100: no multiple of the stride 32: 128 x 128"),
+        (100, {}, (128, 128), "--img 100: not a multiple of 32, as the network needs: 128 x 128"),
         (None, {"static_hw": (256, 320), "trained_size": 320}, (256, 320), ""),
         ([256, 320], {"static_hw": (256, 320)}, (256, 320), ""),
         (

@@ -76,7 +76,7 @@ class Visualizer:
         """Run the network on an image and write its maps into `folder`.
 
         Args:
-            image: (H, W, 3) uint8 RGB, letterboxed: multiples of the largest stride.
+            image: (H, W, 3) uint8 RGB, letterboxed: sides are multiples of the network's `multiple`.
             folder: made if it does not exist.
 
         Returns:

@@ -22,7 +22,7 @@ from utils.onnx_graph import traced_onnx
 from utils.quiet import quiet
 
 MOST_BATCH, MOST_CELLS = 4096, 4096
-"""Upper bounds of a dynamic file: of the batch, and of height and width in cells of the largest stride."""
+"""Upper bounds of a dynamic file: of the batch, and of height and width in steps of `multiple`."""
 FAILURES = (
     RuntimeError,
     TypeError,
@@ -82,7 +82,7 @@ def onnx_by_dynamo(network: nn.Module, images: Tensor, metadata: ExportMetadata,
         raise ExportError("needs onnxscript: pip install -r requirements-export.txt")
     shapes: dict[str, dict[int, Any]] | None = None
     if metadata.dynamic:
-        dim, step = torch.export.Dim, max(metadata.stride)
+        dim, step = torch.export.Dim, metadata.multiple
         height, width = (step * dim(f"{side}_cells", min=1, max=MOST_CELLS) for side in ("height", "width"))
         shapes = {INPUT_NAME: {0: dim("batch", min=1, max=MOST_BATCH), 2: height, 3: width}}
     with quiet(), torch.no_grad():

@@ -93,7 +93,7 @@ def check(model: Model, deployed: Model, files: list[Path], half: bool) -> str:
     Raises:
         ExportError: they differ by more than MOST_RELATIVE.
     """
-    step = max(model.stride)
+    step = model.multiple
     device = next(model.parameters()).device
     images = trial_images([(1, model.channels, 8 * step, 8 * step), (2, model.channels, 4 * step, 6 * step)], device)
     with torch.device("meta"):

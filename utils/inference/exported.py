@@ -195,7 +195,7 @@ class ExportedNetwork(nn.Module):
     Args:
         path: an .onnx or .torchscript file of export.py.
     Attributes:
-        names, nc, stride, task, channels: as for a `Model`.
+        names, nc, stride, multiple, task, channels: as for a `Model`.
         static_hw: the only height and width that a static file accepts; None for a dynamic one.
         batch: batch size of a static file; None for a dynamic one. Callers may pass any number of images.
         trained_size: the default image size of a dynamic file.
@@ -212,10 +212,11 @@ class ExportedNetwork(nn.Module):
             raise CheckpointError(f"{path}: no such file: expected a file that export.py wrote")
         self._runner: Runner = RUNNERS[self.path.suffix.lower()](self.path)
         metadata = self._runner.metadata
-        self.names, self.nc, self.stride, self.task, self.channels = (
+        self.names, self.nc, self.stride, self.multiple, self.task, self.channels = (
             metadata.names,
             metadata.nc,
             metadata.stride,
+            metadata.multiple,
             metadata.task,
             metadata.ch,
         )
@@ -253,7 +254,7 @@ class ExportedNetwork(nn.Module):
         Raises:
             SettingsError: a size that the file does not accept.
         """
-        step, (channels, height, width) = max(self.stride), images.shape[1:]
+        step, (channels, height, width) = self.multiple, images.shape[1:]
         if channels != self.channels or height % step or width % step or self.static_hw not in (None, (height, width)):
             sides = f"multiples of {step}" if self.static_hw is None else "{} x {}".format(*self.static_hw)
             expected = f"{self.channels} channels, height x width {sides}"

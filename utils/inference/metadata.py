@@ -27,7 +27,9 @@ class ExportMetadata:
         task: one of `TASKS`.
         image_hw: height and width in pixels of a static file; the default size of a dynamic one.
         batch: batch size of a static file.
-        dynamic: batch size, height and width are free; height and width must be multiples of the largest stride.
+        dynamic: batch size, height and width are free; height and width must be multiples of `multiple`.
+        multiple: what height and width must be multiples of; files of older versions leave it out, then the largest
+            stride.
         yolo_loom: version of this format.
     """
 
@@ -39,6 +41,7 @@ class ExportMetadata:
     image_hw: list[int]
     batch: int
     dynamic: bool
+    multiple: int
     yolo_loom: int = FORMAT_VERSION
 
     def entries(self) -> dict[str, str]:
@@ -60,6 +63,8 @@ def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
         raise CheckpointError(f"{where}: no metadata of this framework: expected a file that export.py wrote")
     values: dict[str, Any] = {}
     for key in fields:
+        if key == "multiple" and key not in entries:
+            continue
         try:
             values[key] = json.loads(entries[key])
         except KeyError as error:
@@ -76,7 +81,7 @@ def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
         if not fits:
             shown = json.dumps(values[key], ensure_ascii=False)[:60]
             raise CheckpointError(f"{where}: metadata '{key}' is {shown}: wrong type or range; export it again")
-    return ExportMetadata(**values)
+    return ExportMetadata(**({"multiple": max(values["stride"])} | values))
 
 
 def checks(values: Mapping[str, Any]) -> dict[str, bool]:
@@ -93,4 +98,5 @@ def checks(values: Mapping[str, Any]) -> dict[str, bool]:
         "image_hw": isinstance(sides, list) and len(sides) == 2 and all(map(is_count, sides)),
         "batch": is_count(values["batch"]),
         "dynamic": isinstance(values["dynamic"], bool),
+        "multiple": is_count(values.get("multiple", 1)),
     }

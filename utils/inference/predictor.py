@@ -87,7 +87,7 @@ class Predictor:
             raise SettingsError(f"network of {model.channels} channels: expected 3 (RGB) for prediction from images")
         self.names = list(model.names)
         self.nc = model.nc
-        self.stride = max(model.stride)
+        self.multiple = model.multiple
         self.size_hw = choose_image_size(image_size, model)
         self.rect = rect and model.static_hw is None
         self.retina_masks = retina_masks
@@ -114,12 +114,12 @@ class Predictor:
         return results
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Placement]:
-        """Letterbox an image; with `rect` each side is the smallest multiple of the stride that holds it."""
+        """Letterbox an image; with `rect` each side is the smallest multiple of the network's that holds it."""
         if not self.rect:
             return letterbox(image, self.size_hw)
         sides = image.shape[:2]
         ratio = min(full / side for full, side in zip(self.size_hw, sides, strict=True))
-        shape_hw = [math.ceil(max(round(side * ratio), 1) / self.stride) * self.stride for side in sides]
+        shape_hw = [math.ceil(max(round(side * ratio), 1) / self.multiple) * self.multiple for side in sides]
         return letterbox(image, (shape_hw[0], shape_hw[1]))
 
     @torch.inference_mode()

@@ -175,6 +175,7 @@ def describe_network(model: Model, settings: ExportOptions) -> ExportMetadata:
         image_hw=list(size_hw),
         batch=settings.batch,
         dynamic=settings.dynamic,
+        multiple=model.multiple,
     )
 
 
@@ -235,7 +236,7 @@ def trial_shapes(metadata: ExportMetadata) -> list[tuple[int, int, int, int]]:
 
     Three times the static size, or for a dynamic file three sizes and batches, of which the example's batch is not 1.
     """
-    (height, width), step = metadata.image_hw, max(metadata.stride)
+    (height, width), step = metadata.image_hw, metadata.multiple
     if not metadata.dynamic:
         return [(metadata.batch, metadata.ch, height, width)] * 3
     low, narrow = (max(height - step, 2 * step), width + 2 * step), (height + step, max(width - step, 2 * step))

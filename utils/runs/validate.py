@@ -177,7 +177,7 @@ def open_split(
         max(size_hw),
         rect=settings.rect and model.static_hw is None,
         batch_size=settings.batch,
-        stride=max(model.stride),
+        multiple=model.multiple,
         masks=model.task == "segment",
         cache="off",  # every image is read once
         min_items=settings.min_items,

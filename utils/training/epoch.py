@@ -78,10 +78,10 @@ class EpochState:
         return {name: float(value) / self.counted for name, value in self.sums.items()}
 
 
-def resized(images: Tensor, epoch: int, number: int, seed: int, stride: int) -> Tensor:
-    """Return a batch at a random size of 0.5 to 1.5 times its own, a multiple of the stride (multi-scale training)."""
+def resized(images: Tensor, epoch: int, number: int, seed: int, multiple: int) -> Tensor:
+    """Return a batch at a random size of 0.5 to 1.5 times its own, a multiple of `multiple` (multi-scale training)."""
     scale = random.Random(f"{seed}/{epoch}/{number}").uniform(0.5, 1.5)
-    size = [max(stride, round(side * scale / stride) * stride) for side in images.shape[2:]]
+    size = [max(multiple, round(side * scale / multiple) * multiple) for side in images.shape[2:]]
     return (
         functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
         if size != list(images.shape[2:])
@@ -122,7 +122,7 @@ def train_one_epoch(
             accumulate = schedule.apply(optimizer, epoch, number)
             images = precision.images(batch["images"])
             if training.multi_scale:
-                images = resized(images, epoch, number, training.seed, max(model.stride))
+                images = resized(images, epoch, number, training.seed, model.multiple)
             with precision.autocast():
                 outputs = model(images)
             total, items = training.loss(outputs, batch | {"images": images})

@@ -76,7 +76,10 @@ def describe(run: Run, precision: Precision) -> None:
     """Print the run's settings, and write them into its folder."""
     options, schedule, model = run.options, run.training.schedule, run.training.model
     source = options.resume or options.cfg or options.weights
-    print(f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}")
+    deeper = f", images in multiples of {model.multiple}" if model.multiple > max(model.stride) else ""
+    print(
+        f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}{deeper}"
+    )
     print(f"compute: {precision.describe()}")
     print(
         f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches "

@@ -22,7 +22,7 @@ from utils.errors import SettingsError
 from utils.files import next_run_dir
 from utils.geometry.anchors import PROTOTYPE_STRIDE
 from utils.hyperparameters import Hyperparameters
-from utils.image_size import size_on_stride
+from utils.image_size import size_on_multiple
 from utils.losses.detection import DetectionLoss, build_loss
 from utils.losses.settings import settle_loss
 from utils.optim.ema import ModelEMA
@@ -58,7 +58,7 @@ def set_up(
     factors = learning_rate_factors(model, options.lr_factor, options.layer_decay)
     precision.place(model)
     options = with_sizes(options, model, precision, hyp)
-    loaders = build_loaders(options, hyp, config, max(model.stride), masks=model.task == "segment")
+    loaders = build_loaders(options, hyp, config, model.multiple, masks=model.task == "segment")
     sources = checked_sources(options, model, loaders, checkpoint)
     schedule = Schedule(hyp, options.schedule, options.epochs, len(loaders[0]), options.batch)
     training = Training(
@@ -98,7 +98,7 @@ def frozen_layers(model: Model, phrases: Sequence[str], transferred: TransferRep
 
 def with_sizes(options: TrainOptions, model: Model, precision: Precision, hyp: Hyperparameters) -> TrainOptions:
     """Return the options with an image size on the stride, and with a batch size that fits the GPU for --batch -1."""
-    size = size_on_stride(options.img, max(model.stride))[0]
+    size = size_on_multiple(options.img, model.multiple)[0]
     batch = fitting_batch(model, precision, size, hyp) if options.batch == -1 else options.batch
     return replace(options, img=size, batch=batch)
 
@@ -151,7 +151,7 @@ def run_loss(
 
 
 def build_loaders(
-    options: TrainOptions, hyp: Hyperparameters, config: DataConfig, stride: int, masks: bool = False
+    options: TrainOptions, hyp: Hyperparameters, config: DataConfig, multiple: int, masks: bool = False
 ) -> tuple[Loader, Loader]:
     """Build the loaders of the training images (augmented) and of the validation images (letterboxed, rectangular).
 
@@ -176,7 +176,7 @@ def build_loaders(
             augment=training,
             rect=options.rect or not training,
             batch_size=options.batch if training else 2 * options.batch,
-            stride=stride,
+            multiple=multiple,
             seed=options.seed,
             masks=masks,
             cache=options.cache,

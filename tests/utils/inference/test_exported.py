@@ -235,7 +235,7 @@ class TestBrokenFiles:
 
 
 class TestMetadata:
-    good = ExportMetadata(["红", "b"], 2, 3, [8, 16], "detect", [320, 256], 1, False)
+    good = ExportMetadata(["红", "b"], 2, 3, [8, 16], "detect", [320, 256], 1, False, 16)
 
     def test_round_trip_and_what_is_written(self) -> None:
         entries = self.good.entries()
@@ -262,12 +262,17 @@ class TestMetadata:
             ("image_hw", "[320, -32]"),
             ("batch", "0"),
             ("dynamic", "1"),
+            ("multiple", "0"),
         ],
     )
     def test_values_of_another_kind(self, key: str, value: str) -> None:
         with pytest.raises(CheckpointError) as caught:
             parse_metadata(self.good.entries() | {key: value}, "x.onnx")
         assert_says(caught.value, "x.onnx", f"'{key}'", value)
+
+    def test_an_older_file_does_not_say_what_sides_are_multiples_of(self) -> None:
+        entries = {key: value for key, value in self.good.entries().items() if key != "multiple"}
+        assert parse_metadata(entries, "x.onnx") == self.good
 
     def test_nothing_is_evaluated(self) -> None:
         with pytest.raises(CheckpointError) as caught:
@@ -319,6 +324,6 @@ def test_metadata_in_the_files(files) -> None:
     entries = {entry.key: json.loads(entry.value) for entry in content.metadata_props}
     assert entries == {
         **{"names": NAMES, "nc": 3, "ch": 3, "stride": [8, 16, 32], "task": "detect"},
-        **{"image_hw": [64, 96], "batch": 2, "dynamic": False, "yolo_loom": FORMAT_VERSION},
+        **{"image_hw": [64, 96], "batch": 2, "dynamic": False, "multiple": 32, "yolo_loom": FORMAT_VERSION},
     }
     assert str(Path.cwd()).encode() not in files("onnx-static").read_bytes()

@@ -12,7 +12,7 @@ from tests.saying import assert_says
 from utils.errors import DataError, SettingsError
 from utils.geometry.region import Region, dense_masks, no_region, polygon_region
 from utils.geometry.rle import decode_region
-from utils.image_size import size_on_stride
+from utils.image_size import size_on_multiple
 from utils.inference.predictor import Predictor, class_numbers
 from utils.inference.results import Results
 from utils.metrics.coco_eval import coco_results
@@ -25,7 +25,7 @@ class FixedNetwork(nn.Module):
     def __init__(self, rows: list[list[float]], names: list[str]) -> None:
         super().__init__()
         self.rows = torch.tensor(rows)
-        self.names, self.nc, self.stride = names, len(names), [8, 16, 32]
+        self.names, self.nc, self.stride, self.multiple = names, len(names), [8, 16, 32], 32
         self.channels, self.trained_size, self.static_hw = 3, None, None
         self.seen: Tensor | None = None
 
@@ -128,11 +128,11 @@ def test_settings_out_of_range(settings: dict[str, object], facts: tuple[str, ..
 
 
 def test_size_is_rounded_up_to_the_stride_and_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert size_on_stride(640, 32) == (640, 640)
-    assert size_on_stride([320, 640], 32) == (320, 640)
+    assert size_on_multiple(640, 32) == (640, 640)
+    assert size_on_multiple([320, 640], 32) == (320, 640)
     assert capsys.readouterr().out == ""
-    assert size_on_stride([100, 333], 32) == (128, 352)
-    assert "--img 100 333: no multiple of the stride 32: 128 x 352" in capsys.readouterr().out
+    assert size_on_multiple([100, 333], 32) == (128, 352)
+    assert_says(capsys.readouterr().out, "--img 100 333", 32, "128 x 352")
 
 
 def test_class_numbers() -> None:

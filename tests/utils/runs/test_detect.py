@@ -23,7 +23,7 @@ class FixedNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.names, self.nc, self.stride = ["red/cell", "cat"], 2, [8, 16, 32]
+        self.names, self.nc, self.stride, self.multiple = ["red/cell", "cat"], 2, [8, 16, 32], 32
         self.channels, self.trained_size, self.static_hw = 3, None, None
         self.model = nn.ModuleList([nn.Conv2d(3, 2, 3)])
 
