@@ -315,20 +315,28 @@ def show_shape(output: Any) -> str:
     return "[" + ", ".join(show_shape(value) for value in output) + "]"
 
 
-def load(weights: str | Path, plugins: Iterable[str | Path] = (), **settings: Any) -> Any:
+def load(
+    weights: str | Path,
+    plugins: Iterable[str | Path] = (),
+    cfg: str | Path | None = None,
+    patches: Sequence[str] = (),
+    **settings: Any,
+) -> Any:
     """Return a predictor from weights or an exported file.
 
     Call the predictor with a path, an array (H, W, 3) RGB, or a list of them.
 
     Args:
         plugins: Python files with your own layers of the network; they are run (docs/plugins.md).
+        cfg: yaml of the network, in place of the weights' own description.
+        patches: edits of the network, such as "set head cls = depthwise".
         settings: see utils.inference.predictor.Predictor.
     """
     from utils.inference.network import load_network
     from utils.inference.predictor import Predictor
 
     load_plugins(plugins)
-    return Predictor(load_network(weights), **settings)
+    return Predictor(load_network(weights, cfg, patches), **settings)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from utils.weights.foreign_names import foreign_head_names
 
 Tree = dict[str, Any]
 FOREIGN_HEADS = {"V9Detect": "Detect", "V9Segment": "Segment"}
+UNKNOWN_SETTINGS = {"cls", "class_width", "box_width"}
+"""Settings of a head's row that the originals' yamls do not have: the version that wrote the file decides there."""
 CONV_MODULE = ("Conv", "Concat", "DWConv")
 DATE = "2024-02-18T01:02:03.456789"
 
@@ -154,7 +156,7 @@ def foreign_tensors(model: Model) -> dict[str, Tensor]:
 
 
 def foreign_config(model: Model, family: str) -> dict[str, Any]:
-    """Return a network's yaml in the originals' words."""
+    """Return a network's yaml in the originals' words, which do not say how the towers of the head are built."""
     config = copy.deepcopy(model.config)
     for row in [*config["backbone"], *config["head"]]:
         if family == "yolov9":
@@ -162,7 +164,7 @@ def foreign_config(model: Model, family: str) -> dict[str, Any]:
         row[3] = [
             False if argument == "mlx" else argument
             for argument in row[3]
-            if not (isinstance(argument, dict) and "cls" in argument)
+            if not (isinstance(argument, dict) and argument.keys() & UNKNOWN_SETTINGS)
         ]
     return config | {"nc": model.nc, "ch": model.channels}
 

@@ -26,6 +26,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "Python file with layers of yours, which is run; may be repeated",
     },
+    "cfg": {
+        "metavar": "YAML",
+        "help": "network of the weights, in place of their own description; plain tensors have none",
+    },
     "patch": {
         "action": "append",
         "metavar": "EDIT",

@@ -77,7 +77,7 @@ class SegmentBranch(Branch):
     ) -> None:
         levels = in_channels[: len(in_channels) - extra]
         super().__init__(num_classes, levels, style)
-        width = max(levels[0] // 4, num_masks)
+        width = style.mask_tower_width(levels[0], num_masks)
         self.masks = nn.ModuleList(style.tower("mask", channels, width, num_masks) for channels in levels)
         self.prototypes = prototypes(in_channels[-1] if extra else levels[0])
 

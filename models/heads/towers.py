@@ -64,7 +64,7 @@ class TowerSettings:
     Attributes:
         box_groups: groups of the box towers' second and last convolution; 1 means ungrouped.
         cls: form of the class towers' units: a 3 x 3 convolution, or a depthwise 3 x 3 and a 1 x 1 (YOLO11).
-        class_width: hidden width of the class towers.
+        class_width, box_width, mask_width: hidden width of the class, box and mask towers.
         dynamic: towers whose second unit is a DynamicConv: a list of box, cls and mask. `true` means the box and mask
             towers and, if its units are depthwise, the class tower. In a depthwise unit only the 1 x 1 is replaced.
         experts, route: of the DynamicConv; see DynamicConv2d.
@@ -75,6 +75,8 @@ class TowerSettings:
     box_groups: int | None = None
     cls: Literal["dense", "depthwise"] | None = None
     class_width: int | None = None
+    box_width: int | None = None
+    mask_width: int | None = None
     dynamic: bool | list[Tower] = False
     experts: int = 4
     route: Route = "sigmoid"
@@ -114,6 +116,23 @@ class TowerSettings:
         return ["DynamicConv", kernel_size, {"groups": groups, "experts": self.experts, "route": self.route}]
 
 
+def check_numbers(settings: TowerSettings, towers: Sequence[Tower], box_groups: int) -> None:
+    """Refuse numbers of a row's settings that no tower can have.
+
+    Raises:
+        ModelConfigError: a number is not positive, box towers' width is no multiple of their groups, or a width is of
+            a tower that the head does not have.
+    """
+    for key in ("box_groups", "class_width", "box_width", "mask_width"):
+        value = getattr(settings, key)
+        if value is not None and not is_count(value):
+            raise ModelConfigError(f"{key} is {value}: expected a positive number")
+    if settings.box_width and settings.box_width % box_groups:
+        raise ModelConfigError(f"box_width is {settings.box_width}: expected a multiple of the {box_groups} groups")
+    if settings.mask_width and "mask" not in towers:
+        raise ModelConfigError(f"mask_width is {settings.mask_width}: the head has no mask towers: leave it out")
+
+
 @dataclass(frozen=True)
 class TowerStyle:
     """Form of the towers, which differs between the families.
@@ -122,7 +141,7 @@ class TowerStyle:
         box_groups: groups of the box tower's second and last convolution.
         width_per_class, most_for_classes: the class tower's hidden width is the first input's width or, if larger,
             `width_per_class` times the number of classes; that product counts at most `most_for_classes`.
-        class_width: the class tower's hidden width, if it does not follow that rule.
+        class_width, box_width, mask_width: the hidden width of these towers, if it does not follow the rule.
         depthwise: whether a class tower's unit is a depthwise 3 x 3 and a 1 x 1 convolution instead of a 3 x 3.
         units: layers that replace the second unit, by tower.
         pointwise: a layer that replaces the second 1 x 1 convolution of a depthwise class tower.
@@ -132,6 +151,8 @@ class TowerStyle:
     width_per_class: int = 1
     most_for_classes: int = 100
     class_width: int | None = None
+    box_width: int | None = None
+    mask_width: int | None = None
     depthwise: bool = False
     units: dict[Tower, InnerLayer] = field(default_factory=dict)
     pointwise: InnerLayer | None = None
@@ -142,14 +163,12 @@ class TowerStyle:
         Args:
             towers: names of the head's towers.
         Raises:
-            ModelConfigError: a number is not positive, the head has no such tower, or `unit` and `dynamic` name the
-                same one.
+            ModelConfigError: a number is not positive, a width does not fit the groups, the head has no such tower, or
+                `unit` and `dynamic` name the same one.
         """
-        for key, value in (("box_groups", settings.box_groups), ("class_width", settings.class_width)):
-            if value is not None and not is_count(value):
-                raise ModelConfigError(f"{key} is {value}: expected a positive number")
-        depthwise = self.depthwise if settings.cls is None else settings.cls == "depthwise"
         box_groups = settings.box_groups or self.box_groups
+        check_numbers(settings, towers, box_groups)
+        depthwise = self.depthwise if settings.cls is None else settings.cls == "depthwise"
         units, dynamic = settings.units(towers), settings.dynamic_towers(towers, depthwise)
         if taken := [name for name in units if name in dynamic]:
             raise ModelConfigError(
@@ -165,6 +184,8 @@ class TowerStyle:
             self,
             box_groups=box_groups,
             class_width=settings.class_width,
+            box_width=settings.box_width,
+            mask_width=settings.mask_width,
             depthwise=depthwise,
             units=units,
             pointwise=pointwise,
@@ -172,7 +193,11 @@ class TowerStyle:
 
     def box_tower_width(self, first: int) -> int:
         """Return the hidden width of the box towers; `first` is the channel count of the first level."""
-        return math.ceil(max(first // 4, 4 * NUM_BINS, 16) / self.box_groups) * self.box_groups
+        return self.box_width or math.ceil(max(first // 4, 4 * NUM_BINS, 16) / self.box_groups) * self.box_groups
+
+    def mask_tower_width(self, first: int, num_masks: int) -> int:
+        """Return the hidden width of the mask towers; `first` is the channel count of the first level."""
+        return self.mask_width or max(first // 4, num_masks)
 
     def class_tower_width(self, first: int, num_classes: int) -> int:
         """Return the hidden width of the class towers; `first` is the channel count of the first level."""

@@ -1,21 +1,21 @@
 """Weights into the network that they were made for: matched by name, under our names or the originals'."""
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.parameters import is_constant, layer_index
+from models.parameters import is_constant
 from models.plugins.loading import load_plugins
 from models.plugins.record import advise_missing, say_differences
 from models.registry import registered_layers
 from models.yolo import Model
 from utils.errors import CheckpointError, ModelConfigError
-from utils.weights.foreign_names import NAME_WRAPPERS, foreign_head_names, guessed_head_names
-from utils.weights.reading import Weights, read_weights
+from utils.weights.foreign_names import own_names
+from utils.weights.head_form import class_count
+from utils.weights.reading import Weights, complete_description, read_weights
 from utils.wording import listed
 
 SHOWN = 3
@@ -47,31 +47,6 @@ class ImportReport:
 def counted(groups: dict[str, list[str]]) -> list[str]:
     """Return ``2 missing (a, b)`` for each group that has names."""
     return [f"{len(names)} {what} ({listed(names, SHOWN)})" for what, names in groups.items() if names]
-
-
-def own_names(tensors: Mapping[str, Tensor], model: Model | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors under our names, and the file's name of each.
-
-    Args:
-        tensors: under the originals' names or ours; a leading ``module.`` or second ``model.`` is removed.
-        model: the network that the tensors belong to; None to find its head by the names.
-    """
-    cleaned = {name: NAME_WRAPPERS.sub("", name) for name in tensors}
-    if model is not None:
-        prefix, table = f"model.{len(model.model) - 1}.", foreign_head_names(model.head)
-    else:
-        last = max((layer_index(name) for name in cleaned.values() if re.match(r"model\.\d+\.", name)), default=0)
-        prefix = f"model.{last}."
-        table = guessed_head_names({name.split(".")[2] for name in cleaned.values() if name.startswith(prefix)})
-    parts = {theirs: ours for ours, theirs in table.items()}
-    renamed, file_names = {}, {}
-    for name, clean in cleaned.items():
-        ours = clean
-        if clean.startswith(prefix):
-            part, _, rest = clean.removeprefix(prefix).partition(".")
-            ours = f"{prefix}{parts[part]}.{rest}" if part in parts else clean
-        renamed[ours], file_names[ours] = tensors[name], name
-    return renamed, file_names
 
 
 def import_state_dict(model: Model, tensors: Mapping[str, Tensor]) -> ImportReport:
@@ -119,7 +94,12 @@ def check_constant(file_name: str, name: str, tensor: Tensor, target: Tensor) ->
         )
 
 
-def load_model(source: str | Path | Weights, plugins: Iterable[str | Path] = ()) -> Model:
+def load_model(
+    source: str | Path | Weights,
+    plugins: Iterable[str | Path] = (),
+    cfg: str | Path | None = None,
+    patches: Sequence[str] = (),
+) -> Model:
     """Build the network of a weights file, in evaluation mode and float32.
 
     It gets the averaged (EMA) weights where the file has them.
@@ -127,12 +107,16 @@ def load_model(source: str | Path | Weights, plugins: Iterable[str | Path] = ())
     Args:
         source: a checkpoint of ours or of the originals (docs/weights.md), or what `read_weights` returned for it.
         plugins: Python files with your own layers; they are run (docs/plugins.md). A checkpoint itself runs none.
+        cfg: yaml of the network, in place of the file's description.
+        patches: edits of the network (models/config/language.py).
     Raises:
         CheckpointError: the file cannot be read, does not describe its network, or its weights do not fit the network.
+        ModelConfigError: the yaml or an edit cannot be used.
         PluginError: a plug-in cannot be loaded.
     """
     load_plugins(plugins)
     weights = source if isinstance(source, Weights) else read_weights(source)
+    weights, network = described_by(weights, cfg, patches)
     print_notes(weights)
     with torch.device("meta"):
         model = build_model(weights)
@@ -145,7 +129,9 @@ def load_model(source: str | Path | Weights, plugins: Iterable[str | Path] = ())
     for name, expected in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
             tensors[name] = tensors.get(name, torch.zeros(())).to(expected.dtype)
-    check_fit(weights, tensors, model.state_dict())
+        elif is_constant(name):  # some exporters leave it out; its values are known
+            tensors.setdefault(name, torch.arange(float(expected.numel())).view(expected.shape))
+    check_fit(weights, tensors, model.state_dict(), network)
     model.load_state_dict(tensors, assign=True)
     for name, parameter in model.named_parameters():
         bins = torch.arange(parameter.numel()).view(parameter.shape)
@@ -153,6 +139,24 @@ def load_model(source: str | Path | Weights, plugins: Iterable[str | Path] = ())
     model.names = list(weights.names or model.names)
     freeze_constants(model)
     return model.eval()
+
+
+def described_by(weights: Weights, cfg: str | Path | None, patches: Sequence[str]) -> tuple[Weights, str]:
+    """Return weights with the description of a yaml, of an edited network, or of both; and how to call the network.
+
+    The towers of the head are those that the tensors show, whatever the yaml says.
+    Raises:
+        CheckpointError: edits are given, and there is no network to edit.
+        ModelConfigError: the yaml or an edit cannot be used.
+    """
+    if cfg is None and not patches:
+        return weights, "its own network"
+    nc = class_count(own_names(weights.tensors, None)[0]) or weights.nc
+    with torch.device("meta"):
+        model = Model(cfg, nc=nc, ch=weights.ch, patches=patches) if cfg else build_model(weights, patches=patches)
+    described = replace(weights, config=model.config, nc=model.nc, ch=model.channels)
+    network = f"the network of {cfg}" if cfg else "its own network"
+    return complete_description(described), f"{network}, as edited" if patches else network
 
 
 def print_notes(weights: Weights) -> None:
@@ -166,9 +170,14 @@ def is_leftover(name: str) -> bool:
     return name.endswith((".total_ops", ".total_params"))
 
 
-def check_fit(weights: Weights, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not exactly those of their own network.
+def check_fit(
+    weights: Weights, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], network: str = "its own network"
+) -> None:
+    """Refuse weights that are not exactly those of a network.
 
+    Args:
+        expected: the tensors of the network.
+        network: what the message calls it.
     Raises:
         CheckpointError: counts and names the tensors that are missing, of another shape, or too many.
     """
@@ -182,26 +191,29 @@ def check_fit(weights: Weights, tensors: Mapping[str, Tensor], expected: Mapping
     )
     if parts:
         raise CheckpointError(
-            f"{weights.path}: its weights do not fit its own network: {'; '.join(parts)}: "
-            "expected every tensor of the network; train.py --cfg YAML --weights loads those that fit"
+            f"{weights.path}: its weights do not fit {network}: {'; '.join(parts)}: expected every tensor of the "
+            "network; --cfg YAML gives another network and --patch EDIT changes it, in every command; "
+            "train.py --cfg YAML --weights loads those that fit"
         )
 
 
-def build_model(weights: Weights, nc: int | None = None) -> Model:
+def build_model(weights: Weights, nc: int | None = None, patches: Sequence[str] = ()) -> Model:
     """Build the network that a weights file describes, with new values; print which of its plug-ins have changed since.
 
     Args:
         nc: number of classes, in place of the file's.
+        patches: edits of the network.
     Raises:
         CheckpointError: the file describes no network, or one that cannot be built here; says what is missing for it.
     """
     if weights.config is None:
         raise CheckpointError(
-            f"{weights.path}: a {weights.kind} does not describe its network: expected a checkpoint; make one with "
+            f"{weights.path}: a {weights.kind} does not describe its network: expected a checkpoint; "
+            "give the yaml of the network, --cfg YAML, or make a checkpoint with "
             f"python export.py --weights {weights.path} --cfg YAML --include weights"
         )
     try:
-        model = Model(weights.config, nc=nc or weights.nc, ch=weights.ch)
+        model = Model(weights.config, nc=nc or weights.nc, ch=weights.ch, patches=patches)
     except ModelConfigError as error:
         hints = advise_missing(weights.plugins)
         known = {*registered_layers(), *(name for plugin in weights.plugins for name in plugin.layers)}

@@ -13,12 +13,16 @@ from torch import Tensor
 from models.parameters import layer_index
 from models.yolo import Model
 from utils.checkpoint.alignment import Node, align
-from utils.checkpoint.importing import SHOWN, build_model, check_constant, own_names
+from utils.checkpoint.importing import SHOWN, build_model, check_constant
 from utils.errors import CheckpointError
 from utils.files import write_csv, write_text
+from utils.weights.foreign_names import own_names
+from utils.weights.head_form import head_form
 from utils.weights.reading import Weights
 from utils.wording import listed
 
+FORM_SETTINGS = ("cls", "box_groups")
+"""Settings of a head's row that say of which convolutions its towers consist (`TowerSettings`)."""
 LOADED, NEW, DIFFERENT, UNUSED = "loaded", "new", "different shape", "not used"
 
 
@@ -73,6 +77,7 @@ class TransferReport:
         used: share of the values in the file that were loaded, 0 to 1.
         new_layers: names of the layers that have no counterpart in the file, by index.
         moved: layers with another index in the file, {index here: index there}.
+        advice: what differs in the head's towers, and the edit that builds them as in the file; or "".
     """
 
     path: str
@@ -81,6 +86,7 @@ class TransferReport:
     used: float = 0.0
     new_layers: dict[int, str] = field(default_factory=dict)
     moved: dict[int, int] = field(default_factory=dict)
+    advice: str = ""
 
     def names(self, status: str) -> list[str]:
         """Return the names of the tensors with one status; for unused ones the file's names."""
@@ -102,7 +108,8 @@ class TransferReport:
         parts = [f"{count} in layer {index}" for index, count in absent.items() if index not in self.new_layers]
         line += f"; not in the file: {listed(parts, SHOWN)}" if parts else ""
         unused = len(self.records) - len(ours)
-        return line + (f"; {unused} tensors of the file have no place here" if unused else "")
+        line += f"; {unused} tensors of the file have no place here" if unused else ""
+        return f"{line}; {self.advice}" if self.advice else line
 
     def write(self, folder: Path) -> None:
         """Write transfer.csv (a line for each tensor) and transfer.txt (the summary and the layers that moved)."""
@@ -160,7 +167,20 @@ def transfer(model: Model, source: Source) -> TransferReport:
         )
     pairs: dict[int, int] = {here: indices[there] for here, there in align(nodes, network_nodes(model)).items()}
     check_unfolded(model, source, pairs)
-    return copy_tensors(model, source, pairs)
+    report = copy_tensors(model, source, pairs)
+    report.advice = head_advice(model, source)
+    return report
+
+
+def head_advice(model: Model, source: Source) -> str:
+    """Say how the towers of the file's head differ in form, and which edits build such ones; "" if they do not."""
+    here, there = head_form(model.state_dict()), head_form(source.tensors)
+    settings = {key: value for key, value in there.settings_beside(here).items() if key in FORM_SETTINGS}
+    if not settings:
+        return ""
+    parts = [f"{key} is {value} in the file and {getattr(here, key)} here" for key, value in settings.items()]
+    edits = " ".join(f'--patch "set head {key} = {value}"' for key, value in settings.items())
+    return f"the towers of the head have another form: {', '.join(parts)}: {edits} builds them as in the file"
 
 
 def check_unfolded(model: Model, source: Source, pairs: Mapping[int, int]) -> None:

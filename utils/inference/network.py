@@ -1,27 +1,39 @@
 """Load any weights file or exported file as a network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.yolo import Model
 from utils.checkpoint.importing import load_model
+from utils.errors import SettingsError
 from utils.inference.exported import RUNNERS, ExportedNetwork
 from utils.precision import Precision, choose_precision
 from utils.weights.reading import read_weights
 from utils.wording import is_count
 
 
-def load_network(path: str | Path) -> Model | ExportedNetwork:
+def load_network(
+    path: str | Path, cfg: str | Path | None = None, patches: Sequence[str] = ()
+) -> Model | ExportedNetwork:
     """Load a file by its suffix: .onnx and .torchscript as an `ExportedNetwork`, any other as a `Model`.
 
+    Args:
+        cfg: yaml of the network, in place of the file's description.
+        patches: edits of the network (models/config/language.py).
     Raises:
         CheckpointError: the file cannot be read.
+        SettingsError: a yaml or edits are given for an exported file, whose network cannot be changed.
     """
     if Path(path).suffix.lower() in RUNNERS:
+        if cfg is not None or patches:
+            raise SettingsError(
+                f"{'--patch' if cfg is None else '--cfg'}: does not apply to {path}: an exported network cannot be "
+                "changed: give it with the weights that the file is made from, such as best.pt"
+            )
         return ExportedNetwork(path)
     weights = read_weights(path)
-    model = load_model(weights)
+    model = load_model(weights, cfg=cfg, patches=patches)
     model.trained_size = trained_size(weights.training)
     return model
 

@@ -77,6 +77,8 @@ class DetectOptions:
     hide_conf: bool = option(False, "leave confidences out of the labels")
     vid_stride: int = option(1, "use every N-th frame of a video", metavar="N")
     plugin: list[str] = option([], **SHARED["plugin"])
+    cfg: str | None = option(None, **SHARED["cfg"])
+    patch: list[str] = option([], **SHARED["patch"])
 
 
 def describe(frame: Frame, results: Results) -> str:
@@ -117,7 +119,7 @@ def detect(settings: DetectOptions) -> Path:
     check_values(settings)
     source = open_source(settings.source, settings.vid_stride)
     plugins = load_plugins(settings.plugin)
-    model = load_network(settings.weights)
+    model = load_network(settings.weights, settings.cfg, settings.patch)
     print_plugins(model, plugins)
     if settings.retina_masks and model.task != "segment":
         print(f"--retina-masks: does not apply: {settings.weights} finds boxes, no masks")

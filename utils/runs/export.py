@@ -11,8 +11,6 @@ from torch import nn
 from models.plugins.loading import load_plugins
 from models.plugins.record import print_plugins
 from models.yolo import Model
-from utils.checkpoint.importing import import_state_dict, is_leftover, own_names, print_notes
-from utils.checkpoint.transfer import class_towers
 from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.errors import CheckpointError, ExportError, SettingsError
 from utils.export.comparison import compare, trial_images
@@ -25,7 +23,6 @@ from utils.inference.metadata import ExportMetadata
 from utils.inference.network import load_network
 from utils.onnx_graph import ONNX_OPSET
 from utils.precision import choose_device
-from utils.weights.reading import read_weights
 
 FORMATS = ("weights", *WRITERS)
 LEAST_OPSET = 11
@@ -36,7 +33,8 @@ class ExportOptions:
     """Options of export.py, each with its flag."""
 
     weights: str = option(REQUIRED, "trained weights, such as runs/train/exp/weights/best.pt", metavar="FILE")
-    cfg: str | None = option(None, "the network of a plain state dict, which does not say it itself", metavar="YAML")
+    cfg: str | None = option(None, **SHARED["cfg"])
+    patch: list[str] = option([], **SHARED["patch"])
     include: Sequence[str] = option(
         ("torchscript",),
         f"some of {', '.join(FORMATS)}; weights: the lead branch as STEM-deploy.pt and .yaml, which can be trained",
@@ -127,36 +125,16 @@ def load_source(settings: ExportOptions) -> Model:
     """Return the network that is exported, in evaluation.
 
     Raises:
-        CheckpointError: the file cannot be read, is exported already, or does not fill the network of --cfg.
+        CheckpointError: the file cannot be read, is exported already, or does not fit its network or that of --cfg.
     """
     path = Path(settings.weights)
     if path.suffix.lower() in RUNNERS:
         raise CheckpointError(
             f"{path}: is an exported file already: expected weights, such as the best.pt it was made from"
         )
-    if settings.cfg is None:
-        network = load_network(path)
-        assert isinstance(network, Model)  # exported files were refused above
-        return network
-    weights = read_weights(path)
-    print_notes(weights)
-    _, counts = class_towers(own_names(weights.tensors, None)[0])
-    model = Model(settings.cfg, nc=weights.nc or (counts.pop() if len(counts) == 1 else None), ch=weights.ch)
-    report = import_state_dict(model, weights.tensors)
-    lacking = [
-        name
-        for name in (*report.missing, *report.mismatched)
-        if not name.endswith((".num_batches_tracked", ".dfl.conv.weight"))
-    ]
-    if lacking or any(
-        not is_leftover(name) for name in report.unexpected
-    ):  # what is left over belongs to another network
-        raise CheckpointError(
-            f"{path}: is not the network of {settings.cfg}: {report.describe()}: expected the --cfg it was trained with"
-        )
-    if weights.names and len(weights.names) == model.nc:
-        model.names = list(weights.names)
-    return model.eval()
+    network = load_network(path, settings.cfg, settings.patch)
+    assert isinstance(network, Model)  # exported files were refused above
+    return network
 
 
 def describe_network(model: Model, settings: ExportOptions) -> ExportMetadata:

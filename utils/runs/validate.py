@@ -66,6 +66,8 @@ class ValOptions:
     name: str = option("exp", **SHARED["name"])
     exist_ok: bool = option(False, **SHARED["exist_ok"])
     plugin: list[str] = option([], **SHARED["plugin"])
+    cfg: str | None = option(None, **SHARED["cfg"])
+    patch: list[str] = option([], **SHARED["patch"])
 
 
 def validate(settings: ValOptions) -> EvalResult:
@@ -76,7 +78,7 @@ def validate(settings: ValOptions) -> EvalResult:
     """
     check_settings(settings)
     plugins = load_plugins(settings.plugin)
-    network = load_network(settings.weights)
+    network = load_network(settings.weights, settings.cfg, settings.patch)
     print_plugins(network, plugins)
     precision = network_precision(network, settings.device, settings.amp)
     size_hw = choose_image_size(settings.img, network)

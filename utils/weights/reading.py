@@ -7,7 +7,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from models.config.foreign import translate_config
 from models.plugins.record import RecordedPlugin, read_plugins_entry
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ModelConfigError
 from utils.weights.file_kinds import describe_file
 from utils.weights.foreign_checkpoint import PlainData, read_network, settings_of
-from utils.weights.foreign_names import NAME_WRAPPERS
+from utils.weights.foreign_names import NAME_WRAPPERS, own_names
+from utils.weights.head_form import class_count, complete_head
 from utils.weights.own_file import NETWORK_TYPES, RUN_STATE, read_checkpoint
 from utils.weights.stand_ins import RefusedError, StandIn
 from utils.weights.torch_file import is_torch_file, load_torch_file
@@ -96,7 +97,23 @@ def read_weights(path: str | Path) -> Weights:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}: expected weights") from error
     check_finite(weights)
-    return weights
+    return weights if weights.kind == "checkpoint" else complete_description(weights)
+
+
+def complete_description(weights: Weights) -> Weights:
+    """Return weights whose description has the head and the number of classes that the tensors show."""
+    if weights.config is None:
+        return weights
+    nc, notes = class_count(own_names(weights.tensors, None)[0]), []
+    if nc and weights.nc and nc != weights.nc:
+        notes.append(f"its description has {weights.nc} classes, its head {nc}: {nc} are used")
+    nc = nc or weights.nc
+    try:
+        config, completed = complete_head(weights.config, weights.tensors, nc, weights.ch)
+    except ModelConfigError:  # whoever builds the network reports it, with the place
+        return weights
+    said = dict.fromkeys([*weights.notes, *notes, *completed])  # a --cfg may say the same as the file's description
+    return replace(weights, config=config, nc=nc, notes=list(said))
 
 
 def read_start(path: Path) -> bytes:

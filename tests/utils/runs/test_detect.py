@@ -39,7 +39,7 @@ class FixedNetwork(nn.Module):
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return `run(source, **settings)`, which detects with the stand-in at 32 pixels and returns the run's folder."""
-    monkeypatch.setattr(detect_run, "load_network", lambda _path: FixedNetwork())
+    monkeypatch.setattr(detect_run, "load_network", lambda *_: FixedNetwork())
 
     def start(source: Path | str, **settings: object) -> Path:
         fixed = {"weights": "w.pt", "img": (32,), "device": "cpu", "amp": "off", "project": str(tmp_path / "runs")}
