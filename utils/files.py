@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,15 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[o
     writer.writerow(header)
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Replace `target` by the content of `source`: a second name of it where the file system has those, else a copy."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # no hard links here
+        shutil.copyfile(source, target)
 
 
 def next_run_dir(project: str | Path, name: str, exist_ok: bool = False) -> Path:

@@ -30,13 +30,13 @@ import errno, os, runpy, sys
 
 synced, sync = [], os.fsync
 
-def fail_at_the_second_checkpoint(descriptor):
+def fail_at_the_second_epoch(descriptor):
     synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-    if sum("last.pt" in path for path in synced) == 2 and "last.pt" in synced[-1]:
+    if sum("last.pt" in path for path in synced) == 4 and "last.pt" in synced[-1]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     sync(descriptor)
 
-os.fsync = fail_at_the_second_checkpoint
+os.fsync = fail_at_the_second_epoch
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

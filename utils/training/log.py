@@ -1,5 +1,6 @@
 """A training run's record: the line of each epoch, results.csv, and when the checkpoints are written."""
 
+import math
 from typing import Any
 
 from utils.files import write_csv
@@ -34,12 +35,12 @@ def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None,
     trained_items = [trained.items.get(item, float("nan")) for item in LOSS_ITEMS]  # none where every step was left out
     masks = mask_columns(trained, validation) if run.training.model.task == "segment" else []
     numbers = (*trained_items, *measured, *rates, trained.seconds, trained.waited, *masks)
-    progress.rows.append([epoch, *(round(float(x), 6) for x in numbers)])
+    progress.rows.append([epoch + 1, *(round(float(x), 6) for x in numbers)])
     progress.epoch, progress.partial = epoch + 1, None
     progress.validation = validation or progress.validation
-    best = progress.improved_by(found)
-    if best and found is not None:
-        progress.best_fitness, progress.best_epoch = found.fitness, epoch
+    best = progress.improved_by(found) or (run.val_loader is None and last)
+    if best:
+        progress.best_fitness, progress.best_epoch = (found.fitness if found else 0.0), epoch
     shown = (*trained_items, *measured, trained.seconds, trained.waited, *masks)
     print(f"{epoch + 1:>5}/{options.epochs:<4}" + "".join(f"{value:>10.4f}" for value in shown), flush=True)
     if trained.skipped_steps:
@@ -70,8 +71,15 @@ def save_all(run: Run, best: bool) -> None:
 
 
 def describe_validation(epoch: int, found: EvalResult) -> dict[str, Any]:
-    """Return what a validation found as plain data; `epoch` counts from 0."""
-    metrics = {name: float(getattr(found.metrics, name)) for name in METRICS}
+    """Return what a validation found as plain data.
+
+    Args:
+        epoch: number from 0.
+    Returns:
+        Fitness, metrics (nan where no validation image has an object) and losses by name.
+    """
+    measured = found.metrics.num_instances > 0
+    metrics = {name: float(getattr(found.metrics, name)) if measured else math.nan for name in METRICS}
     if found.masks is not None:
         metrics |= {f"mask_{name}": float(getattr(found.masks, name)) for name in METRICS}
     return {

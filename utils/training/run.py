@@ -4,7 +4,7 @@ import math
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from utils.drawing.plots import plot_batch, plot_labels, plot_results
 from utils.errors import TrainingStoppedError
 from utils.files import write_text, write_yaml
 from utils.hyperparameters import load_hyperparameters
-from utils.inference.evaluate import NUM_PLOTTED_BATCHES, evaluate
+from utils.inference.evaluate import NUM_PLOTTED_BATCHES, EvalResult, evaluate
 from utils.metrics.detection import DetectionResult
 from utils.precision import Precision, choose_precision
 from utils.training.epoch import EpochState, train_one_epoch
@@ -30,7 +30,7 @@ from utils.training.log import record, table_header
 from utils.training.options import TrainOptions
 from utils.training.resume import find_resumable
 from utils.training.set_up import set_up
-from utils.training.state import Run, save_last, snapshot
+from utils.training.state import Run, not_finite, save_last, saved_beforehand, snapshot
 from utils.weights.own_file import plain
 
 
@@ -56,11 +56,11 @@ def train(options: TrainOptions) -> Path:
     print_plugins(run.training.model, plugins)
     try:
         fit(run)
-    except KeyboardInterrupt:
-        print(f"\n{what_is_kept(run)}", flush=True)
-        raise
     except TrainingStoppedError as error:
         raise TrainingStoppedError(f"{error}; {what_is_kept(run)}") from error
+    except BaseException:  # Ctrl-C, a full disk, a fault in a layer: the user learns what is saved
+        print(f"\n{what_is_kept(run)}", flush=True)
+        raise
     finish(run)
     return run.folder
 
@@ -114,23 +114,41 @@ def fit(run: Run) -> None:
             batches = plotted(run.train_loader, run.folder, run.train_loader.dataset.names, done.batch)
         trained = train_one_epoch(run.training, batches, epoch, done=done, after_step=step_saver(run))
         last_epoch = epoch + 1 == options.epochs
-        found = None
-        if not options.noval or last_epoch:
-            found = evaluate(
-                run.training.ema.model, run.val_loader, run.training.precision, loss=run.training.loss, progress=False
-            )
-            if not all(map(math.isfinite, found.losses.values())):
-                raise TrainingStoppedError(
-                    f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: "
-                    "lower lr0, or try --amp off"
-                )
-        waited = epoch - progress.best_epoch if found and not progress.improved_by(found) else 0
+        found = validated(run, epoch, done) if last_epoch or not options.noval else None
+        waited = epoch - progress.best_epoch if progress.not_improved_by(found) else 0
         stale = 0 < options.patience <= waited
         with uninterrupted():
             record(run, epoch, trained, found, last=last_epoch or stale)
         if stale:
             print(f"stopped early: nothing better than epoch {progress.best_epoch + 1} in {options.patience} epochs")
             break
+
+
+def validated(run: Run, epoch: int, trained: EpochState) -> EvalResult | None:
+    """Validate the averaged weights of an epoch; None without a val split.
+
+    last.pt is written first, so that no fault in the validation costs the epoch: the resumed run goes on with the
+    validation. Weights that are not finite, or whose loss is not, are not kept: last.pt stays that of the epoch before.
+
+    Args:
+        trained: the state after the epoch's last batch.
+    Raises:
+        TrainingStoppedError: the validation loss is not finite.
+    """
+    training = run.training
+    if run.val_loader is None:
+        return None
+    saves = epoch + 1 == run.options.epochs or not run.options.nosave
+    finite = not_finite(training.model.state_dict()) is None and not_finite(training.ema.model.state_dict()) is None
+    if saves and finite:
+        run.progress.partial = snapshot(trained)
+    with saved_beforehand(run) if saves and finite else nullcontext():
+        found = evaluate(training.ema.model, run.val_loader, training.precision, loss=training.loss, progress=False)
+        if not all(map(math.isfinite, found.losses.values())):
+            raise TrainingStoppedError(
+                f"epoch {epoch + 1}: the validation loss is {sum(found.losses.values())}: lower lr0, or try --amp off"
+            )
+    return found
 
 
 def step_saver(run: Run) -> Callable[[EpochState], None] | None:
@@ -184,26 +202,36 @@ def uninterrupted() -> Iterator[None]:
 
 def what_is_kept(run: Run) -> str:
     """Return a line about the checkpoint that a run leaves when it ends early."""
-    last = run.weights / "last.pt"
-    epoch, partial = run.progress.epoch, run.progress.partial
-    if run.options.nosave or not (epoch or partial):
+    if run.kept is None:
         return f"no epoch was saved in {run.weights}"
-    if not partial:
+    epoch, batches = run.kept
+    if not batches:
         what = f"epoch {epoch}"
+    elif batches == len(run.train_loader):
+        what = f"epoch {epoch + 1}, not validated yet,"
     elif epoch:
-        what = f"epoch {epoch} and {partial.batch} batches of the next"
+        what = f"epoch {epoch} and {batches} batches of the next"
     else:
-        what = f"epoch 1 up to batch {partial.batch}"
+        what = f"epoch 1 up to batch {batches}"
+    last = run.weights / "last.pt"
     return f"{what} is saved: python train.py --resume {last}{plugin_flags(run.training.model)} goes on from there"
 
 
 def finish(run: Run) -> None:
-    """Validate the best weights again, with plots, and print where the files are."""
+    """Draw the results, validate the best weights again, and print where the files are."""
     if not run.options.noplots:
         plot_results(run.folder / "results.csv", run.folder / "results.png")
     best, last = run.weights / "best.pt", run.weights / "last.pt"
     if not best.is_file():  # --nosave, and the last epoch was not the best
         best = last
+    if run.val_loader is not None:
+        measure_best(run, best)
+    print(f"weights: {best} (best), {last} (last, resumable); plots and results.csv: {run.folder}")
+
+
+def measure_best(run: Run, best: Path) -> None:
+    """Validate the best weights again, with plots, and print what was measured."""
+    assert run.val_loader is not None
     model = run.training.precision.place(load_model(best))
     found = evaluate(
         model,
@@ -212,11 +240,13 @@ def finish(run: Run) -> None:
         plots_dir=None if run.options.noplots else run.folder,
         progress=False,
     )
+    if not found.metrics.num_instances:
+        print(f"last epoch {run.progress.epoch}, {best.name}: not measured, since no validation image has an object")
+        return
     measured = metrics_line(found.metrics)
     if found.masks is not None:
         measured += f"; masks: {metrics_line(found.masks)}"
     print(f"best epoch {run.progress.best_epoch + 1}, {best.name}: {measured}")
-    print(f"weights: {best} (best), {last} (last, resumable); plots and results.csv: {run.folder}")
 
 
 def metrics_line(metrics: DetectionResult) -> str:

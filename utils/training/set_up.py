@@ -6,11 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from data.config import DataConfig
 from data.dataset import DetectionDataset
+from data.labels.annotation import Annotation
+from data.labels.yolo_txt import label_path
 from data.loader import Loader, build_loader
 from data.scan import check_outlines, load_annotations, print_report, print_shared
 from models.plugins.held import loaded_plugins
@@ -18,7 +21,7 @@ from models.plugins.loading import install_plugins
 from models.plugins.record import plugins_entry
 from models.yolo import Model
 from utils.checkpoint.transfer import DIFFERENT, NEW, TransferReport
-from utils.errors import SettingsError
+from utils.errors import DataError, SettingsError
 from utils.files import next_run_dir
 from utils.geometry.anchors import PROTOTYPE_STRIDE
 from utils.hyperparameters import Hyperparameters
@@ -76,10 +79,11 @@ def set_up(
     folder = run_folder(options)
     if transferred:
         transferred.write(folder)
-    progress = Progress()
+    progress, kept = Progress(), None
     if checkpoint:  # last: no random number may be drawn between this and the training
         progress = restore(training, checkpoint, str(options.resume))
-    return Run(folder, options, hyp, training, *loaders, progress, sources)
+        kept = progress.epoch, progress.partial.batch if progress.partial else 0
+    return Run(folder, options, hyp, training, *loaders, progress, sources, kept)
 
 
 def frozen_layers(model: Model, phrases: Sequence[str], transferred: TransferReport | None) -> list[nn.Module]:
@@ -104,14 +108,14 @@ def with_sizes(options: TrainOptions, model: Model, precision: Precision, hyp: H
 
 
 def checked_sources(
-    options: TrainOptions, model: Model, loaders: tuple[Loader, Loader], checkpoint: dict[str, Any] | None
+    options: TrainOptions, model: Model, loaders: tuple[Loader, Loader | None], checkpoint: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Return digests of the run's data and settings; for a resumed run, compare them with those of its checkpoint.
 
     Raises:
         CheckpointError: the data or the settings changed, and --force is not given.
     """
-    datasets = {"train": loaders[0].dataset, "val": loaders[1].dataset}
+    datasets = {"train": loaders[0].dataset, "val": loaders[1].dataset if loaders[1] is not None else None}
     if not checkpoint:
         return describe_sources(options, datasets, {})
     network = checkpoint["network"]
@@ -152,17 +156,18 @@ def run_loss(
 
 def build_loaders(
     options: TrainOptions, hyp: Hyperparameters, config: DataConfig, multiple: int, masks: bool = False
-) -> tuple[Loader, Loader]:
+) -> tuple[Loader, Loader | None]:
     """Build the loaders of the training images (augmented) and of the validation images (letterboxed, rectangular).
 
     Args:
         masks: add index maps of the objects' outlines to the batches.
+    Returns:
+        The second is None where --noval is given and the data has no val split.
     Raises:
         DataError: `masks` is true, and no object of a split has an outline.
     """
     loaders: list[Loader] = []
-    config.sources("val")  # report a missing split before the training images are checked
-    for split in ("train", "val"):
+    for split in splits_of(config, options.noval):
         annotations, report = load_annotations(config, split)
         print_report(report)
         if masks and (note := check_outlines(annotations, config, split)):
@@ -184,13 +189,47 @@ def build_loaders(
             single_cls=options.single_cls,
         )
         print(f"{split}: {dataset.describe_cache()}")
+        if not training and not any(np.count_nonzero(~one.crowd) for one in annotations):
+            print(unlabelled_note(config, annotations))
         if not training:
             print_shared(loaders[0].dataset.annotations, dataset.annotations)
         workers = worker_count(options.workers if training else min(options.workers, 1))
         batch_size = dataset.batch_size
         on_start = partial(install_plugins, loaded_plugins())
         loaders.append(build_loader(dataset, batch_size, workers, training, options.seed, on_start))
-    return loaders[0], loaders[1]
+    return loaders[0], loaders[1] if len(loaders) > 1 else None
+
+
+def splits_of(config: DataConfig, noval: bool) -> tuple[str, ...]:
+    """Return the splits that a run reads; without a val split only "train", if `noval` is given.
+
+    Raises:
+        DataError: the data has no val split, and `noval` is not given; or its files are missing.
+    """
+    if "val" in config.splits:
+        config.sources("val")  # report missing files before the training images are checked
+        return "train", "val"
+    if not noval:
+        raise DataError(
+            f"{config.path}: no 'val' split: it was expected beside 'train', for validation; --noval trains without it"
+        )
+    print("val: no such split: nothing is validated, and best.pt is the last epoch (--noval)")
+    return ("train",)
+
+
+def unlabelled_note(config: DataConfig, annotations: Sequence[Annotation]) -> str:
+    """Return a line about a val split without an object: what that means for the run."""
+    crowds = sum(int(np.count_nonzero(one.crowd)) for one in annotations)
+    place = label_path(annotations[0].path)
+    reason = ""
+    if crowds:
+        reason = f" ({crowds} crowd regions do not count)"
+    elif config.kind == "yolo" and not place.exists():
+        reason = f" (there is no {place}, for example)"
+    return (
+        f"val: none of the {len(annotations)} images has an object{reason}: precision, recall and mAP cannot be "
+        "measured; best.pt is the last epoch, and --patience does not end the run"
+    )
 
 
 def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparameters, share: float = 0.8) -> int:

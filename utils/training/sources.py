@@ -28,19 +28,21 @@ PARTS = {
 
 
 def describe_sources(
-    options: TrainOptions, datasets: Mapping[str, DetectionDataset], before: Mapping[str, Any]
+    options: TrainOptions, datasets: Mapping[str, DetectionDataset | None], before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the data and settings of a run as plain data.
 
     Args:
-        datasets: data set of each split.
+        datasets: data set of each split; None for a val split that the data does not have.
         before: for a resumed run, the description from its start: the yaml files are read at the paths given there.
     """
+    training = datasets["train"]
+    assert training is not None, "only the val split may be missing"
     cfg = Path(before["cfg"]["path"]) if before.get("cfg") else _found_config(options.cfg)
     hyp = Path(before["hyp"]["path"]) if before.get("hyp") else find_shipped(options.hyp, "data")
     return {
-        "names": list(datasets["train"].names),
-        **{split: describe_images(dataset) for split, dataset in datasets.items()},
+        "names": list(training.names),
+        **{split: describe_images(dataset) if dataset is not None else None for split, dataset in datasets.items()},
         "cfg": describe_network(cfg) if cfg and cfg.is_file() else None,
         "hyp": {"path": str(hyp.resolve()), "digest": yaml_digest(hyp), "values": _hyperparameters(hyp)}
         if hyp and hyp.is_file()
@@ -182,7 +184,10 @@ def _changed_names(before: list[str], now: list[str]) -> list[str]:
     return [f"class names: {listed(differing)}"] if differing else []
 
 
-def _changed_images(before: Mapping[str, Any], now: Mapping[str, Any], title: str) -> list[str]:
+def _changed_images(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, title: str) -> list[str]:
+    if before is None or now is None:
+        gone = "none before, some now" if now else "some before, none now"
+        return [f"{title} images: {gone}"] if before != now else []
     if before["images"] != now["images"]:
         return [f"number of {title} images: {before['images']} are now {now['images']}"]
     return [text.format(title) for part, text in PARTS.items() if before[part] != now[part]]

@@ -1,7 +1,10 @@
 """The state of a training run: written into a checkpoint, and restored so that a resumed run goes on exactly."""
 
+import math
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import torch
 from torch import Tensor
 
 from data.loader import Loader
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, TrainingStoppedError
+from utils.files import copy_file
 from utils.hyperparameters import Hyperparameters
 from utils.inference.evaluate import EvalResult
 from utils.training.epoch import EpochState, Training
@@ -26,7 +30,7 @@ class Progress:
     Attributes:
         epoch: epochs done.
         best_fitness, best_epoch: of the best validation; its epoch counts from 0.
-        rows: results.csv so far.
+        rows: results.csv so far; epochs count from 1, as on the screen.
         validation: epoch (from 0), metrics and losses of the last validation.
         partial: how far the next epoch has come, if the run was saved within it.
         mosaic: whether the epoch in progress has mosaics.
@@ -44,24 +48,39 @@ class Progress:
         """Tell whether a validation is the best so far; as long as nothing was ever found, every one is."""
         return found is not None and (found.fitness > self.best_fitness or self.best_fitness <= 0)
 
+    def not_improved_by(self, found: EvalResult | None) -> bool:
+        """Tell whether a validation counts for --patience: it measured something, and nothing better."""
+        return found is not None and found.metrics.num_instances > 0 and not self.improved_by(found)
+
     def has_waited(self, patience: int) -> bool:
-        """Tell whether the last epoch ended the run: validated, and nothing better than `patience` epochs before it."""
+        """Tell whether --patience ended the run.
+
+        The last epoch was validated with objects, and `patience` epochs or more went by since the best one.
+        """
         last = self.epoch - 1
-        return 0 < patience <= last - self.best_epoch and self.validation.get("epoch") == last
+        measured = self.validation.get("epoch") == last and not math.isnan(self.validation.get("map", 0.0))
+        return 0 < patience <= last - self.best_epoch and measured
 
 
 @dataclass
 class Run:
-    """A run in progress: its folder, options and parts; for `sources` see utils/training/sources.py."""
+    """A run in progress: its folder, options and parts.
+
+    Attributes:
+        val_loader: None where the data has no val split, with --noval.
+        sources: see utils/training/sources.py.
+        kept: epochs, and batches of the next one, that last.pt holds; None as long as there is none.
+    """
 
     folder: Path
     options: TrainOptions
     hyp: Hyperparameters
     training: Training
     train_loader: Loader
-    val_loader: Loader
+    val_loader: Loader | None
     progress: Progress
     sources: dict[str, Any] = field(default_factory=dict)
+    kept: tuple[int, int] | None = None
 
     @property
     def weights(self) -> Path:
@@ -101,9 +120,37 @@ FURTHER: dict[str, Callable[[Run], Any]] = {
 """Entries of last.pt that a resumed run can do without, or that `read_checkpoint` checks."""
 
 
+PREVIOUS = ".last.pt.previous.tmp"
+"""Name of the last.pt before the newest one during a validation; `utils.training.resume.LEFTOVER` matches it."""
+
+
 def save_last(run: Run) -> None:
     """Write everything that a resumed run needs; no gradient may be pending."""
     save_checkpoint(run.weights / "last.pt", {name: read(run) for name, read in (FURTHER | ESSENTIAL).items()})
+    run.kept = run.progress.epoch, run.progress.partial.batch if run.progress.partial else 0
+
+
+@contextmanager
+def saved_beforehand(run: Run) -> Iterator[None]:
+    """Write last.pt before the body; if the body stops the training, last.pt is again what it was before.
+
+    A body that fails in any other way leaves the new last.pt.
+    """
+    last, previous, kept = run.weights / "last.pt", run.weights / PREVIOUS, run.kept
+    try:
+        if last.exists():
+            copy_file(last, previous)
+        save_last(run)
+        yield
+    except TrainingStoppedError:
+        if previous.exists():
+            os.replace(previous, last)
+        else:
+            last.unlink()
+        run.kept = kept
+        raise
+    finally:
+        previous.unlink(missing_ok=True)
 
 
 def partial_entry(progress: Progress) -> dict[str, Any] | None:
@@ -190,11 +237,13 @@ def check_complete(checkpoint: dict[str, Any], where: str) -> None:
             f"{where}: holds no {', '.join(missing)}: expected a whole last.pt; to start from its weights use --weights"
         )
     for part in ("model", "ema"):
-        for name, value in checkpoint[part].items():
-            if not value.isfinite().all():
-                raise CheckpointError(
-                    f"{where}: {part}: {name}: holds values that are not finite: expected finite weights"
-                )
+        if name := not_finite(checkpoint[part]):
+            raise CheckpointError(f"{where}: {part}: {name}: holds values that are not finite: expected finite weights")
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a tensor that holds values that are not finite; None if there is none."""
+    return next((name for name, value in weights.items() if not value.isfinite().all()), None)
 
 
 def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progress:
@@ -234,13 +283,18 @@ def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progr
         checkpoint["epoch"],
         checkpoint["best_fitness"],
         checkpoint["best_epoch"],
-        checkpoint["rows"],
+        counted_from_one(checkpoint["rows"]),
         checkpoint.get("metrics", {}),
     )
     if checkpoint.get("partial"):
         restore_partial(progress, training, checkpoint, where)
     restore_random_states(checkpoint["rng"], where)
     return progress
+
+
+def counted_from_one(rows: list[list[Any]]) -> list[list[Any]]:
+    """Return the rows of results.csv with epochs from 1; checkpoints of older versions count from 0."""
+    return [[row[0] + 1, *row[1:]] for row in rows] if rows and rows[0][0] == 0 else rows
 
 
 def restore_partial(progress: Progress, training: Training, checkpoint: dict[str, Any], where: str) -> None:

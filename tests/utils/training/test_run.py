@@ -1,9 +1,12 @@
 """A training run in one process: set-up, freezing, epochs, checkpoints, resuming, and an early end."""
 
 import errno
+import json
+import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,11 @@ import pytest
 import torch
 import yaml
 
-from tests.networks import tiny_config
+from tests.networks import deep_config, tiny_config
 from tests.saying import assert_says
 from utils import cli
 from utils.checkpoint.importing import load_model
-from utils.errors import CheckpointError, SettingsError, TrainingStoppedError
+from utils.errors import CheckpointError, DataError, SettingsError, TrainingStoppedError
 from utils.hyperparameters import Hyperparameters
 from utils.losses.settings import DEFAULTS
 from utils.training import run as training
@@ -100,7 +103,7 @@ def test_what_a_run_writes(finished: Path, workplace: Path) -> None:
     assert {path.name for path in (finished / "weights").iterdir()} == {"last.pt", "best.pt"}
     lines = (finished / "results.csv").read_text().splitlines()
     assert lines[0].startswith(HEADER)
-    assert [line.split(",")[0] for line in lines[1:]] == ["0", "1"]
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2"]
     assert all(len(line.split(",")) == len(results_header(3)) for line in lines)
     assert yaml.safe_load((finished / "args.yaml").read_text())["batch"] == 2
     assert yaml.safe_load((finished / "hyp.yaml").read_text()) == Hyperparameters(loss=DEFAULTS).as_dict()
@@ -208,14 +211,17 @@ def test_a_full_disk_keeps_the_last_epoch(
     def replace(source: str, target: str | Path) -> None:
         if Path(target).name == "last.pt":
             calls.append(1)
-            if len(calls) == 2:
+            if len(calls) == 4:  # each epoch writes it before and after its validation
                 raise OSError(errno.ENOSPC, "No space left on device", str(target))
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
     assert cli.run(lambda: train(options_for(workplace, tmp_path))) == 1
-    assert_says(capsys.readouterr().err, "disk full", "last.pt")
-    assert read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")["epoch"] == 1
+    said = capsys.readouterr()
+    assert_says(said.err, "disk full", "last.pt")
+    assert_says(said.out, "epoch 2, not validated yet", "--resume")
+    last = read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")
+    assert (last["epoch"], last["partial"]["batch"]) == (1, 2)
     assert sorted(path.name for path in (tmp_path / "exp" / "weights").iterdir()) == ["best.pt", "last.pt"]
 
 
@@ -299,6 +305,7 @@ def test_best_is_written_before_last(workplace: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(Progress, "improved_by", lambda self, found: True)
     train(options_for(workplace, tmp_path, epochs=1, save_period=1))
     assert [name for name in written if name.endswith((".pt", ".csv"))] == [
+        "last.pt",  # before the validation
         "results.csv",
         "best.pt",
         "epoch1.pt",
@@ -319,6 +326,172 @@ def test_an_older_checkpoint_is_resumed(finished: Path, tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert_says(said, "older version", "training images and labels", "random state")
     assert read_checkpoint(last)["epoch"] == 3
+
+
+# --- validation: what dies there costs nothing, and what it cannot measure chooses no best epoch
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sizes of tensors must match"), KeyboardInterrupt(), MemoryError()])
+def test_an_epoch_is_saved_before_its_validation(
+    error: BaseException, finished: Path, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(training, "evaluate", fail)
+    with pytest.raises(type(error)):
+        train(options_for(workplace, tmp_path))
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    assert_says(capsys.readouterr().out, "epoch 1, not validated yet", f"python train.py --resume {last}")
+    assert not (tmp_path / "exp" / "results.csv").exists(), "an epoch has its row once it is validated"
+    saved = read_checkpoint(last)
+    assert (saved["epoch"], saved["partial"]["batch"]) == (0, 2)
+    monkeypatch.undo()
+    train(TrainOptions(resume=str(last), given=frozenset({"resume"})))
+    resumed, straight = (read_checkpoint(path / "weights" / "last.pt") for path in (tmp_path / "exp", finished))
+    for key in ("model", "ema"):
+        assert all(torch.equal(value, straight[key][name]) for name, value in resumed[key].items()), key
+    assert [row[:-2] for row in resumed["rows"]] == [row[:-2] for row in straight["rows"]]
+
+
+def test_weights_that_are_not_finite_do_not_replace_the_last_epochs(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training.train_one_epoch
+
+    def spoil(run: Any, batches: Any, epoch: int, **settings: Any) -> Any:
+        trained = real(run, batches, epoch, **settings)
+        if epoch == 1:
+            next(run.ema.model.buffers()).fill_(float("inf"))
+        return trained
+
+    monkeypatch.setattr(training, "train_one_epoch", spoil)
+    with pytest.raises(TrainingStoppedError) as caught:
+        train(options_for(workplace, tmp_path))
+    assert_says(caught.value, "epoch 2", "validation loss", "epoch 1 is saved")
+    assert read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")["epoch"] == 1
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_lost_validation_loss_leaves_the_last_pt_of_the_epoch_before(
+    epoch: int, linked: bool, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = training.evaluate, []
+
+    def lose(*parts: Any, **settings: Any) -> Any:
+        found = real(*parts, **settings)
+        calls.append(1)
+        return replace(found, losses={"box": math.nan}) if len(calls) > epoch else found
+
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(training, "evaluate", lose)
+    if not linked:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(TrainingStoppedError) as caught:
+        train(options_for(workplace, tmp_path))
+    weights = tmp_path / "exp" / "weights"
+    assert_says(caught.value, f"epoch {epoch + 1}", "no epoch was saved" if epoch == 0 else "epoch 1 is saved")
+    assert {path.name for path in weights.iterdir()} == (set() if epoch == 0 else {"last.pt", "best.pt"})
+    if epoch:
+        last = read_checkpoint(weights / "last.pt")
+        assert (last["epoch"], last["partial"]) == (1, None)
+
+
+def without_labels(workplace: Path, folder: Path, kind: str) -> Path:
+    """Copy the data, with a val split that has no object to measure against; return the data yaml."""
+    shutil.copytree(workplace / "images", folder / "images")
+    shutil.copytree(workplace / "labels", folder / "labels")
+    (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [dark, 亮]\n")
+    if kind == "no folder":
+        shutil.rmtree(folder / "labels" / "val")
+    elif kind == "no files":
+        for path in (folder / "labels" / "val").iterdir():
+            path.unlink()
+    elif kind == "empty files":
+        for path in (folder / "labels" / "val").iterdir():
+            path.write_text("\n")
+    else:
+        truth = {
+            "images": [{"id": 1, "file_name": "0.png", "width": 64, "height": 64}],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20], "area": 400, "iscrowd": 1}
+            ],
+            "categories": [{"id": 1, "name": "dark"}, {"id": 2, "name": "亮"}],
+        }
+        (folder / "val.json").write_text(json.dumps(truth))
+        content = "train: images/train\nval: val.json\nimages: {val: images/val}\nnames: [dark, 亮]\n"
+        (folder / "data.yaml").write_text(content)
+    return folder / "data.yaml"
+
+
+@pytest.mark.parametrize("kind", ["no folder", "no files", "empty files", "crowds only"])
+def test_a_val_split_without_objects_chooses_no_best(
+    kind: str, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = without_labels(workplace, tmp_path / "data", kind)
+    folder = train(options_for(workplace, tmp_path, data=str(data), epochs=3, patience=1))
+    said = capsys.readouterr().out
+    before, _, after = said.partition("mAP50-95")
+    assert_says(before, "val", "best.pt is the last epoch", "--patience")
+    assert ("0.txt" in before) == (kind in ("no folder", "no files")), "where a label was looked for"
+    assert_says(after, "last epoch 3", "not measured")
+    assert "best epoch" not in said
+    header, *rows = (line.split(",") for line in (folder / "results.csv").read_text().splitlines())
+    measured = [row[header.index(name)] for row in rows for name in ("metrics/precision", "metrics/mAP_0.5:0.95")]
+    assert measured == ["nan"] * 6
+    last, best = (read_checkpoint(folder / "weights" / name) for name in ("last.pt", "best.pt"))
+    assert (last["epoch"], best["epoch"]) == (3, 3)
+    assert all(torch.equal(value, best["model"][name]) for name, value in last["ema"].items())
+
+
+def test_noval_needs_no_val_split(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.yaml"
+    data.write_text(f"path: {workplace}\ntrain: images/train\nnames: [dark, 亮]\n")
+    with pytest.raises(DataError) as caught:
+        train(options_for(workplace, tmp_path, data=str(data)))
+    assert_says(caught.value, data, "'val'", "--noval")
+    assert not (tmp_path / "exp").exists()
+    folder = train(options_for(workplace, tmp_path, data=str(data), noval=True, noplots=False))
+    assert_says(capsys.readouterr().out, "val", "best.pt is the last epoch")
+    last, best = (read_checkpoint(folder / "weights" / name) for name in ("last.pt", "best.pt"))
+    assert (last["epoch"], best["epoch"], len(last["rows"])) == (2, 2, 2)
+    assert all(torch.equal(value, best["model"][name]) for name, value in last["ema"].items())
+    train(TrainOptions(resume=str(folder), epochs=3, noval=True, given=frozenset({"resume", "epochs", "noval"})))
+    assert read_checkpoint(folder / "weights" / "last.pt")["epoch"] == 3
+    data.write_text(f"path: {workplace}\ntrain: images/train\nval: images/val\nnames: [dark, 亮]\n")
+    with pytest.raises(CheckpointError) as caught:
+        train(TrainOptions(resume=str(folder), epochs=4, given=frozenset({"resume", "epochs"})))
+    assert_says(caught.value, "validation images")
+
+
+def test_a_missing_val_folder_is_an_error_with_noval_too(workplace: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.yaml"
+    data.write_text(f"path: {workplace}\ntrain: images/train\nval: images/gone\nnames: [dark, 亮]\n")
+    with pytest.raises(DataError) as caught:
+        train(options_for(workplace, tmp_path, data=str(data), noval=True))
+    assert_says(caught.value, "images/gone")
+
+
+def test_rows_of_an_older_run_count_from_one_after_resuming(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    content = read_checkpoint(last)
+    torch.save(content | {"rows": [[row[0] - 1, *row[1:]] for row in content["rows"]]}, last)
+    folder = train(TrainOptions(resume=str(last), epochs=3, given=frozenset({"resume", "epochs"})))
+    lines = (folder / "results.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("deepest", [32, 64])
+def test_a_body_deeper_than_the_deepest_level_trains(deepest: int, workplace: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text(yaml.safe_dump(deep_config(deepest)))
+    folder = train(options_for(workplace, tmp_path, cfg=str(tmp_path / "deep.yaml"), epochs=1, img=80, rect=True))
+    assert yaml.safe_load((folder / "args.yaml").read_text())["img"] == {32: 96, 64: 128}[deepest]
+    assert (folder / "weights" / "best.pt").exists()
 
 
 # --- refused

@@ -56,7 +56,7 @@ def checkpoint_of(training: Training, **changes: Any) -> dict[str, Any]:
         "epoch": 3,
         "best_fitness": 0.25,
         "best_epoch": 1,
-        "rows": [[0, 1.5]],
+        "rows": [[1, 1.5]],
         "metrics": {"epoch": 2, "fitness": 0.125},
         "schedule": {"epochs": 9, "batches_per_epoch": training.schedule.batches_per_epoch},
         "partial": None,
@@ -130,7 +130,7 @@ def test_restore_puts_everything_back() -> None:
     trained.optimizer.step()
     stored = through_a_file(checkpoint_of(trained))
     progress = restore(fresh, stored, "last.pt")
-    assert (progress.epoch, progress.best_fitness, progress.best_epoch, progress.rows) == (3, 0.25, 1, [[0, 1.5]])
+    assert (progress.epoch, progress.best_fitness, progress.best_epoch, progress.rows) == (3, 0.25, 1, [[1, 1.5]])
     assert (progress.validation, progress.partial) == ({"epoch": 2, "fitness": 0.125}, None)
     assert (fresh.ema.updates, fresh.bad_steps) == (7, 2)
     for ours, theirs in ((fresh.model, trained.model), (fresh.ema.model, trained.ema.model)):
