@@ -4,6 +4,7 @@
 the pictures of COCO files. `download` is a note for readers; it is never run.
 """
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,23 @@ OTHER_NAMES = {
     "channels": ("ch", "in_channels", "input_channels"),
 }
 """Names that a key of ours has elsewhere."""
+ANSWERS = {
+    **dict.fromkeys(
+        ("labels", "label", "label_dir", "labels_dir", "train_labels", "val_labels"),
+        "Labels are found by the path of the images: images/train/a.jpg has labels/train/a.txt.",
+    ),
+    **dict.fromkeys(
+        ("ann_file", "anno_path", "annotation", "annotations", "train_json", "val_json"),
+        "Name a COCO json as 'train' or 'val'.",
+    ),
+    **dict.fromkeys(
+        ("batch", "batch_size", "cache", "epochs", "img_size", "imgsz", "model", "weights", "workers"),
+        "Give it on the command line.",
+    ),
+}
+"""What to write in place of keys that have no counterpart here."""
+NEAR = 0.7
+"""Similarity from which an unknown key is taken for a slip of the pen."""
 IMAGE_CHANNELS = 3
 
 
@@ -95,7 +113,9 @@ class DataConfig:
         near = next((folder / tail for tail in tails for folder in folders if exists(folder / tail)), None)
         if near is not None:
             return f"is it {near}?"
-        root = f"the root is {self.root}" if exists(self.root) else f"the root {self.root} does not exist; set 'path'"
+        root = f"the root is {printable(self.root)}"
+        if not exists(self.root):
+            root = f"the root {printable(self.root)} does not exist; set 'path'"
         return root + missing_home(text)
 
 
@@ -160,17 +180,20 @@ def _check_keys(path: Path, content: Mapping[str, object]) -> list[str]:
     channels = content.get("channels")
     if channels not in (None, IMAGE_CHANNELS):
         raise DataError(
-            f"{path}: channels is {shown(channels)}: expected {IMAGE_CHANNELS}: all pictures are read as RGB, "
+            f"{path}: channels is {channels!r}: expected {IMAGE_CHANNELS}: all pictures are read as RGB, "
             "grey ones as three equal channels; leave the key out"
         )
     return [key for key in UNUSED_KEYS if content.get(key) is not None]
 
 
 def _key(key: object) -> str:
-    """Return ``" Did you mean 'X'?"`` for a key that has another name here."""
+    """Return what to write in place of an unknown key; "" where nothing comes near."""
     plain = str(key).lower().replace("-", "_")
+    if plain in ANSWERS:
+        return f" {ANSWERS[plain]}"
     other = next((own for own, names in OTHER_NAMES.items() if plain in names), None)
-    return f" Did you mean '{other}'?" if other else did_you_mean(plain, OWN_KEYS)
+    near = difflib.get_close_matches(plain, OWN_KEYS, n=1, cutoff=NEAR)
+    return f" Did you mean '{other or near[0]}'?" if other or near else ""
 
 
 class _Search:
@@ -205,7 +228,7 @@ class _Search:
             raise DataError(f"{self.yaml}: path is {shown(value)}: expected a folder{remark}")
         places = [*self._near(value), *(named_path(Path.cwd(), text) for text in spellings(value))]
         found = next(filter(exists, places), places[0])
-        self._say("path", value, found, places[0])
+        self._say("path", value, found, named_path(self.root, spellings(value)[-1]))
         self.root, self.root_given = found, True
 
     def resolve(self, texts: Mapping[str, Iterable[str]], key: str = "") -> dict[str, tuple[Path, ...]]:
@@ -221,27 +244,36 @@ class _Search:
                 self.written[first] = text
             else:
                 self._say(key or split, text, place, first)
+            beside = named_path(self.bases[0], _without_ups(spellings(text)[-1]))
+            if place == first and beside != first and exists(beside):
+                self.notes.append(
+                    f"{self.yaml}: {key or split}: '{printable(text)}' is {printable(place)}; "
+                    f"{printable(beside)} exists too and is not read"
+                )
             result[split] = (*result.get(split, ()), place or first)
         return result
 
     def _near(self, text: str) -> Iterator[Path]:
         """Return the places near the yaml where a path may be, the most likely first."""
         for spelling in spellings(text):
-            parts = Path(spelling).parts
-            up = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
-            inner = str(Path(*parts[up:]))
-            as_written = [spelling, inner] if 0 < up < len(parts) else [spelling]
-            if self.roboflow:
-                as_written.reverse()
-            for form in as_written:
-                yield from (named_path(folder, form) for folder in (self.root, *self.bases))
-            yield from (base.parent / inner for base in self.bases if len(parts) > up and parts[up] == base.name)
+            inner = _without_ups(spelling)
+            forms = list(dict.fromkeys((inner, spelling) if self.roboflow else (spelling, inner)))
+            yield from (named_path(folder, form) for form in forms for folder in (self.root, *self.bases))
+            first = Path(inner).parts[:1]
+            yield from (named_path(base.parent, inner) for base in self.bases if first == (base.name,))
 
     def _say(self, key: str, text: str, place: Path, first: Path) -> None:
         if place not in (first, named_path(self.root, text)):
             there = " (that is something else: it is not read)" if exists(first) else ""
             note = f"{self.yaml}: {key}: '{printable(text)}' is {printable(place)}, not {printable(first)}{there}"
             self.notes += [note] if note not in self.notes else []
+
+
+def _without_ups(text: str) -> str:
+    """Return a relative path without the `..` at its start; a path of nothing else as it is."""
+    parts = Path(text).parts
+    ups = next((count for count, part in enumerate(parts) if part != ".."), 0)
+    return str(Path(*parts[ups:])) if ups else text
 
 
 def _in_working_folder(text: str) -> Path | None:

@@ -135,8 +135,8 @@ def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Ent
 
     labels = [label_path(image) for image in images]
     entries = _cached(images, labels, read, found.beside, f"yolo {num_classes}", report)
-    folder = label_path(images[0]).parent if found.beside == source else found.beside
-    report.sources.append(f"{source}: {len(images)} images, labels in {folder}")
+    folders = {found.beside} if found.beside != source else {label.parent for label in labels}
+    report.sources.append(f"{source}: {len(images)} images, labels in {listed(sorted(folders), 3)}")
     report.notes += found.notes
     return _usable(entries, report)
 

@@ -10,7 +10,7 @@ import pytest
 
 from data.config import DataConfig, load_data_config
 from data.labels.annotation import DUPLICATE, IMAGE, ROW, Problem, ScanReport
-from data.scan import check_outlines, load_annotations, print_report, report_lines
+from data.scan import check_outlines, load_annotations, print_report, print_shared, report_lines
 from tests.saying import assert_says
 from utils.errors import DataError
 
@@ -209,6 +209,196 @@ def test_ids_that_are_not_unique_over_two_coco_files_are_counted_anew(
     assert [annotation.image_id for annotation in annotations] == [1, 2]
     assert [annotation.annotation_ids.tolist() for annotation in annotations] == [[1], [2]]
     assert "counted from 1" in report.notes[0]
+
+
+def scan(root: Path, *sources: str, split: str = "train") -> tuple[list[str], ScanReport]:
+    """Return the images of a split below `root` with the classes of their objects, and the report."""
+    annotations, report = load_annotations(config(root, *sources, split=split), split, require_labels=False)
+    return [f"{one.path.relative_to(root)} {one.classes.tolist()}" for one in annotations], report
+
+
+def write_label(path: Path, *classes: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{number} 0.5 0.5 0.2 0.2\n" for number in classes))
+
+
+def test_labels_of_a_linked_folder_belong_to_the_path_that_is_named(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    write_image(tmp_path / "images" / "train" / "a.jpg")
+    write_label(tmp_path / "labels" / "train" / "a.txt", 0)
+    write_label(tmp_path / "task" / "labels" / "train" / "a.txt", 1)
+    (tmp_path / "task" / "images").symlink_to("../images")
+    (tmp_path / "task" / "list.txt").write_text("images/train/a.jpg\n")
+    (tmp_path / "task" / "set.yaml").write_text("train: images/train\nval: list.txt\nnames: [cat, dog]\n")
+    settings = load_data_config(tmp_path / "task" / "set.yaml")
+    for split in ("train", "val"):
+        annotations, report = load_annotations(settings, split)
+        assert [one.path for one in annotations] == [tmp_path / "task" / "images" / "train" / "a.jpg"]
+        assert annotations[0].classes.tolist() == [1]
+        assert_says(report.sources[0], 1, tmp_path / "task" / "labels" / "train")
+
+
+def test_two_splits_that_link_to_one_folder_keep_their_own_labels_and_are_told(
+    tmp_path: Path, write_image: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "store" / "a.jpg")
+    write_image(tmp_path / "store" / "b.jpg")
+    (tmp_path / "images").mkdir()
+    for number, split in enumerate(("train", "val")):
+        (tmp_path / "images" / split).symlink_to("../store")
+        write_label(tmp_path / "labels" / split / "a.txt", number)
+    train, _ = load_annotations(config(tmp_path, "images/train"), "train")
+    val, _ = load_annotations(config(tmp_path, "images/val", split="val"), "val")
+    assert [one.classes.tolist() for one in train] == [[0], []]
+    assert [one.classes.tolist() for one in val] == [[1], []]
+    print_shared(train, val)
+    assert_says(capsys.readouterr().out, "train", "2 of 2", tmp_path / "images" / "val" / "a.jpg")
+    other = write_image(tmp_path / "other" / "c.jpg")
+    print_shared(train, load_annotations(config(tmp_path, str(other.parent), split="val"), "val")[0])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_link_to_each_image(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        write_image(tmp_path / "store" / "images" / f"{name}.jpg")
+        write_label(tmp_path / "store" / "labels" / f"{name}.txt", 0)
+        (tmp_path / "images" / f"{name}.jpg").symlink_to(f"../store/images/{name}.jpg")
+        write_label(tmp_path / "labels" / f"{name}.txt", 1)
+    assert scan(tmp_path, "images")[0] == ["images/a.jpg [1]", "images/b.jpg [1]"]
+
+
+def test_an_image_is_no_background_under_a_second_name(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "images" / "a.jpg")
+    write_label(tmp_path / "labels" / "a.txt", 0)
+    (tmp_path / "images" / "latest.jpg").symlink_to("a.jpg")
+    (tmp_path / "copy").symlink_to("images")
+    found, report = scan(tmp_path, "images", "copy")
+    assert found == ["images/a.jpg [0]"]
+    assert (report.unlabelled, report.backgrounds) == (0, 0)
+    (note,) = report.notes
+    assert_says(note, 3, tmp_path / "images" / "latest.jpg")
+
+
+def test_files_that_a_split_has_twice_are_counted(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "images" / "a.jpg")
+    write_label(tmp_path / "labels" / "a.txt", 0)
+    (tmp_path / "list.txt").write_text("images/a.jpg\nimages/a.jpg\n")
+    found, report = scan(tmp_path, "list.txt", "images")
+    assert found == ["images/a.jpg [0]"] * 3
+    assert_says(report.notes[0], 2, tmp_path / "images" / "a.jpg")
+
+
+def test_loops_and_dead_links_are_named(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "images" / "a.jpg")
+    write_image(tmp_path / "images" / "b.jpg")
+    write_label(tmp_path / "labels" / "a.txt", 0)
+    (tmp_path / "labels" / "b.txt").symlink_to("gone.txt")
+    for name, target in (("self", "."), ("far", "gone"), ("c.jpg", "gone.jpg")):
+        (tmp_path / "images" / name).symlink_to(target)
+    found, report = scan(tmp_path, "images")
+    assert found == ["images/a.jpg [0]"]
+    loop, dead = report.notes
+    assert_says(loop, 1, tmp_path / "images" / "self")
+    assert_says(dead, 1, tmp_path / "images" / "far")
+    label, image = report.problems
+    assert_says(label, tmp_path / "labels" / "b.txt", "gone.txt")
+    assert_says(image, tmp_path / "images" / "c.jpg", "gone.jpg")
+
+
+def test_a_label_folder_that_is_a_dead_link_stops(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "images" / "val" / "a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "val").symlink_to("gone")
+    with pytest.raises(DataError) as caught:
+        scan(tmp_path, "images/val", split="val")
+    assert_says(caught.value, tmp_path / "labels" / "val", "gone")
+
+
+def test_files_that_are_not_named_as_images(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    jpeg = write_image(tmp_path / "images" / "a.jpg").read_bytes()
+    for name in ("b.jfif", "c.heic", "d", "e.JPG_large", "a.bak", "f.bak"):
+        (tmp_path / "images" / name).write_bytes(jpeg)
+    (tmp_path / "images" / "g.heic").write_bytes(b"\0\0\0\x1cftypheic" + b"\0" * 40)
+    (tmp_path / "images" / "h.dat").write_bytes(b"no picture")
+    for name in "abcdegh":
+        write_label(tmp_path / "labels" / f"{name}.txt", 0)
+    found, report = scan(tmp_path, "images")
+    assert found == [f"images/{name} [0]" for name in ("a.jpg", "b.jfif", "c.heic", "d", "e.JPG_large")]
+    assert [(Path(one.where).name, "HEIC" in one.reason) for one in report.problems] == [("g.heic", True)]
+    read, left_out, others, labels = report.notes
+    assert_says(read, 4, tmp_path / "images" / "c.heic")
+    assert_says(left_out, 2, tmp_path / "images" / "a.bak")
+    assert_says(others, 1, tmp_path / "images" / "h.dat")
+    assert_says(labels, 1, tmp_path / "labels" / "h.txt")
+
+
+def test_labels_beside_images(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "set" / "a.jpg")
+    write_label(tmp_path / "set" / "a.txt", 0)
+    write_label(tmp_path / "set" / "b.jpg.txt", 1)
+    for name in ("classes.txt", "train.txt", "thanks.txt"):
+        (tmp_path / "set" / name).write_text("1 2 3 4 thanks\n")
+    found, report = scan(tmp_path, "set")
+    assert found == ["set/a.jpg [0]"]
+    (note,) = report.notes
+    assert_says(note, 1, tmp_path / "set" / "b.jpg.txt")
+
+
+def test_lists_of_other_systems(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    for name in "abc":
+        write_image(tmp_path / "images" / f"{name}.jpg")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.txt").write_text(
+        "# those of May\n..\\images\\a.jpg\n  # and one more\n'images/b.jpg' # dark\n\n", encoding="utf-16"
+    )
+    found, report = scan(tmp_path, "lists/a.txt", split="val")
+    assert found == ["images/a.jpg []", "images/b.jpg []"]
+    assert_says(report.notes[0], 1, tmp_path)
+
+
+def test_the_working_folder_serves_whole_lists_only(
+    tmp_path: Path, write_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here/a.jpg", "here/b.jpg", "set/b.jpg"):
+        write_image(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "set" / "a.txt").write_text("a.jpg\n./b.jpg\n")
+    found, report = scan(tmp_path / "set", "a.txt", split="val")
+    assert found == ["b.jpg []"]
+    assert_says(report.problems[0], tmp_path / "set" / "a.jpg")
+    (tmp_path / "set" / "b.jpg").unlink()
+    annotations, report = load_annotations(config(tmp_path / "set", "a.txt", split="val"), "val")
+    assert [one.path for one in annotations] == [tmp_path / "here" / "a.jpg", tmp_path / "here" / "b.jpg"]
+    assert_says(report.notes[0], 2, tmp_path / "here")
+
+
+@pytest.mark.parametrize("what", ["label", "image", "link"])
+def test_cache_notices_what_keeps_size_and_time(tmp_path: Path, write_image: Callable[..., Path], what: str) -> None:
+    image, label = write_image(tmp_path / "images" / "a.bmp"), tmp_path / "labels" / "a.txt"
+    write_label(tmp_path / "store" / "0.txt", 0)
+    write_label(tmp_path / "store" / "1.txt", 1)
+    label.parent.mkdir()
+    label.symlink_to("../store/0.txt")
+    for path in (tmp_path / "store" / "0.txt", tmp_path / "store" / "1.txt", image):
+        os.utime(path, ns=(10**18, 10**18))
+    assert scan(tmp_path, "images")[0] == ["images/a.bmp [0]"]
+    if what == "label":
+        write_label(tmp_path / "store" / "0.txt", 1)
+        os.utime(tmp_path / "store" / "0.txt", ns=(10**18, 10**18))
+    elif what == "link":
+        label.unlink()
+        label.symlink_to("../store/1.txt")
+    else:
+        image.write_bytes(b"no image".ljust(image.stat().st_size, b"\0"))
+        os.utime(image, ns=(10**18, 10**18))
+        with pytest.raises(DataError) as caught:
+            scan(tmp_path, "images")
+        assert_says(caught.value, image)
+        return
+    found, report = scan(tmp_path, "images")
+    assert (found, report.from_cache) == (["images/a.bmp [1]"], 0)
 
 
 def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,3 +113,9 @@ def test_stamp_sees_size_time_and_absence(tmp_path: Path) -> None:
     assert stamp(tmp_path / "a", None) == before
     (tmp_path / "b").write_text("")
     assert stamp(tmp_path / "a", tmp_path / "b") != before
+
+
+def test_without_a_home_folder_there_is_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user that the system does not know
+    assert cache_places(tmp_path / "train") == [tmp_path / "train.cache.npz"]
