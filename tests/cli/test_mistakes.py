@@ -239,14 +239,15 @@ def test_flags_of_detect(
 
 
 def test_detect_names_the_files_that_cannot_be_read(cli: CommandLine, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
     for name in ("a.jpg", "b.png", "c.mp4"):
-        (tmp_path / name).write_bytes(b"no image")
+        (tmp_path / "in" / name).write_bytes(b"no image")
     command = (
         "detect.py",
         "--weights",
         trained / "weights" / "best.pt",
         "--source",
-        tmp_path,
+        tmp_path / "in",
         "--device",
         "cpu",
         "--project",
@@ -254,7 +255,7 @@ def test_detect_names_the_files_that_cannot_be_read(cli: CommandLine, trained: P
     )
     finished = cli(*command)
     finished.refused("3 files")
-    assert_says(finished.out, "3 skipped", tmp_path / "a.jpg")
+    assert_says(finished.out, "3 skipped", tmp_path / "in" / "a.jpg")
 
 
 @pytest.mark.parametrize(

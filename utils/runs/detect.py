@@ -21,6 +21,7 @@ from utils.inference.predictor import Predictor
 from utils.inference.results import Results
 from utils.precision import AMP_CHOICES
 from utils.runs.detect_files import RunWriter, Viewer
+from utils.runs.run_folder import check_earlier_files, check_source_is_apart
 
 MOST_LISTED = 20
 """Lines of each kind in the summary."""
@@ -32,7 +33,8 @@ class DetectOptions:
 
     weights: str = option(REQUIRED, "best.pt of a run, or an .onnx or .torchscript file of export.py", metavar="FILE")
     source: str = option(
-        REQUIRED, "image, video, folder, 'pattern', list.txt with one path a line, or camera index (0)"
+        REQUIRED,
+        "image, video, folder with its subfolders, 'pattern', list.txt with one path a line, or camera index (0)",
     )
     img: Sequence[int] | None = option(
         None, "longer side, or height and width; as in training if not given", **SHARED["img"]
@@ -69,7 +71,9 @@ class DetectOptions:
     )
     project: str = option("runs/detect", **SHARED["project"])
     name: str = option("exp", **SHARED["name"])
-    exist_ok: bool = option(False, **SHARED["exist_ok"])
+    exist_ok: bool = option(
+        False, "write into an existing folder of this name; the files of an earlier run in it are removed"
+    )
     line_thickness: int | None = option(
         None, "width of box lines; chosen by image size if not given", least=1, metavar="PIXELS"
     )
@@ -107,46 +111,50 @@ def summarise(source: Source, writer: RunWriter, counts: Counter[str], speeds: l
     return "\n".join(lines)
 
 
-def detect(settings: DetectOptions) -> Path:
-    """Find the objects in every frame of a source and write the files that the settings ask for.
+def detect(options: DetectOptions) -> Path:
+    """Find the objects in every frame of a source and write the files that the options ask for.
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: settings, weights or a source that cannot be used, or a source without a readable image.
+        UserError: options, weights or a source that cannot be used, or a source without a readable image.
     """
-    check_values(settings)
-    source = open_source(settings.source, settings.vid_stride)
-    plugins = load_plugins(settings.plugin)
-    model = load_network(settings.weights, settings.cfg, settings.patch)
+    check_values(options)
+    source = open_source(options.source, options.vid_stride)
+    folder = Path(options.project) / options.name
+    check_source_is_apart(source, folder, options.exist_ok, options.save_txt)
+    if options.exist_ok:
+        check_earlier_files(folder)
+    plugins = load_plugins(options.plugin)
+    model = load_network(options.weights, options.cfg, options.patch)
     print_plugins(model, plugins)
-    if settings.retina_masks and model.task != "segment":
-        print(f"--retina-masks: does not apply: {settings.weights} finds boxes, no masks")
-    precision = network_precision(model, settings.device, settings.amp)
+    if options.retina_masks and model.task != "segment":
+        print(f"--retina-masks: does not apply: {options.weights} finds boxes, no masks")
+    precision = network_precision(model, options.device, options.amp)
     predictor = Predictor(
         model,
-        image_size=settings.img,
-        conf_thres=settings.conf_thres,
-        iou_thres=settings.iou_thres,
-        max_det=settings.max_det,
-        classes=settings.classes,
-        agnostic=settings.agnostic_nms,
+        image_size=options.img,
+        conf_thres=options.conf_thres,
+        iou_thres=options.iou_thres,
+        max_det=options.max_det,
+        classes=options.classes,
+        agnostic=options.agnostic_nms,
         precision=precision,
-        rect=settings.rect,
-        retina_masks=settings.retina_masks,
+        rect=options.rect,
+        retina_masks=options.retina_masks,
     )
-    visualizer, explainer = layer_writers(model, predictor, settings)
+    visualizer, explainer = layer_writers(model, predictor, options)
     print(f"{precision.describe()}; {predictor.nc} classes")
     writer = RunWriter(
-        next_run_dir(settings.project, settings.name, settings.exist_ok),
-        save_txt=settings.save_txt,
-        save_conf=settings.save_conf,
-        save_crop=settings.save_crop,
-        save_json=settings.save_json,
+        next_run_dir(options.project, options.name, options.exist_ok),
+        save_txt=options.save_txt,
+        save_conf=options.save_conf,
+        save_crop=options.save_crop,
+        save_json=options.save_json,
     )
     try:
-        counts, speeds = process(source, predictor, visualizer, explainer, writer, settings)
+        counts, speeds = process(source, predictor, visualizer, explainer, writer, options)
     finally:
         writer.close()
     if explainer is not None:
@@ -154,13 +162,13 @@ def detect(settings: DetectOptions) -> Path:
     print(summarise(source, writer, counts, speeds))
     if not speeds:
         raise DataError(
-            f"{settings.source}: none of the {len(source.skipped)} files could be read: expected images or videos"
+            f"{options.source}: none of the {len(source.skipped)} files could be read: expected images or videos"
         )
     return writer.folder
 
 
 def layer_writers(
-    model: Model | ExportedNetwork, predictor: Predictor, settings: DetectOptions
+    model: Model | ExportedNetwork, predictor: Predictor, options: DetectOptions
 ) -> tuple[Visualizer | None, Explainer | None]:
     """Return the writers of feature maps and of explanations, each None unless its flag is given.
 
@@ -170,16 +178,16 @@ def layer_writers(
         SettingsError: an unknown layer.
     """
     if not isinstance(model, ExportedNetwork):
-        visualizer = None if settings.visualize is None else Visualizer(model, settings.visualize)
-        explainer = None if settings.explain is None else Explainer(model, settings.explain, predictor)
+        visualizer = None if options.visualize is None else Visualizer(model, options.visualize)
+        explainer = None if options.explain is None else Explainer(model, options.explain, predictor)
         if explainer is not None:
             print(explainer.describe())
         return visualizer, explainer
-    print(f"{settings.weights}: {model.describe()}")
-    for flag, wanted in (("--visualize", settings.visualize), ("--explain", settings.explain)):
+    print(f"{options.weights}: {model.describe()}")
+    for flag, wanted in (("--visualize", options.visualize), ("--explain", options.explain)):
         if wanted is not None:
             print(
-                f"{flag}: does not apply to {settings.weights}: an exported file has no layers to look into; "
+                f"{flag}: does not apply to {options.weights}: an exported file has no layers to look into; "
                 "use the .pt file that it was made from"
             )
     return None, None
@@ -191,14 +199,14 @@ def process(
     visualizer: Visualizer | None,
     explainer: Explainer | None,
     writer: RunWriter,
-    settings: DetectOptions,
+    options: DetectOptions,
 ) -> tuple[Counter[str], list[dict[str, float]]]:
     """Predict, print, write and show each frame.
 
     Returns:
         Number of objects by class name, and each frame's milliseconds by step.
     """
-    viewer = Viewer(settings.view_img)
+    viewer = Viewer(options.view_img)
     counts: Counter[str] = Counter()
     speeds: list[dict[str, float]] = []
     for frame in source:
@@ -207,15 +215,16 @@ def process(
         counts.update(results.counts())
         speeds.append(results.speed)
         annotated = None
-        if viewer.on or not settings.nosave:
-            annotated = results.plot(settings.line_thickness, settings.hide_labels, settings.hide_conf)
+        if viewer.on or not options.nosave:
+            annotated = results.plot(options.line_thickness, options.hide_labels, options.hide_conf)
         stem = writer.stem(frame)
-        writer.write(frame, results, stem, None if settings.nosave else annotated)
+        writer.write(frame, results, stem, None if options.nosave else annotated)
         if visualizer is not None:
-            visualizer.write(predictor.prepare(frame.image)[0], writer.folder / "visualize" / stem)
+            writer.record(*visualizer.write(predictor.prepare(frame.image)[0], writer.place("visualize", stem)))
         if explainer is not None:
             start = time.perf_counter()
-            path = explainer.write(frame.image, writer.folder / "explain" / f"{stem}.png")
+            path = explainer.write(frame.image, writer.place("explain", stem, ".png"))
+            writer.record(path)
             print(f"  explained in {time.perf_counter() - start:.1f} s: {path}", flush=True)
         if annotated is not None and not viewer.show(frame, annotated):
             break

@@ -13,6 +13,7 @@ from utils.drawing.draw import write_image
 from utils.errors import DataError
 from utils.files import write_json, write_text
 from utils.inference.results import Results
+from utils.runs.run_folder import LABELS, RESULTS, record_file, remove_earlier_files
 
 FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
 QUIT_KEYS = (ord("q"), 27)
@@ -59,6 +60,7 @@ class VideoFile:
     def __init__(self, path: Path, fps: float, size_hw: tuple[int, int]) -> None:
         self.path = path
         self.size_hw = size_hw
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._partial = path.with_name(f".{path.stem}.partial.mp4")
         self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size_hw[::-1])
         if not self._writer.isOpened():
@@ -80,10 +82,10 @@ class VideoFile:
 
 
 class RunWriter:
-    """Writes the files of a run.
+    """Writes the files of a run. Files of pictures in subfolders stand in subfolders of the same names.
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder; the files of an earlier run in it are removed.
         save_txt: write a label file for each frame; `save_conf` adds the confidence.
         save_crop: write an image of each box.
         save_json: write all frames' COCO results when the run ends.
@@ -101,34 +103,49 @@ class RunWriter:
         self._stems: dict[Path, str] = {}
         self._video: VideoFile | None = None
         self._video_source: Path | None = None
+        remove_earlier_files(folder)
 
     def stem(self, frame: Frame) -> str:
-        """Return the name, without suffix, of a frame's files: its file's name, in a video with the frame number."""
+        """Return the path, without suffix, of a frame's files below the folder of each kind.
+
+        It is that of the picture below the source; for a frame of a video its number is added.
+        """
         if frame.path not in self._stems:
-            self._stems[frame.path] = self._names.claim(frame.path.stem)
-            if self._stems[frame.path] != frame.path.stem:
+            wanted = frame.relative.with_suffix("").as_posix()
+            self._stems[frame.path] = self._names.claim(wanted)
+            if self._stems[frame.path] != wanted:
                 self.renamed.append(f"{frame.path} -> {self._stems[frame.path]}")
         stem = self._stems[frame.path]
         return self._names.claim(f"{stem}_{frame.number}") if frame.is_video else stem
+
+    def place(self, kind: str, stem: str, suffix: str = "") -> Path:
+        """Return a free path for a file (or folder) of a frame in the folder of its kind, such as `explain`."""
+        return self.folder / f"{self._names.claim(f'{kind}/{stem}')}{suffix}"
+
+    def record(self, *paths: Path) -> None:
+        """Note files as written by this run, so that a later run in the same folder can remove them."""
+        for path in paths:
+            record_file(self.folder, path)
 
     def write(self, frame: Frame, results: Results, stem: str, annotated: NDArray[np.uint8] | None) -> None:
         """Write the files of one frame; `annotated` is the image with its objects drawn, None writes no image."""
         if annotated is not None:
             self._write_annotated(frame, stem, annotated)
         if self.save_txt:
-            rows = results.txt_rows(self.save_conf)
-            write_text(self.folder / "labels" / f"{stem}.txt", "".join(f"{row}\n" for row in rows))
+            path = self.folder / LABELS / f"{stem}.txt"
+            write_text(path, "".join(f"{row}\n" for row in results.txt_rows(self.save_conf)))
+            self.record(path)
         if self.save_crop:
             for index, number in enumerate(results.classes.tolist()):
                 kind = file_name(results.names[number], str(number))
-                write_image(self.folder / f"{self._names.claim(f'crops/{kind}/{stem}')}.jpg", results.crop(index))
+                self.record(write_image(self.place(f"crops/{kind}", stem, ".jpg"), results.crop(index)))
         if self.save_json:
-            suffix = "" if frame.is_video else frame.path.suffix
-            self._coco += results.coco_rows(int(stem) if stem.isdecimal() else stem, f"{stem}{suffix}")
+            name = stem if frame.is_video else frame.relative.as_posix()
+            self._coco += results.coco_rows(int(stem) if stem.isdecimal() else stem, name)
 
     def _write_annotated(self, frame: Frame, stem: str, annotated: NDArray[np.uint8]) -> None:
         if not frame.is_video:
-            write_image(self.folder / f"{stem}{frame.path.suffix}", annotated)
+            self.record(write_image(self.folder / f"{stem}{frame.path.suffix}", annotated))
             return
         if self._video is None or self._video_source != frame.path:
             self._close_video()
@@ -139,13 +156,15 @@ class RunWriter:
     def _close_video(self) -> None:
         if self._video is not None:
             self._video.close()
+            self.record(self._video.path)
             self._video = None
 
     def close(self) -> None:
         """Finish an open video, and write predictions.json if `save_json`."""
         self._close_video()
         if self.save_json:
-            write_json(self.folder / "predictions.json", self._coco)
+            write_json(self.folder / RESULTS, self._coco)
+            self.record(self.folder / RESULTS)
 
 
 class Viewer:

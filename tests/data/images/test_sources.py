@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data.images.finding import find_images
 from data.images.sources import open_source
 from tests.saying import assert_says
 from utils.errors import DataError
@@ -22,12 +23,13 @@ def write_video(path: Path, frames: int = 5, fps: float = 10.0) -> Path:
 
 @pytest.fixture
 def mixed(tmp_path: Path, write_image) -> Path:
-    """A folder with two good images, a video, three broken files, a text, a hidden file and a subfolder."""
+    """A folder with two good images, a video, three broken files, a text, hidden files and a subfolder."""
     folder = tmp_path / "mixed"
     write_image(folder / "b.jpg")
     write_image(folder / "图片 一.PNG", (20, 30))
     write_image(folder / "sub" / "deep.jpg")
     write_image(folder / ".hidden.jpg")
+    write_image(folder / ".trash" / "old.jpg")
     write_video(folder / "видео.mp4")
     (folder / "corrupt.jpg").write_bytes(b"\xff\xd8\xff no jpeg" * 20)
     (folder / "empty.png").write_bytes(b"")
@@ -40,11 +42,12 @@ def test_folder_yields_what_can_be_read_and_names_the_rest(mixed: Path) -> None:
     source = open_source(mixed)
     frames = list(source)
     images = [frame for frame in frames if not frame.is_video]
-    assert [(frame.path.name, frame.image.shape, frame.number) for frame in images] == [
+    assert [(frame.relative.as_posix(), frame.image.shape, frame.number) for frame in images] == [
         ("b.jpg", (40, 60, 3), None),
+        ("sub/deep.jpg", (40, 60, 3), None),
         ("图片 一.PNG", (20, 30, 3), None),
     ]
-    assert len(frames) == 2 + 5
+    assert len(frames) == 3 + 5
     reasons = {Path(path).name: reason for path, reason in source.skipped}
     assert set(reasons) == {"corrupt.jpg", "empty.png", "broken.avi", "notes.md"}
     assert "empty" in reasons["empty.png"]
@@ -73,6 +76,59 @@ def test_video_stride(tmp_path: Path, stride: int, numbers: list[int]) -> None:
 def test_patterns(mixed: Path) -> None:
     assert [frame.path.name for frame in open_source(str(mixed / "b*.jpg"))] == ["b.jpg"]
     assert {frame.path.name for frame in open_source(str(mixed / "**" / "*.jpg"))} == {"b.jpg", "deep.jpg"}
+
+
+def relative_names(source: Path | str) -> list[str]:
+    """Return the frames of a source by their path below it."""
+    return [frame.relative.as_posix() for frame in open_source(source)]
+
+
+def test_names_are_relative_to_the_source(mixed: Path, write_image, tmp_path: Path) -> None:
+    write_image(mixed / "sub" / "b.jpg")
+    assert relative_names(str(mixed / "*" / "b.jpg")) == ["sub/b.jpg"]
+    assert relative_names(str(mixed / "**" / "b.jpg")) == ["b.jpg", "sub/b.jpg"]
+    assert relative_names(mixed / "sub" / "b.jpg") == ["b.jpg"]
+    listing = tmp_path / "list.txt"
+    listing.write_text("mixed/b.jpg\nmixed/sub/b.jpg\n/nowhere/c.jpg\n")
+    assert relative_names(listing) == ["b.jpg", "sub/b.jpg"]
+
+
+def test_pattern_is_relative_to_the_working_folder(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mixed)
+    assert relative_names("**/*.jpg") == ["b.jpg", "sub/deep.jpg"]
+    assert relative_names(".") == ["b.jpg", "sub/deep.jpg", *["видео.mp4"] * 5, "图片 一.PNG"]
+
+
+@pytest.mark.parametrize("source", ["in", "in/**/*.jpg"])
+def test_links_are_followed_as_in_training(tmp_path: Path, write_image, source: str) -> None:
+    for name in ("in/a.jpg", "in/b/c.jpg", "elsewhere/d.jpg", "e.jpg"):
+        write_image(tmp_path / name)
+    for link, target in (
+        ("self", "."),
+        ("other", "."),
+        ("up", ".."),
+        ("a-again", "b"),
+        ("linked", "../elsewhere"),
+        ("linked-2", "../elsewhere"),
+        ("b/back", ".."),
+        ("gone.jpg", "nowhere.jpg"),
+        ("file.jpg", "../e.jpg"),
+    ):
+        (tmp_path / "in" / link).symlink_to(target)
+    opened = open_source(str(tmp_path / source))
+    names = [frame.relative.as_posix() for frame in opened]
+    assert names == ["a-again/c.jpg", "a.jpg", "b/c.jpg", "file.jpg", "linked-2/d.jpg", "linked/d.jpg"]
+    assert len(find_images(tmp_path / "in")) == len(names) + 1, "training names the link gone.jpg too"
+    reasons = {Path(path).relative_to(tmp_path / "in").as_posix(): reason for path, reason in opened.skipped}
+    assert {"self", "other", "up", "b/back", "gone.jpg"} <= set(reasons)
+
+
+def test_a_link_as_source_keeps_its_name(tmp_path: Path, write_image) -> None:
+    path = write_image(tmp_path / "real" / "sub" / "a.jpg")
+    (tmp_path / "link").symlink_to("real")
+    (frame,) = open_source(tmp_path / "link")
+    assert (frame.path, frame.relative) == (tmp_path / "link" / "sub" / "a.jpg", Path("sub/a.jpg"))
+    assert path.samefile(frame.path)
 
 
 def test_a_name_with_brackets_is_a_file_first(tmp_path: Path, write_image) -> None:
@@ -118,8 +174,9 @@ def test_network_addresses_are_refused() -> None:
 
 
 def test_stride_below_one_is_refused(tmp_path: Path, write_image) -> None:
-    with pytest.raises(DataError, match="--vid-stride 0"):
+    with pytest.raises(DataError) as caught:
         open_source(write_image(tmp_path / "a.jpg"), vid_stride=0)
+    assert_says(caught.value, "--vid-stride 0")
 
 
 def test_no_camera() -> None:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 import detect
 from tests.saying import assert_says
 from utils import cli
-from utils.errors import DataError
+from utils.errors import DataError, SettingsError
 from utils.runs import detect as detect_run
 from utils.runs import detect_files
 from utils.runs.detect import DetectOptions
+from utils.runs.run_folder import RECORD
 
 
 class FixedNetwork(nn.Module):
@@ -38,12 +39,12 @@ class FixedNetwork(nn.Module):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Return `run(source, **settings)`, which detects with the stand-in at 32 pixels and returns the run's folder."""
+    """Return `run(source, **options)`, which detects with the stand-in at 32 pixels and returns the run's folder."""
     monkeypatch.setattr(detect_run, "load_network", lambda *_: FixedNetwork())
 
-    def start(source: Path | str, **settings: object) -> Path:
+    def start(source: Path | str, **options: object) -> Path:
         fixed = {"weights": "w.pt", "img": (32,), "device": "cpu", "amp": "off", "project": str(tmp_path / "runs")}
-        return detect_run.detect(DetectOptions(source=str(source), **(fixed | settings)))
+        return detect_run.detect(DetectOptions(source=str(source), **(fixed | options)))
 
     return start
 
@@ -60,8 +61,8 @@ def video(tmp_path: Path) -> Path:
 
 
 def names_below(folder: Path) -> set[str]:
-    """Return the files below a folder, by relative path."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """Return the files below a folder, by relative path, without the record of a run."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != RECORD}
 
 
 def test_everything_an_image_can_give(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,14 +103,37 @@ def test_annotated_image_differs_and_nosave_writes_none(tmp_path: Path, write_im
     assert names_below(run(path, nosave=True)) == set()
 
 
-def test_same_name_twice_overwrites_nothing(
-    tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("a/x.jpg", "b/x.jpg", "b/X.png"):
+def test_subfolders_stay_apart(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x.jpg", "a/x.jpg", "b/x.jpg", "b/X.png"):
         write_image(tmp_path / "in" / name, (32, 32))
-    folder = run(tmp_path / "in" / "**" / "*", save_txt=True)
-    assert names_below(folder) == {"x.jpg", "X_2.png", "x_3.jpg", "labels/x.txt", "labels/X_2.txt", "labels/x_3.txt"}
-    assert "2 renamed" in capsys.readouterr().out
+    folder = run(tmp_path / "in", save_txt=True, save_crop=True, save_json=True, visualize=[])
+    stems = {"x": ".jpg", "a/x": ".jpg", "b/X": ".png", "b/x_2": ".jpg"}
+    assert names_below(folder) == {
+        "predictions.json",
+        *(f"{stem}{suffix}" for stem, suffix in stems.items()),
+        *(f"labels/{stem}.txt" for stem in stems),
+        *(f"crops/{kind}/{stem}.jpg" for stem in stems for kind in ("cat", "red_cell")),
+        *(f"visualize/{stem}/00_Conv2d.png" for stem in stems),
+    }
+    rows = json.loads((folder / "predictions.json").read_text())
+    assert {row["file_name"] for row in rows} == {"x.jpg", "a/x.jpg", "b/x.jpg", "b/X.png"}
+    assert len({row["image_id"] for row in rows}) == 4
+    assert_says(capsys.readouterr().out, "1 renamed", tmp_path / "in" / "b" / "x.jpg", "b/x_2")
+
+
+def test_pictures_in_a_folder_named_as_one_of_the_runs(tmp_path: Path, write_image, run) -> None:
+    for name in ("a.jpg", "crops/cat/a.jpg", "labels/a.jpg"):
+        write_image(tmp_path / "in" / name, (32, 32))
+    found = names_below(run(tmp_path / "in", save_txt=True, save_crop=True))
+    assert len(found) == 3 * 4
+    assert {"crops/cat/a_2.jpg", "labels/a.jpg", "labels/a.txt", "labels/labels/a.txt"} <= found
+
+
+def test_a_video_in_a_subfolder(video: Path, run, tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    video.rename(tmp_path / "in" / "deep" / video.name)
+    found = names_below(run(tmp_path / "in", save_txt=True, vid_stride=5))
+    assert found == {"deep/clip.mp4", "labels/deep/clip_1.txt", "labels/deep/clip_6.txt"}
 
 
 def test_video(video: Path, run) -> None:
@@ -170,6 +194,43 @@ def test_runs_are_numbered(tmp_path: Path, write_image, run) -> None:
     assert [run(path).name, run(path).name, run(path, exist_ok=True).name] == ["exp", "exp2", "exp"]
 
 
+def test_files_of_an_earlier_run_do_not_stay(
+    tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("in/a.jpg", "in/deep/b.jpg", "other/c.jpg"):
+        write_image(tmp_path / name, (32, 32))
+    kinds = {"save_txt": True, "save_crop": True, "save_json": True, "visualize": [], "exist_ok": True}
+    folder = run(tmp_path / "in", **kinds)
+    (folder / "notes.txt").write_text("mine")
+    assert len(names_below(folder)) == 2 * 5 + 2
+    capsys.readouterr()
+    assert run(tmp_path / "other", nosave=True, save_txt=True, exist_ok=True) == folder
+    assert names_below(folder) == {"labels/c.txt", "notes.txt"}
+    assert not (folder / "crops").exists()
+    assert_says(capsys.readouterr().out, folder, "removed 11 files")
+    before = names_below(run(tmp_path / "in", **kinds))
+    assert names_below(run(tmp_path / "in", **kinds)) == before
+
+
+@pytest.mark.parametrize("source", ["photos", "photos/a.jpg", "photos/*.jpg", "list.txt", "clip.mp4", "photos/**/*"])
+def test_nothing_is_written_over_the_source(
+    tmp_path: Path, write_image, run, video: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "photos" / "a.jpg", (32, 32))
+    (tmp_path / "list.txt").write_text("photos/a.jpg\n")
+    video.rename(tmp_path / "photos" / "clip.mp4")
+    (tmp_path / "clip.mp4").symlink_to("photos/clip.mp4")
+    (tmp_path / "alias").symlink_to("photos")
+    before = {path: path.read_bytes() for path in (tmp_path / "photos").iterdir()}
+    monkeypatch.setattr(detect_run, "load_network", lambda *_: pytest.fail("the network was loaded"))
+    for name in ("photos", "alias", "./photos/../alias"):
+        with pytest.raises(SettingsError) as caught:
+            run(source, project=".", name=name, exist_ok=True)
+        assert_says(caught.value, Path(name), "--project")
+    assert {path: path.read_bytes() for path in (tmp_path / "photos").iterdir()} == before
+
+
 def test_no_window_is_said_once(
     tmp_path: Path, write_image, run, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +243,7 @@ def test_no_window_is_said_once(
 
 
 def test_flags() -> None:
-    settings = detect.parse_options(
+    options = detect.parse_options(
         [
             "--weights",
             "w.pt",
@@ -200,7 +261,7 @@ def test_flags() -> None:
             "9",
         ]
     )
-    assert (settings.img, settings.amp, settings.classes, settings.visualize, settings.explain) == (
+    assert (options.img, options.amp, options.classes, options.visualize, options.explain) == (
         [320, 640],
         "fp16",
         ["1", "cat"],
