@@ -14,9 +14,10 @@ from data.config import DataConfig
 from data.folders import source_images
 from data.images.finding import image_format, is_image
 from data.images.reading import inspect_image
-from data.labels.annotation import IMAGE, PROBLEM_TITLES, Annotation, Objects, Problem, ScanReport
+from data.labels.annotation import IMAGE, PROBLEM_TITLES, Annotation, Id, Objects, Problem, ScanReport
 from data.labels.cache import Entry, Job, cache_places, file_id, load_entries, save_entries, stamp
-from data.labels.coco_json import CocoImage, fit_masks, read_coco_file
+from data.labels.coco_categories import merged_categories
+from data.labels.coco_json import CocoImage, fit_to_image, read_coco_file
 from data.labels.yolo_txt import label_path, read_label_file
 from utils.errors import DataError
 from utils.wording import listed
@@ -45,6 +46,9 @@ def load_annotations(
             entries += _read_coco(config, split, source, report)
         else:
             entries += _read_yolo(config, source, report)
+    if report.file_categories:
+        report.categories, note = merged_categories(report.file_categories, config.names)
+        report.notes += [note] if note else []
     annotations = _without_aliases(entries, report)
     if not annotations:
         raise DataError(f"{config.path}: {split}: none of the images can be used: {_first(report.problems)}")
@@ -171,9 +175,10 @@ def _inspect(image: Path) -> tuple[int, int] | Problem:
 
 
 def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport) -> list[Entry]:
-    content = read_coco_file(source, config.names, config.image_dirs.get(split))
-    report.categories = content.categories
+    content = read_coco_file(source, config.names, config.image_dirs.get(split), config.root)
+    report.file_categories.append(content.categories)
     report.problems += content.problems
+    report.notes += content.notes
 
     def read(position: int) -> Entry:
         path = content.images[position].path
@@ -201,10 +206,10 @@ def _coco_entry(image: CocoImage, checked: Entry) -> Entry:
             [Problem(IMAGE, str(image.path), f"{width} x {height} pixels, but its COCO file says {stated}")],
             False,
         )
-    fit_masks(image.objects, image.path, (height, width))
-    annotation = image.objects.annotation(image.path, (height, width), image.image_id)
+    fit_to_image(image.objects, image.path, (height, width))
+    annotation = image.objects.annotation(image.path, (height, width), image.image_id, image.file_name)
     annotation.file_id = checked.annotation.file_id
-    return Entry(annotation, image.objects.problems, True)
+    return Entry(annotation, image.objects.problems, True, image.objects.clipped)
 
 
 def _cached(
@@ -310,16 +315,16 @@ def _count(report: ScanReport, annotations: Sequence[Annotation]) -> None:
 
 def _number(annotations: Sequence[Annotation], report: ScanReport) -> list[Annotation]:
     """Set unique image ids: those of the COCO files, else the numbers in image names, else a count from 1."""
-    image_ids = [annotation.image_id for annotation in annotations]
-    if not any(image_ids):  # YOLO txt: COCO's images are named by their id
+    image_ids: list[Id] = [annotation.image_id for annotation in annotations]
+    if not any(annotation.file_name for annotation in annotations):  # YOLO txt: COCO's images are named by their id
         stems = [annotation.path.stem for annotation in annotations]
         image_ids = [int(stem) if stem.isdecimal() else -1 for stem in stems]
     elif not _unique(image_ids):
-        report.notes.append("image ids are not unique numbers in this split: they are counted from 1 instead")
+        report.notes.append("image ids are not unique in this split: they are counted from 1 instead")
     if not _unique(image_ids):
         image_ids = list(range(1, len(annotations) + 1))
     own = np.concatenate([annotation.annotation_ids for annotation in annotations]).tolist()
-    if _unique(own) and all(own):
+    if len(set(own)) == len(own) and all(own):
         return [
             replace(annotation, image_id=image_id) for annotation, image_id in zip(annotations, image_ids, strict=True)
         ]
@@ -334,8 +339,11 @@ def _number(annotations: Sequence[Annotation], report: ScanReport) -> list[Annot
     ]
 
 
-def _unique(numbers: Sequence[object]) -> bool:
-    return all(isinstance(number, int) and number >= 0 for number in numbers) and len(set(numbers)) == len(numbers)
+def _unique(ids: Sequence[Id]) -> bool:
+    """Tell whether ids are all texts, or all numbers from 0 that pycocotools can hold, and no two are equal."""
+    texts = all(isinstance(one, str) for one in ids)
+    numbers = all(isinstance(one, int) and 0 <= one < 1 << 53 for one in ids)
+    return (texts or numbers) and len(set(ids)) == len(ids)
 
 
 def _first(problems: Sequence[Problem], limit: int = 3) -> str:

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from utils.geometry.region import Polygon
 
+Id = int | str
+"""Number or text by which a data set names an image or a class."""
 IMAGE, ROW, OUTLINE, DUPLICATE = "image", "row", "outline", "duplicate"
 PROBLEM_TITLES = {
     IMAGE: "images skipped",
@@ -32,7 +34,7 @@ class Annotation:
     Attributes:
         path: image file.
         file_hw: height and width of the image file; the network may see another size.
-        image_id: number of the image in COCO results; unique in its split.
+        image_id: id of the image in COCO results, a number or a text; unique in its split.
         classes: (N,) int64, 0 to number of names - 1.
         boxes_xyxy: (N, 4) float32 corners.
         polygons: for each object its parts, each (K, 2) float32 x, y; no parts for an object with only a box.
@@ -41,11 +43,12 @@ class Annotation:
         annotation_ids: (N,) int64, from 1, unique in the split.
         run_lengths: COCO's run lengths by object index, for crowd regions, which have no polygon.
         file_id: the same for all paths that lead to the same file; None if unknown.
+        file_name: name of the image in its COCO file, "" if it is from no COCO file.
     """
 
     path: Path
     file_hw: tuple[int, int]
-    image_id: int
+    image_id: Id
     classes: NDArray[np.int64]
     boxes_xyxy: NDArray[np.float32]
     polygons: list[Polygon]
@@ -54,6 +57,7 @@ class Annotation:
     annotation_ids: NDArray[np.int64]
     run_lengths: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     file_id: tuple[int, ...] | None = None
+    file_name: str = ""
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -103,7 +107,17 @@ class Objects:
         self.areas.append(area)
         self.annotation_ids.append(annotation_id)
 
-    def annotation(self, path: Path, file_hw: tuple[int, int], image_id: int = 0) -> Annotation:
+    def keep(self, rows: list[int]) -> None:
+        """Keep these objects only, in this order."""
+        self.classes = [self.classes[row] for row in rows]
+        self.boxes_xyxy = [self.boxes_xyxy[row] for row in rows]
+        self.polygons = [self.polygons[row] for row in rows]
+        self.crowd = [self.crowd[row] for row in rows]
+        self.areas = [self.areas[row] for row in rows]
+        self.annotation_ids = [self.annotation_ids[row] for row in rows]
+        self.run_lengths = {new: self.run_lengths[old] for new, old in enumerate(rows) if old in self.run_lengths}
+
+    def annotation(self, path: Path, file_hw: tuple[int, int], image_id: Id = 0, file_name: str = "") -> Annotation:
         """Return the objects as arrays."""
         return Annotation(
             path,
@@ -116,6 +130,7 @@ class Objects:
             np.array(self.areas, np.float64),
             np.array(self.annotation_ids, np.int64),
             dict(self.run_lengths),
+            file_name=file_name,
         )
 
 
@@ -124,7 +139,8 @@ class ScanReport:
     """Counts of one split, and its problems.
 
     Attributes:
-        categories: category id of the data set by class index (the index itself for YOLO txt).
+        categories: the data set's category id of each class (the class index for YOLO txt).
+        file_categories: category id of each class in each COCO file, None for a class that it lacks.
         images: usable images.
         backgrounds: usable images without any object; `unlabelled` of them have no label file.
         objects: boxes kept, `polygons` of them with an outline and `crowds` of them crowd regions.
@@ -135,7 +151,8 @@ class ScanReport:
     """
 
     split: str
-    categories: list[int] = field(default_factory=list)
+    categories: list[Id] = field(default_factory=list)
+    file_categories: list[list[Id | None]] = field(default_factory=list)
     images: int = 0
     backgrounds: int = 0
     unlabelled: int = 0

@@ -401,6 +401,39 @@ def test_cache_notices_what_keeps_size_and_time(tmp_path: Path, write_image: Cal
     assert (found, report.from_cache) == (["images/a.bmp [1]"], 0)
 
 
+def test_coco_boxes_outside_are_counted(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "a.jpg")
+    boxes = [[-10, -10, 30, 30], [100, 100, 10, 10], [1, 2, 3, 4]]
+    objects = [{"id": 1 + n, "image_id": 3, "category_id": 9, "bbox": box} for n, box in enumerate(boxes)]
+    write_coco(tmp_path, "val.json", [{"id": 3, "file_name": "a.jpg"}], objects)
+    annotations, report = load_annotations(config(tmp_path, "val.json", split="val"), "val")
+    assert annotations[0].boxes_xyxy.tolist() == [[0, 0, 20, 20], [1, 2, 4, 6]]
+    assert (report.objects, report.clipped, [problem.kind for problem in report.problems]) == (2, 1, [ROW])
+
+
+def test_coco_ids_that_are_texts_stay(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    images = [{"id": name, "file_name": f"{name}.jpg"} for name in "ba"]
+    for image in images:
+        write_image(tmp_path / image["file_name"])
+    write_coco(tmp_path, "val.json", images, [{"id": "x", "image_id": "a", "category_id": "9", "bbox": [1, 2, 3, 4]}])
+    annotations, report = load_annotations(config(tmp_path, "val.json", split="val"), "val")
+    assert [annotation.image_id for annotation in annotations] == ["b", "a"]
+    assert [annotation.file_name for annotation in annotations] == ["b.jpg", "a.jpg"]
+    assert annotations[1].annotation_ids.tolist() == [1]
+    assert report.categories == [4, 9]
+
+
+def test_category_ids_of_two_coco_files_are_joined(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    for number, categories in enumerate(([{"id": 7, "name": "cat"}], [{"id": 90, "name": "dog"}])):
+        write_image(tmp_path / f"{number}.jpg")
+        content = {"images": [{"id": number, "file_name": f"{number}.jpg"}], "categories": categories}
+        objects = [{"id": 1, "image_id": number, "category_id": categories[0]["id"], "bbox": [1, 2, 3, 4]}]
+        (tmp_path / f"{number}.json").write_text(json.dumps(content | {"annotations": objects}))
+    annotations, report = load_annotations(config(tmp_path, "0.json", "1.json", split="val"), "val")
+    assert report.categories == [7, 90]
+    assert [annotation.classes.tolist() for annotation in annotations] == [[0], [1]]
+
+
 def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:
     problems = [Problem(ROW, f"a.txt:{line}", "4 columns") for line in (1, 2, 3)]
     report = ScanReport("val", images=2, backgrounds=1, objects=5, problems=problems, notes=["a note"])

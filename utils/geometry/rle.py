@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from utils.geometry.region import Region, no_region
+from utils.wording import shown
 
 Counts = NDArray[np.int64]
 """Lengths of the runs, column by column: pixels outside (the first may be 0) and inside, alternating."""
 
+MOST_PIXELS = 1 << 30
+"""Largest mask, in pixels; larger sizes in a file are mistakes."""
 FIRST_CHARACTER, DATA_BITS, MORE, SIGN = 48, 5, 0x20, 0x10
+MOST_BITS = 40
+"""Most bits of one number in the compressed text; they hold any number up to MOST_PIXELS."""
 
 
 def encode_region(region: Region, size_hw: tuple[int, int]) -> dict[str, object]:
@@ -32,7 +37,7 @@ def decompress(text: str) -> Counts:
     difference to the number two places before.
 
     Raises:
-        ValueError: an invalid character, or an incomplete last number.
+        ValueError: an invalid character, a number beyond any image, or an incomplete last number.
     """
     counts: list[int] = []
     value = shift = 0
@@ -42,6 +47,8 @@ def decompress(text: str) -> Counts:
             raise ValueError(f"character {character!r} in the run-length text")
         value |= (group & (MORE - 1)) << shift
         shift += DATA_BITS
+        if shift > MOST_BITS:
+            raise ValueError("a number in the run-length text is larger than any image")
         if group & MORE:
             continue
         value -= (1 << shift) if group & SIGN else 0
@@ -60,16 +67,18 @@ def read_counts(rle: Mapping[str, object]) -> tuple[tuple[int, int], Counts]:
     """
     size, counts = rle.get("size"), rle.get("counts")
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-        raise ValueError(f"size is {size!r}, expected height and width")
+        raise ValueError(f"size is {ascii(size)[:60]}, expected height and width")
+    height, width = size
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"size is {shown(height)} x {shown(width)}, expected at most {MOST_PIXELS} pixels")
     if isinstance(counts, bytes):
         counts = counts.decode("ascii", errors="replace")
     if isinstance(counts, str):
         counts = decompress(counts)
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
-        counts = np.array(counts, np.int64)
+        counts = np.array([min(max(count, -1), MOST_PIXELS + 1) for count in counts], np.int64)
     else:
         raise ValueError("counts is neither a list of whole numbers nor a text")
-    height, width = size
     if (counts < 0).any() or counts.sum() != height * width:
         raise ValueError(f"the runs cover {counts.sum()} pixels, expected {height} x {width}")
     return (height, width), counts

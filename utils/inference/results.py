@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.labels.coco_json import result_rows
+from data.labels.annotation import Id
 from data.labels.yolo_txt import label_rows
 from utils.drawing.draw import draw_boxes, write_image
 from utils.geometry.region import Region, dense_masks
 from utils.geometry.rle import encode_region
+from utils.metrics.coco_eval import result_rows
 
 
 @dataclass
@@ -84,9 +85,17 @@ class Results:
         scores = self.scores.tolist() if with_conf else None
         return label_rows(self.boxes_xyxy, self.classes.tolist(), self.image.shape[:2], self.regions, scores)
 
-    def coco_rows(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, Any]]:
-        """Return rows of a COCO results file; `category_id` is the class index, masks are run lengths."""
+    def coco_rows(
+        self, image_id: Id, file_name: str | None = None, categories: Sequence[Id] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return rows of a COCO results file; masks are run lengths.
+
+        Args:
+            file_name: name of the image in the rows; None takes that of its file without folders.
+            categories: category id of each class; None takes the class index.
+        """
         file_hw = self.image.shape[:2]
         masks = None if self.regions is None else [encode_region(region, file_hw) for region in self.regions]
-        rows = result_rows(image_id, self.boxes_xyxy, self.scores, self.classes.tolist(), masks)
-        return [{"image_id": image_id, "file_name": file_name or self.path.name} | row for row in rows]
+        classes: list[int] = self.classes.tolist()
+        ids: Sequence[Id] = classes if categories is None else [categories[index] for index in classes]
+        return result_rows(image_id, file_name or self.path.name, self.boxes_xyxy, self.scores, ids, masks)

@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from data.labels.annotation import Annotation
-from data.labels.coco_json import corners_to_xywh, result_rows
+from data.labels.annotation import Annotation, Id
 from utils.errors import SettingsError
 from utils.files import write_text
 from utils.geometry.rle import encode_region
 from utils.metrics.mask_overlap import coco_polygon, truth_masks
 
 DEFAULT_MAX_DET = 100
+PIXEL_DIGITS, SCORE_DIGITS = 4, 9
+"""Decimals of a coordinate and significant digits of a score in result rows; nine digits keep a float32 exactly."""
 AREA_RANGES = {"_small": 1, "_medium": 2, "_large": 3}
 
 
 def coco_ground_truth(
-    annotations: Sequence[Annotation], names: Sequence[str], categories: Sequence[int], masks: bool = False
+    annotations: Sequence[Annotation],
+    names: Sequence[str],
+    categories: Sequence[Id],
+    masks: bool = False,
+    file_names: Mapping[Id, str] | None = None,
 ) -> dict[str, Any]:
     """Return the annotations of a data set as the content of a COCO instances file.
 
@@ -30,12 +35,13 @@ def coco_ground_truth(
         annotations: images with unique image ids, and annotation ids from 1 (pycocotools takes 0 for 'unmatched').
         names: class names by class index.
         categories: category id by class index.
+        file_names: by image id, name of the image; None takes the name of its file without folders.
         masks: add the masks, polygons unchanged; an object without a mask becomes a crowd (see `truth_masks`).
     """
     images = [
         {
             "id": item.image_id,
-            "file_name": item.path.name,
+            "file_name": item.path.name if file_names is None else file_names[item.image_id],
             "height": int(item.file_hw[0]),
             "width": int(item.file_hw[1]),
         }
@@ -51,7 +57,7 @@ def coco_ground_truth(
                 {
                     "id": int(annotation_id),
                     "image_id": item.image_id,
-                    "category_id": int(categories[label]),
+                    "category_id": categories[label],
                     "bbox": box_xywh.tolist(),
                     "area": float(area),
                     "iscrowd": int(crowd),
@@ -63,14 +69,15 @@ def coco_ground_truth(
                 entry["iscrowd"] = int(crowd)
                 outline = coco_polygon(polygon)
                 entry["segmentation"] = encode_region(region, item.file_hw) if crowd or not outline else outline
-    named = [{"id": int(number), "name": name} for number, name in zip(categories, names, strict=True)]
+    named = [{"id": number, "name": name} for number, name in zip(categories, names, strict=True)]
     return {"info": {}, "images": images, "annotations": objects, "categories": named}
 
 
 def coco_results(
-    detections: Mapping[int, ArrayLike],
-    categories: Sequence[int],
-    segmentations: Mapping[int, Sequence[Mapping[str, object]]] | None = None,
+    detections: Mapping[Id, ArrayLike],
+    categories: Sequence[Id],
+    segmentations: Mapping[Id, Sequence[Mapping[str, object]]] | None = None,
+    file_names: Mapping[Id, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return detections as the content of a COCO results file.
 
@@ -78,15 +85,62 @@ def coco_results(
         detections: by image id, (n, 6 or more) x1, y1, x2, y2 in original pixels, confidence, class index.
         categories: category id by class index.
         segmentations: by image id, the mask of each detection as COCO's run lengths.
+        file_names: by image id, name of the image, for each of its rows.
     """
     results: list[dict[str, Any]] = []
     for image_id, rows in detections.items():
         rows = np.asarray(rows, dtype=np.float64)
         if len(rows):
-            category_ids = [int(categories[index]) for index in rows[:, 5].astype(int)]
+            category_ids = [categories[label] for label in rows[:, 5].astype(int)]
             masks = segmentations[image_id] if segmentations else None
-            results += result_rows(int(image_id), rows[:, :4], rows[:, 4], category_ids, masks)
+            name = file_names[image_id] if file_names else None
+            results += result_rows(image_id, name, rows[:, :4], rows[:, 4], category_ids, masks)
     return results
+
+
+def result_rows(
+    image_id: Id,
+    file_name: str | None,
+    boxes_xyxy: ArrayLike,
+    scores: ArrayLike,
+    categories: Sequence[Id],
+    masks: Sequence[Mapping[str, object]] | None = None,
+) -> list[dict[str, Any]]:
+    """Write one image's detections as rows of a COCO results file.
+
+    Coordinates are rounded to PIXEL_DIGITS decimals, scores to SCORE_DIGITS significant digits, so that different
+    scores stay different: pycocotools ranks detections by them.
+
+    Args:
+        file_name: the image file, so that a reader finds it without a list of ids; None leaves it out.
+        boxes_xyxy: (n, 4) corners in pixels of the image file.
+        scores: (n,) confidences.
+        categories: category id of each detection.
+        masks: COCO's run lengths of each detection; None for boxes only.
+    """
+    named = {} if file_name is None else {"file_name": file_name}
+    boxes_xywh = corners_to_xywh(boxes_xyxy).round(PIXEL_DIGITS).tolist()
+    values = np.asarray(scores, np.float64).tolist()
+    segmentations: Sequence[dict[str, Any]] = (
+        [{}] * len(values) if masks is None else [{"segmentation": mask} for mask in masks]
+    )
+    return [
+        {
+            "image_id": image_id,
+            **named,
+            "category_id": category,
+            "bbox": box_xywh,
+            "score": float(f"{score:.{SCORE_DIGITS}g}"),
+            **segmentation,
+        }
+        for box_xywh, score, category, segmentation in zip(boxes_xywh, values, categories, segmentations, strict=True)
+    ]
+
+
+def corners_to_xywh(boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """Turn (n, 4) corners into COCO's (n, 4) left, top, width, height, in float64."""
+    boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
+    return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
 
 
 def write_results(path: str | Path, results: list[dict[str, Any]]) -> None:

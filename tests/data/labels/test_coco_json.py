@@ -2,14 +2,13 @@
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.labels.annotation import IMAGE, OUTLINE, ROW
-from data.labels.coco_json import find_image_dir, fit_masks, read_categories, read_coco_file, result_rows
+from data.labels.coco_json import fit_to_image, read_categories, read_coco_file
 from tests.saying import assert_says
 from utils.errors import DataError
 from utils.geometry.region import polygon_region
@@ -69,31 +68,18 @@ def test_boxes_parts_crowds_areas_and_ids(tmp_path: Path) -> None:
     assert second.objects.classes == []
 
 
-def test_names_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
-    content = read_coco_file(write(tmp_path), ["cat", "car", "dog"], tmp_path)
-    assert content.categories == [19, 3, 18]
-    assert content.images[0].objects.classes == [1, 2, 2]
-
-
-def test_translated_names_are_matched_in_file_order(tmp_path: Path) -> None:
-    content = read_coco_file(write(tmp_path), ["Hund", "Auto"], tmp_path)
-    assert content.categories == [18, 3]
-    assert content.images[0].objects.classes == [1, 0, 0]
-
-
-def test_names_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        read_coco_file(write(tmp_path), ["dogs", "cars", "cats"], tmp_path)
-    assert_says(caught.value, 2, 3, "dog", "car", "dogs")
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"bbox": [1, 2, 0, 4]}, "the box has no area"),
         ({"bbox": [1, 2, 3]}, "expected four numbers"),
         ({"bbox": None}, "expected four numbers"),
+        ({"bbox": [1, 2, 10**400, 4]}, "expected four numbers"),
+        ({"bbox": [1, 2, True, 4]}, "expected four numbers"),
         ({"image_id": 999}, "image_id 999 is not among the images"),
+        ({"image_id": [42]}, "image_id [42] is not among the images"),
+        ({"image_id": None}, "image_id None is not among the images"),
+        ({"iscrowd": "yes"}, "iscrowd 'yes': expected 0 or 1"),
     ],
 )
 def test_bad_annotations_are_named_and_the_others_stay(tmp_path: Path, change: dict[str, object], reason: str) -> None:
@@ -124,25 +110,15 @@ def test_image_id_twice_is_named(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("folder", ["val2017", "images/val2017", "annotations", "images"])
-def test_images_are_found_beside(tmp_path: Path, write_image: Callable[..., Path], folder: str) -> None:
-    write_image(tmp_path / folder / "b.jpg")
-    assert find_image_dir(write(tmp_path), ["missing.jpg", "b.jpg"]) == tmp_path / folder
-
-
-def test_images_that_are_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        read_coco_file(write(tmp_path), ["dog", "car"])
-    assert_says(caught.value, "b.jpg", "val2017", "images")
-
-
 @pytest.mark.parametrize(
     ("text", "facts"),
     [
         ("{", ("JSON",)),
         ("[]", ("images", "COCO")),
         ('{"images": [], "annotations": []}', ("categories", "COCO")),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', ("categories", 0, 1)),
+        ('{"images": [], "annotations": [], "categories": []}', ("categories", 0)),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', ("categories[0]", 1, "name")),
+        ("[" * 100_000, ("COCO",)),
     ],
 )
 def test_no_coco_file(tmp_path: Path, text: str, facts: tuple[object, ...]) -> None:
@@ -183,6 +159,14 @@ def test_run_lengths_of_an_object_become_its_outline(tmp_path: Path, counts: obj
     [
         ([SQUARE, [1, 2, 3, 4]], 1, r"segmentation[1]: 4 numbers: expected x, y of three points or more"),
         ([[1, 2, 3, 4, 5]], 0, "segmentation[0]: 5 numbers"),
+        ([[1, 2], [1, 2, 3], SQUARE], 1, "2 of 3 parts, the first: segmentation[0]: 2 numbers"),
+        (SQUARE, 0, "segmentation is one flat list of 8 numbers"),
+        ([[1, 2, 3, 4, 5, 10**400]], 0, "segmentation[0]: no list of numbers"),
+        ([[1, 2, 3, 4, 5, 1e9]], 0, "a coordinate of 1e+09"),
+        ({"counts": [0.5, 9.5], "size": [40, 60]}, 0, "counts is neither"),
+        ({"counts": [10**30], "size": [40, 60]}, 0, "the runs cover"),
+        ({"counts": "o" * 100, "size": [40, 60]}, 0, "larger than any image"),
+        ({"counts": [10**12], "size": [10**6, 10**6]}, 0, "size is 1000000 x 1000000"),
         ([[1, 2, 3, 4, 5, "x"]], 0, "segmentation[0]: no list of numbers"),
         ("polygon", 0, "segmentation is str"),
         ({"counts": [0, 9], "size": [40, 60]}, 0, "segmentation: the runs cover 9 pixels, expected 40 x 60"),
@@ -203,23 +187,72 @@ def test_what_is_wrong_with_a_mask_is_named_and_the_box_stays(
 def test_masks_outside_the_image_are_named_and_left_out(tmp_path: Path) -> None:
     far = [x + 100 for x in SQUARE]
     objects = read_coco_file(with_mask(tmp_path, [SQUARE, far]), ["dog", "car"], tmp_path).images[0].objects
-    fit_masks(objects, tmp_path / "b.jpg", (40, 60))
+    fit_to_image(objects, tmp_path / "b.jpg", (40, 60))
     assert len(objects.polygons[0]) == 1
     assert str(objects.problems[0]).endswith(
         "b.jpg: object 1 (id 5): 1 of 2 parts lie outside the image of 60 x 40 pixels"
     )
-    fit_masks(objects, tmp_path / "b.jpg", (40, 50))
+    fit_to_image(objects, tmp_path / "b.jpg", (40, 50))
     assert objects.run_lengths == {}
     assert "run lengths of 2400 pixels: the image has 50 x 40" in objects.problems[1].reason
 
 
-def test_result_rows_keep_scores_apart() -> None:
-    scores = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(1))], np.float32)
-    rows = result_rows("b", np.array([[1, 2, 4.00004, 8]] * 2, np.float32), scores, [90, 3])
-    assert [(row["image_id"], row["category_id"], row["bbox"]) for row in rows] == [
-        ("b", 90, [1, 2, 3, 6]),
-        ("b", 3, [1, 2, 3, 6]),
+def test_ids_are_numbers_or_texts(tmp_path: Path) -> None:
+    images = [{"id": "b", "file_name": "b.jpg"}, {"id": "7", "file_name": "a.jpg"}]
+    categories = [{"id": "x", "name": "dog"}, {"id": 3, "name": "car"}]
+    annotations = [
+        {"id": "n1", "image_id": "b", "category_id": "x", "bbox": [1, 1, 2, 2], "iscrowd": "0"},
+        {"id": None, "image_id": 7, "category_id": "3", "bbox": [1, 1, 2, 2], "iscrowd": "1"},
     ]
-    assert np.array_equal(np.array([row["score"] for row in rows], np.float32), scores)
-    assert "segmentation" not in rows[0]
-    assert result_rows(1, [[0, 0, 1, 1]], [0.5], [1], [{"size": [1, 1]}])[0]["segmentation"] == {"size": [1, 1]}
+    path = write(tmp_path, images=images, categories=categories, annotations=annotations)
+    content = read_coco_file(path, ["dog", "car"], tmp_path)
+    assert content.categories == ["x", 3]
+    assert [image.image_id for image in content.images] == ["b", "7"]
+    assert [image.objects.classes for image in content.images] == [[0], [1]]
+    assert [image.objects.crowd for image in content.images] == [[False], [True]]
+    assert (content.problems, content.notes) == ([], [])
+
+
+@pytest.mark.parametrize("category_id", [[3], {"a": 1}, None, True, 3.5, "\ud800"])
+def test_category_ids_that_are_none_stop(tmp_path: Path, category_id: object) -> None:
+    annotations = [{"id": 5, "image_id": 42, "category_id": category_id, "bbox": [1, 1, 2, 2]}]
+    with pytest.raises(DataError) as caught:
+        read_coco_file(write(tmp_path, annotations=annotations), ["dog", "car"], tmp_path)
+    assert_says(caught.value, "annotations[0]", "category_id")
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("entry", [3, {"id": 1}, {"file_name": "c.jpg"}, {"id": [1], "file_name": "c.jpg"}])
+@pytest.mark.parametrize("other", [{"id": 1, "file_name": "\ud800.jpg"}, {"id": 1, "file_name": "a\0.jpg"}])
+def test_image_entries_that_cannot_be_used_are_named(tmp_path: Path, entry: object, other: object) -> None:
+    path = write(tmp_path, images=[*CONTENT["images"], entry, other])
+    content = read_coco_file(path, ["dog", "car"], tmp_path)
+    assert [problem.kind for problem in content.problems] == [IMAGE, IMAGE]
+    assert [problem.where.rpartition(": ")[2] for problem in content.problems] == ["images[2]", "images[3]"]
+    "".join(map(str, content.problems)).encode()
+
+
+def test_one_file_under_two_ids_is_named(tmp_path: Path) -> None:
+    images = [*CONTENT["images"], {"id": 8, "file_name": "b.jpg"}]
+    notes = read_coco_file(write(tmp_path, images=images), ["dog", "car"], tmp_path).notes
+    assert len(notes) == 1
+    assert_says(notes[0], 1, "b.jpg")
+
+
+def test_boxes_are_clipped_at_the_border_and_dropped_outside(tmp_path: Path) -> None:
+    boxes = [[-10, -10, 30, 30], [100, 100, 10, 10], [50, 30, 20, 20], [0, 0, 60.01, 40], [10, 10, 5, 5]]
+    annotations = [
+        {"id": number, "image_id": 42, "category_id": 3, "bbox": box, "area": box[2] * box[3]}
+        for number, box in enumerate(boxes, 1)
+    ]
+    annotations[4] |= {"iscrowd": 1, "segmentation": {"counts": [80, 20, 2300], "size": [40, 60]}}
+    path = write(tmp_path, annotations=annotations)
+    objects = read_coco_file(path, ["dog", "car"], tmp_path).images[0].objects
+    fit_to_image(objects, tmp_path / "b.jpg", (40, 60))
+    np.testing.assert_allclose(objects.boxes_xyxy, [(0, 0, 20, 20), (50, 30, 60, 40), (0, 0, 60, 40), (10, 10, 15, 15)])
+    assert objects.clipped == 2  # a hundredth of a pixel is rounding
+    assert objects.areas[:2] == [400, 100]
+    assert list(objects.run_lengths) == [3]
+    assert objects.annotation_ids == [1, 3, 4, 5]
+    assert [problem.kind for problem in objects.problems] == [ROW]
+    assert_says(objects.problems[0], "object 2", "id 2", "60 x 40")

@@ -15,7 +15,7 @@ from tests.utils.metrics.perturb import outlined_annotations, perturbed, perturb
 from utils.errors import SettingsError
 from utils.geometry.region import Region, polygon_region
 from utils.geometry.rle import encode_region
-from utils.metrics.coco_eval import coco_ground_truth, coco_results, evaluate_coco, write_results
+from utils.metrics.coco_eval import coco_ground_truth, coco_results, evaluate_coco, result_rows, write_results
 from utils.metrics.detection import DetectionMetrics, DetectionResult
 from utils.metrics.mask_overlap import mask_overlaps, truth_masks
 
@@ -257,3 +257,16 @@ def test_pycocotools_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "pycocotools.coco", None)
     with pytest.raises(SettingsError, match="pip install pycocotools"):
         evaluate_coco({"images": [], "annotations": [], "categories": []}, [])
+
+
+def test_result_rows_keep_scores_apart() -> None:
+    scores = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(1))], np.float32)
+    rows = result_rows("b", "b.jpg", np.array([[1, 2, 4.00004, 8]] * 2, np.float32), scores, [90, 3])
+    assert [(row["image_id"], row["category_id"], row["bbox"]) for row in rows] == [
+        ("b", 90, [1, 2, 3, 6]),
+        ("b", 3, [1, 2, 3, 6]),
+    ]
+    assert np.array_equal(np.array([row["score"] for row in rows], np.float32), scores)
+    assert rows[0]["file_name"] == "b.jpg"
+    assert "segmentation" not in rows[0]
+    assert result_rows(1, None, [[0, 0, 1, 1]], [0.5], [1], [{"size": [1, 1]}])[0]["segmentation"] == {"size": [1, 1]}
