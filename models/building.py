@@ -1,12 +1,14 @@
 """Build layers from names and arguments: for rows, for layers inside blocks, for wrapped layers and for checks."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from torch import nn
 
-from models.registry import Channels, Layer, Scale, bind, find_layer
+from models.registry import Channels, Layer, Scale, bind, find_layer, join_arguments, split_arguments
 from utils.errors import ModelConfigError
 
 InnerLayer = str | list
@@ -68,8 +70,11 @@ def plan_layer(
         fixed[entry.repeats] = repeats
     copies: list[dict[str, Any]] = []
     widths = list(inputs)
+    refuse_width(entry, arguments, inputs, scale)
     for _ in range(1 if entry.repeats else repeats):
-        keywords = bind(entry, list(arguments), num_classes) | fixed
+        bound = bind(entry, list(arguments), num_classes)
+        check_limits(entry, bound, widths)
+        keywords = bound | fixed
         try:
             widths = [entry.rule.apply(widths, keywords, scale)]
         except ModelConfigError:
@@ -78,6 +83,81 @@ def plan_layer(
             raise refused(entry, keywords, error) from error
         copies.append(keywords)
     return Plan(entry, copies, widths[0])
+
+
+LEAST_WIDTH = 32
+"""A smaller number at the start of a row's arguments is not taken for a width: it may be a reduction or a kernel."""
+
+
+def input_widths(inputs: Sequence[Channels]) -> list[int]:
+    """Return the channels of all maps among a layer's inputs."""
+    return [width for channels in inputs for width in (channels if isinstance(channels, list) else [channels])]
+
+
+def refuse_width(entry: Layer, arguments: Sequence[Any], inputs: Sequence[Channels], scale: Scale) -> None:
+    """Reject the input's width as the first argument of a layer that takes no width there.
+
+    A number below LEAST_WIDTH and the argument's default are taken as they are, and so is any value that is given by
+    name.
+
+    Raises:
+        ModelConfigError: names the width, and the row's other arguments.
+    """
+    positional, keywords = split_arguments(arguments)
+    widths = input_widths(inputs)
+    if entry.takes_width() or not positional or not is_width(positional[0], widths, scale):
+        return
+    number, *others = positional
+    while others and is_width(others[0], widths, scale):  # input and output width, as in GAM_Attention [512, 512]
+        del others[0]
+    name, parameter = next(iter(entry.parameters().items()), ("", None))
+    if parameter is not None and number == parameter.default:
+        return
+    remedy, limits = "", entry.limits().get(name)
+    if others or parameter is None or parameter.default is not parameter.empty:
+        remedy = f": write {show_value(join_arguments(others, keywords))}"
+    if limits is not None and isinstance(number, int) and limits.allow(number, min(widths)):
+        remedy += f"; if {name} is meant, write {{{name}: {number}}}"
+    raise ModelConfigError(
+        f"{number} is the width of the input, which the program gives to the layer: leave it out{remedy}: "
+        f"the layer is {entry.signature()}"
+    )
+
+
+def is_width(value: object, widths: Sequence[int], scale: Scale) -> bool:
+    """Tell whether a value is the width of an input as it is, or before the network's width multiple."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not LEAST_WIDTH <= value < math.inf:
+        return False
+    return value in (*widths, sum(widths)) or (looks_like_width(value) and scale.channels(int(value)) in widths)
+
+
+def looks_like_width(value: object) -> bool:
+    """Tell whether a value could be the width that a yaml author writes: a multiple of 8, and not small."""
+    return isinstance(value, int | float) and LEAST_WIDTH <= value < math.inf and value % 8 == 0
+
+
+def show_value(value: object) -> str:
+    """Return a value as a yaml author would write it."""
+    return yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False).strip()
+
+
+def check_limits(entry: Layer, bound: dict[str, Any], inputs: Sequence[Channels]) -> None:
+    """Reject an argument that is out of its range; a default is in range at any width.
+
+    Raises:
+        ModelConfigError: names the range; and says that the width is given by the program, if the value may be one.
+    """
+    channels = min(input_widths(inputs), default=None)
+    parameters = entry.parameters()
+    for name, limits in entry.limits().items():
+        if name not in bound or bound[name] == parameters[name].default or limits.allow(bound[name], channels):
+            continue
+        hint = ""
+        if name == next(iter(parameters)) and not entry.takes_width() and looks_like_width(bound[name]):
+            hint = f"; if {bound[name]} is a width: the program gives the width of the input: leave it out"
+        raise ModelConfigError(
+            f"{name} is {bound[name]!r}: expected {limits.describe(channels)}{hint}: the layer is {entry.signature()}"
+        )
 
 
 def build_layer(

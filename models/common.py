@@ -7,13 +7,14 @@ Feature maps are (B, C, H, W) throughout.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.building import InnerLayer, build_inner, check_inner, unit_builder
+from models.limits import CHANNELS, DILATION, FACTOR, KERNEL, PADDING, REPEATS, STRIDE, UP_TO_CHANNELS
 from models.registry import layer, to, to_with
 from utils.errors import ModelConfigError
 
@@ -45,12 +46,12 @@ class Conv(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
-        kernel_size: int = 1,
-        stride: int = 1,
-        padding: int | None = None,
-        groups: int = 1,
-        dilation: int = 1,
+        out_channels: Annotated[int, CHANNELS],
+        kernel_size: Annotated[int, KERNEL] = 1,
+        stride: Annotated[int, STRIDE] = 1,
+        padding: Annotated[int | None, PADDING] = None,
+        groups: Annotated[int, UP_TO_CHANNELS] = 1,
+        dilation: Annotated[int, DILATION] = 1,
         activate: bool = True,
     ) -> None:
         super().__init__()
@@ -112,7 +113,9 @@ class RepConv(nn.Module):
     Differs: no identity branch.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: Annotated[int, CHANNELS], stride: Annotated[int, STRIDE] = 1
+    ) -> None:
         super().__init__()
         self.conv1 = Conv(in_channels, out_channels, 3, stride, activate=False)
         self.conv2 = Conv(in_channels, out_channels, 1, stride, activate=False)
@@ -192,7 +195,7 @@ class RepBottleneck(nn.Module):
         in_channels: int,
         out_channels: int,
         shortcut: bool = True,
-        expansion: float = 0.5,
+        expansion: Annotated[float, FACTOR] = 0.5,
         attention: InnerLayer | None = None,
     ) -> None:
         super().__init__()
@@ -227,9 +230,9 @@ class RepCSP(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        repeats: int = 1,
+        repeats: Annotated[int, REPEATS] = 1,
         shortcut: bool = True,
-        expansion: float = 0.5,
+        expansion: Annotated[float, FACTOR] = 0.5,
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
@@ -278,8 +281,8 @@ class ELAN1(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        hidden_channels: int,
-        branch_channels: int,
+        hidden_channels: Annotated[int, CHANNELS],
+        branch_channels: Annotated[int, CHANNELS],
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
@@ -312,9 +315,9 @@ class RepNCSPELAN4(ELAN1):
         self,
         in_channels: int,
         out_channels: int,
-        hidden_channels: int,
-        branch_channels: int,
-        repeats: int = 1,
+        hidden_channels: Annotated[int, CHANNELS],
+        branch_channels: Annotated[int, CHANNELS],
+        repeats: Annotated[int, REPEATS] = 1,
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
@@ -335,7 +338,7 @@ class SPPELAN(nn.Module):
     Source: He et al. 2014, SPP, arxiv.org/abs/1406.4729; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
     """
 
-    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, hidden_channels: Annotated[int, CHANNELS]) -> None:
         super().__init__()
         self.cv1 = Conv(in_channels, hidden_channels)
         self.pool = nn.MaxPool2d(5, stride=1, padding=2)

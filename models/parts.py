@@ -136,3 +136,17 @@ def require_divisor(name: str, value: int, channels: int, least: int = 1) -> Non
     fitting = [number for number in range(1, min(channels // least, 32) + 1) if channels % number == 0]
     remedy = f"try one of {', '.join(map(str, fitting))}" if fitting else "use another layer at this width"
     raise ModelConfigError(f"{name} is {value}: {wrong}; {remedy}")
+
+
+def require_cells(name: str, count: int, x: Tensor) -> None:
+    """Reject more cells along a side than a map has; checked on meta tensors when a network is built.
+
+    Such a trace uses a small image, so a map may have four times the cells, and up to 8 cells are always accepted.
+
+    Raises:
+        ModelConfigError: names the size of the map.
+    """
+    if x.is_meta and count > max(4 * min(x.shape[2:]), 8):
+        raise ModelConfigError(
+            f"{name} is {count}: the map is {x.shape[2]} x {x.shape[3]}: expected fewer cells than a map has, such as 5"
+        )

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
+from models.limits import Limits
+from models.names import suggested_layer
 from utils.errors import ModelConfigError, did_you_mean
 from utils.files import REPOSITORY
 
@@ -219,15 +221,35 @@ class Layer:
         hints = typing.get_type_hints(self.cls.__init__)
         return hints | (typing.get_type_hints(self.rule.settings) if self.rule.settings is not None else {})
 
+    def limits(self) -> dict[str, Limits]:
+        """Return the ranges of the arguments that have one."""
+        sources = [self.cls.__init__, *([self.rule.settings] if self.rule.settings is not None else [])]
+        hints = {key: hint for one in sources for key, hint in typing.get_type_hints(one, include_extras=True).items()}
+        notes = ((key, note) for key, hint in hints.items() for note in getattr(hint, "__metadata__", ()))
+        return {key: note for key, note in notes if isinstance(note, Limits)}
+
+    def takes_width(self) -> bool:
+        """Tell whether the first argument of a row is a number of channels, or of classes."""
+        return self.rule.branches > 0 or WIDTH_NAME.search(next(iter(self.parameters()), "")) is not None
+
     def documentation(self) -> str:
         """Return the class's own docstring, empty without one."""
         return inspect.cleandoc(self.cls.__dict__.get("__doc__") or "")
 
     def signature(self) -> str:
         """Return the signature for yaml rows, such as ``Conv(out_channels: int, kernel_size: int = 1)``."""
-        shown = [str(p).replace("torch.nn.", "").replace("typing.", "") for p in self.parameters().values()]
+        written = [p.replace(annotation=without_notes(p.annotation)) for p in self.parameters().values()]
+        shown = [str(p).replace("torch.nn.", "").replace("typing.", "") for p in written]
         return f"{self.name}({', '.join(shown)})"
 
+
+def without_notes(annotation: Any) -> Any:
+    """Return the type of an annotation such as ``Annotated[int, KERNEL]``."""
+    return annotation.__origin__ if typing.get_origin(annotation) is Annotated else annotation
+
+
+WIDTH_NAME = re.compile(r"(^|_)(channels?|widths?|dims?|planes|features|filters|hidden|ch|c\d?)$")
+"""Names of arguments that are numbers of channels."""
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Source|Differs|Yields):(.*)")
 """A line that begins a section of a docstring."""
@@ -336,7 +358,7 @@ def find_layer(name: object) -> Layer:
         ModelConfigError: no such layer; the message suggests the nearest name.
     """
     if name not in _LAYERS:
-        raise ModelConfigError(f"unknown layer '{name}'.{did_you_mean(str(name), _LAYERS)}")
+        raise ModelConfigError(f"unknown layer '{name}'.{suggested_layer(str(name), _LAYERS)}")
     return _LAYERS[name]
 
 
@@ -372,7 +394,8 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
     for key, value in keywords.items():
         if key not in parameters:
             raise ModelConfigError(
-                f"unknown argument '{key}': the layer is {entry.signature()}.{did_you_mean(str(key), parameters)}"
+                f"unknown argument '{key}': {filled_by_program(entry, key)}the layer is {entry.signature()}."
+                f"{did_you_mean(str(key), parameters)}"
             )
         if key in bound:
             raise ModelConfigError(f"argument '{key}' is given twice: the layer is {entry.signature()}")
@@ -384,6 +407,13 @@ def bind(entry: Layer, row_arguments: list[Any], num_classes: int) -> dict[str, 
     return {
         key: _checked(entry, key, _meaning(value, num_classes), hints.get(key, Any)) for key, value in bound.items()
     }
+
+
+def filled_by_program(entry: Layer, key: object) -> str:
+    """Return a clause for an argument that the program fills, such as `channels`; empty for any other name."""
+    if key in entry.rule.fills or key in ("c1", "in_channels", "inp", "channels", "channel", "dim"):
+        return "the program gives a layer the channels of its input: leave it out: "
+    return ""
 
 
 def with_inner_repeats(entry: Layer, row_arguments: list[Any], scale: Scale) -> list[Any]:
@@ -421,8 +451,39 @@ def _checked(entry: Layer, key: str, value: object, annotation: object) -> objec
     if not fits:
         expected = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
         wanted = expected or str(annotation).replace("typing.", "")
-        raise ModelConfigError(f"argument '{key}' is {value!r}, expected {wanted}: the layer is {entry.signature()}")
+        reason = reason_of_misfit(entry, value)
+        raise ModelConfigError(
+            f"argument '{key}' is {value!r}, expected {wanted}{reason}: the layer is {entry.signature()}"
+        )
     return converted
+
+
+def reason_of_misfit(entry: Layer, value: object) -> str:
+    """Return what is wrong with a value that does not fit its annotation, where that is known, else an empty text."""
+    if entry.rule.branches and (value == "anchors" or is_anchor_list(value)):
+        return ": the heads have no anchors: leave them out, as in [nc]"
+    if not isinstance(value, str):
+        return ""
+    try:
+        number = float(value.strip())
+    except ValueError:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    return f": it is text: yaml needs it as {as_yaml_number(number)}, without quotes"
+
+
+def as_yaml_number(number: float) -> str:
+    """Return a finite number as yaml 1.1 reads it: 1.0e-4, where 1e-4 would be text."""
+    digits, _, exponent = repr(number).partition("e")
+    if number.is_integer() and abs(number) < 1e15:
+        return str(int(number))
+    return f"{digits if '.' in digits else f'{digits}.0'}e{int(exponent):+d}" if exponent else digits
+
+
+def is_anchor_list(value: object) -> bool:
+    """Tell whether a value is a list of lists of numbers, as heads with anchor boxes have it."""
+    return isinstance(value, list) and bool(value) and all(isinstance(row, list) for row in value)
 
 
 def _fit(value: object, annotation: object) -> tuple[bool, object]:

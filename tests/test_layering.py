@@ -29,6 +29,7 @@ FLOORS = [
     "data.loader",
     "utils.metrics utils.losses",
     "utils.drawing",
+    "models.limits models.names",
     "models.registry models.parameters",
     "models.parts models.building",
     "models.common",
@@ -56,7 +57,7 @@ STOREYS = {
     "utils.errors": "basics",
     "data.labels": "data: from files to batches",
     "utils.metrics": "losses, metrics, drawing",
-    "models.registry": "networks: layers, yaml files, the model",
+    "models.limits": "networks: layers, yaml files, the model",
     "utils.weights": "work with networks: weights, prediction, training",
     "utils.runs": "commands",
 }

@@ -5,6 +5,7 @@ Parts are named as in the authors' weights, which therefore load without mapping
 """
 
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from models.attention.window_attention import graph_leaves_torch, wide, window_attention, window_attention_by_taps
 from models.common import conv_like
+from models.limits import CHANNELS, DILATION, KERNEL, STRIDE, UP_TO_CHANNELS
 from models.parts import Start, is_channels_last
 from models.registry import Channels, Scale, layer, only, rule
 from utils.errors import ModelConfigError
@@ -79,12 +81,12 @@ class ACmix(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        out_channels: int | None = None,
-        kernel_att: int = 7,
-        heads: int = 4,
-        kernel_conv: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
+        out_channels: Annotated[int | None, CHANNELS] = None,
+        kernel_att: Annotated[int, KERNEL] = 7,
+        heads: Annotated[int, UP_TO_CHANNELS] = 4,
+        kernel_conv: Annotated[int, KERNEL] = 3,
+        stride: Annotated[int, STRIDE] = 1,
+        dilation: Annotated[int, DILATION] = 1,
         residual: bool = False,
         start: Start = "random",
     ) -> None:

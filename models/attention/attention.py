@@ -5,10 +5,13 @@ Feature maps are (B, C, H, W) throughout: 1 x 1 convolutions stand for the paper
 With `{start: identity}` in its row, a layer that is added to a trained network changes nothing at first.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.limits import DROPPED, FACTOR, LARGE_KERNEL, SHARE, Limits
 from models.parts import MLP, DepthwiseConv2d, DropPath, LayerNorm2d, Start, same_as_asked, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
@@ -38,11 +41,11 @@ class FocalModulation(nn.Module):
     def __init__(
         self,
         channels: int,
-        focal_window: int = 3,
-        focal_level: int = 2,
-        focal_factor: int = 2,
+        focal_window: Annotated[int, LARGE_KERNEL] = 3,
+        focal_level: Annotated[int, Limits(0, 8)] = 2,
+        focal_factor: Annotated[int, Limits(0, 16)] = 2,
         bias: bool = True,
-        proj_drop: float = 0.0,
+        proj_drop: Annotated[float, DROPPED] = 0.0,
         use_postln_in_modulation: bool = False,
         normalize_modulator: bool = False,
         residual: bool = False,
@@ -120,16 +123,16 @@ class FocalModulationBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int | None = None,
-        mlp_ratio: float = 4.0,
-        focal_window: int = 9,
-        focal_level: int = 2,
+        mlp_ratio: Annotated[float, FACTOR] = 4.0,
+        focal_window: Annotated[int, LARGE_KERNEL] = 9,
+        focal_level: Annotated[int, Limits(0, 8)] = 2,
         use_postln: bool = False,
         use_postln_in_modulation: bool = False,
         normalize_modulator: bool = False,
         use_layerscale: bool = False,
-        layerscale_value: float = 1e-4,
-        drop: float = 0.0,
-        drop_path: float = 0.0,
+        layerscale_value: Annotated[float, SHARE] = 1e-4,
+        drop: Annotated[float, DROPPED] = 0.0,
+        drop_path: Annotated[float, DROPPED] = 0.0,
         start: Start = "random",
     ) -> None:
         super().__init__()

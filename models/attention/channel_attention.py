@@ -1,13 +1,15 @@
 """Channel attention (SE, ECA, MLCA): weigh each channel by its means over the whole map or over cells of it."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from models.attention.gather_excite import Excite
 from models.attention.gating import GatedLayer, squeezed
-from models.parts import Start, require_odd, require_positive, zero_
+from models.limits import CELLS, FACTOR, LARGE_KERNEL, SHARE, UP_TO_CHANNELS, Limits
+from models.parts import Start, require_cells, require_odd, require_positive, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
 
@@ -27,7 +29,7 @@ class SE(GatedLayer):
         ModelConfigError: the reduction is not positive.
     """
 
-    def __init__(self, channels: int, reduction: int = 16, start: Start = "random") -> None:
+    def __init__(self, channels: int, reduction: Annotated[int, UP_TO_CHANNELS] = 16, start: Start = "random") -> None:
         super().__init__(start)
         self.mlp = Excite(channels, squeezed(channels, reduction))
         if start == "identity":
@@ -71,9 +73,9 @@ class ECA(GatedLayer):
     def __init__(
         self,
         channels: int,
-        kernel_size: int | None = None,
-        gamma: float = 2,
-        offset: float = 1,
+        kernel_size: Annotated[int | None, LARGE_KERNEL] = None,
+        gamma: Annotated[float, FACTOR] = 2,
+        offset: Annotated[float, Limits(-16, 16)] = 1,
         start: Start = "random",
     ) -> None:
         super().__init__(start)
@@ -110,17 +112,18 @@ class MLCA(GatedLayer):
         kernel_size, gamma, offset: of both convolutions, see ECA.
         start: `identity` makes both gates 2 * sigmoid and both convolutions zero, so that gates start at one.
     Raises:
-        ModelConfigError: a share outside [0, 1], `cells` below 1, an even kernel, or a gamma that is not positive.
+        ModelConfigError: a share outside [0, 1], `cells` below 1 or more than a map has, an even kernel, or a gamma
+            that is not positive.
     """
 
     def __init__(
         self,
         channels: int,
-        cells: int = 5,
-        local_weight: float = 0.5,
-        kernel_size: int | None = None,
-        gamma: float = 2,
-        offset: float = 1,
+        cells: Annotated[int, CELLS] = 5,
+        local_weight: Annotated[float, SHARE] = 0.5,
+        kernel_size: Annotated[int | None, LARGE_KERNEL] = None,
+        gamma: Annotated[float, FACTOR] = 2,
+        offset: Annotated[float, Limits(-16, 16)] = 1,
         start: Start = "random",
     ) -> None:
         super().__init__(start)
@@ -134,6 +137,7 @@ class MLCA(GatedLayer):
         self.conv_global = channel_conv(channels, kernel_size, gamma, offset, start)
 
     def gate(self, x: Tensor) -> Tensor:
+        require_cells("cells", self.cells, x)
         down, across = windows(self.cells, x.shape[2], x), windows(self.cells, x.shape[3], x).transpose(0, 1)
         means = (down @ x) / down.sum(1, keepdim=True) @ across / across.sum(0)  # (B, C, cells, cells)
         sequence = means.flatten(2).transpose(1, 2)  # (B, cells * cells, C): the channels of one cell are adjacent

@@ -5,7 +5,7 @@ The parameters of `DynamicConv2d` are named as in the published weights of both.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from models.attention.window_attention import full_precision, graph_leaves_torch, wide
 from models.common import Conv, same_padding
+from models.limits import CHANNELS, DILATION, KERNEL, PADDING, STRIDE, UP_TO_CHANNELS, Limits
 from models.parts import BatchNorm2d, is_channels_last
 from models.registry import layer, to
 from utils.errors import ModelConfigError
@@ -269,17 +270,17 @@ class DynamicConv(Conv):
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
-        kernel_size: int = 1,
-        stride: int = 1,
-        padding: int | None = None,
-        groups: int = 1,
-        dilation: int = 1,
+        out_channels: Annotated[int, CHANNELS],
+        kernel_size: Annotated[int, KERNEL] = 1,
+        stride: Annotated[int, STRIDE] = 1,
+        padding: Annotated[int | None, PADDING] = None,
+        groups: Annotated[int, UP_TO_CHANNELS] = 1,
+        dilation: Annotated[int, DILATION] = 1,
         activate: bool = True,
-        experts: int = 4,
+        experts: Annotated[int, Limits(1, 64)] = 4,
         route: Route = "sigmoid",
-        router_channels: int | None = None,
-        temperature: float = 1.0,
+        router_channels: Annotated[int | None, CHANNELS] = None,
+        temperature: Annotated[float, Limits(0, 1000, above=True)] = 1.0,
     ) -> None:
         check(in_channels, out_channels, groups, experts)
         if padding is None:

@@ -1,12 +1,14 @@
 """AIFI: a transformer layer over the pixels of a small map."""
 
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attention.window_attention import full_precision, graph_leaves_torch, wide
+from models.limits import CHANNELS, DROPPED, UP_TO_CHANNELS, Limits
 from models.parts import Start, require_divisor, require_positive, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
@@ -63,10 +65,10 @@ class AIFI(nn.Module):
     def __init__(
         self,
         channels: int,
-        ffn_channels: int = 1024,
-        heads: int = 8,
-        drop: float = 0.0,
-        temperature: float = 10000.0,
+        ffn_channels: Annotated[int, CHANNELS] = 1024,
+        heads: Annotated[int, UP_TO_CHANNELS] = 8,
+        drop: Annotated[float, DROPPED] = 0.0,
+        temperature: Annotated[float, Limits(1, 1e6, above=True)] = 10000.0,
         pre_norm: bool = False,
         start: Start = "random",
     ) -> None:

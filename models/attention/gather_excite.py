@@ -4,14 +4,15 @@ Source: Hu et al. 2018, Gather-Excite, arxiv.org/abs/1810.12348.
 """
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common import fold_batchnorm
-from models.parts import BatchNorm2d, Start
+from models.limits import CHANNELS, Limits
+from models.parts import BatchNorm2d, Start, require_cells
 from models.registry import layer, same
 from utils.errors import ModelConfigError
 
@@ -59,12 +60,12 @@ class GatherExcite(nn.Module):
     def __init__(
         self,
         channels: int,
-        extent: int | Literal["global"] = "global",
+        extent: Annotated[int | Literal["global"], Limits(0, 64)] = "global",
         variant: Literal["theta-minus", "theta", "theta-plus"] = "theta-minus",
-        size_hw: tuple[int, int] | None = None,
+        size_hw: Annotated[tuple[int, int] | None, Limits(1, 512)] = None,
         mlp: bool = False,
-        mlp_ratio: float = 1 / 16,
-        hidden_channels: int | None = None,
+        mlp_ratio: Annotated[float, Limits(0, 4, above=True)] = 1 / 16,
+        hidden_channels: Annotated[int | None, CHANNELS] = None,
         maxpool: bool = False,
         pad_global: bool = False,
         start: Start = "random",
@@ -92,6 +93,7 @@ class GatherExcite(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gates of the gathered map's cells, (B, C, ceil(H / extent), ceil(W / extent)), or (B, C, 1, 1)."""
+        require_cells("extent", self.extent, x)
         gathered = self.pool(x) if self.gather is None else self.convolve(x, self.gather)
         if self.post_relu:
             gathered = functional.relu(gathered)

@@ -1,9 +1,12 @@
 """Attention by large depthwise kernels (MSCA, LSK, LSKA): multiply the map by a gate without sigmoid."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.limits import KERNEL, LARGE_KERNEL
 from models.parts import Start, require_odd, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
@@ -85,7 +88,11 @@ class MSCA(LargeKernelLayer):
     """
 
     def __init__(
-        self, channels: int, kernel_sizes: tuple[int, ...] = (7, 11, 21), block: bool = False, start: Start = "random"
+        self,
+        channels: int,
+        kernel_sizes: Annotated[tuple[int, ...], LARGE_KERNEL] = (7, 11, 21),
+        block: bool = False,
+        start: Start = "random",
     ) -> None:
         super().__init__(channels, channels, block, start)
         if not kernel_sizes:
@@ -120,7 +127,9 @@ class LSK(LargeKernelLayer):
         ModelConfigError: an even kernel.
     """
 
-    def __init__(self, channels: int, kernel_size: int = 7, block: bool = False, start: Start = "random") -> None:
+    def __init__(
+        self, channels: int, kernel_size: Annotated[int, KERNEL] = 7, block: bool = False, start: Start = "random"
+    ) -> None:
         half = max(channels // 2, 1)
         super().__init__(channels, half, block, start)
         require_odd("kernel_size", kernel_size)
@@ -166,7 +175,13 @@ class LSKA(LargeKernelLayer):
         ModelConfigError: a kernel size that odd strips do not reach exactly.
     """
 
-    def __init__(self, channels: int, kernel_size: int = 23, block: bool = False, start: Start = "random") -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: Annotated[int, LARGE_KERNEL] = 23,
+        block: bool = False,
+        start: Start = "random",
+    ) -> None:
         super().__init__(channels, channels, block, start)
         dilation = 2 if kernel_size <= 11 else 3
         if kernel_size < 7 or (kernel_size + 1) % (2 * dilation):

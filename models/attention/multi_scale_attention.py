@@ -1,10 +1,13 @@
 """Efficient multi-scale attention, known as EMA attention; it is unrelated to the moving average of weights."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from models.attention.gating import GatedLayer, GroupNorm
 from models.attention.window_attention import wide
+from models.limits import UP_TO_CHANNELS
 from models.parts import Start, require_divisor
 from models.registry import layer, same
 
@@ -26,7 +29,7 @@ class EMAttention(GatedLayer):
         ModelConfigError: groups that do not divide the channels.
     """
 
-    def __init__(self, channels: int, groups: int = 8, start: Start = "random") -> None:
+    def __init__(self, channels: int, groups: Annotated[int, UP_TO_CHANNELS] = 8, start: Start = "random") -> None:
         super().__init__(start)
         require_divisor("groups", groups, channels)
         self.groups, part = groups, channels // groups

@@ -1,11 +1,14 @@
 """SCSA: spatial attention with several kernel sizes, then self-attention among the channels."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attention.gating import GatedLayer, GroupNorm
 from models.attention.window_attention import full_precision, wide
+from models.limits import CELLS, LARGE_KERNEL, UP_TO_CHANNELS
 from models.parts import Start, require_divisor, require_odd, require_positive, zero_
 from models.registry import layer, same
 from utils.errors import ModelConfigError
@@ -36,9 +39,9 @@ class SCSA(GatedLayer):
     def __init__(
         self,
         channels: int,
-        heads: int = 8,
-        window: int = 7,
-        kernel_sizes: tuple[int, ...] = (3, 5, 7, 9),
+        heads: Annotated[int, UP_TO_CHANNELS] = 8,
+        window: Annotated[int, CELLS] = 7,
+        kernel_sizes: Annotated[tuple[int, ...], LARGE_KERNEL] = (3, 5, 7, 9),
         start: Start = "random",
     ) -> None:
         super().__init__(start)

@@ -1,11 +1,14 @@
 """SimAM: weigh every value of a map by its distance from the channel's mean; no parameters."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from models.attention.gating import GatedLayer
 from models.attention.window_attention import full_precision, wide
-from models.parts import Start, require_positive
+from models.limits import CELLS, SMALL
+from models.parts import Start, require_cells, require_positive
 from models.registry import layer, same
 
 
@@ -28,7 +31,13 @@ class SimAM(GatedLayer):
         ModelConfigError: a setting that is not positive.
     """
 
-    def __init__(self, channels: int, regularizer: float = 1e-4, slices: int = 1, start: Start = "random") -> None:
+    def __init__(
+        self,
+        channels: int,
+        regularizer: Annotated[float, SMALL] = 1e-4,
+        slices: Annotated[int, CELLS] = 1,
+        start: Start = "random",
+    ) -> None:
         super().__init__(start)
         require_positive("regularizer", regularizer)
         require_positive("slices", slices)
@@ -49,6 +58,7 @@ class SimAM(GatedLayer):
 
     def distinctness_in_tiles(self, x: Tensor) -> Tensor:
         """Return `distinctness` with the statistics of each tile."""
+        require_cells("slices", self.slices, x)
         down, across = tiles(self.slices, x.shape[2], x), tiles(self.slices, x.shape[3], x)
 
         def total(maps: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, slices, slices)

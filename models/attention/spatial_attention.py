@@ -1,11 +1,14 @@
 """Attention over channels and pixels: CBAM weighs channels, then pixels; CoordAtt weighs channels by row and column."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from models.attention.gather_excite import Excite
 from models.attention.gating import GatedLayer, squeezed
 from models.common import fold_batchnorm
+from models.limits import KERNEL, UP_TO_CHANNELS
 from models.parts import BatchNorm2d, Start, require_odd, zero_
 from models.registry import layer, same
 
@@ -28,7 +31,12 @@ class CBAM(GatedLayer):
     """
 
     def __init__(
-        self, channels: int, reduction: int = 16, kernel_size: int = 7, norm: bool = True, start: Start = "random"
+        self,
+        channels: int,
+        reduction: Annotated[int, UP_TO_CHANNELS] = 16,
+        kernel_size: Annotated[int, KERNEL] = 7,
+        norm: bool = True,
+        start: Start = "random",
     ) -> None:
         super().__init__(start)
         require_odd("kernel_size", kernel_size)
@@ -77,7 +85,7 @@ class CoordAtt(GatedLayer):
         ModelConfigError: the reduction is not positive.
     """
 
-    def __init__(self, channels: int, reduction: int = 32, start: Start = "random") -> None:
+    def __init__(self, channels: int, reduction: Annotated[int, UP_TO_CHANNELS] = 32, start: Start = "random") -> None:
         super().__init__(start)
         hidden = squeezed(channels, reduction)
         self.conv = nn.Conv2d(channels, hidden, 1, bias=False)

@@ -1,9 +1,12 @@
 """Activations with parameters; each can be a row of its own or a network's `activation`."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from models.common import ACTIVATIONS
+from models.limits import Limits
 from models.registry import keep, layer
 
 LOWEST, HIGHEST = 0.01, 0.99
@@ -26,7 +29,9 @@ class ARelu(nn.Module):
         beta: positive values are multiplied by 1 + sigmoid(beta), 1.88 at the start.
     """
 
-    def __init__(self, alpha: float = 0.9, beta: float = 2.0) -> None:
+    def __init__(
+        self, alpha: Annotated[float, Limits(LOWEST, HIGHEST)] = 0.9, beta: Annotated[float, Limits(-16, 16)] = 2.0
+    ) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.tensor([float(alpha)]))
         self.beta = nn.Parameter(torch.tensor([float(beta)]))

@@ -7,13 +7,14 @@ Parts are named as in the original weights (cv1, cv2, m, attn, ffn), which there
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from models.building import InnerLayer, build_inner, unit_builder
 from models.common import Conv, fix_activation
+from models.limits import DILATION, FACTOR, KERNEL, LARGE_KERNEL, STRIDE, UP_TO_CHANNELS
 from models.registry import Channels, Scale, layer, rule, to
 from utils.errors import ModelConfigError
 
@@ -30,9 +31,9 @@ class DWConv(Conv):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 1,
-        stride: int = 1,
-        dilation: int = 1,
+        kernel_size: Annotated[int, LARGE_KERNEL] = 1,
+        stride: Annotated[int, STRIDE] = 1,
+        dilation: Annotated[int, DILATION] = 1,
         activate: bool = True,
     ) -> None:
         groups = math.gcd(in_channels, out_channels)
@@ -57,9 +58,9 @@ class Bottleneck(nn.Module):
         in_channels: int,
         out_channels: int,
         shortcut: bool = True,
-        groups: int = 1,
-        kernel_sizes: tuple[int, int] = (3, 3),
-        expansion: float = 0.5,
+        groups: Annotated[int, UP_TO_CHANNELS] = 1,
+        kernel_sizes: Annotated[tuple[int, int], KERNEL] = (3, 3),
+        expansion: Annotated[float, FACTOR] = 0.5,
         attention: InnerLayer | None = None,
     ) -> None:
         super().__init__()
@@ -119,8 +120,8 @@ class C2f(StageConcat):
         out_channels: int,
         repeats: int = 1,
         shortcut: bool = False,
-        groups: int = 1,
-        expansion: float = 0.5,
+        groups: Annotated[int, UP_TO_CHANNELS] = 1,
+        expansion: Annotated[float, FACTOR] = 0.5,
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
@@ -179,8 +180,8 @@ class C3(CrossStage):
         out_channels: int,
         repeats: int = 1,
         shortcut: bool = True,
-        groups: int = 1,
-        expansion: float = 0.5,
+        groups: Annotated[int, UP_TO_CHANNELS] = 1,
+        expansion: Annotated[float, FACTOR] = 0.5,
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
@@ -203,9 +204,9 @@ class C3k(CrossStage):
         out_channels: int,
         repeats: int = 1,
         shortcut: bool = True,
-        groups: int = 1,
-        expansion: float = 0.5,
-        kernel_size: int = 3,
+        groups: Annotated[int, UP_TO_CHANNELS] = 1,
+        expansion: Annotated[float, FACTOR] = 0.5,
+        kernel_size: Annotated[int, KERNEL] = 3,
         attention: InnerLayer | None = None,
     ) -> None:
         super().__init__(
@@ -259,8 +260,8 @@ class C3k2(StageConcat):
         out_channels: int,
         repeats: int = 1,
         c3k: bool | str = False,
-        expansion: float = 0.5,
-        groups: int = 1,
+        expansion: Annotated[float, FACTOR] = 0.5,
+        groups: Annotated[int, UP_TO_CHANNELS] = 1,
         shortcut: bool = True,
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
@@ -289,7 +290,11 @@ class SPPF(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 5, activation: str | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Annotated[int, KERNEL] = 5,
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         hidden = in_channels // 2
@@ -313,7 +318,7 @@ class SimSPPF(SPPF):
     Differs: it is SPPF with `activation: ReLU`, nothing else.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Annotated[int, KERNEL] = 5) -> None:
         super().__init__(in_channels, out_channels, kernel_size, activation="ReLU")
 
 
@@ -387,7 +392,9 @@ class C2PSA(nn.Module):
     Differs: no layer normalisation; a depthwise convolution of the values replaces position encodings.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, expansion: float = 0.5) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, repeats: int = 1, expansion: Annotated[float, FACTOR] = 0.5
+    ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
         self.cv1 = Conv(in_channels, 2 * hidden)

@@ -1,5 +1,7 @@
 """Cheap convolutions: GSConv computes half of its channels from the others; SPDConv halves the size without loss."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,6 +9,7 @@ from torch.nn import functional
 from models.blocks.csp import CrossStage
 from models.blocks.normalisation import allow_single_values
 from models.common import Conv
+from models.limits import FACTOR, KERNEL, STRIDE
 from models.parts import require_odd, require_positive
 from models.registry import layer, to
 from utils.errors import ModelConfigError
@@ -44,7 +47,12 @@ class GSConv(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, activate: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Annotated[int, KERNEL] = 1,
+        stride: Annotated[int, STRIDE] = 1,
+        activate: bool = True,
     ) -> None:
         super().__init__()
         check_even(out_channels, "out_channels")
@@ -73,7 +81,7 @@ class GSBottleneck(nn.Module):
         ModelConfigError: an odd inner or outer width.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, expansion: float = 0.5) -> None:
+    def __init__(self, in_channels: int, out_channels: int, expansion: Annotated[float, FACTOR] = 0.5) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
         require_positive("expansion", expansion)
@@ -102,7 +110,9 @@ class VoVGSCSP(CrossStage):
         ModelConfigError: a width that is no multiple of 4.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, repeats: int = 1, expansion: float = 0.5) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, repeats: int = 1, expansion: Annotated[float, FACTOR] = 0.5
+    ) -> None:
         super().__init__(in_channels, out_channels, repeats, False, 1, expansion, (1, 3), unit="GSBottleneck")
         allow_single_values(self)
 
@@ -122,7 +132,7 @@ class SPDConv(nn.Module):
         ModelConfigError: an even kernel.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Annotated[int, KERNEL] = 3) -> None:
         super().__init__()
         require_odd("kernel_size", kernel_size)
         self.conv = Conv(4 * in_channels, out_channels, kernel_size)

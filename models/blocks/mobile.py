@@ -1,5 +1,7 @@
 """Inverted bottlenecks: narrow at both ends, wide and depthwise inside, with a gate or attention."""
 
+from typing import Annotated
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -7,6 +9,7 @@ from models.attention.acmix import to_or_same
 from models.blocks.light_convolution import cropped, up_to_multiple
 from models.blocks.normalisation import allow_single_values, block_norm, fold_batchnorm_ahead
 from models.common import Conv
+from models.limits import CELLS, DROPPED, FACTOR, LARGE_KERNEL, SHARE, STRIDE, UP_TO_CHANNELS
 from models.parts import DropPath, Start, require_divisor, require_odd, require_positive, zero_
 from models.registry import layer
 from utils.errors import ModelConfigError
@@ -79,11 +82,11 @@ class MBConv(nn.Module):
         self,
         in_channels: int,
         out_channels: int | None = None,
-        kernel_size: int = 3,
-        expansion: float = 4.0,
-        squeeze: float = 0.25,
-        stride: int = 1,
-        drop_path: float = 0.0,
+        kernel_size: Annotated[int, LARGE_KERNEL] = 3,
+        expansion: Annotated[float, FACTOR] = 4.0,
+        squeeze: Annotated[float, SHARE] = 0.25,
+        stride: Annotated[int, STRIDE] = 1,
+        drop_path: Annotated[float, DROPPED] = 0.0,
         start: Start = "random",
     ) -> None:
         super().__init__()
@@ -141,12 +144,12 @@ class IRMB(nn.Module):
         self,
         in_channels: int,
         out_channels: int | None = None,
-        expansion: float = 2.0,
-        head_channels: int | None = None,
-        window: int = 7,
-        kernel_size: int = 3,
-        squeeze: float = 0.25,
-        drop_path: float = 0.0,
+        expansion: Annotated[float, FACTOR] = 2.0,
+        head_channels: Annotated[int | None, UP_TO_CHANNELS] = None,
+        window: Annotated[int, CELLS] = 7,
+        kernel_size: Annotated[int, LARGE_KERNEL] = 3,
+        squeeze: Annotated[float, SHARE] = 0.25,
+        drop_path: Annotated[float, DROPPED] = 0.0,
         start: Start = "random",
     ) -> None:
         super().__init__()

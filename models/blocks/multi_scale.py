@@ -1,6 +1,7 @@
 """Blocks with several scales side by side: kernel sizes (MSBlock), dilations (DWR), patch sizes (PPA)."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from models.attention.window_attention import wide
 from models.blocks.light_convolution import check_even, cropped, space_to_depth
 from models.blocks.normalisation import allow_single_values, block_norm, fold_batchnorm_ahead, merge_pointwise
 from models.common import Conv, build_activation, fix_activation
+from models.limits import CELLS, DROPPED, FACTOR, LARGE_KERNEL, Limits
 from models.parts import LayerNorm2d, Start, require_odd, require_positive, same_as_asked, zero_
 from models.registry import layer, to
 from utils.errors import ModelConfigError
@@ -42,10 +44,10 @@ class MSBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_sizes: tuple[int, ...] = (1, 3, 3),
-        widening: float = 3.0,
-        expansion: float = 2.0,
-        depth: int = 3,
+        kernel_sizes: Annotated[tuple[int, ...], LARGE_KERNEL] = (1, 3, 3),
+        widening: Annotated[float, FACTOR] = 3.0,
+        expansion: Annotated[float, FACTOR] = 2.0,
+        depth: Annotated[int, Limits(1, 16)] = 3,
     ) -> None:
         super().__init__()
         if not kernel_sizes:
@@ -223,8 +225,8 @@ class PPA(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        patch_sizes: tuple[int, ...] = (2, 4),
-        drop: float = 0.1,
+        patch_sizes: Annotated[tuple[int, ...], CELLS] = (2, 4),
+        drop: Annotated[float, DROPPED] = 0.1,
         activation: str | None = "ReLU",
     ) -> None:
         super().__init__()

@@ -1,11 +1,14 @@
 """The block of DAMO-YOLO's neck; rows of Concat, nn.Upsample and Conv around it fuse the levels."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from models.blocks.normalisation import allow_single_values
 from models.building import InnerLayer, unit_builder
 from models.common import Conv, RepBottleneck
+from models.limits import FACTOR
 from models.parts import require_positive
 from models.registry import layer, to
 
@@ -31,7 +34,7 @@ class CSPStage(nn.Module):
         in_channels: int,
         out_channels: int,
         repeats: int = 1,
-        expansion: float = 1.0,
+        expansion: Annotated[float, FACTOR] = 1.0,
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:

@@ -1,11 +1,14 @@
 """Asymptotic feature pyramid: adaptive fusion of the two finest levels, then of one coarser level at a time."""
 
+from typing import Annotated
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.blocks.csp import Bottleneck
 from models.building import InnerLayer, build_inner
 from models.common import Conv
+from models.limits import CHANNELS, REPEATS, UP_TO_CHANNELS
 from models.necks.asff import AdaptiveSum, check_levels
 from models.registry import Channels, Scale, layer, maps, rule
 from utils.errors import ModelConfigError
@@ -105,10 +108,10 @@ class AFPN(nn.Module):
     def __init__(
         self,
         in_channels: list[int],
-        out_channels: int | list[int] | None = None,
-        reduction: int = 8,
-        repeats: int = 4,
-        weight_channels: int = 8,
+        out_channels: Annotated[int | list[int] | None, CHANNELS] = None,
+        reduction: Annotated[int, UP_TO_CHANNELS] = 8,
+        repeats: Annotated[int, REPEATS] = 4,
+        weight_channels: Annotated[int, CHANNELS] = 8,
         unit: InnerLayer | None = None,
     ) -> None:
         super().__init__()

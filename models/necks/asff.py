@@ -1,10 +1,13 @@
 """Adaptively spatial feature fusion: resize the levels of a pyramid to one of them and sum them, weighted per cell."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common import Conv
+from models.limits import CHANNELS
 from models.registry import Channels, Scale, layer, maps, rule
 from utils.errors import ModelConfigError
 
@@ -94,7 +97,11 @@ class ASFF(nn.Module):
     """
 
     def __init__(
-        self, level: int, in_channels: list[int], out_channels: int | None = None, weight_channels: int = 16
+        self,
+        level: int,
+        in_channels: list[int],
+        out_channels: Annotated[int | None, CHANNELS] = None,
+        weight_channels: Annotated[int, CHANNELS] = 16,
     ) -> None:
         super().__init__()
         self.level = level

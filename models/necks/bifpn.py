@@ -1,9 +1,12 @@
 """Weighted sum of several maps: the node of a bidirectional feature pyramid."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.limits import SMALL
 from models.registry import Channels, Scale, layer, maps, rule
 from utils.errors import ModelConfigError
 
@@ -36,7 +39,7 @@ class BiFPNAdd(nn.Module):
         epsilon: added to the sum of the weights.
     """
 
-    def __init__(self, num_inputs: int, epsilon: float = 1e-4) -> None:
+    def __init__(self, num_inputs: int, epsilon: Annotated[float, SMALL] = 1e-4) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(num_inputs))
         self.epsilon = epsilon

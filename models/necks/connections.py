@@ -4,12 +4,13 @@ Source of CBLinear and CBFuse: Liang et al. 2021, CBNet, arxiv.org/abs/2107.0042
     arxiv.org/abs/2402.13616.
 """
 
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.limits import CHANNELS, KERNEL, STRIDE
 from models.registry import Channels, Scale, keep, layer, maps, only, rule, scale_hidden
 from utils.errors import ModelConfigError
 
@@ -65,7 +66,13 @@ class CBLinear(nn.Module):
     Source: Liang et al. 2021, CBNet, arxiv.org/abs/2107.00420, as in YOLOv9, arxiv.org/abs/2402.13616
     """
 
-    def __init__(self, in_channels: int, out_channels: list[int], kernel_size: int = 1, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: Annotated[list[int], CHANNELS],
+        kernel_size: Annotated[int, KERNEL] = 1,
+        stride: Annotated[int, STRIDE] = 1,
+    ) -> None:
         super().__init__()
         self.out_channels = out_channels
         self.conv = nn.Conv2d(in_channels, sum(out_channels), kernel_size, stride, kernel_size // 2)

@@ -1,11 +1,12 @@
 """Upsampling with weights (CARAFE) or sampling points (DySample) predicted from the map."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.limits import CHANNELS, KERNEL, UP_TO_CHANNELS, Limits
 from models.registry import layer, same
 from utils.errors import ModelConfigError
 
@@ -37,7 +38,12 @@ class CARAFE(nn.Module):
     """
 
     def __init__(
-        self, channels: int, scale: int = 2, kernel_up: int = 5, kernel_encoder: int = 3, mid_channels: int = 64
+        self,
+        channels: int,
+        scale: Annotated[int, Limits(1, 16)] = 2,
+        kernel_up: Annotated[int, KERNEL] = 5,
+        kernel_encoder: Annotated[int, KERNEL] = 3,
+        mid_channels: Annotated[int, CHANNELS] = 64,
     ) -> None:
         super().__init__()
         check_scale(scale)
@@ -89,7 +95,12 @@ class DySample(nn.Module):
     """
 
     def __init__(
-        self, channels: int, scale: int = 2, style: Literal["lp", "pl"] = "lp", groups: int = 4, dyscope: bool = False
+        self,
+        channels: int,
+        scale: Annotated[int, Limits(1, 16)] = 2,
+        style: Literal["lp", "pl"] = "lp",
+        groups: Annotated[int, UP_TO_CHANNELS] = 4,
+        dyscope: bool = False,
     ) -> None:
         super().__init__()
         check_scale(scale)

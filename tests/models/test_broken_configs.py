@@ -68,11 +68,11 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         row(-1, 1, "Conv", [{"in_channels": 8, "out_channels": 8}]),
         ["'in_channels'"],
     ),
-    "no channels": (row(-1, 1, "Conv", [0, 3]), ["out_channels is 0", "positive number"]),
+    "no channels": (row(-1, 1, "Conv", [0, 3]), ["out_channels is 0", "1 to 16384"]),
     "groups": (row(-1, 1, "Conv", [8, 3, 1, 1, 3]), ["'groups': 3", "divisible"]),
     "stride 0": (
         row(-1, 1, "Conv", [8, 3, 0]),
-        ["backbone[5] (layer 5)", "layer 4 (Conv)", "8 x 8 x 8"],
+        ["backbone[5] (layer 5)", "stride is 0", "1 to 32"],
     ),
     "arguments to a layer without": (row(-1, 1, "Silence", [3]), ["Silence()", "got [3]"]),
     "upsampling mode": (
@@ -81,7 +81,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "upsampling factor": (row(-1, 1, "nn.Upsample", [None, "two"]), ["'scale_factor'", "'two'"]),
     "more hidden width than fits": (row(-1, 1, "ELAN1", [8, 1, 1]), ["backbone[5] (layer 5)", "input", "256 x 256"]),
-    "dropout": (row(-1, 1, "FocalModulationBlock", [{"drop": 2.0}]), ["'drop'", "2.0"]),
+    "dropout": (row(-1, 1, "FocalModulationBlock", [{"drop": 2.0}]), ["drop is 2.0", "less than 1"]),
     # rows
     "row of three": (row(-1, 1, "Conv"), ["backbone[5] (layer 5): [-1, 1, Conv]", "[from, repeats, layer, arguments]"]),
     "row that is a string": (rows("Conv"), ["backbone[5] (layer 5): Conv", "[from, repeats, layer, arguments]"]),
