@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.images.paths import exists, missing_home, named_path, printable, spellings
+from data.images.pixels import PixelRange, parse_pixel_range
 from data.labels.coco_json import read_categories
 from data.shapes import draw_if_needed
 from utils.errors import DataError, did_you_mean
@@ -25,7 +26,7 @@ UNUSED_KEYS = (
     *("flip_idx", "kpt_names", "kpt_shape", "skeleton", "version"),
 )
 """Keys of other programs' data yamls that change nothing here; one line names them."""
-OWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "channels", "shapes")
+OWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "channels", "pixel_range", "shapes")
 KNOWN_KEYS = (*OWN_KEYS, *INERT_KEYS, *UNUSED_KEYS)
 OTHER_NAMES = {
     "path": ("base", "base_path", "data_dir", "data_path", "dataset", "dataset_path", "dir", "folder", "root"),
@@ -36,6 +37,7 @@ OTHER_NAMES = {
     "nc": ("num_classes", "n_classes", "number_of_classes", "class_count", "ncls"),
     "images": ("image", "image_dir", "image_dirs", "image_root", "images_dir", "img_dir", "img_prefix", "imgs"),
     "channels": ("ch", "in_channels", "input_channels"),
+    "pixel_range": ("bit_depth", "bits", "depth", "range", "value_range", "dynamic_range", "max_value"),
 }
 """Names that a key of ours has elsewhere."""
 ANSWERS = {
@@ -70,6 +72,7 @@ class DataConfig:
         image_dirs: image folder of the COCO files by split, if the yaml gives one.
         written: text of the yaml for a source that was not found.
         notes: lines to print: keys that are not used, and files that were not found at the first place.
+        pixel_range: values that become 0 and 255 in images of more than 8 bits, if the yaml gives them.
     """
 
     path: Path
@@ -79,6 +82,7 @@ class DataConfig:
     image_dirs: dict[str, Path] = field(default_factory=dict)
     written: dict[Path, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    pixel_range: PixelRange | None = None
 
     @property
     def kind(self) -> str:
@@ -145,7 +149,10 @@ def load_data_config(path: str | Path) -> DataConfig:
     folders = search.resolve(_image_folders(path, content.get("images"), splits), "images")
     image_dirs = {split: found[0] for split, found in folders.items()}
     unused_line = [f"{path}: not used here: {', '.join(unused)}"] if unused else []
-    return DataConfig(path, root, splits, names, image_dirs, search.written, (*search.notes, *unused_line))
+    notes = (*search.notes, *unused_line)
+    given = content.get("pixel_range")
+    pixel_range = None if given is None else parse_pixel_range(given, f"{path}: pixel_range")
+    return DataConfig(path, root, splits, names, image_dirs, search.written, notes, pixel_range)
 
 
 def print_notes(config: DataConfig) -> None:

@@ -23,6 +23,7 @@ from data.augment.transforms import (
     resized_hw,
 )
 from data.images.cache import CACHE_CHOICES, ImageCache
+from data.images.pixels import PixelRange
 from data.images.reading import read_image
 from data.labels.annotation import Annotation
 from utils.errors import DataError, SettingsError
@@ -79,6 +80,7 @@ class DetectionDataset:
         cache: 'ram' keeps the resized images in memory, 'auto' does so if they fit, 'off' reads files every time.
         min_items: leave out images with fewer objects; crowd regions do not count.
         single_cls: replace all classes by one, "object".
+        pixel_range: values that become 0 and 255 in images of more than 8 bits; None takes 0 to 65535.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class DetectionDataset:
         cache: str = "auto",
         min_items: int = 0,
         single_cls: bool = False,
+        pixel_range: PixelRange | None = None,
     ) -> None:
         if augment and hyp is None:
             raise TypeError("DetectionDataset: augment=True needs hyp")
@@ -114,7 +117,7 @@ class DetectionDataset:
                 dataclasses.replace(one, classes=np.zeros_like(one.classes)) for one in self.annotations
             ]
         self.image_size, self.hyp, self.augment, self.rect = image_size, hyp, augment, rect
-        self.batch_size, self.seed, self.masks = batch_size, seed, masks
+        self.batch_size, self.seed, self.masks, self.pixel_range = batch_size, seed, masks, pixel_range
         self.order: NDArray[np.int64] = np.arange(len(self))
         self.shapes_hw: NDArray[np.int64] | None = None
         if rect:
@@ -158,7 +161,7 @@ class DetectionDataset:
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         annotation = self.annotations[index]
-        image = read_image(annotation.path)
+        image = read_image(annotation.path, self.pixel_range)
         if image.shape[:2] != tuple(annotation.file_hw):
             (height, width), (known_height, known_width) = image.shape[:2], annotation.file_hw
             raise DataError(

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from data.config import DataConfig
 from data.folders import source_images
 from data.images.finding import image_format, is_image
-from data.images.reading import inspect_image
+from data.images.pixels import DeepImage, PixelRange, choose_pixel_range, describe_scaling
+from data.images.reading import examine_image
 from data.labels.annotation import IMAGE, PROBLEM_TITLES, Annotation, Id, Objects, Problem, ScanReport
 from data.labels.cache import Entry, Job, cache_places, file_id, load_entries, save_entries, stamp
 from data.labels.coco_categories import merged_categories
@@ -130,6 +131,36 @@ def print_shared(train: Sequence[Annotation], val: Sequence[Annotation]) -> None
         )
 
 
+def settle_pixel_range(
+    config: DataConfig, report: ScanReport, known: PixelRange | None = None, origin: str = ""
+) -> PixelRange | None:
+    """Return the range of pixel values that becomes 0 to 255 in a split's deep images, and print a line about it.
+
+    The data yaml's `pixel_range` comes first, then a range that is known already, then that of the split's own values.
+
+    Args:
+        known: the range of the training images, or of the network; None if there is none.
+        origin: who gives the known range, for the line.
+    Returns:
+        None if no image is deep and no range is given.
+    Raises:
+        DataError: no range is given for an image of another type than uint16.
+    """
+    where, chosen = f"{config.path}: {report.split}", known
+    if config.pixel_range is not None:
+        chosen = config.pixel_range
+        other = f" (other than {known[0]:g} to {known[1]:g}, {origin})" if known and known != chosen else ""
+        origin = f"as pixel_range in {config.path} says{other}"
+    elif known is None:
+        chosen = choose_pixel_range(report.deep, where)
+        origin = "since its bits hold the highest value; pixel_range in the data yaml sets another range"
+    if report.deep and chosen is not None:
+        print(f"{report.split}: {describe_scaling(report.deep, report.images, chosen, origin)}")
+    elif config.pixel_range is not None:
+        print(f"{where}: all images are 8 bits deep: pixel_range does not apply")
+    return chosen
+
+
 def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Entry]:
     found = source_images(source, config)
     images, num_classes = found.images, len(config.names)
@@ -146,25 +177,26 @@ def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Ent
 
 
 def _yolo_entry(image: Path, num_classes: int) -> Entry:
-    file_hw = _inspect(image)
-    if isinstance(file_hw, Problem):
-        return Entry(None, [file_hw], False)
+    examined = _examine(image)
+    if isinstance(examined, Problem):
+        return Entry(None, [examined], False)
+    file_hw, deep = examined
     label = label_path(image)
     try:
         objects = read_label_file(label, num_classes, file_hw)
     except FileNotFoundError:
         if not label.is_symlink():
-            return Entry(Objects().annotation(image, file_hw), [], False)
+            return Entry(Objects().annotation(image, file_hw), [], False, deep=deep)
         reason = f"the label file is a link that leads nowhere ({os.readlink(label)})"
         return Entry(None, [Problem(IMAGE, str(label), reason)], False)
     except OSError as error:
         return Entry(None, [Problem(IMAGE, str(label), f"label file cannot be read: {error.strerror}")], False)
-    return Entry(objects.annotation(image, file_hw), objects.problems, True, objects.clipped)
+    return Entry(objects.annotation(image, file_hw), objects.problems, True, objects.clipped, deep)
 
 
-def _inspect(image: Path) -> tuple[int, int] | Problem:
+def _examine(image: Path) -> tuple[tuple[int, int], DeepImage | None] | Problem:
     try:
-        return inspect_image(image)
+        return examine_image(image)
     except DataError as error:
         reason = str(error)
         if image.is_symlink() and not image.exists():
@@ -182,10 +214,11 @@ def _read_coco(config: DataConfig, split: str, source: Path, report: ScanReport)
 
     def read(position: int) -> Entry:
         path = content.images[position].path
-        file_hw = _inspect(path)
-        if isinstance(file_hw, Problem):
-            return Entry(None, [file_hw], False)
-        return Entry(Objects().annotation(path, file_hw), [], True)
+        examined = _examine(path)
+        if isinstance(examined, Problem):
+            return Entry(None, [examined], False)
+        file_hw, deep = examined
+        return Entry(Objects().annotation(path, file_hw), [], True, deep=deep)
 
     paths = [image.path for image in content.images]
     checked = _cached(paths, [None] * len(paths), read, source, "coco", report)
@@ -209,7 +242,7 @@ def _coco_entry(image: CocoImage, checked: Entry) -> Entry:
     fit_to_image(image.objects, image.path, (height, width))
     annotation = image.objects.annotation(image.path, (height, width), image.image_id, image.file_name)
     annotation.file_id = checked.annotation.file_id
-    return Entry(annotation, image.objects.problems, True, image.objects.clipped)
+    return Entry(annotation, image.objects.problems, True, image.objects.clipped, checked.deep)
 
 
 def _cached(
@@ -264,6 +297,7 @@ def _usable(entries: Iterable[Entry], report: ScanReport) -> list[Entry]:
         report.clipped += entry.clipped
         if entry.annotation is not None:
             usable.append(entry)
+            report.deep += [entry.deep] if entry.deep else []
     return usable
 
 

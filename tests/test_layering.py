@@ -18,7 +18,8 @@ FOLDERS = ("models", "utils", "data", "benchmarks")
 FLOORS = [
     "utils.errors utils.wording utils.quiet",
     "utils.files utils.cli utils.precision utils.image_size utils.onnx_graph utils.geometry",
-    "data.labels data.images utils.hyperparameters",
+    "data.images utils.hyperparameters",
+    "data.labels",
     "data.augment",
     "data.figures",
     "data.shapes",
@@ -55,7 +56,7 @@ FLOORS = [
 """Rooms from the ground up. A room is a file, or a folder with all that is in it."""
 STOREYS = {
     "utils.errors": "basics",
-    "data.labels": "data: from files to batches",
+    "data.images": "data: from files to batches",
     "utils.metrics": "losses, metrics, drawing",
     "models.limits": "networks: layers, yaml files, the model",
     "utils.weights": "work with networks: weights, prediction, training",

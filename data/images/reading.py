@@ -1,25 +1,50 @@
 """Image files: read their pixels, and check that they are complete."""
 
+import struct
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.images.pixels import DeepImage, PixelRange, deep_image, to_8_bit
 from utils.errors import DataError
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND"
+BMP_START, WEBP_START = b"BM", (b"RIFF", b"WEBP")
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_BITS, TIFF_KIND, TIFF_SHORT = 258, 339, 3
+TIFF_KINDS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+MOST_CHANNELS = 64
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+class StoredForm(NamedTuple):
+    """How an image file stores a value: its number of bits, and its kind."""
+
+    bits: int
+    kind: str = "unsigned"
+
+    @property
+    def plain(self) -> bool:
+        """Whether a value is an unsigned integer of at most 8 bits."""
+        return self.bits <= 8 and self.kind == "unsigned"
+
+    def __str__(self) -> str:
+        return f"{self.kind} values of {self.bits} bits"
+
+
+def read_image(path: str | Path, pixel_range: PixelRange | None = None) -> NDArray[np.uint8]:
     """Return an image as (H, W, 3) RGB, turned upright by its EXIF orientation.
 
+    Args:
+        pixel_range: the values that become 0 and 255, for images of more than 8 bits (data/images/pixels.py).
     Raises:
-        DataError: the file cannot be read as an image.
+        DataError: the file cannot be read as an image, or its values have no known range.
     """
     try:
-        return _decode(_read_bytes(path))
+        return to_8_bit(decode(_read_bytes(path)), pixel_range)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -28,13 +53,22 @@ def inspect_image(path: str | Path) -> tuple[int, int]:
     """Decode a whole image; return the (height, width) of `read_image`'s result.
 
     Raises:
+        DataError: see `examine_image`.
+    """
+    return examine_image(path)[0]
+
+
+def examine_image(path: str | Path) -> tuple[tuple[int, int], DeepImage | None]:
+    """Decode a whole image; return the (height, width) of `read_image`'s result, and the values of a deep image.
+
+    Raises:
         DataError: the file is missing, empty, truncated or no image; the text is the reason alone, without the path.
     """
     content = _read_bytes(path)
     if reason := _truncation(content):
         raise DataError(reason)
-    pixels = _decode(content)
-    return pixels.shape[0], pixels.shape[1]
+    pixels = decode(content)
+    return (pixels.shape[0], pixels.shape[1]), deep_image(path, pixels)
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -47,15 +81,80 @@ def _read_bytes(path: str | Path) -> bytes:
     return content
 
 
-def _decode(content: bytes) -> NDArray[np.uint8]:
-    """Decode bytes to RGB pixels. Bytes, not a path, because cv2 cannot open every path on every system."""
+def decode(content: bytes) -> NDArray[Any]:
+    """Decode the bytes of an image file to (H, W, 3) RGB in the file's own number type.
+
+    Bytes, not a path, because cv2 cannot open every path on every system.
+
+    Raises:
+        DataError: no image, or one whose depth OpenCV does not keep.
+    """
+    form = _stored_form(content)
+    if form is not None and form.plain:
+        return _imdecode(content, cv2.IMREAD_COLOR_RGB)
+    is_tiff = content.startswith(TIFF_STARTS)
+    # OpenCV 5 fills a deep TIFF with wrong pixels under IMREAD_COLOR, and ignores EXIF under IMREAD_UNCHANGED
+    pixels = _imdecode(content, cv2.IMREAD_UNCHANGED if is_tiff else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, form)
+    if form is not None and form.bits > 8 * pixels.dtype.itemsize:
+        kept = 8 * pixels.dtype.itemsize
+        raise DataError(f"{form}, of which OpenCV keeps {kept} bits: expected grey, RGB or RGBA, without palette")
+    return _as_rgb(pixels) if pixels.dtype != np.uint8 else _imdecode(content, cv2.IMREAD_COLOR_RGB)
+
+
+def _imdecode(content: bytes, flags: int, form: StoredForm | None = None) -> NDArray[Any]:
     try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:  # raised for absurd sizes in the header
         raise DataError(f"cannot be decoded: {error.err}") from error
     if pixels is None:
-        raise DataError("cannot be decoded as an image")
+        raise DataError("cannot be decoded as an image" + (f" ({form})" if form else ""))
     return pixels
+
+
+def _as_rgb(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return grey, BGR or BGRA pixels as RGB."""
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels[..., 2::-1])
+
+
+def _stored_form(content: bytes) -> StoredForm | None:
+    """Return how a file stores its values, as its header tells; None if its format or header is not known here."""
+    if content.startswith((JPEG_START, BMP_START)) or (content[:4], content[8:12]) == WEBP_START or _is_avif(content):
+        return StoredForm(8)  # OpenCV scales an AVIF of 10 or 12 bits by the depth that the file states
+    if content.startswith(PNG_START):
+        return StoredForm(content[24]) if len(content) > 24 else None
+    return _tiff_form(content) if content.startswith(TIFF_STARTS) else None
+
+
+def _is_avif(content: bytes) -> bool:
+    return content[4:8] == b"ftyp" and content[8:12] in (b"avif", b"avis")
+
+
+def _tiff_form(content: bytes) -> StoredForm | None:
+    """Return how the first image of a TIFF file stores its values."""
+    order = "<" if content.startswith(b"II") else ">"
+    big = content[2:4] in (b"+\0", b"\0+")
+    pointer, counter, size = ("Q", "Q", 20) if big else ("I", "H", 12)
+    bits, kinds = [1], [1]
+    try:
+        start = struct.unpack_from(order + pointer, content, 8 if big else 4)[0]
+        number = struct.unpack_from(order + counter, content, start)[0]
+        for entry in range(start + struct.calcsize(counter), start + struct.calcsize(counter) + size * number, size):
+            tag, kind, count = struct.unpack_from(f"{order}HH{pointer}", content, entry)
+            if tag in (TIFF_BITS, TIFF_KIND) and kind == TIFF_SHORT:
+                place = entry + size - struct.calcsize(pointer)
+                if count * 2 > struct.calcsize(pointer):
+                    place = struct.unpack_from(order + pointer, content, place)[0]
+                values = list(struct.unpack_from(f"{order}{min(count, MOST_CHANNELS)}H", content, place))
+                bits, kinds = (values, kinds) if tag == TIFF_BITS else (bits, values)
+    except (struct.error, OverflowError):  # truncated: the decoder refuses it, or fills it up as it always did
+        return None
+    return StoredForm(
+        max(bits, default=1), next((TIFF_KINDS[kind] for kind in kinds if kind in TIFF_KINDS), "unsigned")
+    )
 
 
 def _truncation(content: bytes) -> str:

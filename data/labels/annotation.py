@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.images.pixels import DeepImage
 from utils.geometry.region import Polygon
 
 Id = int | str
@@ -146,6 +147,7 @@ class ScanReport:
         objects: boxes kept, `polygons` of them with an outline and `crowds` of them crowd regions.
         clipped: boxes clipped at the image's border.
         sources: a line for each folder, list or COCO file that was read, with the number of its images.
+        deep: the values of the images that are not 8 bits deep.
         problems: skipped images, rows and outlines, in the order of the images.
         notes: other lines to print, such as where the cache is.
     """
@@ -162,6 +164,7 @@ class ScanReport:
     clipped: int = 0
     from_cache: int = 0
     sources: list[str] = field(default_factory=list)
+    deep: list[DeepImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.images.pixels import DeepImage
 from data.labels.annotation import Annotation, Problem
 from utils.files import atomic_write
 
@@ -31,12 +32,13 @@ MISSING: FileStamp = (-1, -1, -1, -1)
 
 @dataclass(slots=True)
 class Entry:
-    """The result for one image: its annotation (None if it was skipped) and its problems."""
+    """The result for one image: its annotation (None if it was skipped), its problems, and its values if it is deep."""
 
     annotation: Annotation | None
     problems: list[Problem]
     labelled: bool
     clipped: int = 0
+    deep: DeepImage | None = None
 
 
 def stamp(image: Path, label: Path | None) -> Stamp:
@@ -125,7 +127,8 @@ def _pack(entries: dict[Job, Entry]) -> tuple[dict[str, object], dict[str, np.nd
     problems = [
         [index, p.kind, p.where, p.reason] for index, entry in enumerate(entries.values()) for p in entry.problems
     ]
-    return {"paths": [path for path, _ in entries], "problems": problems}, arrays
+    deep = [[index, *entry.deep[1:]] for index, entry in enumerate(entries.values()) if entry.deep]
+    return {"paths": [path for path, _ in entries], "problems": problems, "deep": deep}, arrays
 
 
 def _unpack(header: dict[str, list], arrays: dict[str, np.ndarray]) -> dict[Job, Entry]:
@@ -165,4 +168,6 @@ def _unpack(header: dict[str, list], arrays: dict[str, np.ndarray]) -> dict[Job,
     in_order = list(entries.values())
     for index, kind, where, reason in header["problems"]:
         in_order[index].problems.append(Problem(kind, where, reason))
+    for index, *values in header["deep"]:
+        in_order[index].deep = DeepImage(header["paths"][index], *values)
     return entries

@@ -256,3 +256,15 @@ def test_the_folder_of_coco_images_is_searched_like_a_split(tmp_path: Path) -> N
     assert config.image_dirs == dict.fromkeys(("train", "val"), tmp_path / "ds" / "pictures")
     assert len(config.notes) == 1
     assert_says(config.notes[0], "images", "../pictures")
+
+
+def test_the_range_of_pixel_values(tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("train: images\nnames: [a]\n")
+    assert load_data_config(path).pixel_range is None
+    path.write_text("train: images\nnames: [a]\npixel_range: [-1000, 3e3]\n")
+    assert load_data_config(path).pixel_range == (-1000, 3000)
+    path.write_text("train: images\nnames: [a]\npixel_range: 12\n")
+    with pytest.raises(DataError) as caught:
+        load_data_config(path)
+    assert_says(caught.value, path, "pixel_range", 12, "4095")

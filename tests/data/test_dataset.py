@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from data.dataset import DetectionDataset, ItemKey
-from data.labels.annotation import Annotation
+from data.labels.annotation import Annotation, Objects
 from data.loader import build_loader
+from tests.deep_images import png
 from tests.saying import assert_says
 from utils.errors import DataError, SettingsError
 from utils.geometry.boxes import cxcywh_to_xyxy
@@ -156,3 +157,12 @@ def test_pasted_objects_lie_on_top_of_the_masks_too(annotate: Annotate, build: B
         item = dataset[ItemKey(index, 1)]
         shown = np.unique(item.masks)
         assert set(shown[shown > 0]) <= set(np.flatnonzero(item.outlined) + 1)
+
+
+def test_deep_images_are_scaled_by_the_range_of_the_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(np.full((64, 64), 2048, np.uint16)))
+    annotation = Objects().annotation(path, (64, 64))
+    for cache in ("off", "ram"):
+        dataset = DetectionDataset([annotation], ["a"], 64, pixel_range=(0, 4095), cache=cache)
+        assert np.unique(dataset[ItemKey(0)].image_rgb).tolist() == [128]

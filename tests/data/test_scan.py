@@ -10,7 +10,15 @@ import pytest
 
 from data.config import DataConfig, load_data_config
 from data.labels.annotation import DUPLICATE, IMAGE, ROW, Problem, ScanReport
-from data.scan import check_outlines, load_annotations, print_report, print_shared, report_lines
+from data.scan import (
+    check_outlines,
+    load_annotations,
+    print_report,
+    print_shared,
+    report_lines,
+    settle_pixel_range,
+)
+from tests.deep_images import png, ramp, tiff, write_data_yaml, write_split
 from tests.saying import assert_says
 from utils.errors import DataError
 
@@ -494,3 +502,95 @@ def test_boxes_alone_are_refused_for_masks(folder: Path) -> None:
         check(folder)
     assert_says(error.value, "set.yaml", "train", "2 objects", "2 files", "a.txt", "b.txt", "outline")
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def deep_set(tmp_path: Path) -> Path:
+    """A data yaml of images whose 12 bits stand in files of 16: up to 2000 and 4000 in train, up to 900 in val."""
+    pixels = ramp("u2", hw=(8, 8))
+    write_split(tmp_path, "train", [pixels * 10 + 90, pixels * 20 + 180], png, ".png")
+    write_split(tmp_path, "val", [pixels + 709], tiff, ".tif")
+    return write_data_yaml(tmp_path)
+
+
+def test_deep_images_are_counted_and_kept_in_the_cache(deep_set: Path) -> None:
+    found = [load_annotations(load_data_config(deep_set), "train")[1] for _ in range(2)]
+    assert [report.from_cache for report in found] == [0, 2]
+    assert [(deep.dtype, deep.low, deep.high) for deep in found[0].deep] == [
+        ("uint16", 90, 2000),
+        ("uint16", 180, 4000),
+    ]
+    assert found[0].deep == found[1].deep
+
+
+def test_deep_images_of_a_coco_file_are_counted(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [ramp("u2", hw=(8, 8))], png, ".png")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "0.png", "width": 8, "height": 8}],
+        "annotations": [box],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    (tmp_path / "data.yaml").write_text("train: coco.json\nimages: images/train\nnames: [cell]\n")
+    (deep,) = load_annotations(load_data_config(tmp_path / "data.yaml"), "train")[1].deep
+    assert (Path(deep.path).name, deep.dtype, deep.high) == ("0.png", "uint16", 191)
+
+
+def settled(data: Path, split: str, *known: object) -> object:
+    """Return the range of a split as `settle_pixel_range` finds it."""
+    config = load_data_config(data)
+    return settle_pixel_range(config, load_annotations(config, split)[1], *known)
+
+
+def test_the_range_of_a_split_comes_from_its_highest_value(deep_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert settled(deep_set, "train") == (0, 4095)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert_says(line, "train", "2 of 2 images", "uint16", "90 to 4000", "0 to 4095", "pixel_range")
+
+
+def test_a_known_range_goes_before_the_splits_own(deep_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert settled(deep_set, "val") == (0, 1023)
+    assert settled(deep_set, "val", (0, 4095), "as best.pt was trained") == (0, 4095)
+    assert_says(capsys.readouterr().out.splitlines()[-1], "val", "709 to 900", "0 to 4095", "as best.pt was trained")
+
+
+def test_the_yaml_goes_before_everything(deep_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_data_yaml(deep_set.parent, "pixel_range: [100, 3000]\n")
+    assert settled(deep_set, "train", (0, 4095), "as best.pt was trained") == (100, 3000)
+    said = capsys.readouterr().out
+    assert_says(said, "100 to 3000", "pixel_range", deep_set, "0 to 4095", "as best.pt was trained", "2 of them")
+
+
+def test_a_range_that_no_image_needs_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "data.yaml").write_text("train: images/train\nnames: [cat, dog]\npixel_range: [0, 4095]\n")
+    assert settled(folder / "data.yaml", "train") == (0, 4095)
+    assert_says(capsys.readouterr().out, "8 bits", "pixel_range")
+
+
+def test_images_of_8_bits_have_no_range_and_no_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "data.yaml").write_text("train: images/train\nnames: [cat, dog]\n")
+    assert settled(folder / "data.yaml", "train") is None
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("dtype", ["i2", "f4", "f8"])
+def test_signed_and_float_images_need_the_key(tmp_path: Path, dtype: str) -> None:
+    write_split(tmp_path, "train", [ramp(dtype, hw=(8, 8))], tiff, ".tif")
+    data = write_data_yaml(tmp_path)
+    with pytest.raises(DataError) as caught:
+        settled(data, "train")
+    assert_says(caught.value, data, "train", "1 images", np.dtype(dtype).name, "pixel_range")
+    write_data_yaml(tmp_path, "pixel_range: [-100, 100]\n")
+    assert settled(data, "train") == (-100, 100)
+
+
+def test_an_image_with_nan_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    broken = ramp("f4", hw=(8, 8))
+    broken[0, 0, 0] = np.nan
+    write_split(tmp_path, "train", [ramp("f4", hw=(8, 8)), broken], tiff, ".tif")
+    annotations, report = load_annotations(load_data_config(write_data_yaml(tmp_path)), "train")
+    assert len(annotations) == len(report.deep) == 1
+    (problem,) = report.problems
+    assert (problem.kind, Path(problem.where).name) == (IMAGE, "1.tif")
+    assert_says(problem, "NaN")

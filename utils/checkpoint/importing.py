@@ -137,6 +137,7 @@ def load_model(
         bins = torch.arange(parameter.numel()).view(parameter.shape)
         check_constant(f"{weights.path}: {name}", name, parameter, bins)
     model.names = list(weights.names or model.names)
+    model.pixel_range = weights.pixel_range
     freeze_constants(model)
     return model.eval()
 

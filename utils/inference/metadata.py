@@ -30,6 +30,7 @@ class ExportMetadata:
         dynamic: batch size, height and width are free; height and width must be multiples of `multiple`.
         multiple: what height and width must be multiples of; files of older versions leave it out, then the largest
             stride.
+        pixel_range: values that became 0 and 255 in training images of more than 8 bits, if there were any.
         yolo_loom: version of this format.
     """
 
@@ -42,11 +43,13 @@ class ExportMetadata:
     batch: int
     dynamic: bool
     multiple: int
+    pixel_range: list[float] | None = None
     yolo_loom: int = FORMAT_VERSION
 
     def entries(self) -> dict[str, str]:
-        """Return every field as JSON."""
-        return {key: json.dumps(value, ensure_ascii=False) for key, value in asdict(self).items()}
+        """Return every field as JSON, without those that are None."""
+        fields = {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: json.dumps(value, ensure_ascii=False) for key, value in fields.items()}
 
 
 def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
@@ -63,7 +66,7 @@ def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
         raise CheckpointError(f"{where}: no metadata of this framework: expected a file that export.py wrote")
     values: dict[str, Any] = {}
     for key in fields:
-        if key == "multiple" and key not in entries:
+        if key in ("multiple", "pixel_range") and key not in entries:
             continue
         try:
             values[key] = json.loads(entries[key])
@@ -99,4 +102,12 @@ def checks(values: Mapping[str, Any]) -> dict[str, bool]:
         "batch": is_count(values["batch"]),
         "dynamic": isinstance(values["dynamic"], bool),
         "multiple": is_count(values.get("multiple", 1)),
+        "pixel_range": is_range(values.get("pixel_range")),
     }
+
+
+def is_range(value: object) -> bool:
+    """Tell whether a value is a lowest and a highest number, or None."""
+    if not isinstance(value, list):
+        return value is None
+    return len(value) == 2 and all(type(one) in (int, float) for one in value) and value[0] < value[1]

@@ -154,6 +154,7 @@ def describe_network(model: Model, settings: ExportOptions) -> ExportMetadata:
         batch=settings.batch,
         dynamic=settings.dynamic,
         multiple=model.multiple,
+        pixel_range=None if model.pixel_range is None else list(model.pixel_range),
     )
 
 

@@ -13,7 +13,7 @@ from data.dataset import DetectionDataset
 from data.labels.annotation import ScanReport
 from data.labels.yolo_txt import label_rows
 from data.loader import build_loader
-from data.scan import load_annotations, print_report
+from data.scan import load_annotations, print_report, settle_pixel_range
 from models.plugins.held import loaded_plugins
 from models.plugins.loading import install_plugins, load_plugins
 from models.plugins.record import print_plugins
@@ -173,6 +173,7 @@ def open_split(
         )
     annotations, report = load_annotations(config, settings.task, require_labels=False)
     print_report(report)
+    pixel_range = settle_pixel_range(config, report, model.pixel_range, f"as {settings.weights} was trained")
     dataset = DetectionDataset(
         annotations,
         config.names,
@@ -184,6 +185,7 @@ def open_split(
         cache="off",  # every image is read once
         min_items=settings.min_items,
         single_cls=settings.single_cls,
+        pixel_range=pixel_range,
     )
     if size_hw[0] != size_hw[1]:
         dataset.shapes_hw = np.tile(np.array(size_hw), (len(dataset), 1))

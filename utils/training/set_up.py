@@ -12,10 +12,11 @@ from torch import nn
 
 from data.config import DataConfig
 from data.dataset import DetectionDataset
+from data.images.pixels import PixelRange, check_types
 from data.labels.annotation import Annotation
 from data.labels.yolo_txt import label_path
 from data.loader import Loader, build_loader
-from data.scan import check_outlines, load_annotations, print_report, print_shared
+from data.scan import check_outlines, load_annotations, print_report, print_shared, settle_pixel_range
 from models.plugins.held import loaded_plugins
 from models.plugins.loading import install_plugins
 from models.plugins.record import plugins_entry
@@ -62,6 +63,7 @@ def set_up(
     precision.place(model)
     options = with_sizes(options, model, precision, hyp)
     loaders = build_loaders(options, hyp, config, model.multiple, masks=model.task == "segment")
+    model.pixel_range = (loaders[1] or loaders[0]).dataset.pixel_range
     sources = checked_sources(options, model, loaders, checkpoint)
     schedule = Schedule(hyp, options.schedule, options.epochs, len(loaders[0]), options.batch)
     training = Training(
@@ -167,9 +169,13 @@ def build_loaders(
         DataError: `masks` is true, and no object of a split has an outline.
     """
     loaders: list[Loader] = []
+    pixel_range: PixelRange | None = None
     for split in splits_of(config, options.noval):
         annotations, report = load_annotations(config, split)
         print_report(report)
+        if config.pixel_range is None:
+            check_types(report.deep, f"{config.path}: {split}")
+        pixel_range = settle_pixel_range(config, report, pixel_range, "as in training")
         if masks and (note := check_outlines(annotations, config, split)):
             print(note)
         training = split == "train"
@@ -187,6 +193,7 @@ def build_loaders(
             cache=options.cache,
             min_items=options.min_items if training else 0,
             single_cls=options.single_cls,
+            pixel_range=pixel_range,
         )
         print(f"{split}: {dataset.describe_cache()}")
         if not training and not any(np.count_nonzero(~one.crowd) for one in annotations):

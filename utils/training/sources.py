@@ -17,6 +17,7 @@ from utils.errors import CheckpointError, ModelConfigError
 from utils.files import find_shipped
 from utils.hyperparameters import load_hyperparameters
 from utils.training.options import TrainOptions
+from utils.weights.own_file import plain
 from utils.wording import listed
 
 SPLIT_TITLES = {"train": "training", "val": "validation"}
@@ -43,6 +44,7 @@ def describe_sources(
     return {
         "names": list(training.names),
         **{split: describe_images(dataset) if dataset is not None else None for split, dataset in datasets.items()},
+        "pixel_range": plain((datasets["val"] or training).pixel_range),
         "cfg": describe_network(cfg) if cfg and cfg.is_file() else None,
         "hyp": {"path": str(hyp.resolve()), "digest": yaml_digest(hyp), "values": _hyperparameters(hyp)}
         if hyp and hyp.is_file()
@@ -133,6 +135,7 @@ def compare_sources(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change
             changes.found += _changed_images(before[split], now[split], title)
         else:
             changes.unknown.append(f"the {title} images and labels")
+    changes.found += _changed_range(before, now)
     for key, title, kept in (("cfg", "network", "network"), ("hyp", "hyperparameter", "hyperparameters")):
         if key not in before:
             changes.unknown.append(f"the {title} yaml")
@@ -191,6 +194,12 @@ def _changed_images(before: Mapping[str, Any] | None, now: Mapping[str, Any] | N
     if before["images"] != now["images"]:
         return [f"number of {title} images: {before['images']} are now {now['images']}"]
     return [text.format(title) for part, text in PARTS.items() if before[part] != now[part]]
+
+
+def _changed_range(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line if the pixel values that become 0 and 255 are others now; an older checkpoint does not tell."""
+    old, new = (one.get("pixel_range", now.get("pixel_range")) for one in (before, now))
+    return [] if old == new else [f"range of pixel values: {old} is now {new}"]
 
 
 def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ def network_entry(model: Model) -> dict[str, Any]:
         "ch": model.channels,
         "names": list(model.names),
         "stride": list(model.stride),
+        "pixel_range": plain(model.pixel_range),
         "layer_files": layer_files(model),
         "plugins": plugins_entry(model),
     }

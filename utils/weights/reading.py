@@ -15,6 +15,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from data.images.pixels import PixelRange, parse_pixel_range
 from models.config.foreign import translate_config
 from models.plugins.record import RecordedPlugin, read_plugins_entry
 from utils.errors import CheckpointError, ModelConfigError
@@ -59,6 +60,7 @@ class Weights:
         training: plain data: training arguments, epoch, hyperparameters, metrics, …
         layer_files: source file of each layer of one of our checkpoints, by layer name.
         plugins: the users' own files with layers of one of our checkpoints.
+        pixel_range: values that became 0 and 255 in training images of more than 8 bits.
         notes: a line for each thing that was translated or left out.
     """
 
@@ -73,6 +75,7 @@ class Weights:
     training: dict[str, Any] = field(default_factory=dict)
     layer_files: dict[str, str] = field(default_factory=dict)
     plugins: list[RecordedPlugin] = field(default_factory=list)
+    pixel_range: PixelRange | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -207,6 +210,8 @@ def of_own_network(
     described["layer_files"] = (
         {str(name): shown(place) for name, place in files.items()} if isinstance(files, dict) else {}
     )
+    if network.get("pixel_range") is not None:  # a checkpoint of an older version, or of images of 8 bits, has none
+        described["pixel_range"] = parse_pixel_range(network["pixel_range"], f"{path}: its pixel_range")
     return Weights(
         path, "checkpoint", tensors, training=training, plugins=read_plugins_entry(network.get("plugins")), **described
     )

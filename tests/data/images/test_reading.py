@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images.reading import inspect_image, read_image
+from data.images.reading import decode, examine_image, inspect_image, read_image
+from tests.deep_images import TURNED, png, ramp, tiff
 from tests.saying import assert_says
 from utils.errors import DataError
 
@@ -79,3 +80,69 @@ def test_missing_image(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_image(tmp_path / "a.jpg")
     assert_says(caught.value, "a.jpg", "No such file")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", ["u2", "u4", "i2", "i4", "f4", "f8"])
+def test_tiff_of_any_number_type_keeps_its_values(dtype: str, channels: int, order: str) -> None:
+    pixels = ramp(dtype, channels)
+    expected = np.stack([pixels] * 3, -1) if channels == 1 else pixels[..., :3]
+    found = decode(tiff(pixels, order=order))
+    assert found.dtype == pixels.dtype
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_of_16_bits_keeps_its_values_and_drops_alpha(channels: int) -> None:
+    pixels = ramp("u2", channels) * 100
+    expected = np.stack([pixels.reshape(3, 4, -1)[..., 0]] * 3, -1) if channels < 3 else pixels[..., :3]
+    assert np.array_equal(decode(png(pixels)), expected)
+
+
+@pytest.mark.parametrize("form", ["png", "tiff", "grey tiff"])
+def test_deep_images_are_turned_upright(form: str) -> None:
+    pixels = ramp("f4", 1) if form == "grey tiff" else ramp("u2")
+    turned = np.rot90(np.stack([pixels] * 3, -1) if form == "grey tiff" else pixels, -1)
+    assert np.array_equal(decode(png(pixels, TURNED) if form == "png" else tiff(pixels, 6)), turned)
+
+
+@pytest.mark.parametrize("form", ["grey and alpha TIFF", "float16 TIFF"])
+def test_depth_that_opencv_does_not_keep_is_refused(form: str) -> None:
+    pixels = ramp("u2", 2) if form == "grey and alpha TIFF" else ramp("f2")
+    with pytest.raises(DataError) as caught:
+        decode(tiff(pixels))
+    assert_says(caught.value, "values of 16 bits")
+
+
+def test_8_bit_files_are_read_as_ever(tmp_path: Path) -> None:
+    for suffix in (".jpg", ".png", ".bmp", ".tif", ".webp", ".jp2", ".ppm"):
+        content = noise(suffix)
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(content)
+        expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert np.array_equal(read_image(path, (0, 4095)), expected), suffix
+        assert examine_image(path) == ((48, 64), None)
+
+
+def test_deep_files_of_other_formats(tmp_path: Path) -> None:
+    pixels = ramp("u2") * 10
+    (tmp_path / "a.ppm").write_bytes(b"P6\n4 3\n1023\n" + pixels.astype(">u2").tobytes())
+    assert np.array_equal(decode((tmp_path / "a.ppm").read_bytes()), pixels)
+    assert examine_image(tmp_path / "a.ppm")[1] == (str(tmp_path / "a.ppm"), "uint16", 0, 350)
+
+
+def test_read_image_scales_by_the_range(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(np.array([[0, 2048, 4095]], np.uint16)))
+    assert read_image(tmp_path / "a.tif", (0, 4095))[0, :, 0].tolist() == [0, 128, 255]
+    assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 8, 16]
+    (tmp_path / "b.tif").write_bytes(tiff(ramp("f4")))
+    with pytest.raises(DataError) as caught:
+        read_image(tmp_path / "b.tif")
+    assert_says(caught.value, "b.tif", "float32", "pixel_range")
+
+
+@pytest.mark.parametrize("length", [5, 9, 20, 60, 130, 180])
+def test_a_truncated_tiff_header_is_no_traceback(length: int) -> None:
+    with pytest.raises(DataError):
+        decode(tiff(ramp("u2"))[:length])

@@ -1,5 +1,6 @@
 """Exported files as networks: the outputs of the network they were made from, and one message for broken files."""
 
+import copy
 import json
 import sys
 import warnings
@@ -327,3 +328,31 @@ def test_metadata_in_the_files(files) -> None:
         **{"image_hw": [64, 96], "batch": 2, "dynamic": False, "multiple": 32, "yolo_loom": FORMAT_VERSION},
     }
     assert str(Path.cwd()).encode() not in files("onnx-static").read_bytes()
+
+
+def test_the_range_of_pixel_values_goes_with_every_file(model: Model, tmp_path: Path) -> None:
+    network = copy.deepcopy(model)
+    network.pixel_range = (-1000.0, 3000.0)
+    weights = write(tmp_path / "best.pt", network)
+    assert load_network(weights).pixel_range == (-1000, 3000)
+    assert load_network(weights).deploy().pixel_range == (-1000, 3000)
+    deployed, _, script = export(ExportOptions(str(weights), include=["weights", "torchscript"], img=[64]))
+    assert load_network(deployed).pixel_range == load_network(script).pixel_range == (-1000, 3000)
+
+
+def test_files_of_older_versions_have_no_range(model: Model, tmp_path: Path) -> None:
+    entry = network_entry(model)
+    assert entry.pop("pixel_range") is None
+    save_checkpoint(tmp_path / "old.pt", {"network": entry, "model": model.state_dict()})
+    assert load_network(tmp_path / "old.pt").pixel_range is None
+    metadata = ExportMetadata(["a"], 1, 3, [8], "detect", [64, 64], 1, False)
+    assert "pixel_range" not in metadata.entries()
+    assert parse_metadata(metadata.entries(), "old.onnx") == metadata
+
+
+@pytest.mark.parametrize("value", ["[1]", "[3, 2]", '["a", 2]', "7", "[true, 2]"])
+def test_a_damaged_range_is_refused(value: str) -> None:
+    entries = ExportMetadata(["a"], 1, 3, [8], "detect", [64, 64], 1, False).entries() | {"pixel_range": value}
+    with pytest.raises(CheckpointError) as caught:
+        parse_metadata(entries, "a.onnx")
+    assert_says(caught.value, "a.onnx", "pixel_range")

@@ -11,11 +11,13 @@ import pytest
 import val
 from data.loader import Loader
 from models.plugins.loading import install_plugins
+from tests.deep_images import png, ramp, write_data_yaml, write_split
 from tests.networks import tiny_model
 from tests.saying import assert_says
 from utils import cli
 from utils.drawing.draw import write_image
 from utils.errors import CheckpointError, DataError, SettingsError
+from utils.inference.network import load_network
 from utils.runs import validate as validate_run
 from utils.runs.validate import ValOptions, validate
 from utils.weights.own_file import network_entry, save_checkpoint
@@ -184,3 +186,16 @@ def test_workers_start_with_the_plugins(
     monkeypatch.setattr(validate_run, "loaded_plugins", lambda: ["a plug-in"])
     validate(settings(weights, data, tmp_path))
     assert started == [(install_plugins, (["a plug-in"],))]
+
+
+def test_deep_images_are_scaled_as_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_split(tmp_path, "val", [ramp("u2", hw=(32, 32))], png, ".png")
+    data = write_data_yaml(tmp_path)
+    for trained, expected in ((None, (0, 4095)), ((0.0, 16383.0), (0, 16383))):
+        model = tiny_model(nc=1)
+        model.pixel_range = trained
+        save_checkpoint(tmp_path / "w.pt", {"network": network_entry(model), "model": model.state_dict()})
+        network = load_network(tmp_path / "w.pt")
+        dataset, _ = validate_run.open_split(settings(tmp_path / "w.pt", data, tmp_path), network, (64, 64))
+        assert dataset.pixel_range == expected
+    assert_says(capsys.readouterr().out, "0 to 3071", "0 to 16383", f"as {tmp_path / 'w.pt'} was trained")

@@ -1,14 +1,19 @@
 """The steps before the first epoch."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from data.config import load_data_config
+from tests.deep_images import png, ramp, tiff, write_data_yaml, write_split
 from tests.networks import tiny_model
 from tests.saying import assert_says
-from utils.errors import SettingsError
+from utils.errors import DataError, SettingsError
 from utils.hyperparameters import Hyperparameters
 from utils.precision import choose_precision
 from utils.training.options import TrainOptions
-from utils.training.set_up import fitting_batch, run_loss, with_sizes
+from utils.training.set_up import build_loaders, fitting_batch, run_loss, with_sizes
 
 
 def test_batch_size_of_a_cpu_is_the_users() -> None:
@@ -30,3 +35,38 @@ def test_settling_the_loss_leaves_the_given_hyperparameters_alone() -> None:
     assert hyp == Hyperparameters()
     assert settled.loss == loss.settings.as_dict()
     assert settled.loss != hyp.loss
+
+
+def loaders(data: Path) -> tuple[tuple[float, float] | None, ...]:
+    """Return the ranges of pixel values of the training and the validation images of a data yaml."""
+    options = TrainOptions(data=str(data), img=64, batch=2, workers=0, cache="off")
+    both = build_loaders(options, Hyperparameters(), load_data_config(data), 32)
+    return both[0].dataset.pixel_range, both[1].dataset.pixel_range
+
+
+def test_validation_images_are_scaled_as_the_training_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = ramp("u2", hw=(8, 8))
+    write_split(tmp_path, "train", [pixels * 20], png, ".png")
+    write_split(tmp_path, "val", [pixels * 4, pixels * 30], png, ".png")
+    data = write_data_yaml(tmp_path)
+    assert loaders(data) == ((0, 4095), (0, 4095))
+    (val,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("val: 2 of 2 images")]
+    assert_says(val, "as in training", "1 of them", "1.png", "5730")  # clipped
+    write_data_yaml(tmp_path, "pixel_range: [0, 9000]\n")
+    assert loaders(data) == ((0, 9000), (0, 9000))
+
+
+def test_a_range_from_integers_is_not_taken_for_validation_images_of_another_type(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [ramp("u2", hw=(8, 8)) * 20], png, ".png")
+    write_split(tmp_path, "val", [ramp("f4", hw=(8, 8))], tiff, ".tif")
+    with pytest.raises(DataError) as caught:
+        loaders(write_data_yaml(tmp_path))
+    assert_says(caught.value, "val", "float32", "pixel_range")
+
+
+def test_8_bit_training_images_leave_the_range_to_the_validation_images(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [np.full((8, 8), 9, np.uint8)], png, ".png")
+    write_split(tmp_path, "val", [ramp("u2", hw=(8, 8)) * 20], png, ".png")
+    assert loaders(write_data_yaml(tmp_path)) == (None, (0, 4095))

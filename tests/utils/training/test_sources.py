@@ -195,3 +195,11 @@ def test_a_checkpoint_of_an_older_version_says_what_it_cannot_tell(
     assert_says(capsys.readouterr().out, "last.pt", "older version", *unknown)
     with pytest.raises(CheckpointError, match=r"class names: 0 'x' is now 'a'"):
         check_sources({"names": ["x", "b"]}, sources, "last.pt", force=False)
+
+
+def test_another_range_of_pixel_values_is_a_change(sources: dict[str, Any]) -> None:
+    assert sources["pixel_range"] is None
+    now = sources | {"pixel_range": [0.0, 4095.0]}
+    assert_says(compare_sources(sources, now).found, "None", "[0.0, 4095.0]")
+    older = {key: value for key, value in sources.items() if key != "pixel_range"}
+    assert compare_sources(older, now).found == []
