@@ -345,14 +345,14 @@ def test_files_of_older_versions_have_no_range(model: Model, tmp_path: Path) -> 
     assert entry.pop("pixel_range") is None
     save_checkpoint(tmp_path / "old.pt", {"network": entry, "model": model.state_dict()})
     assert load_network(tmp_path / "old.pt").pixel_range is None
-    metadata = ExportMetadata(["a"], 1, 3, [8], "detect", [64, 64], 1, False)
+    metadata = ExportMetadata(["a"], 1, 3, [8], "detect", [64, 64], 1, False, 8)
     assert "pixel_range" not in metadata.entries()
     assert parse_metadata(metadata.entries(), "old.onnx") == metadata
 
 
 @pytest.mark.parametrize("value", ["[1]", "[3, 2]", '["a", 2]', "7", "[true, 2]"])
 def test_a_damaged_range_is_refused(value: str) -> None:
-    entries = ExportMetadata(["a"], 1, 3, [8], "detect", [64, 64], 1, False).entries() | {"pixel_range": value}
+    entries = ExportMetadata(["a"], 1, 3, [8], "detect", [64, 64], 1, False, 8).entries() | {"pixel_range": value}
     with pytest.raises(CheckpointError) as caught:
         parse_metadata(entries, "a.onnx")
     assert_says(caught.value, "a.onnx", "pixel_range")
