@@ -39,7 +39,7 @@ class Score:
 def kept_detections(
     prediction: Tensor,
     nc: int,
-    conf_thres: float,
+    conf_thres: float | Sequence[float],
     iou_thres: float,
     max_det: int,
     classes: Sequence[int] | None,

@@ -19,7 +19,7 @@ MOST_CANDIDATES = 30000
 def non_max_suppression(
     prediction: Tensor,
     nc: int,
-    conf_thres: float = 0.25,
+    conf_thres: float | Sequence[float] = 0.25,
     iou_thres: float = 0.45,
     max_det: int = 300,
     classes: Sequence[int] | None = None,
@@ -32,7 +32,7 @@ def non_max_suppression(
         prediction: (B, 4 + nc + nm, A): centre x, centre y, width, height in pixels, class probabilities, mask
             coefficients.
         nc: number of classes.
-        conf_thres: confidence threshold; a box must be above it.
+        conf_thres: confidence threshold, or one for each class; a box must be above that of its class.
         iou_thres: IoU above which the less confident of two boxes of a class is dropped.
         max_det: most boxes of an image.
         classes: class indices to keep; None keeps all.
@@ -43,12 +43,16 @@ def non_max_suppression(
         B tensors (n, 6 + nm), at least float32: x1, y1, x2, y2 in pixels, probability, class index, mask coefficients.
     """
     scores = prediction[:, 4 : 4 + nc]
-    above = scores.amax(1) > conf_thres  # (B, A): the rest is never copied
+    limits = conf_thres if isinstance(conf_thres, float | int) else scores.new_tensor(conf_thres, dtype=torch.float32)
+    if isinstance(limits, Tensor):
+        above = (scores > limits[:, None]).any(1)  # (B, A): the rest is never copied
+    else:
+        above = scores.amax(1) > limits
     rows = []
     for image, anchors in zip(prediction, above, strict=True):
         candidates = image[:, anchors].T
         candidates = candidates.to(torch.promote_types(candidates.dtype, torch.float32))
-        candidates = _one_class_each(candidates, nc, conf_thres, multi_label)
+        candidates = _one_class_each(candidates, nc, limits, multi_label)
         if classes is not None:
             candidates = candidates[torch.isin(candidates[:, 5], candidates.new_tensor(list(classes)))]
         candidates = candidates[candidates[:, :4].isfinite().all(1)]
@@ -58,24 +62,26 @@ def non_max_suppression(
     return rows
 
 
-def _one_class_each(candidates: Tensor, nc: int, conf_thres: float, multi_label: bool) -> Tensor:
+def _one_class_each(candidates: Tensor, nc: int, limits: float | Tensor, multi_label: bool) -> Tensor:
     """Split anchor points into boxes of one class each.
 
     Args:
         candidates: (n, 4 + nc + nm) centre and size, probabilities, mask coefficients.
-        nc, conf_thres, multi_label: as for `non_max_suppression`.
+        nc, multi_label: as for `non_max_suppression`.
+        limits: confidence threshold, or (nc) thresholds.
     Returns:
         (m, 6 + nm) corners, probability, class index, mask coefficients.
     """
     boxes, scores, coefficients = candidates.split((4, nc, candidates.shape[1] - 4 - nc), 1)
     boxes = cxcywh_to_xyxy(boxes)
     if multi_label and nc > 1:
-        anchor, label = (scores > conf_thres).nonzero(as_tuple=True)
+        anchor, label = (scores > limits).nonzero(as_tuple=True)
         return torch.cat(
             (boxes[anchor], scores[anchor, label, None], label[:, None].to(scores.dtype), coefficients[anchor]), 1
         )
     best, label = scores.max(1, keepdim=True)
-    return torch.cat((boxes, best, label.to(scores.dtype), coefficients), 1)
+    rows = torch.cat((boxes, best, label.to(scores.dtype), coefficients), 1)
+    return rows[best[:, 0] > limits[label[:, 0]]] if isinstance(limits, Tensor) else rows
 
 
 def suppress(boxes_xyxy: Tensor, labels: Tensor | None, iou_thres: float, max_det: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,36 +14,17 @@ from torch import Tensor
 from data.augment.transforms import letterbox
 from data.images.reading import read_image
 from models.yolo import Model
-from utils.errors import DataError, SettingsError, did_you_mean
+from utils.errors import DataError, SettingsError
 from utils.geometry.masks import as_array, instance_regions
 from utils.geometry.nms import non_max_suppression, torchvision_nms
 from utils.geometry.placement import Placement, unletterbox
 from utils.image_size import choose_image_size
+from utils.inference.class_choice import CONFIDENCE, Thresholds, class_numbers, class_thresholds
 from utils.inference.exported import ExportedNetwork
 from utils.inference.results import Results
 from utils.precision import Precision, choose_precision
 
 Image = str | Path | NDArray[np.uint8]
-
-
-def class_numbers(wanted: Sequence[int | str] | None, names: Sequence[str]) -> list[int] | None:
-    """Turn class names or numbers into numbers; None stays None (all classes).
-
-    Raises:
-        SettingsError: a class that the network does not have.
-    """
-    if wanted is None:
-        return None
-    numbers = []
-    for entry in wanted:
-        if str(entry) in names:
-            numbers.append(list(names).index(str(entry)))
-        elif str(entry).isdigit() and int(entry) < len(names):
-            numbers.append(int(entry))
-        else:
-            known = f"the network knows 0..{len(names) - 1}: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
-            raise SettingsError(f"--classes {entry}: no such class: {known}.{did_you_mean(str(entry), names)}")
-    return numbers
 
 
 class Predictor:
@@ -52,7 +34,8 @@ class Predictor:
         model: a network from `utils.inference.network.load_network`; it is not changed.
         image_size: longer side in pixels, or (height, width), that images are resized to fit; rounded up to the stride.
             None: the size that the network was trained at, or 640 if unknown. A static exported file has its own size.
-        conf_thres: confidence threshold.
+        conf_thres: confidence threshold; or thresholds of single classes, such as `{"person": 0.6, None: 0.25}` or
+            `["person=0.6", 0.25]`. A detection is of the class with the highest probability.
         iou_thres: IoU above which the less confident of two boxes of a class is dropped.
         max_det: most detections of an image.
         classes: class numbers or names to keep; None keeps all.
@@ -60,6 +43,7 @@ class Predictor:
         precision: device and dtype; None chooses the best available.
         rect: pad images only to multiples of the stride; False, and a static exported file: to the whole size.
         retina_masks: compute masks at the image's resolution, not the network's (utils/geometry/masks.py).
+        batch: images that the network gets at once, if they have the same size after letterboxing.
 
     Raises:
         SettingsError: a value is out of range, or a class is unknown.
@@ -69,7 +53,7 @@ class Predictor:
         self,
         model: Model | ExportedNetwork,
         image_size: int | Sequence[int] | None = None,
-        conf_thres: float = 0.25,
+        conf_thres: Thresholds = CONFIDENCE,
         iou_thres: float = 0.45,
         max_det: int = 300,
         classes: Sequence[int | str] | None = None,
@@ -77,12 +61,13 @@ class Predictor:
         precision: Precision | None = None,
         rect: bool = True,
         retina_masks: bool = False,
+        batch: int = 1,
     ) -> None:
-        for flag, value in (("--conf-thres", conf_thres), ("--iou-thres", iou_thres)):
-            if not 0 <= value <= 1:
-                raise SettingsError(f"{flag} {value}: expected a number from 0 to 1")
-        if max_det < 1:
-            raise SettingsError(f"--max-det {max_det}: expected 1 or more")
+        if not 0 <= iou_thres <= 1:
+            raise SettingsError(f"--iou-thres {iou_thres}: expected a number from 0 to 1")
+        for flag, number in (("--max-det", max_det), ("--batch", batch)):
+            if number < 1:
+                raise SettingsError(f"{flag} {number}: expected 1 or more")
         if model.channels != 3:
             raise SettingsError(f"network of {model.channels} channels: expected 3 (RGB) for prediction from images")
         self.names = list(model.names)
@@ -91,7 +76,8 @@ class Predictor:
         self.size_hw = choose_image_size(image_size, model)
         self.rect = rect and model.static_hw is None
         self.retina_masks = retina_masks
-        self.conf_thres, self.iou_thres, self.max_det, self.agnostic = conf_thres, iou_thres, max_det, agnostic
+        self.conf_thres = class_thresholds(conf_thres, self.names)
+        self.iou_thres, self.max_det, self.agnostic, self.batch = iou_thres, max_det, agnostic, batch
         self.classes = class_numbers(classes, self.names)
         self.precision = precision or choose_precision()
         self.net = self.precision.place_for_inference(model.deploy().eval())
@@ -105,12 +91,17 @@ class Predictor:
         """
         if isinstance(images, (str, Path, np.ndarray)):
             images = [images]
-        results = []
-        for index, image in enumerate(images):
-            if isinstance(image, np.ndarray):
-                results.append(self.predict(image, Path(f"image{index}")))
-            else:
-                results.append(self.predict(read_image(image), Path(image)))
+        results: list[Results] = []
+        for start in range(0, len(images), self.batch):
+            paths, pixels = [], []
+            for index, image in enumerate(images[start : start + self.batch], start):
+                if isinstance(image, np.ndarray):
+                    paths.append(Path(f"image{index}"))
+                    pixels.append(image)
+                else:
+                    paths.append(Path(image))
+                    pixels.append(read_image(image))
+            results += self.predict_batch(pixels, paths)
         return results
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Placement]:
@@ -122,38 +113,75 @@ class Predictor:
         shape_hw = [math.ceil(max(round(side * ratio), 1) / self.multiple) * self.multiple for side in sides]
         return letterbox(image, (shape_hw[0], shape_hw[1]))
 
-    @torch.inference_mode()
     def predict(self, image: NDArray[np.uint8], path: Path) -> Results:
-        """Detect the objects in one (H, W, 3) uint8 RGB image.
+        """Detect the objects in one (H, W, 3) uint8 RGB image; see `predict_batch`."""
+        return self.predict_batch([image], [path])[0]
+
+    def predict_batch(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[Path]) -> list[Results]:
+        """Detect the objects in (H, W, 3) uint8 RGB images; those of one size after letterboxing run at once.
+
+        Returns:
+            One `Results` for each image, in order; its times are its share of those of its batch.
 
         Raises:
-            DataError: the image has another shape or dtype.
+            DataError: an image has another shape or dtype.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise DataError(f"{path}: array {image.shape} {image.dtype}: expected (height, width, 3) uint8, RGB")
-        times = [time.perf_counter()]
-        letterboxed, placement = self.prepare(image)
-        batch = torch.from_numpy(np.ascontiguousarray(letterboxed.transpose(2, 0, 1)))[None]
-        batch = self.precision.images(batch, dtype=self.precision.dtype or torch.float32)
+        for image, path in zip(images, paths, strict=True):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+                raise DataError(f"{path}: array {image.shape} {image.dtype}: expected (height, width, 3) uint8, RGB")
+        prepared, by_shape = [], defaultdict[tuple[int, ...], list[int]](list)
+        for index, image in enumerate(images):
+            start = self._now()
+            letterboxed, placement = self.prepare(image)
+            prepared.append((letterboxed, placement, self._now() - start))
+            by_shape[letterboxed.shape].append(index)
+        found: dict[int, Results] = {}
+        for indices in by_shape.values():
+            results = self._predict_one_shape(
+                [images[index] for index in indices],
+                [paths[index] for index in indices],
+                [prepared[i] for i in indices],
+            )
+            found |= dict(zip(indices, results, strict=True))
+        return [found[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def _predict_one_shape(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        paths: Sequence[Path],
+        prepared: Sequence[tuple[NDArray[np.uint8], Placement, float]],
+    ) -> Iterator[Results]:
+        """Yield the results of images that have one size after letterboxing.
+
+        Args:
+            prepared: what `prepare` gives for each image, and the seconds that it took.
+        """
+        times = [self._now()]
+        stacked = np.stack([letterboxed.transpose(2, 0, 1) for letterboxed, _, _ in prepared])
+        batch = self.precision.images(torch.from_numpy(stacked), dtype=self.precision.dtype or torch.float32)
         times.append(self._now())
         output = self.net(batch)
         prediction, prototypes = (output, None) if isinstance(output, Tensor) else output
         times.append(self._now())
-        rows = non_max_suppression(
+        detections = non_max_suppression(
             prediction, self.nc, self.conf_thres, self.iou_thres, self.max_det, self.classes, self.agnostic
-        )[0]
-        rows = rows.float().cpu()
-        boxes = unletterbox(rows[:, :4], placement)
+        )
+        detections = [rows.float().cpu() for rows in detections]
         times.append(self._now())
-        regions = None
-        if prototypes is not None:
-            regions = instance_regions(
-                as_array(rows[:, 6:]), as_array(prototypes[0]), boxes.numpy(), placement, self.retina_masks
-            )
-            times.append(self._now())
-        speed = dict(zip(("preprocess", "inference", "nms", "masks"), (np.diff(times) * 1000).tolist(), strict=False))
-        classes = rows[:, 5].long().numpy()
-        return Results(path, image, boxes.numpy(), rows[:, 4].numpy(), classes, self.names, regions, speed)
+        preparing, inference, nms = (np.diff(times) * 1000 / len(images)).tolist()
+        for index, (rows, (_, placement, seconds)) in enumerate(zip(detections, prepared, strict=True)):
+            speed = {"preprocess": seconds * 1000 + preparing, "inference": inference, "nms": nms}
+            boxes = unletterbox(rows[:, :4], placement).numpy()
+            regions = None
+            if prototypes is not None:
+                start = self._now()
+                regions = instance_regions(
+                    as_array(rows[:, 6:]), as_array(prototypes[index]), boxes, placement, self.retina_masks
+                )
+                speed["masks"] = (self._now() - start) * 1000
+            classes = rows[:, 5].long().numpy()
+            yield Results(paths[index], images[index], boxes, rows[:, 4].numpy(), classes, self.names, regions, speed)
 
     def _now(self) -> float:
         if self.precision.device.type == "cuda":

@@ -1,8 +1,9 @@
 """A detection run: every frame of a source goes through the predictor; its files are written by detect_files.py."""
 
+import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from utils.errors import DataError
 from utils.explain.feature_maps import Visualizer
 from utils.explain.sheet import Explainer
 from utils.files import next_run_dir
+from utils.inference.class_choice import CONFIDENCE, split_thresholds
 from utils.inference.exported import ExportedNetwork
 from utils.inference.network import load_network, network_precision
 from utils.inference.predictor import Predictor
@@ -40,7 +42,13 @@ class DetectOptions:
         None, "longer side, or height and width; as in training if not given", **SHARED["img"]
     )
     rect: bool = option(True, "fill images up with grey only as far as the stride needs it, not to the whole size")
-    conf_thres: float = option(0.25, "least confidence of a detection")
+    batch: int = option(1, "images at a time, if they have one size after resizing", least=1, **SHARED["batch"])
+    conf_thres: Sequence[str] | float = option(
+        CONFIDENCE,
+        "least confidence of a detection; CLASS=NUMBER for a class with its own, such as person=0.6",
+        action="extend",
+        metavar="NUMBER",
+    )
     iou_thres: float = option(0.45, "overlap above which the less confident of two boxes is dropped")
     max_det: int = option(1000, "most detections of an image", metavar="N")
     device: str = option("", **SHARED["device"])
@@ -83,6 +91,11 @@ class DetectOptions:
     plugin: list[str] = option([], **SHARED["plugin"])
     cfg: str | None = option(None, **SHARED["cfg"])
     patch: list[str] = option([], **SHARED["patch"])
+
+    def __post_init__(self) -> None:
+        rest, by_class = split_thresholds(self.conf_thres)
+        if not by_class:
+            self.conf_thres = rest
 
 
 def describe(frame: Frame, results: Results) -> str:
@@ -143,6 +156,7 @@ def detect(options: DetectOptions) -> Path:
         precision=precision,
         rect=options.rect,
         retina_masks=options.retina_masks,
+        batch=options.batch,
     )
     visualizer, explainer = layer_writers(model, predictor, options)
     print(f"{precision.describe()}; {predictor.nc} classes")
@@ -209,23 +223,31 @@ def process(
     viewer = Viewer(options.view_img)
     counts: Counter[str] = Counter()
     speeds: list[dict[str, float]] = []
-    for frame in source:
-        results = predictor.predict(frame.image, frame.path)
-        print(describe(frame, results), flush=True)
-        counts.update(results.counts())
-        speeds.append(results.speed)
-        annotated = None
-        if viewer.on or not options.nosave:
-            annotated = results.plot(options.line_thickness, options.hide_labels, options.hide_conf)
-        stem = writer.stem(frame)
-        writer.write(frame, results, stem, None if options.nosave else annotated)
-        if visualizer is not None:
-            writer.record(*visualizer.write(predictor.prepare(frame.image)[0], writer.place("visualize", stem)))
-        if explainer is not None:
-            start = time.perf_counter()
-            path = explainer.write(frame.image, writer.place("explain", stem, ".png"))
-            writer.record(path)
-            print(f"  explained in {time.perf_counter() - start:.1f} s: {path}", flush=True)
-        if annotated is not None and not viewer.show(frame, annotated):
-            break
+    for frames in batches(source, options.batch):
+        found = predictor.predict_batch([frame.image for frame in frames], [frame.path for frame in frames])
+        for frame, results in zip(frames, found, strict=True):
+            print(describe(frame, results), flush=True)
+            counts.update(results.counts())
+            speeds.append(results.speed)
+            annotated = None
+            if viewer.on or not options.nosave:
+                annotated = results.plot(options.line_thickness, options.hide_labels, options.hide_conf)
+            stem = writer.stem(frame)
+            writer.write(frame, results, stem, None if options.nosave else annotated)
+            if visualizer is not None:
+                writer.record(*visualizer.write(predictor.prepare(frame.image)[0], writer.place("visualize", stem)))
+            if explainer is not None:
+                start = time.perf_counter()
+                path = explainer.write(frame.image, writer.place("explain", stem, ".png"))
+                writer.record(path)
+                print(f"  explained in {time.perf_counter() - start:.1f} s: {path}", flush=True)
+            if annotated is not None and not viewer.show(frame, annotated):
+                return counts, speeds
     return counts, speeds
+
+
+def batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
+    """Yield the frames in order, `size` at a time; the last batch may be smaller."""
+    rest = iter(frames)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch

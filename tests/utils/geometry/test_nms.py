@@ -191,3 +191,36 @@ def test_torchvision_missing_or_broken(tmp_path: Path, broken: str):
     assert not done.stderr
     reason = re.search(r"Error\('(.*)'\)", broken).group(1)
     assert_says(done.stdout, "torchvision", reason, "'cpu'", torch.__version__, "requirements.txt")
+
+
+class TestThresholdsByClass:
+    ROWS = ([20, 20, 10, 10, 0.5, 0.3], [60, 20, 10, 10, 0.8, 0.3], [20, 60, 10, 10, 0.2, 0.4])
+
+    @pytest.mark.parametrize(
+        ("limits", "scores"),
+        [([0.25, 0.25], [0.8, 0.5, 0.4]), ([0.6, 0.25], [0.8, 0.4]), ([0.25, 0.6], [0.8, 0.5]), ([0.9, 0.9], [])],
+    )
+    def test_a_box_has_the_threshold_of_its_class(self, limits: list[float], scores: list[float]):
+        (rows,) = non_max_suppression(dense(self.ROWS), 2, limits)
+        assert rows[:, 4].tolist() == pytest.approx(scores)
+
+    def test_equal_thresholds_are_one_threshold(self):
+        boxes = crowded_boxes(200, 3)
+        scores = torch.rand(3, 200, generator=torch.Generator().manual_seed(4))
+        centres = torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), 1)
+        prediction = torch.cat((centres.T, scores))[None]
+        for multi_label in (False, True):
+            one, many = (
+                non_max_suppression(prediction, 3, limits, multi_label=multi_label)[0] for limits in (0.4, [0.4] * 3)
+            )
+            assert len(one) > 20
+            assert torch.equal(one, many)
+
+    def test_they_count_before_suppression(self):
+        rows = [[20, 20, 10, 10, 0.5, 0.1], [20, 20, 10, 10, 0.1, 0.4]]
+        (kept,) = non_max_suppression(dense(rows), 2, [0.6, 0.25], agnostic=True)
+        assert kept[:, 5].tolist() == [1], "a person below its threshold hides nothing"
+
+    def test_several_classes_of_one_box(self):
+        (rows,) = non_max_suppression(dense([[20, 20, 10, 10, 0.5, 0.4]]), 2, [0.6, 0.3], multi_label=True)
+        assert rows[:, 5].tolist() == [1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.labels.yolo_txt import read_label_file
+from tests.networks import tiny_model
 from tests.saying import assert_says
 from utils.errors import DataError, SettingsError
 from utils.geometry.region import Region, dense_masks, no_region, polygon_region
@@ -35,7 +36,7 @@ class FixedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen = images
-        return self.rows.T[None]
+        return self.rows.T[None].expand(len(images), -1, -1)
 
 
 CPU = choose_precision("cpu", "off")
@@ -261,3 +262,57 @@ def test_coco_rows_of_masks_have_run_lengths() -> None:
     assert decode_region(first["segmentation"]).window == (slice(20, 40), slice(30, 40))
     assert decode_region(second["segmentation"]).area == 0
     assert first["bbox"] == [20, 10, 40, 40]
+
+
+# --- several images at once
+
+
+class Brightness(FixedNetwork):
+    """Sees in each image one box whose place and score follow from the image's pixels; records sizes of batches."""
+
+    def __init__(self) -> None:
+        super().__init__([], ["cat", "dog"])
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shapes.append(tuple(images.shape))
+        mean = images.mean((1, 2, 3))
+        ones = torch.ones_like(mean)
+        return torch.stack((20 + 10 * mean, 20 * ones, 10 * ones, 10 * ones, 0.5 + mean / 2, 0.1 * ones), 1)[:, :, None]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 16])
+def test_batches_give_what_single_images_give(batch: int) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(64, 64), (32, 64), (64, 64), (128, 64), (64, 128), (40, 40), (64, 64)]
+    images = [rng.integers(0, 255, (*size_hw, 3), np.uint8) for size_hw in sizes]
+    single = Predictor(Brightness(), 64, precision=CPU)
+    many = Predictor(Brightness(), 64, precision=CPU, batch=batch)
+    expected, found = single(images), many(images)
+    assert [str(result.path) for result in found] == [f"image{number}" for number in range(7)]
+    for one, other in zip(expected, found, strict=True):
+        assert one.image is other.image
+        np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=1e-4)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
+        assert set(other.speed) == {"preprocess", "inference", "nms"}
+    assert len({round(float(result.scores[0]), 6) for result in found}) > 1
+    assert sum(shape[0] for shape in many.net.shapes) == 7
+    assert max(shape[0] for shape in many.net.shapes) == {1: 1, 2: 1, 3: 2, 16: 4}[batch]
+
+
+def test_a_real_network_in_batches() -> None:
+    model = tiny_model()
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 255, (64, 32 * (1 + number % 2), 3), np.uint8) for number in range(5)]
+    options = {"image_size": 64, "conf_thres": 0.0, "max_det": 20, "precision": CPU}
+    expected, found = Predictor(model, **options)(images), Predictor(model, batch=4, **options)(images)
+    for one, other in zip(expected, found, strict=True):
+        assert len(one) > 1
+        np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=1e-3)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+def test_thresholds_by_class() -> None:
+    image = np.zeros((320, 320, 3), np.uint8)
+    assert predictor(conf_thres={"dog": 0.35})(image)[0].classes.tolist() == [0]
+    assert predictor(conf_thres=["cat=0.95", 0.2])(image)[0].classes.tolist() == [1]

@@ -34,7 +34,8 @@ class FixedNetwork(nn.Module):
 
     def forward(self, images: Tensor, raw: bool = False) -> Tensor:
         self.model[0](images.float())
-        return torch.tensor([[16, 16, 16, 8, 0.9, 0], [24, 24, 8, 8, 0, 0.6]]).T[None]
+        rows = torch.tensor([[16, 16, 16, 8, 0.9, 0], [24, 24, 8, 8, 0, 0.6]])
+        return rows.T[None].expand(len(images), -1, -1)
 
 
 @pytest.fixture
@@ -101,6 +102,45 @@ def test_annotated_image_differs_and_nosave_writes_none(tmp_path: Path, write_im
     path = write_image(tmp_path / "a.png", (32, 32))
     assert not np.array_equal(cv2.imread(str(run(path) / "a.png")), cv2.imread(str(path)))
     assert names_below(run(path, nosave=True)) == set()
+
+
+def test_batches_write_what_single_images_write(tmp_path: Path, write_image, run, video: Path) -> None:
+    for number, size_hw in enumerate([(32, 32), (64, 32), (32, 32), (32, 64), (32, 32)]):
+        write_image(tmp_path / "in" / f"{number}.png", size_hw)
+    (tmp_path / "in" / "1b.jpg").write_bytes(b"no image")
+    video.rename(tmp_path / "in" / "2b.avi")
+    everything = {"save_txt": True, "save_conf": True, "save_json": True, "save_crop": True}
+    folders = [run(tmp_path / "in", batch=batch, **everything) for batch in (1, 4, 100)]
+    names = names_below(folders[0])
+    assert len(names) == 1 + 6 + 11 + 22
+    for other in folders[1:]:
+        assert names_below(other) == names
+        for name in names - {"2b.mp4"}:
+            assert (folders[0] / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_thresholds_by_class(tmp_path: Path, write_image, run) -> None:
+    path = write_image(tmp_path / "a.png", (32, 32))
+    for words, classes in (
+        (["red/cell=0.95"], "1"),
+        (["cat=0.7", "0.1"], "0"),
+        (["1=0.5", "0.95"], "1"),
+        (["0.25"], "01"),
+    ):
+        options = detect.parse_options(["--weights", "w", "--source", "x", "--conf-thres", *words])
+        rows = (run(path, save_txt=True, conf_thres=options.conf_thres) / "labels" / "a.txt").read_text().splitlines()
+        assert "".join(row[0] for row in rows) == classes
+
+
+def test_thresholds_on_the_command_line() -> None:
+    given = ["--weights", "w", "--source", "x"]
+    assert detect.parse_options([*given, "--conf", "0.3"]).conf_thres == 0.3
+    assert detect.parse_options([*given, "--conf-thres=0.3"]).conf_thres == 0.3
+    for words in (["--conf", "a b=0.6", "0.3"], ["--conf-thres=a b=0.6", "--conf", "0.3"]):
+        assert detect.parse_options([*given, *words]).conf_thres == ["a b=0.6", "0.3"]
+    with pytest.raises(SettingsError) as caught:
+        detect.parse_options([*given, "--conf", "0.3", "0.4"])
+    assert_says(caught.value, "--conf-thres 0.3 0.4")
 
 
 def test_subfolders_stay_apart(tmp_path: Path, write_image, run, capsys: pytest.CaptureFixture[str]) -> None:
