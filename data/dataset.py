@@ -33,6 +33,14 @@ RECT_PAD = 0.5
 """Grey border of a rectangle, in units of `multiple`; it is added before the sides are rounded up to multiples."""
 
 
+def batch_slices(count: int, size: int, least: int = 1) -> list[slice]:
+    """Cut `count` items into batches of `size`; a last batch of fewer than `least` joins the one before."""
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and count - starts[-1] < least:
+        starts.pop()
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
+
+
 class ItemKey(NamedTuple):
     """Key of an item: the image's index, the epoch (for its random changes), and whether mosaics are on."""
 
@@ -81,6 +89,8 @@ class DetectionDataset:
         min_items: leave out images with fewer objects; crowd regions do not count.
         single_cls: replace all classes by one, "object".
         pixel_range: values that become 0 and 255 in images of more than 8 bits; None takes 0 to 65535.
+    Attributes:
+        least_batch: fewest images of a batch; a last batch of fewer joins the one before (`use_least_batch`).
     """
 
     def __init__(
@@ -118,10 +128,11 @@ class DetectionDataset:
             ]
         self.image_size, self.hyp, self.augment, self.rect = image_size, hyp, augment, rect
         self.batch_size, self.seed, self.masks, self.pixel_range = batch_size, seed, masks, pixel_range
+        self.multiple, self.least_batch = multiple, 1
         self.order: NDArray[np.int64] = np.arange(len(self))
         self.shapes_hw: NDArray[np.int64] | None = None
         if rect:
-            self.order, self.shapes_hw = self._rectangles(multiple)
+            self.order, self.shapes_hw = self._rectangles()
         self.cache = self._build_cache(cache)
 
     def __len__(self) -> int:
@@ -140,6 +151,12 @@ class DetectionDataset:
         targets = np.concatenate((sample.classes[:, None], centre, size), 1, dtype=np.float32)
         masks = index_map(sample) if self.masks else None
         return Item(key.index, sample.image_rgb, targets, masks, outlined(sample.polygons), placement)
+
+    def use_least_batch(self, images: int) -> None:
+        """Let a last batch of fewer images join the one before."""
+        self.least_batch = images
+        if self.rect:
+            self.order, self.shapes_hw = self._rectangles()
 
     def load(self, index: int) -> Sample:
         """Return image `index` with its long side `image_size`, and its objects, crowd regions left out."""
@@ -179,17 +196,19 @@ class DetectionDataset:
         cache.fill(self._read)
         return cache
 
-    def _rectangles(self, multiple: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _rectangles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the indices sorted by aspect ratio, and (N, 2), height and width of each index's item."""
         sizes_hw = np.array([annotation.file_hw for annotation in self.annotations], np.float64)
         aspect = sizes_hw[:, 0] / sizes_hw[:, 1]
         order = np.argsort(aspect, kind="stable")
         shapes_hw = np.zeros((len(self), 2), np.int64)
-        for start in range(0, len(self), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for part in batch_slices(len(self), self.batch_size, self.least_batch):
+            batch = order[part]
             # The smallest height and width, divided by the long side, that hold every image of the batch.
             share_hw = np.array((min(aspect[batch].max(), 1), min(1 / aspect[batch].min(), 1)))
-            shapes_hw[batch] = np.ceil(share_hw * self.image_size / multiple + RECT_PAD).astype(np.int64) * multiple
+            shapes_hw[batch] = (
+                np.ceil(share_hw * self.image_size / self.multiple + RECT_PAD).astype(np.int64) * self.multiple
+            )
         return order, shapes_hw
 
     def _shape_hw(self, index: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.dataset import DetectionDataset, Item, ItemKey
+from data.dataset import DetectionDataset, Item, ItemKey, batch_slices
 from utils.errors import UserError
 
 Batch = dict[str, Any]
@@ -32,13 +32,16 @@ class EpochBatches(Sampler[list[ItemKey]]):
         self.epoch, self.mosaic, self.start_batch = epoch, mosaic, start_batch
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        return len(self._slices())
+
+    def _slices(self) -> list[slice]:
+        return batch_slices(len(self.dataset), self.batch_size, self.dataset.least_batch)
 
     def __iter__(self) -> Iterator[list[ItemKey]]:
         order, rng = self.dataset.order, np.random.default_rng((self.seed, self.epoch))
         if self.shuffle and not self.dataset.rect:
             order = rng.permutation(order)
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        batches = [order[part] for part in self._slices()]
         if self.shuffle and self.dataset.rect:
             batches = [batches[index] for index in rng.permutation(len(batches))]
         for batch in batches[self.start_batch :]:

@@ -32,6 +32,14 @@ ODD_NUMBER = 7
 """A step is enough for a network that takes images of an odd number of steps: an even one could hide a larger need."""
 
 
+class RowError(ModelConfigError):
+    """A layer cannot run on its input; `row` is its row, and the cause is the layer's own error."""
+
+    def __init__(self, message: str, row: Row) -> None:
+        super().__init__(message)
+        self.row = row
+
+
 def parse_model(rows: Sequence[Row], channels: int, num_classes: int, scale: Scale) -> nn.ModuleList:
     """Build the layer of each row; set `out_channels` and the scaled `repeats` of the row.
 
@@ -227,23 +235,30 @@ class Model(nn.Module):
         """
         return self.head.decode(output)
 
-    def trace(self, size: int = 256) -> list[Any]:
-        """Return the output shape of every row for a `size` x `size` image, without computing values.
+    def trace(self, size: int | tuple[int, int] = 256, batch: int = 1, training: bool = False) -> list[Any]:
+        """Return the output shape of every row, without computing values.
 
+        Args:
+            size: side of the images, or height and width.
+            batch: number of images.
+            training: run each layer in the mode that it is in; else all of them in evaluation.
         Raises:
-            ModelConfigError: a layer fails on its inputs; the message gives the row and their shapes.
+            RowError: a layer fails on its inputs; the message gives the row and their shapes.
         """
-        outputs: dict[int, Any] = {IMAGE: torch.empty(1, self.channels, size, size, device="meta")}
-        training = self.training
-        self.eval()
+        size_hw = (size, size) if isinstance(size, int) else size
+        outputs: dict[int, Any] = {IMAGE: torch.empty(batch, self.channels, *size_hw, device="meta")}
+        in_training = [] if training else [module for module in self.modules() if module.training]
+        if not training:
+            self.eval()
         try:
             for row, module in zip(self.rows, self.model, strict=True):
-                outputs[row.index] = self._traced(row, module, [outputs[source] for source in row.sources], size)
+                outputs[row.index] = self._traced(row, module, [outputs[source] for source in row.sources], size_hw)
         finally:
-            self.train(training)
+            for module in in_training:
+                module.training = True
         return [shape_of(outputs[row.index]) for row in self.rows]
 
-    def _traced(self, row: Row, module: nn.Module, inputs: list[Any], size: int) -> Any:
+    def _traced(self, row: Row, module: nn.Module, inputs: list[Any], size_hw: tuple[int, int]) -> Any:
         """Run one row on the meta device."""
         state = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
         try:
@@ -254,8 +269,9 @@ class Model(nn.Module):
                 f"layer {source} ({name}) gives {show_shape(value)}"
                 for source, name, value in zip(row.sources, names, inputs, strict=True)
             )
-            raise ModelConfigError(
-                f"{row.where}: does not fit its input for a {size} x {size} image: {given}: {error}"
+            height, width = size_hw
+            raise RowError(
+                f"{row.where}: does not fit its input for a {height} x {width} image: {given}: {error}", row
             ) from error
 
     def deploy(self, fold: bool = True) -> "Model":

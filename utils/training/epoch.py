@@ -24,7 +24,14 @@ MAX_BAD_STEPS = 20
 
 @dataclass
 class Training:
-    """What training changes, and what it needs to do so."""
+    """What training changes, and what it needs to do so.
+
+    Attributes:
+        frozen: layers that stay in evaluation mode.
+        multi_scale: vary the size of the batches, but no side below `least_side`.
+        seed: of the sizes.
+        bad_steps: steps in a row that were left out, see `MAX_BAD_STEPS`.
+    """
 
     model: Model
     ema: ModelEMA[Model]
@@ -35,6 +42,7 @@ class Training:
     precision: Precision
     frozen: list[nn.Module] = field(default_factory=list)
     multi_scale: bool = False
+    least_side: int = 0
     seed: int = 0
     bad_steps: int = 0
 
@@ -78,10 +86,19 @@ class EpochState:
         return {name: float(value) / self.counted for name, value in self.sums.items()}
 
 
-def resized(images: Tensor, epoch: int, number: int, seed: int, multiple: int) -> Tensor:
-    """Return a batch at a random size of 0.5 to 1.5 times its own, a multiple of `multiple` (multi-scale training)."""
-    scale = random.Random(f"{seed}/{epoch}/{number}").uniform(0.5, 1.5)
-    size = [max(multiple, round(side * scale / multiple) * multiple) for side in images.shape[2:]]
+SCALES = (0.5, 1.5)
+"""Smallest and largest factor of the image size in multi-scale training."""
+
+
+def scaled_side(side: int, scale: float, multiple: int, least: int = 0) -> int:
+    """Return a side times `scale`, as a multiple of `multiple`, and not below `least`."""
+    return max(multiple, least, round(side * scale / multiple) * multiple)
+
+
+def resized(images: Tensor, epoch: int, number: int, seed: int, multiple: int, least: int = 0) -> Tensor:
+    """Return a batch at a random size (multi-scale training), which depends only on seed, epoch and number."""
+    scale = random.Random(f"{seed}/{epoch}/{number}").uniform(*SCALES)
+    size = [scaled_side(side, scale, multiple, least) for side in images.shape[2:]]
     return (
         functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
         if size != list(images.shape[2:])
@@ -122,7 +139,7 @@ def train_one_epoch(
             accumulate = schedule.apply(optimizer, epoch, number)
             images = precision.images(batch["images"])
             if training.multi_scale:
-                images = resized(images, epoch, number, training.seed, model.multiple)
+                images = resized(images, epoch, number, training.seed, model.multiple, training.least_side)
             with precision.autocast():
                 outputs = model(images)
             total, items = training.loss(outputs, batch | {"images": images})

@@ -33,6 +33,7 @@ from utils.optim.ema import ModelEMA
 from utils.optim.optimizer import Schedule, build_optimizer
 from utils.optim.selection import check_frozen_were_loaded, describe_frozen, freeze, learning_rate_factors
 from utils.precision import Precision, worker_count
+from utils.training.batch_limits import fit_batches
 from utils.training.epoch import Training
 from utils.training.options import TrainOptions
 from utils.training.resume import remove_leftovers
@@ -64,6 +65,7 @@ def set_up(
     options = with_sizes(options, model, precision, hyp)
     loaders = build_loaders(options, hyp, config, model.multiple, masks=model.task == "segment")
     model.pixel_range = (loaders[1] or loaders[0]).dataset.pixel_range
+    least_side = fit_batches(options, model, frozen, loaders[0].dataset)
     sources = checked_sources(options, model, loaders, checkpoint)
     schedule = Schedule(hyp, options.schedule, options.epochs, len(loaders[0]), options.batch)
     training = Training(
@@ -76,6 +78,7 @@ def set_up(
         precision=precision,
         frozen=frozen,
         multi_scale=options.multi_scale,
+        least_side=least_side,
         seed=options.seed,
     )
     folder = run_folder(options)
