@@ -5,6 +5,7 @@ the pictures of COCO files. `download` is a note for readers; it is never run.
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,8 @@ class DataConfig:
 
     def _hint(self, source: Path) -> str:
         """Say what may help to find a source that does not exist."""
+        if os.path.islink(source):
+            return f"it is a link that leads nowhere ({printable(os.readlink(source))})"
         text = self.written.get(source, str(source))
         here = named_path(Path.cwd(), text)
         if exists(here):

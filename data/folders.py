@@ -7,10 +7,9 @@ from pathlib import Path
 
 from data.config import DataConfig
 from data.images.finding import FolderContent, image_format, is_image, read_folder
-from data.images.paths import find_listed, named_path, printable, read_list, readings
+from data.images.paths import find_listed, list_folders, named_path, printable, read_list, readings
 from data.labels.yolo_txt import label_path
 from utils.errors import DataError
-from utils.wording import shown
 
 NO_PICTURES = frozenset(
     (
@@ -31,11 +30,13 @@ class SourceImages:
 
     Attributes:
         images: in the order of the list, or sorted by path.
+        labels: label file of each image, existing or not.
         beside: folder of the labels, or the list; the label cache is put beside it.
         notes: lines about what was left out.
     """
 
     images: list[Path]
+    labels: list[Path]
     beside: Path
     notes: list[str] = field(default_factory=list)
 
@@ -66,25 +67,32 @@ def _from_folder(source: Path) -> SourceImages:
             f"expected the folder of the labels of {source}"
         )
     content = read_folder(source)
-    expected = {label_path(image) for image in content.images}
-    labelled, pictures, others = _sort_others(content.others, expected)
-    images = sorted((*content.images, *labelled), key=str)
-    expected.update(map(label_path, labelled))
+    label_of = {image: label_path(image) for image in content.images}
+    labelled, pictures, others = _sort_others(content.others, set(label_of.values()))
+    label_of |= labelled
+    images = sorted(label_of, key=str)
     notes = [
         *_line(content.loops, "links not followed, because they lead to a folder that contains them"),
         *_line(content.dead, "links that lead nowhere"),
         *_line(content.closed, "folders and files that cannot be read"),
-        *_line(labelled, "pictures read, because they have labels, though they are not named as images"),
+        *_line(list(labelled), "pictures read, because they have labels, though they are not named as images"),
         *_line(pictures, "pictures left out, because they are not named as images and have no label file"),
         *_line(others, "files left out, because they are no images"),
-        *_line(_labels_without_image(source, labels, content, expected), "label files left out, for want of an image"),
+        *_line(
+            _labels_without_image(source, labels, content, set(label_of.values())),
+            "label files left out, for want of an image",
+        ),
     ]
-    return SourceImages(images, labels, notes)
+    return SourceImages(images, [label_of[image] for image in images], labels, notes)
 
 
-def _sort_others(others: Iterable[Path], expected: set[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """Sort files that are not named as images: pictures with a label of their own, other pictures, and the rest."""
-    labelled: list[Path] = []
+def _sort_others(others: Iterable[Path], taken: set[Path]) -> tuple[dict[Path, Path], list[Path], list[Path]]:
+    """Sort files that are not named as images: pictures, by their label file, pictures without one, and the rest.
+
+    Args:
+        taken: label files of other images.
+    """
+    labelled: dict[Path, Path] = {}
     pictures: list[Path] = []
     rest: list[Path] = []
     for file in others:
@@ -94,7 +102,10 @@ def _sort_others(others: Iterable[Path], expected: set[Path]) -> tuple[list[Path
                 rest.append(file)
             continue
         label = label_path(file)
-        (labelled if label not in expected and label.is_file() else pictures).append(file)
+        if label in taken or not label.is_file():
+            pictures.append(file)
+        else:
+            labelled[file] = label
     return labelled, pictures, rest
 
 
@@ -128,26 +139,37 @@ def _from_list(source: Path, config: DataConfig) -> SourceImages:
     line is found in these.
     """
     lines = read_list(source)
-    for number, line in lines:
-        if not any(is_image(text) or image_format(named_path(source.parent, text)) for text in readings(line)):
-            raise DataError(
-                f"{source}:{number}: {shown(line)!r} is no image: expected one path per line, such as images/a.jpg"
-            )
-    folders = tuple(dict.fromkeys((source.parent, config.root, named_path(Path.cwd(), str(config.path)).parent)))
     texts = [line for _, line in lines]
+    beside, *elsewhere = list_folders(source)
+    folders = tuple(dict.fromkeys((beside, config.root, named_path(config.path.parent, ""), *elsewhere)))
     found = [find_listed(text, folders) for text in texts]
     if not any(found):
-        folders = (source.parent, Path.cwd())
+        folders = (beside, Path.cwd())
         found = [find_listed(text, folders) for text in texts]
     images = [
-        place[0] if place else named_path(source.parent, list(readings(text))[-1])
+        place[0] if place else named_path(beside, list(readings(text))[-1])
         for text, place in zip(texts, found, strict=True)
     ]
+    for (number, line), image in zip(lines, images, strict=True):
+        if not is_image(image) and not image_format(image):
+            raise DataError(
+                f"{source}:{number}: {printable(line)!r} is no image: expected one path per line, such as images/a.jpg"
+            )
     notes = []
     for folder in folders[1:]:
         away = [text for text, place in zip(texts, found, strict=True) if place and place[1] == folder]
         notes += _line(away, f"lines that start at {folder}, not at the list's folder")
-    return SourceImages(images, source, notes)
+    return SourceImages(images, list(map(label_path, images)), source, notes)
+
+
+def labels_left_at_targets(images: Iterable[Path]) -> list[str]:
+    """Return a line about images without labels that are links, or lie behind links, to images with labels."""
+    left = []
+    for image in images:
+        target = Path(os.path.realpath(image))
+        if target != image and (label := label_path(target)).is_file():
+            left.append(label)
+    return _line(left, "label files of the targets of links, not read because labels belong to the path of the link")
 
 
 def _line(items: Sequence[object], what: str) -> list[str]:

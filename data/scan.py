@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.config import DataConfig
-from data.folders import source_images
+from data.folders import labels_left_at_targets, source_images
 from data.images.finding import image_format, is_image
+from data.images.paths import printable
 from data.images.pixels import DeepImage, PixelRange, choose_pixel_range, describe_scaling
 from data.images.reading import examine_image
 from data.labels.annotation import IMAGE, PROBLEM_TITLES, Annotation, Id, Objects, Problem, ScanReport
@@ -57,13 +58,14 @@ def load_annotations(
     if not report.objects and (split == "train" if require_labels is None else require_labels):
         place = config.splits[split][0] if config.kind == "coco" else label_path(annotations[0].path)
         reason = _first(report.problems) or f"looked for {place} and the like"
+        reason = "; ".join((reason, *report.notes[:3]))
         raise DataError(f"{config.path}: {split}: no labels at all for {len(annotations)} images: {reason}")
     return _number(annotations, report), report
 
 
 def print_report(report: ScanReport, limit: int = 20) -> None:
     """Print the counts of a split and its problems, at most `limit` lines of each kind."""
-    print("\n".join(report_lines(report, limit)))
+    print("\n".join(map(printable, report_lines(report, limit))))
 
 
 def report_lines(report: ScanReport, limit: int | None = None) -> list[str]:
@@ -168,9 +170,8 @@ def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Ent
     def read(position: int) -> Entry:
         return _yolo_entry(images[position], num_classes)
 
-    labels = [label_path(image) for image in images]
-    entries = _cached(images, labels, read, found.beside, f"yolo {num_classes}", report)
-    folders = {found.beside} if found.beside != source else {label.parent for label in labels}
+    entries = _cached(images, found.labels, read, found.beside, f"yolo {num_classes}", report)
+    folders = {found.beside} if found.beside != source else {label.parent for label in found.labels}
     report.sources.append(f"{source}: {len(images)} images, labels in {listed(sorted(folders), 3)}")
     report.notes += found.notes
     return _usable(entries, report)
@@ -311,12 +312,15 @@ def _without_aliases(entries: Sequence[Entry], report: ScanReport) -> list[Annot
     labelled = {annotation.file_id for _, annotation in found if len(annotation)} - {None}
     kept: list[Annotation] = []
     aliases: list[Path] = []
+    unlabelled: list[Path] = []
     for entry, annotation in found:
         if annotation.file_id in labelled and not len(annotation):
             aliases.append(annotation.path)
             continue
         kept.append(annotation)
-        report.unlabelled += not entry.labelled
+        unlabelled += [] if entry.labelled else [annotation.path]
+    report.unlabelled = len(unlabelled)
+    report.notes += labels_left_at_targets(unlabelled)
     if aliases:
         report.notes.append(
             f"{len(aliases)} images left out: each is the same file as an image with labels: {listed(aliases, 1)}"

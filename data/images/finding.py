@@ -75,11 +75,6 @@ class FolderContent:
     closed: list[str] = field(default_factory=list)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted by path, without hidden files and folders."""
-    return read_folder(folder).images
-
-
 def read_folder(folder: Path) -> FolderContent:
     """List the files of a folder and its subfolders.
 

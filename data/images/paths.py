@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def spellings(text: str) -> list[str]:
 
 
 def printable(path: object) -> str:
-    """Return a path as a message can show it: "?" for control characters and for bytes that are no text."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(path))
+    """Return a path, or a line with paths, as the screen can show it: "?" for control characters and broken text."""
+    return "".join("?" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in str(path))
 
 
 def read_list(path: Path) -> list[tuple[int, str]]:
@@ -72,6 +73,11 @@ def readings(line: str) -> Iterator[str]:
         bare = bare[1:-1].strip()
     if bare and bare != line:
         yield from spellings(bare)
+
+
+def list_folders(path: Path) -> tuple[Path, ...]:
+    """Return the folder of a list, and that of the list which a link leads to."""
+    return tuple(dict.fromkeys((named_path(path.parent, ""), Path(os.path.realpath(path)).parent)))
 
 
 def find_listed(line: str, folders: Iterable[Path]) -> tuple[Path, Path] | None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from data.images.finding import IMAGE_SUFFIXES, image_format, read_folder
-from data.images.paths import find_listed, named_path, read_list, readings
+from data.images.paths import find_listed, list_folders, named_path, read_list, readings
 from data.images.reading import read_image
 from utils.errors import DataError
 
@@ -163,7 +163,7 @@ def _from_list(path: Path) -> list[Path]:
     lines = [line for _, line in read_list(path)]
     if not lines:
         raise DataError(f"no image at {path}: the list is empty: expected one image path per line")
-    folders = (path.parent, Path.cwd())
+    folders = (*list_folders(path), Path.cwd())
     found = [find_listed(line, folders) for line in lines]
     files = [
         place[0] if place else named_path(path.parent, list(readings(line))[-1])
@@ -203,8 +203,8 @@ def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def _find_files(source: str) -> Found:
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(source))
+    if os.path.isdir(path):
         found = _walk(path)
         if not any(map(is_readable, found.files)):
             inside = f" ({len(found.files)} other files)" if found.files else ""
@@ -213,7 +213,7 @@ def _find_files(source: str) -> Found:
                 f"expected one of {' '.join(KNOWN_SUFFIXES)}"
             )
         return found
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() == ".txt":
             files = _from_list(path)
             return Found(files, _common_folder(files), listing=path)

@@ -268,3 +268,11 @@ def test_the_range_of_pixel_values(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_data_config(path)
     assert_says(caught.value, path, "pixel_range", 12, "4095")
+
+
+def test_a_source_that_is_a_dead_link_names_its_target(tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to("/gone/images")
+    config = load_data_config(write_yaml(tmp_path, "train: images\nnames: [x]\n"))
+    with pytest.raises(DataError) as caught:
+        config.sources("train")
+    assert_says(caught.value, tmp_path / "images", "/gone/images")

@@ -315,6 +315,26 @@ def test_loops_and_dead_links_are_named(tmp_path: Path, write_image: Callable[..
     assert_says(image, tmp_path / "images" / "c.jpg", "gone.jpg")
 
 
+def test_labels_at_the_target_of_a_link_are_named_and_not_read(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    write_image(tmp_path / "store" / "images" / "a.jpg")
+    write_label(tmp_path / "store" / "labels" / "a.txt", 0)
+    (tmp_path / "images").symlink_to("store/images")
+    (tmp_path / "list.txt").symlink_to("store/list.txt")
+    (tmp_path / "store" / "list.txt").write_text("images/a.jpg\n")
+    found, report = scan(tmp_path, "images", split="val")
+    assert (found, report.unlabelled) == (["images/a.jpg []"], 1)
+    assert_says(report.notes[0], 1, tmp_path / "store" / "labels" / "a.txt")
+    with pytest.raises(DataError) as caught:
+        load_annotations(config(tmp_path, "images"), "train")
+    assert_says(caught.value, tmp_path / "labels" / "a.txt", tmp_path / "store" / "labels" / "a.txt")
+    (tmp_path / "images").unlink()
+    found, report = scan(tmp_path, "list.txt")  # a linked list: its paths start at the list's own folder
+    assert found == ["store/images/a.jpg [0]"]
+    assert_says(report.notes[0], 1, tmp_path / "store")
+
+
 def test_a_label_folder_that_is_a_dead_link_stops(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     write_image(tmp_path / "images" / "val" / "a.jpg")
     (tmp_path / "labels").mkdir()
@@ -456,6 +476,11 @@ def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:
         "    … and 1 more",
     ]
     assert len(report_lines(report)) == 6
+
+
+def test_broken_text_in_a_name_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(ScanReport("val", problems=[Problem(IMAGE, os.fsdecode(b"b\xff.jpg"), "empty file")]))
+    assert "b?.jpg" in capsys.readouterr().out
 
 
 def test_bccd(shared: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.images.finding import find_images, image_format, is_image, read_folder
+from data.images.finding import image_format, is_image, read_folder
 
 
 def test_endings_in_any_case() -> None:
@@ -14,11 +14,11 @@ def test_endings_in_any_case() -> None:
     assert not any(map(is_image, ("a.txt", "jpg", "a.gif", "a.jpg.bak")))
 
 
-def test_find_images_looks_below_and_sorts(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+def test_subfolders_are_read_and_paths_sorted(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     for name in ("b.png", "sub/a.JPG", "a.jpg", ".hidden.jpg", ".cache/c.jpg"):
         write_image(tmp_path / name)
     (tmp_path / "note.txt").write_text("")
-    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == [
+    assert [path.relative_to(tmp_path).as_posix() for path in read_folder(tmp_path).images] == [
         "a.jpg",
         "b.png",
         "sub/a.JPG",
@@ -53,7 +53,7 @@ def test_each_link_is_followed_once_under_its_name(tmp_path: Path, write_image: 
         (tmp_path / "images" / name / f"to_{other}").symlink_to(f"../{other}")
     write_image(tmp_path / "far" / "c.jpg")
     (tmp_path / "images" / "0").symlink_to("../far")
-    found = [path.relative_to(tmp_path / "images").as_posix() for path in find_images(tmp_path / "images")]
+    found = [path.relative_to(tmp_path / "images").as_posix() for path in read_folder(tmp_path / "images").images]
     assert found == ["0/c.jpg", "a/a.jpg", "a/to_b/b.jpg", "b/b.jpg", "b/to_a/a.jpg"]
 
 

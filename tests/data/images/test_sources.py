@@ -1,12 +1,13 @@
 """Image sources: files, folders, patterns, lists, videos, and what is skipped."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from data.images.finding import find_images
+from data.images.finding import read_folder
 from data.images.sources import open_source
 from tests.saying import assert_says
 from utils.errors import DataError
@@ -118,7 +119,7 @@ def test_links_are_followed_as_in_training(tmp_path: Path, write_image, source: 
     opened = open_source(str(tmp_path / source))
     names = [frame.relative.as_posix() for frame in opened]
     assert names == ["a-again/c.jpg", "a.jpg", "b/c.jpg", "file.jpg", "linked-2/d.jpg", "linked/d.jpg"]
-    assert len(find_images(tmp_path / "in")) == len(names) + 1, "training names the link gone.jpg too"
+    assert len(read_folder(tmp_path / "in").images) == len(names) + 1, "training names the link gone.jpg too"
     reasons = {Path(path).relative_to(tmp_path / "in").as_posix(): reason for path, reason in opened.skipped}
     assert {"self", "other", "up", "b/back", "gone.jpg"} <= set(reasons)
 
@@ -146,6 +147,37 @@ def test_text_list(mixed: Path, tmp_path: Path) -> None:
     assert len(source.skipped) == 1
     assert source.skipped[0][0].endswith("missing.jpg")
     assert "No such file" in source.skipped[0][1]
+
+
+def test_comments_and_paths_of_windows_in_a_list(mixed: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("# mine\nmixed\\b.jpg # first\n  # none\n'mixed/sub/deep.jpg'\n")
+    source = open_source(tmp_path / "list.txt")
+    assert [frame.path for frame in source] == [mixed / "b.jpg", mixed / "sub" / "deep.jpg"]
+    assert source.skipped == []
+    (tmp_path / "list.txt").write_text("# nothing else\n")
+    with pytest.raises(DataError) as caught:
+        open_source(tmp_path / "list.txt")
+    assert_says(caught.value, "list.txt")
+
+
+def test_images_are_told_by_their_first_bytes(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    jpeg = write_image(tmp_path / "in" / "a.jpg").read_bytes()
+    for name in ("b.jfif", "c", "d.heic", "e.gif"):
+        (tmp_path / "in" / name).write_bytes(jpeg)
+    (tmp_path / "in" / "f.heic").write_bytes(b"\0\0\0\x1cftypheic" + b"\0" * 40)
+    source = open_source(tmp_path / "in")
+    assert [(frame.path.name, frame.is_video) for frame in source] == [
+        (name, False) for name in ("a.jpg", "b.jfif", "c", "d.heic", "e.gif")
+    ]
+    assert [Path(path).name for path, _ in source.skipped] == ["f.heic"]
+    assert [frame.path.name for frame in open_source(tmp_path / "in" / "c")] == ["c"]
+
+
+@pytest.mark.parametrize("name", ["~no_such_user/x", "x" * 5000])
+def test_names_that_no_file_has(name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_source(name)
+    assert_says(caught.value, name)
 
 
 @pytest.mark.parametrize(
