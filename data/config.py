@@ -254,8 +254,9 @@ class _Search:
                 self.written[first] = text
             else:
                 self._say(key or split, text, place, first)
-            beside = named_path(self.bases[0], _without_ups(spellings(text)[-1]))
-            if place == first and beside != first and exists(beside):
+            inner = _without_ups(spellings(text)[-1])
+            beside = named_path(self.bases[0], inner)
+            if place == first != beside and inner not in spellings(text) and exists(beside):
                 self.notes.append(
                     f"{self.yaml}: {key or split}: '{printable(text)}' is {printable(place)}; "
                     f"{printable(beside)} exists too and is not read"
