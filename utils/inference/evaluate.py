@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -88,10 +89,15 @@ class Stopwatch:
 
 
 class LossMean:
-    """Mean of the loss items over images; empty without a loss."""
+    """Mean of the loss items over images; empty without a loss.
 
-    def __init__(self, loss: Loss | None) -> None:
+    Args:
+        class_order: as for `evaluate`.
+    """
+
+    def __init__(self, loss: Loss | None, class_order: NDArray[np.int64] | None = None) -> None:
         self.loss = loss
+        self.network_class = None if class_order is None else torch.from_numpy(np.argsort(class_order))
         self.sums: dict[str, Tensor] = {}
         self.num_images = 0
 
@@ -99,6 +105,10 @@ class LossMean:
         """Add one batch."""
         if self.loss is None:
             return
+        if self.network_class is not None:
+            targets = batch["targets"].clone()
+            targets[:, 1] = self.network_class[targets[:, 1].long().cpu()].to(targets)
+            batch = {**batch, "targets": targets}
         _, items = self.loss(outputs, batch)
         num_images = len(batch["images"])
         self.num_images += num_images
@@ -120,6 +130,7 @@ def evaluate(
     max_det: int = 300,
     loss: Loss | None = None,
     single_cls: bool = False,
+    class_order: NDArray[np.int64] | None = None,
     keep_detections: bool = False,
     plots_dir: Path | None = None,
     progress: bool = True,
@@ -136,6 +147,7 @@ def evaluate(
         max_det: most boxes of an image.
         loss: from `build_loss(model)`; None leaves `losses` empty.
         single_cls: treat all classes of the network as the data set's only one.
+        class_order: the data set's class of each class of the network; None where both have the same number.
         keep_detections: return boxes and masks too.
         plots_dir: folder for curves, the confusion matrix and the first batches; None draws nothing.
         progress: show a progress bar.
@@ -143,7 +155,7 @@ def evaluate(
     torchvision_nms(precision.device.type)  # imported now, so that no stage's time includes the import
     dataset = loader.dataset
     metrics, confusion = DetectionMetrics(max_det), ConfusionMatrix(len(dataset.names))
-    stopwatch, losses = Stopwatch(precision.device), LossMean(loss)
+    stopwatch, losses = Stopwatch(precision.device), LossMean(loss, class_order)
     result = EvalResult(DetectionResult(), {}, {}, confusion.matrix)
     masks = (
         MaskEvaluation(max_det, result.segmentations if keep_detections else None)
@@ -163,6 +175,9 @@ def evaluate(
             if single_cls:
                 for image in rows:
                     image[:, 5] = 0
+            elif class_order is not None:
+                for image in rows:
+                    image[:, 5] = torch.from_numpy(class_order)[image[:, 5].long()].to(image)
             found = list(_in_original_pixels(rows, batch))
             for index, detections in zip(batch["indices"], found, strict=True):
                 item = dataset.annotations[int(index)]

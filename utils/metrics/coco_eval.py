@@ -143,9 +143,9 @@ def corners_to_xywh(boxes_xyxy: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
 
 
-def write_results(path: str | Path, results: list[dict[str, Any]]) -> None:
-    """Write a COCO results file, compact and whole or not at all."""
-    write_text(path, json.dumps(results, separators=(",", ":")) + "\n")
+def write_results(path: str | Path, content: object) -> None:
+    """Write the content of a COCO file, compact and whole or not at all."""
+    write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def evaluate_coco(

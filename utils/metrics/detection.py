@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from data.labels.annotation import Id
 from utils.geometry.groups import rank_in_group
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -182,7 +183,7 @@ class DetectionResult:
 class _Image:
     """The detections of one image with their matches, and its truths."""
 
-    key: int
+    key: Id
     scores: Array
     labels: NDArray[np.int64]
     matched: NDArray[np.bool_]
@@ -207,7 +208,7 @@ class DetectionMetrics:
         boxes_xyxy: ArrayLike,
         classes: ArrayLike,
         crowd: ArrayLike | None = None,
-        image_id: int | None = None,
+        image_id: Id | None = None,
         overlaps: Array | None = None,
     ) -> None:
         """Add one image.

@@ -1,7 +1,10 @@
 """A whole validation run on a handful of images with an untrained network, and the command line in front of it."""
 
+import contextlib
 import csv
+import io
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +12,9 @@ import numpy as np
 import pytest
 
 import val
+from data.config import load_data_config
 from data.loader import Loader
+from data.scan import load_annotations
 from models.plugins.loading import install_plugins
 from tests.deep_images import png, ramp, write_data_yaml, write_split
 from tests.networks import tiny_model
@@ -17,10 +22,16 @@ from tests.saying import assert_says
 from utils import cli
 from utils.drawing.draw import write_image
 from utils.errors import CheckpointError, DataError, SettingsError
+from utils.inference import evaluate as evaluate_module
+from utils.inference.evaluate import EvalResult
 from utils.inference.network import load_network
+from utils.metrics.coco_eval import coco_ground_truth
 from utils.runs import validate as validate_run
 from utils.runs.validate import ValOptions, validate
-from utils.weights.own_file import network_entry, save_checkpoint
+from utils.weights.own_file import network_entry, read_checkpoint, save_checkpoint
+
+coco_module = pytest.importorskip("pycocotools.coco")
+cocoeval_module = pytest.importorskip("pycocotools.cocoeval")
 
 NAMES = ["cat", "dog"]
 
@@ -123,10 +134,153 @@ def test_other_number_of_classes(weights: Path, data: Path, tmp_path: Path):
     other.write_text("val: images\nnames: [cat, dog, kite]\n")
     with pytest.raises(DataError) as caught:
         validate(settings(weights, other, tmp_path))
-    assert_says(caught.value, other, 3, weights, 2, "cat, dog", "--single-cls")
+    assert_says(caught.value, other, 3, weights, 2, "'cat', 'dog'", "'kite'", "--single-cls")
     result = validate(settings(weights, other, tmp_path, single_cls=True))
     assert result.confusion.shape == (2, 2)
     assert result.losses == {}
+
+
+def renamed(weights: Path, folder: Path, names: list[str]) -> Path:
+    """The same network with other class names."""
+    content = read_checkpoint(weights)
+    content["network"]["names"] = names
+    save_checkpoint(folder / "renamed.pt", content)
+    return folder / "renamed.pt"
+
+
+def figures(result: EvalResult) -> list[float]:
+    metrics = result.metrics
+    return [*result.losses.values(), metrics.map, metrics.map50, *metrics.class_recall, *result.confusion.flatten()]
+
+
+@pytest.mark.parametrize("deploy", [True, False])
+def test_names_in_another_order_are_matched_by_name(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], deploy: bool
+):
+    """A network that names its classes dog, cat sees dogs where the same network with cat, dog sees cats."""
+    swapped = data.with_name("swapped.yaml")
+    swapped.write_text("val: images\nnames: [dog, cat]\n")
+    same = validate(settings(weights, data, tmp_path, deploy=deploy))
+    assert "by name" not in capsys.readouterr().out
+    options = {"deploy": deploy, "save_txt": True, "save_json": True}
+    as_named = validate(settings(renamed(weights, tmp_path, ["dog", "cat"]), swapped, tmp_path / "a", **options))
+    assert figures(as_named) == pytest.approx(figures(same))
+    assert "by name" not in capsys.readouterr().out
+    matched = validate(settings(renamed(weights, tmp_path, ["dog", "cat"]), data, tmp_path / "b", **options))
+    assert_says(capsys.readouterr().out, "another order", "dog, cat", "cat, dog")
+    assert matched.losses != pytest.approx(same.losses)
+    for index, rows in matched.detections.items():
+        assert np.array_equal(rows[:, :5], as_named.detections[index][:, :5])
+        assert np.array_equal(rows[:, 5], 1 - as_named.detections[index][:, 5])
+    numbers = [
+        {line.split()[0] for path in (tmp_path / run / "exp" / "labels").iterdir() for line in path.open()}
+        for run in "ab"
+    ]
+    assert numbers == [{"0", "1"}, {"0", "1"}]
+    rows = [json.loads((tmp_path / run / "exp" / "predictions.json").read_text()) for run in "ab"]
+    assert [row["category_id"] for row in rows[1]] == [1 - row["category_id"] for row in rows[0]]
+
+
+@pytest.mark.parametrize(
+    ("names", "facts"),
+    [
+        (["cat", "hound"], ("'hound'", "'dog'")),
+        (["Cat", "dog "], ("'cat' and 'Cat'", "'dog' and 'dog '", "spelling only")),
+        (["cat", "cat"], ("more than once",)),
+    ],
+)
+def test_a_name_of_one_side_is_an_error_with_both_lists(
+    weights: Path, data: Path, tmp_path: Path, names: list[str], facts: tuple[str, ...]
+):
+    path = renamed(weights, tmp_path, names)
+    with pytest.raises(DataError) as caught:
+        validate(settings(path, data, tmp_path))
+    assert_says(caught.value, path, data, f"'{names[0]}', '{names[1]}'", "'cat', 'dog'", *facts)
+    assert not (tmp_path / "exp").exists()
+    assert validate(settings(path, data, tmp_path, single_cls=True)).confusion.shape == (2, 2)
+
+
+@pytest.mark.parametrize("names", [["0", "1"], ["class0", "class1"], ["class_1", "class_2"]])
+def test_weights_without_names_are_matched_by_position(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str]
+):
+    path = renamed(weights, tmp_path, names)
+    result = validate(settings(path, data, tmp_path))
+    assert_says(capsys.readouterr().out, path, "position", f"{names[0]} is cat", f"{names[1]} is dog")
+    assert figures(result) == pytest.approx(figures(validate(settings(weights, data, tmp_path))))
+
+
+@pytest.fixture
+def nested(data: Path, tmp_path: Path) -> Path:
+    """The images of `data` in two folders with the same file names."""
+    for number, place in enumerate(("a/0", "b/0", "b/1")):
+        image = tmp_path / "images" / f"{place}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes((data.parent / "images" / f"{number}.png").read_bytes())
+        label = tmp_path / "labels" / f"{place}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text((data.parent / "labels" / f"{number}.txt").read_text())
+    (tmp_path / "data.yaml").write_text("val: images\nnames: [cat, dog]\n")
+    return tmp_path / "data.yaml"
+
+
+def coco_json(data: Path, image_ids: list[object], categories: list[object]) -> Path:
+    """The split of `nested` as a COCO file with these ids, and a data yaml for it."""
+    annotations, _ = load_annotations(load_data_config(data), "val")
+    file_names = {one.image_id: one.path.relative_to(data.parent).as_posix() for one in annotations}
+    content = coco_ground_truth(annotations, NAMES, categories, file_names=file_names)
+    for image, image_id in zip(content["images"], image_ids, strict=True):
+        for one in [one for one in content["annotations"] if one["image_id"] == image["id"]]:
+            one["image_id"] = image_id
+        image["id"] = image_id
+    (data.parent / "truth.json").write_text(json.dumps(content))
+    data.with_name("coco.yaml").write_text("val: truth.json\nnames: [cat, dog]\n")
+    return data.with_name("coco.yaml")
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "categories"), [(None, None), ([900, 7, 44], [7, 90]), (["p", "q/../../r", "s"], ["x", "y"])]
+)
+def test_pycocotools_on_the_two_files_gives_our_figure(
+    weights: Path,
+    nested: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    image_ids: list[object] | None,
+    categories: list[object] | None,
+):
+    path = coco_json(nested, image_ids, categories) if image_ids and categories else nested
+    annotations, _ = load_annotations(load_data_config(path), "val")
+
+    def almost_the_truth(rows: object, batch: dict) -> Iterator[np.ndarray]:
+        for one in (annotations[int(index)] for index in batch["indices"]):
+            scores = 0.9 - 0.1 * np.arange(len(one))[:, None]
+            yield np.concatenate((one.boxes_xyxy + 1.5, scores, one.classes[:, None]), 1)
+
+    monkeypatch.setattr(evaluate_module, "_in_original_pixels", almost_the_truth)
+    result = validate(settings(weights, path, tmp_path / "runs", save_json=True, save_txt=True))
+    folder = tmp_path / "runs" / "exp"
+    truth, rows = (json.loads((folder / name).read_text()) for name in ("ground_truth.json", "predictions.json"))
+    files = {image["id"]: image["file_name"] for image in truth["images"]}
+    assert sorted(files.values()) == ["images/a/0.png", "images/b/0.png", "images/b/1.png"]
+    assert rows
+    assert all(row["file_name"] == files[row["image_id"]] for row in rows)
+    assert {row["category_id"] for row in rows} == set(categories or [0, 1])
+    if image_ids:
+        assert set(files) == set(image_ids)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = coco_module.COCO(str(folder / "ground_truth.json"))
+        evaluation = cocoeval_module.COCOeval(coco, coco.loadRes(str(folder / "predictions.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(
+        json.loads((folder / "coco_eval.json").read_text())["max_det_100"]["AP"]
+    )
+    assert 0.3 < result.metrics.map < 0.9
+    assert evaluation.stats[0] == pytest.approx(result.metrics.map, abs=1e-4)
+    assert len(list((folder / "labels").iterdir())) == 3
+    assert len(list((folder / "labels").rglob("*.txt"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -196,6 +350,6 @@ def test_deep_images_are_scaled_as_in_training(tmp_path: Path, capsys: pytest.Ca
         model.pixel_range = trained
         save_checkpoint(tmp_path / "w.pt", {"network": network_entry(model), "model": model.state_dict()})
         network = load_network(tmp_path / "w.pt")
-        dataset, _ = validate_run.open_split(settings(tmp_path / "w.pt", data, tmp_path), network, (64, 64))
+        dataset = validate_run.open_split(settings(tmp_path / "w.pt", data, tmp_path), network, (64, 64)).dataset
         assert dataset.pixel_range == expected
     assert_says(capsys.readouterr().out, "0 to 3071", "0 to 16383", f"as {tmp_path / 'w.pt'} was trained")
