@@ -12,6 +12,7 @@ import torch
 from models.config.composed import show_difference
 from models.config.reading import base_of, find_config, read_config
 from models.graph.file import check_graph_path, write_graph
+from models.loose_ends import loose_ends
 from models.plugins.held import used_plugins
 from models.plugins.loading import load_plugins
 from models.summary import format_shape, summarize
@@ -125,7 +126,7 @@ def show(options: argparse.Namespace) -> None:
     with torch.device("meta"):
         names = ("nc", "ch", "scale", "width", "depth")
         model = Model(options.cfg, **{name: getattr(options, name) for name in names}, patches=options.patch)
-        summary = summarize(model)
+        summary, signs = summarize(model), loose_ends(model)
     if options.graph:
         written = write_graph(model, summary, options.graph, Path(options.cfg).stem)
         print(written, file=sys.stderr if options.json else sys.stdout)
@@ -133,6 +134,8 @@ def show(options: argparse.Namespace) -> None:
         print(json.dumps(summary))
     elif not options.graph:
         print("\n".join([format_table(summary), *(plugin.describe() for plugin, _ in used_plugins(model))]))
+    for line in signs:
+        print(line, file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -43,7 +43,7 @@ FLOORS = [
     "models.deploy",
     "models.yolo",
     "models.summary",
-    "models.graph models.checks",
+    "models.loose_ends models.graph models.checks",
     "models.command models.check",
     "utils.weights utils.optim",
     "utils.checkpoint",

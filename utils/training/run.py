@@ -14,6 +14,7 @@ import torch
 from data.config import load_data_config, print_notes
 from data.loader import Loader
 from models.config.composed import config_text
+from models.loose_ends import loose_ends
 from models.parameters import count_parameters
 from models.plugins.loading import load_plugins
 from models.plugins.record import keep_copies, plugin_flags, plugins_key, print_plugins
@@ -80,6 +81,8 @@ def describe(run: Run, precision: Precision) -> None:
     print(
         f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}{deeper}"
     )
+    for line in loose_ends(model):
+        print(line)
     print(f"compute: {precision.describe()}")
     print(
         f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches "
