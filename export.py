@@ -19,6 +19,13 @@ RETIRED = {
     "--simplify": "the graph is folded before it is written; leave it out",
     "--verbose": "one line a file says what matters; leave it out",
     "--workspace": NO_FORMAT,
+    "--mlmodel": NO_FORMAT,
+    "--per-tensor": "quantisation is not supported; leave it out",
+    "--cache": NO_FORMAT,
+    "--dynamic-batch": "use --dynamic, which leaves height and width free too",
+    "--grid": "the file gives decoded boxes always; leave it out",
+    "--end2end": "the file gives all boxes; detect.py and val.py select among them",
+    "--include-nms": "the file gives all boxes; detect.py and val.py select among them",
     "--nms": "the file gives all boxes; detect.py and val.py select among them",
     "--agnostic-nms": "the file gives all boxes; see detect.py --agnostic-nms",
     "--topk-per-class": "the file gives all boxes; see detect.py --max-det",
@@ -26,7 +33,7 @@ RETIRED = {
     "--iou-thres": "the file gives all boxes; see detect.py --iou-thres",
     "--conf-thres": "the file gives all boxes; see detect.py --conf-thres",
 }
-"""Flags of the original that have no meaning here, and what to do instead."""
+"""Flags of the original and of YOLOv5 that have no meaning here, and what to do instead."""
 
 
 def parse_options(arguments: list[str] | None = None) -> ExportOptions:

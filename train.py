@@ -4,15 +4,24 @@ It serves networks with one, two and three detection branches (elsewhere train.p
 """
 
 import sys
+from dataclasses import fields
 
 from utils import cli
+from utils.hyperparameters import Hyperparameters
 from utils.training.options import TrainOptions
 from utils.training.run import train
 
+NO_EVOLUTION = "it did not work; change data/hyp.yaml or pass --hyp FILE"
 RETIRED = {
     "--label-smoothing": "it had no effect on this loss",
     "--noautoanchor": "these networks have no anchors",
-    "--evolve": "it did not work; change data/hyp.yaml or pass --hyp FILE",
+    "--evolve": NO_EVOLUTION,
+    "--evolve_population": NO_EVOLUTION,
+    "--resume_evolve": NO_EVOLUTION,
+    "--adam": "use --optimizer Adam",
+    "--linear-lr": "it is the default; leave it out",
+    "--poly-lr": "use --cos-lr, --flat-cos-lr or --fixed-lr",
+    "--notest": "use --noval",
     "--bucket": "results stay in runs/",
     "--image-weights": "not supported",
     "--quad": "not supported",
@@ -25,12 +34,19 @@ RETIRED = {
     "--upload_dataset": "no logging service is contacted",
     "--bbox_interval": "no logging service is contacted",
     "--artifact_alias": "no logging service is contacted",
+    "--ndjson-console": "the figures stand in results.csv",
+    "--ndjson-file": "the figures stand in results.csv",
+}
+"""Flags of the original and of YOLOv5 that have no meaning here, and what to do instead."""
+ADVICE = {
+    cli.flag_of(field.name): f"it is a hyperparameter: write {field.name} into a yaml, and name it with --hyp"
+    for field in fields(Hyperparameters)
 }
 
 
 def parse_options(arguments: list[str] | None = None) -> TrainOptions:
     """Return the options of a command line; `given` names those that it gives."""
-    given = cli.parse(TrainOptions, arguments, prog="train.py", description=__doc__, retired=RETIRED)
+    given = cli.parse(TrainOptions, arguments, prog="train.py", description=__doc__, retired=RETIRED, advice=ADVICE)
     return TrainOptions(**given, given=frozenset(given))
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import errno
 import sys
 import traceback
@@ -37,6 +38,34 @@ SHARED: dict[str, dict[str, Any]] = {
     },
 }
 """What flags of several commands have in common, by field name: arguments of `option`."""
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    "--model": ("--weights", "--cfg"),
+    **dict.fromkeys(("--checkpoint", "--ckpt", "--pretrained", "--weight-file"), ("--weights",)),
+    **dict.fromkeys(("--config", "--yaml"), ("--cfg",)),
+    **dict.fromkeys(("--input", "--images", "--image", "--video", "--path"), ("--source",)),
+    **dict.fromkeys(("--dataset", "--data-yaml"), ("--data",)),
+    **dict.fromkeys(("--size", "--image-size", "--input-size", "--resolution", "--shape"), ("--img",)),
+    **dict.fromkeys(("--bs", "--num-images"), ("--batch",)),
+    **dict.fromkeys(("--num-epochs", "--max-epochs"), ("--epochs",)),
+    **dict.fromkeys(("--num-workers", "--jobs", "--threads"), ("--workers",)),
+    **dict.fromkeys(("--gpu", "--gpus", "--gpu-id", "--cpu", "--cuda"), ("--device",)),
+    **dict.fromkeys(("--threshold", "--thres", "--thresh", "--score-threshold", "--confidence"), ("--conf-thres",)),
+    **dict.fromkeys(("--nms-thres", "--nms-threshold", "--nms-iou"), ("--iou-thres",)),
+    **dict.fromkeys(("--output", "--output-dir", "--out-dir", "--save-dir"), ("--out", "--project", "--name")),
+    **dict.fromkeys(("--fp16", "--float16"), ("--half", "--amp")),
+    **dict.fromkeys(("--show", "--view", "--display"), ("--view-img",)),
+    **dict.fromkeys(("--line-width", "--thickness"), ("--line-thickness",)),
+    **dict.fromkeys(("--format", "--formats"), ("--include",)),
+    "--split": ("--task",),
+    **dict.fromkeys(("--hyperparameters", "--hyperparams"), ("--hyp",)),
+    **dict.fromkeys(("--early-stopping", "--early-stop"), ("--patience",)),
+}
+"""Names that other programs give to flags, and ours; those that the command has are offered."""
+LIKENESS, PART_LIKENESS = 0.8, 0.7
+"""How alike a misspelt flag and ours must be as a whole, and each of their parts between hyphens, to be offered."""
+FALSE_WORDS = ("false", "no", "off", "0")
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+"""Dashes that text editors put in place of hyphens."""
 REQUIRED = dataclasses.MISSING
 """Default of an option that must be given."""
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -174,8 +203,37 @@ def type_settings(hint: Any, default: Any) -> dict[str, Any]:
     if isinstance(hint, UnionType):
         hint = next(kind for kind in get_args(hint) if kind is not NoneType)
     if get_origin(hint) in (list, Sequence):
-        return {"nargs": "+", "type": get_args(hint)[0]}
-    return {"type": hint}
+        return {"nargs": "+", "type": reader_of(get_args(hint)[0])}
+    return {"type": reader_of(hint)}
+
+
+def reader_of(kind: Any) -> Callable[[str], Any]:
+    """Return the function that reads a value of a type from its word on the command line."""
+    return {int: whole_number, float: number}.get(kind, kind)
+
+
+def whole_number(word: str) -> int:
+    """Return the integer that a word is.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{word}': expected a whole number") from None
+
+
+def number(word: str) -> float:
+    """Return the number that a word is.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{word}': expected a number") from None
 
 
 def check_values(options: Any) -> None:
@@ -201,22 +259,41 @@ Action = TypeVar("Action", bound=argparse.Action)
 class Parser(argparse.ArgumentParser):
     """Argument parser whose mistakes take one line and exit status 2; it accepts unambiguous abbreviations of flags.
 
+    Words of a flag may be separated by `_` as well as by `-`.
+
     Args:
         retired: advice by flag, for flags of the original that do not exist here.
+        advice: the same for other flags, which cannot be abbreviated.
     """
 
-    def __init__(self, *, retired: Mapping[str, str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        retired: Mapping[str, str] | None = None,
+        advice: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self._flags: dict[str, argparse.Action] = {}
+        self._advice = dict(advice or {})
         super().__init__(allow_abbrev=False, **settings)
-        for flag, advice in (retired or {}).items():
+        for flag, text in (retired or {}).items():
             self.add_argument(
-                flag, action=_RetiredFlag, nargs="*", const=advice, help=argparse.SUPPRESS, default=argparse.SUPPRESS
+                flag, action=_RetiredFlag, nargs="*", const=text, help=argparse.SUPPRESS, default=argparse.SUPPRESS
             )
 
     def _add_action(self, action: Action) -> Action:
         added = super()._add_action(action)
         self._flags |= dict.fromkeys(action.option_strings, action)
         return added
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the words; a word that belongs to no flag is an error that says where it stands."""
+        words = list(sys.argv[1:] if args is None else args)
+        parsed, rest = self.parse_known_args(words, namespace)
+        left = [word for word in rest if word != "--"]
+        if left:
+            self.error(self._about_leftover(left[0], words))
+        return parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse the words after completing abbreviated flags (argparse's own completion takes aliases for rivals)."""
@@ -225,22 +302,89 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args([*map(self.completed, words[:end]), *words[end:]], namespace)
 
     def completed(self, word: str) -> str:
-        """Return a word with its flag written out, if it is an unambiguous abbreviation of one."""
+        """Return a word with its flag written out, if it is an unambiguous abbreviation of one.
+
+        An unknown or ambiguous flag ends the program with a message.
+        """
         start, equals, value = word.partition("=")
-        if not start.startswith("--") or " " in start or start in self._flags:
+        if not start.startswith("--") or " " in start or start == "--":
+            self._check_hyphens(word)
             return word
-        candidates = {flag: action for flag, action in self._flags.items() if flag.startswith(start)}
+        flag = start if start in self._flags else self._written_out(start)
+        action = self._flags[flag]
+        if equals and action.nargs == 0:
+            self.error(about_switch(start, value, action))
+        return flag + equals + value
+
+    def _written_out(self, start: str) -> str:
+        plain = start.replace("_", "-")
+        exact = [flag for flag in self._flags if flag.replace("_", "-") == plain]
+        if exact:
+            return exact[0]
+        candidates = {flag: action for flag, action in self._flags.items() if flag.replace("_", "-").startswith(plain)}
         existing = {flag: action for flag, action in candidates.items() if not isinstance(action, _RetiredFlag)}
-        candidates = existing or candidates
         if not candidates:
-            return word
-        if len({(id(action), flag.startswith("--no-")) for flag, action in candidates.items()}) > 1:
-            self.error(f"{start}: ambiguous: expected one of {', '.join(candidates)}")
-        return next(iter(candidates)) + equals + value
+            self.error(self._about_unknown(start, plain))
+        if len({(id(action), flag.startswith("--no-")) for flag, action in existing.items()}) > 1:
+            self.error(f"{start}: ambiguous: expected one of {', '.join(existing)}")
+        return next(iter(existing or candidates))
+
+    def _about_unknown(self, start: str, plain: str) -> str:
+        """Say that a flag does not exist, and which one does where that is sure."""
+        if plain in self._advice:
+            return f"{start}: does not exist here: {self._advice[plain]}"
+        known = [flag for flag, action in self._flags.items() if not isinstance(action, _RetiredFlag)]
+        ours = [flag for flag in OTHER_NAMES.get(plain, ()) if flag in known]
+        if ours:
+            return f"{start}: does not exist here: use {' and '.join(ours) if '--name' in ours else ' or '.join(ours)}"
+        near = max(known, key=lambda flag: likeness(plain, flag))
+        return f"{start}: no such flag" + (f"; the nearest is {near}" if likeness(plain, near) >= LIKENESS else "")
+
+    def _check_hyphens(self, word: str) -> None:
+        """Refuse a flag with another number of hyphens, or with a dash of a text editor in their place."""
+        name = word.lstrip(f"-{DASHES}")
+        start = f"--{name.partition('=')[0]}".replace("_", "-")
+        hyphens = word[: len(word) - len(name)]
+        if len(hyphens) and hyphens != "--" and len(name) > 1 and any(flag.startswith(start) for flag in self._flags):
+            self.error(f"{word}: flags begin with two hyphens: expected --{name}")
+
+    def _about_leftover(self, word: str, words: Sequence[str]) -> str:
+        """Say why a word belongs to no flag."""
+        place = len(words) - 1 - words[::-1].index(word)
+        before = next((index for index in range(place - 1, -1, -1) if words[index].startswith("--")), 0)
+        name, equals, value = word.partition("=")
+        if equals and f"--{name}" in self._flags:
+            return f"{word}: expected --{name} {value}"
+        action = self._flags.get(self.completed(words[before]).partition("=")[0])
+        if action is None:
+            return f"{word}: belongs to no flag"
+        given = " ".join(words[before : place + 1])
+        return about_switch(words[before], word, action) if action.nargs == 0 else f"{given}: expected one value"
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
         self.exit(EXIT_USER, f"error: {message}: {self.prog} --help lists what there is\n")
+
+
+def about_switch(flag: str, value: str, action: argparse.Action) -> str:
+    """Say that a flag takes no value, and how it is turned off if that was meant."""
+    message = f"{flag} {value}: expected no value"
+    if value.lower() not in FALSE_WORDS:
+        return message
+    opposite = next((one for one in action.option_strings if one.startswith("--no-")), None)
+    return f"{message}; {opposite} turns it off" if opposite else f"{message}; leave {flag} out"
+
+
+def likeness(flag: str, other: str) -> float:
+    """Return from 0 to 1 how alike two flags are; 0 if a part between hyphens is another word."""
+    parts, others = flag.lower().strip("-").split("-"), other.strip("-").split("-")
+    if "".join(parts) == "".join(others):
+        return 1.0
+    if len(parts) != len(others):
+        return 0.0
+    alike = [difflib.SequenceMatcher(None, part, one).ratio() for part, one in zip(parts, others, strict=True)]
+    whole = difflib.SequenceMatcher(None, "-".join(parts), "-".join(others)).ratio()
+    return whole if min(alike) >= PART_LIKENESS else 0.0
 
 
 class _RetiredFlag(argparse.Action):

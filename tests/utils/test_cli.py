@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -127,8 +127,11 @@ class Options:
 RETIRED = {"--quad": "not supported", "--label-smoothing": "no effect", "--image-weights": "not supported"}
 
 
+ADVICE = {"--lr0": "write it into a yaml"}
+
+
 def read(*words: str) -> dict[str, Any]:
-    return cli.parse(Options, ["--weights", "w.pt", *words], prog="try.py", retired=RETIRED)
+    return cli.parse(Options, ["--weights", "w.pt", *words], prog="try.py", retired=RETIRED, advice=ADVICE)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +166,7 @@ def test_types_come_from_the_annotations(words: list[str], given: dict[str, Any]
         (["--no-r"], {"rect": False}),
         (["--layers", "a", "--r"], {"layers": ["a"], "rect": True}),
         (["--pat=insert SE after p5 --x"], {"patch": ["insert SE after p5 --x"]}),
+        (["--img_size", "320", "--save_t"], {"img": 320, "save_txt": True}),
     ],
 )
 def test_unambiguous_abbreviations(words: list[str], given: dict[str, Any]) -> None:
@@ -173,9 +177,30 @@ def test_unambiguous_abbreviations(words: list[str], given: dict[str, Any]) -> N
     ("words", "facts"),
     [
         (["--sa"], ["--sa", "--save-txt", "--save-json"]),
-        (["--nonsense", "3"], ["--nonsense 3"]),
+        (["--nonsense", "3"], ["--nonsense"]),
         (["--img", "many"], ["--img", "many"]),
+        (["--img", "6.5"], ["--img", "6.5", "whole number"]),
+        (["--share", "a=1"], ["--share", "a=1", "number"]),
         (["--share"], ["--share"]),
+        (["--img", "64", "64"], ["--img 64 64", "one value"]),
+        (["--img=64", "96"], ["--img=64 96", "one value"]),
+        (["--weights", "a.pt", "b.pt"], ["--weights a.pt b.pt", "one value"]),
+        (["--save-txt", "true"], ["--save-txt true", "no value"]),
+        (["--save-txt=false"], ["--save-txt false", "no value"]),
+        (["--save-t", "False"], ["--save-t False", "leave"]),
+        (["--rect", "False"], ["--rect False", "--no-rect"]),
+        (["img=64"], ["img=64", "--img 64"]),
+        (["--", "x.jpg"], ["x.jpg"]),
+        (["-weights", "x"], ["-weights", "--weights"]),
+        (["\u2014weights", "x"], ["--weights"]),
+        (["\u2013-img=3"], ["--img=3"]),
+        (["--wieghts", "x"], ["--wieghts", "--weights"]),
+        (["--imgsiz", "3"], ["--imgsiz", "--imgsz"]),
+        (["--savetxt"], ["--savetxt", "--save-txt"]),
+        (["--Save-Txt"], ["--Save-Txt", "--save-txt"]),
+        (["--image-size", "3"], ["--image-size", "--img"]),
+        (["--fp16"], ["--fp16", "--half", "--amp"]),
+        (["--lr0", "0.1"], ["--lr0", "into a yaml"]),
         (["--cos-lr", "--fixed-lr"], ["--cos-lr", "--fixed-lr"]),
     ],
 )
@@ -196,6 +221,20 @@ def test_retired_flags_are_answered(capsys: pytest.CaptureFixture[str], words: l
     assert caught.value.code == 2
     flag = next(flag for flag in RETIRED if flag.startswith(words[0]))
     assert_says(capsys.readouterr().err, flag, RETIRED[flag])
+
+
+@pytest.mark.parametrize("flag", ["--epochs", "--save-csv", "--save-dir", "--tta", "--conf", "--data"])
+def test_no_suggestion_is_better_than_a_wrong_one(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(Options, [flag, "3"], prog="try.py")
+    assert caught.value.code == 2
+    assert set(re.findall(r"--[\w-]+", capsys.readouterr().err)) == {flag, "--help"}
+
+
+def test_what_the_words_before_an_unknown_flag_lack_is_not_said_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(Options, ["--model", "w.pt"], prog="try.py")
+    assert_says(capsys.readouterr().err, "--model", "--weights")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,6 +303,69 @@ def test_one_flag_has_one_spelling_in_every_command() -> None:
     assert {"img", "batch", "weights", "device", "plugin"} <= set.intersection(
         *({field.name for field in fields(kind)} for kind in COMMANDS if kind is not DetectOptions)
     )
+
+
+ORIGINAL = {
+    TrainOptions: (
+        "weights cfg data hyp epochs batch-size imgsz img img-size rect resume nosave noval noplots "
+        "noautoanchor evolve bucket cache image-weights device multi-scale optimizer sync-bn workers "
+        "local_rank seed project name exist-ok quad cos-lr flat-cos-lr fixed-lr label-smoothing patience "
+        "freeze save-period min-items close-mosaic single-cls entity upload_dataset bbox_interval "
+        "artifact_alias mask-ratio no-overlap poly-lr evolve_population resume_evolve ndjson-console "
+        "ndjson-file adam linear-lr"
+    ),
+    ValOptions: (
+        "data weights batch-size imgsz img img-size conf-thres iou-thres max-det task device workers "
+        "single-cls augment verbose save-txt save-hybrid save-conf save-json project name exist-ok half dnn "
+        "min-items"
+    ),
+    DetectOptions: (
+        "weights source data imgsz img img-size conf-thres iou-thres max-det device view-img save-txt "
+        "save-conf save-crop nosave classes agnostic-nms augment visualize update project name exist-ok "
+        "line-thickness hide-labels hide-conf half dnn vid-stride retina-masks save-csv save-format no-trace"
+    ),
+    ExportOptions: (
+        "data weights imgsz img img-size batch-size device half inplace keras optimize int8 dynamic simplify "
+        "opset verbose workspace nms agnostic-nms topk-per-class topk-all iou-thres conf-thres include "
+        "per-tensor mlmodel cache"
+    ),
+}
+"""The flags of YOLOv9 and YOLOv5, by command."""
+
+
+@pytest.mark.parametrize(("kind", "flag"), [(kind, flag) for kind, flags in ORIGINAL.items() for flag in flags.split()])
+def test_every_flag_of_the_original_is_taken_or_answered(
+    kind: type, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([], ["1"]):
+        with pytest.raises(SystemExit) as caught:
+            COMMANDS[kind][0]([f"--{flag}", *words, "--help"])
+        if caught.value.code == 0:
+            return
+    assert_says(capsys.readouterr().err, "does not exist here", f"--{flag}")
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_every_unambiguous_abbreviation_is_completed(kind: type) -> None:
+    parser = cli.Parser(prog="try.py", argument_default=None)
+    for field in cli.options_of(kind):
+        cli.add_option(parser, field, get_type_hints(kind)[field.name])
+    flags = {flag: id(action) for action in parser._actions for flag in action.option_strings if flag[:2] == "--"}
+    tried = 0
+    for flag, action in flags.items():
+        for end in range(3, len(flag)):
+            rivals = {found for other, found in flags.items() if other.startswith(flag[:end])}
+            if flag[:end] not in flags and len(rivals) == 1 and not flag.startswith("--no-"):
+                assert flags[parser.completed(flag[:end])] == action
+                tried += 1
+    assert tried > 50
+
+
+@pytest.mark.parametrize("name", sorted(cli.OTHER_NAMES))
+def test_other_names_lead_to_flags_that_exist(name: str) -> None:
+    known = {flag for _, field in FIELDS for flag in (cli.flag_of(field.name), *field.metadata["switches"])}
+    assert name not in known
+    assert set(cli.OTHER_NAMES[name]) <= known
 
 
 def test_did_you_mean() -> None:
