@@ -16,7 +16,6 @@ RETIRED = {
     "--keras": NO_FORMAT,
     "--optimize": "the network is folded always; leave it out",
     "--int8": "quantisation is not supported; leave it out",
-    "--simplify": "the graph is folded before it is written; leave it out",
     "--verbose": "one line a file says what matters; leave it out",
     "--workspace": NO_FORMAT,
     "--mlmodel": NO_FORMAT,

@@ -121,7 +121,8 @@ class AIFI(nn.Module):
 
     def by_head(self, pixels: Tensor) -> Tensor:
         """Return pixels (B, H * W, C) as (B, heads, H * W, C / heads)."""
-        return pixels.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        each = self.query.out_features // self.heads
+        return pixels.view(-1, pixels.shape[1], self.heads, each).transpose(1, 2)
 
     def feed(self, pixels: Tensor) -> Tensor:
         """Return the two linear layers' output of every pixel, (B, H * W, C)."""

@@ -39,7 +39,8 @@ class EMAttention(GatedLayer):
         self.gain = nn.Parameter(torch.zeros(groups)) if start == "identity" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.unflatten(1, (self.groups, -1)) * self.gate(x)[:, :, None]).flatten(1, 2)
+        parts = x.view(-1, self.groups, self.conv1.in_channels, *x.shape[2:])
+        return (parts * self.gate(x)[:, :, None]).flatten(1, 2)
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the weight of every pixel of every group, (B, groups, H, W)."""

@@ -88,13 +88,16 @@ class SCSA(GatedLayer):
             self.by_head(project(pooled)) for project in (self.query, self.key, self.value)
         )  # (B, heads, C / heads, cells)
         with full_precision(x):
-            scores = query.to(wide(x)) @ key.to(wide(x)).transpose(2, 3) * (x.shape[1] // self.heads) ** -0.5
+            scores = (
+                query.to(wide(x)) @ key.to(wide(x)).transpose(2, 3) * (self.query.out_channels // self.heads) ** -0.5
+            )
             logits = scores.softmax(3) @ value.to(wide(x)).mean(3, keepdim=True)
         return self.opened(logits.reshape(x.shape[0], x.shape[1], 1, 1).to(x.dtype))
 
     def by_head(self, maps: Tensor) -> Tensor:
         """Return maps (B, C, h, w) as (B, heads, C / heads, h * w)."""
-        return maps.flatten(2).unflatten(1, (self.heads, -1))
+        pixels = maps.flatten(2)
+        return pixels.view(-1, self.heads, self.query.out_channels // self.heads, pixels.shape[2])
 
 
 def pool(x: Tensor, window: int) -> Tensor:

@@ -326,7 +326,9 @@ def count_operations(
 def mirrored_positions(size: int, padding: int, like: Tensor) -> Tensor:
     """Return the source positions of a padded row or column, for graphs with dynamic sizes."""
     period = max(2 * (size - 1), 1)
-    position = torch.arange(-padding, size + padding, device=like.device).remainder(period)
+    position = torch.arange(-padding, size + padding, device=like.device)
+    # `position - …` is position.remainder(period), without Mod in an ONNX graph; a quotient of integers rounds exactly
+    position = position - (position / period).floor().long() * period
     return torch.minimum(position, period - position)
 
 

@@ -187,18 +187,22 @@ class IRMB(nn.Module):
         """
         height, width = values.shape[2:]
         beyond = up_to_multiple((height, width), self.window)
-        queries, keys = (self.windows(functional.pad(part, beyond), self.heads) for part in query_key.chunk(2, 1))
-        hidden_keys = self.windows(
-            functional.pad(values.new_zeros(1, 1, height, width), beyond, value=float("-inf")), 1
+        depth, value_depth = self.query_key.in_channels // self.heads, self.value.out_channels // self.heads
+        queries, keys = (
+            self.windows(functional.pad(part, beyond), self.heads, depth) for part in query_key.chunk(2, 1)
         )
-        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2) + hidden_keys.transpose(-1, -2)
-        gathered = scores.softmax(-1).to(values.dtype) @ self.windows(functional.pad(values, beyond), self.heads)
+        hidden_keys = self.windows(
+            functional.pad(values.new_zeros(1, 1, height, width), beyond, value=float("-inf")), 1, 1
+        )
+        scores = (queries * depth**-0.5) @ keys.transpose(-1, -2) + hidden_keys.transpose(-1, -2)
+        padded = self.windows(functional.pad(values, beyond), self.heads, value_depth)
+        gathered = scores.softmax(-1).to(values.dtype) @ padded
         return cropped(self.whole(gathered), (height, width))
 
-    def windows(self, x: Tensor, heads: int) -> Tensor:
-        """Cut a padded map (B, heads * D, H, W) into windows (B, window rows, window columns, heads, cells, D)."""
+    def windows(self, x: Tensor, heads: int, depth: int) -> Tensor:
+        """Cut a padded map (B, heads * depth, H, W) into (B, window rows, window columns, heads, cells, depth)."""
         cells = functional.pixel_unshuffle(x, self.window)  # (B, heads * D * cells, rows, columns)
-        return cells.unflatten(1, (heads, -1, self.window**2)).permute(0, 4, 5, 1, 3, 2)
+        return cells.view(-1, heads, depth, self.window**2, *cells.shape[2:]).permute(0, 4, 5, 1, 3, 2)
 
     def whole(self, windows: Tensor) -> Tensor:
         """Join windows (B, rows, columns, heads, cells, D) to a map (B, heads * D, H, W)."""

@@ -24,7 +24,8 @@ from models.checks.layer_case import (
     tensors_of,
 )
 from models.parameters import count_parameters
-from utils.onnx_graph import traced_onnx
+from utils.onnx_graph.recording import traced_onnx
+from utils.onnx_graph.running import OnnxRuntimeError, OnnxSession
 from utils.quiet import quiet
 
 GRAPH_CHECKS: Suite[LayerCase] = Suite()
@@ -35,8 +36,6 @@ COST_HW = (64, 64)
 TOLERANCE = (1e-4, 1e-5)
 """rtol and atol of a recorded graph, in float32."""
 EXPORT_PACKAGES = ("onnx", "onnxruntime")
-FATAL_ONLY = 4
-"""onnxruntime's log level; its errors are raised anyway."""
 TIMED_RUNS = 5
 
 
@@ -164,31 +163,15 @@ def onnx_runner(written: bytes) -> Callable[..., list[Tensor]]:
     Raises:
         CheckFailedError: onnxruntime refuses the model.
     """
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-    refusals = (
-        states.Fail,
-        states.InvalidArgument,
-        states.InvalidGraph,
-        states.InvalidProtobuf,
-        states.NotImplemented,
-        states.RuntimeException,
-    )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
-    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
-    except refusals as error:
+        session = OnnxSession(written)
+    except OnnxRuntimeError as error:
         raise CheckFailedError(f"onnxruntime refuses the model: {first_line(error)}") from error
-    names = [each.name for each in session.get_inputs()]
 
     def graph(*tensors: Tensor) -> list[Tensor]:
-        fed = {f"input{number}": tensor.numpy() for number, tensor in enumerate(tensors) if f"input{number}" in names}
         try:
-            return [torch.from_numpy(value) for value in session.run(None, fed)]
-        except refusals as error:
+            return session.run({f"input{number}": tensor for number, tensor in enumerate(tensors)})
+        except OnnxRuntimeError as error:
             raise CheckFailedError(first_line(error)) from error
 
     return graph

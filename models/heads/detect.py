@@ -130,7 +130,7 @@ class DetectionHead(nn.Module):
         maps_ = self.maps_of(output)
         with torch.autocast(maps_[0].device.type, enabled=False):
             flat = widened(torch.cat([level.flatten(2) for level in maps_], 2))  # (B, 64 + K, A)
-            box_logits, class_logits = flat.split((4 * NUM_BINS, flat.shape[1] - 4 * NUM_BINS), 1)
+            box_logits, class_logits = flat[:, : 4 * NUM_BINS], flat[:, 4 * NUM_BINS :]
             boxes_xyxy = self.decode_boxes(box_logits, [tuple(level.shape[2:]) for level in maps_])
             return torch.cat((xyxy_to_cxcywh(boxes_xyxy).transpose(1, 2), class_logits.sigmoid()), 1)
 

@@ -33,7 +33,8 @@ class DFL(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Turn (B, 4 * R, A) side-major logits into (B, 4, A) distances in cells."""
-        sides = logits.unflatten(1, (4, NUM_BINS)).transpose(1, 2).softmax(1)  # (B, R, 4, A)
+        # `view`, because ONNX writes `unflatten` with Mod, which some runtimes lack, and not below opset 13
+        sides = logits.view(-1, 4, NUM_BINS, logits.shape[2]).transpose(1, 2).softmax(1)  # (B, R, 4, A)
         return nn.functional.conv2d(sides, self.conv.weight.to(sides.dtype)).squeeze(1)
 
 

@@ -22,8 +22,8 @@ class StridedConv(Conv):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        return super().forward(functional.pad(x, (0, -width % self.stride, 0, -height % self.stride)))
+        # one cell less than the kernel reaches every started block, and needs no remainder of a size
+        return super().forward(functional.pad(x, (0, self.stride - 1, 0, self.stride - 1)))
 
 
 class LevelFusion(nn.Module):

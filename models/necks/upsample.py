@@ -61,7 +61,7 @@ class CARAFE(nn.Module):
 
     def kernels(self, x: Tensor) -> Tensor:
         """Return each new cell's window weights (B, kernel_up^2, scale^2, H, W); the window is row by row."""
-        logits = self.encoder(self.compress(x)).unflatten(1, (self.kernel_up**2, self.scale**2))
+        logits = self.encoder(self.compress(x)).view(-1, self.kernel_up**2, self.scale**2, *x.shape[2:])
         return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class DySample(nn.Module):
                 f"style 'pl' splits {channels} channels into {scale**2} parts, which they do not divide into: "
                 "use style 'lp'"
             )
-        self.scale, self.style, self.groups = scale, style, groups
+        self.channels, self.scale, self.style, self.groups = channels, scale, style, groups
         inputs, outputs = (channels, 2 * groups * scale**2) if style == "lp" else (channels // scale**2, 2 * groups)
         self.offset = nn.Conv2d(inputs, outputs, 1)
         nn.init.normal_(self.offset.weight, std=0.001)
@@ -139,13 +139,15 @@ class DySample(nn.Module):
             (torch.arange(self.scale * side, dtype=exact, device=x.device) + 0.5) / self.scale
             for side in (width, height)
         )
-        across, down = moves.unflatten(1, (2, self.groups)).unbind(1)  # (B, groups, scale * H, scale * W) each
+        across, down = moves[:, : self.groups], moves[:, self.groups :]  # (B, groups, scale * H, scale * W) each
         return torch.stack((2 * (columns + across) / width - 1, 2 * (rows[:, None] + down) / height - 1), -1).flatten(
             0, 1
         )
 
     def forward(self, x: Tensor) -> Tensor:
         points = self.points(x)
-        parts = x.to(points.dtype).unflatten(1, (self.groups, -1)).flatten(0, 1)
+        parts = x.to(points.dtype).reshape(
+            -1, self.channels // self.groups, *x.shape[2:]
+        )  # (B * groups, C / groups, …)
         sampled = functional.grid_sample(parts, points, mode="bilinear", padding_mode="border", align_corners=False)
-        return sampled.unflatten(0, (-1, self.groups)).flatten(1, 2).to(x.dtype)
+        return sampled.reshape(-1, self.channels, *sampled.shape[2:]).to(x.dtype)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.onnx_graph import ONNX_OPSET
+from utils.onnx_graph.recording import ONNX_OPSET
 
 SIZES = ((1, (1, 1)), (1, (1, 5)), (1, (7, 9)), (2, (2, 2)), (2, (3, 11)))
 """Batch sizes, and heights and widths of maps, that are the hardest to train on; usual ones are in models/checks."""

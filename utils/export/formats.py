@@ -8,7 +8,7 @@ compares every file with the network.
 import importlib.util
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from utils.errors import ExportError
 from utils.inference.exported import METADATA_FILE
 from utils.inference.metadata import INPUT_NAME, OUTPUT_NAMES, ExportMetadata
-from utils.onnx_graph import traced_onnx
+from utils.onnx_graph.recording import INSTALL, exported_onnx, simplified, traced_onnx
 from utils.quiet import quiet
 
 MOST_BATCH, MOST_CELLS = 4096, 4096
@@ -73,36 +73,51 @@ def onnx_by_tracing(network: nn.Module, images: Tensor, metadata: ExportMetadata
     free |= {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names[1:]}
     axes = free if metadata.dynamic else {}
     written = traced_onnx(InferenceForm(network), (images,), [INPUT_NAME], names, axes, opset)
-    return with_metadata(onnx.load_model_from_string(written), metadata, opset)
+    return finished(onnx.load_model_from_string(written), metadata, opset, output_channels(network, images))
 
 
 def onnx_by_dynamo(network: nn.Module, images: Tensor, metadata: ExportMetadata, opset: int) -> bytes:
     """Return a network as an ONNX model, made by torch.export."""
-    if importlib.util.find_spec("onnxscript") is None:
-        raise ExportError("needs onnxscript: pip install -r requirements-export.txt")
     shapes: dict[str, dict[int, Any]] | None = None
     if metadata.dynamic:
         dim, step = torch.export.Dim, metadata.multiple
         height, width = (step * dim(f"{side}_cells", min=1, max=MOST_CELLS) for side in ("height", "width"))
         shapes = {INPUT_NAME: {0: dim("batch", min=1, max=MOST_BATCH), 2: height, 3: width}}
-    with quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            InferenceForm(network),
-            (images,),
-            dynamo=True,
-            verbose=False,
-            opset_version=opset,
-            input_names=[INPUT_NAME],
-            output_names=list(OUTPUT_NAMES[metadata.task]),
-            dynamic_shapes=shapes,
-        )
-        assert program is not None
-        return with_metadata(program.model_proto, metadata, opset)
+    names = OUTPUT_NAMES[metadata.task]
+    model = exported_onnx(InferenceForm(network), (images,), [INPUT_NAME], names, shapes, opset)
+    return finished(model, metadata, opset, output_channels(network, images))
 
 
-def with_metadata(model: Any, metadata: ExportMetadata, opset: int) -> bytes:
+def output_channels(network: nn.Module, images: Tensor) -> list[int]:
+    """Return the channels of each of the network's outputs."""
+    with torch.no_grad():
+        outputs = InferenceForm(network)(images)
+    return [output.shape[1] for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def slimmed(content: bytes, metadata: ExportMetadata, opset: int) -> bytes:
+    """Return an ONNX model as onnxslim simplifies it.
+
+    Raises:
+        ExportError: onnxslim is not installed, or changes the opset.
+    """
+    import onnx
+
+    return finished(simplified(onnx.load_model_from_string(content)), metadata, opset)
+
+
+def operators(content: bytes) -> set[str]:
+    """Return the names of an ONNX model's operators."""
+    import onnx
+
+    return {node.op_type for node in onnx.load_model_from_string(content).graph.node}
+
+
+def finished(model: Any, metadata: ExportMetadata, opset: int, channels: Sequence[int] = ()) -> bytes:
     """Return an `onnx.ModelProto` as bytes, with the metadata, without the exporter's notes, which name local files.
 
+    Args:
+        channels: of each output, which exporters may leave open in a dynamic file; empty to leave them as they are.
     Raises:
         ExportError: the model has another opset.
     """
@@ -112,6 +127,8 @@ def with_metadata(model: Any, metadata: ExportMetadata, opset: int) -> bytes:
     if written != opset:
         raise ExportError(f"the exporter writes opset {written}, {opset} was asked for")
     onnx.helper.set_model_props(model, metadata.entries())
+    for output, count in zip(model.graph.output, channels, strict=False):
+        output.type.tensor_type.shape.dim[1].dim_value = count
     for part in (
         *model.graph.node,
         *model.graph.value_info,
@@ -134,16 +151,14 @@ PACKAGES = {"onnx": ("onnx", "onnxruntime"), "torchscript": ()}
 """Packages that each format needs beside torch, to write a file and to run it for the comparison."""
 
 
-def check_packages(formats: tuple[str, ...]) -> None:
+def check_packages(formats: tuple[str, ...], simplify: bool = False) -> None:
     """Refuse formats whose packages are not installed.
 
     Raises:
         ExportError: names them and what to do.
     """
-    for name in formats:
-        missing = [package for package in PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
+    wanted = [(f"--include {name}", PACKAGES.get(name, ())) for name in formats]
+    for flag, packages in [*wanted, *([("--simplify", ("onnxslim",))] if simplify else [])]:
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
         if missing:
-            raise ExportError(
-                f"--include {name}: needs {' and '.join(missing)}, not installed here:"
-                " pip install -r requirements-export.txt"
-            )
+            raise ExportError(f"{flag}: needs {' and '.join(missing)}, not installed here: {INSTALL}")

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from utils.errors import CheckpointError, SettingsError
 from utils.inference.metadata import INPUT_NAME, OUTPUT_NAMES, ExportMetadata, parse_metadata
+from utils.onnx_graph.recording import INSTALL
+from utils.onnx_graph.running import OnnxRuntimeError, OnnxSession, available_providers
 from utils.wording import first_line
 
 METADATA_FILE = "metadata.json"
@@ -39,57 +41,31 @@ class OnnxRunner:
     """An .onnx file in onnxruntime."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise CheckpointError(
-                f"{path}: onnxruntime is not installed: an .onnx file needs it; pip install -r requirements-export.txt"
-            ) from error
-        self._onnxruntime, self._path, self._on_cuda = onnxruntime, path, False
+        self._path, self._on_cuda = path, False
         self._session = self._open("CPUExecutionProvider")
-        self.metadata = parse_metadata(self._session.get_modelmeta().custom_metadata_map, str(path))
+        self.metadata = parse_metadata(self._session.metadata, str(path))
         self._outputs = list(OUTPUT_NAMES[self.metadata.task])
         self._check_signature()
 
-    def _open(self, *providers: str) -> Any:
-        from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-        options = self._onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # its warnings concern the machine, not the file
-        options.intra_op_num_threads = torch.get_num_threads()
-        failures: tuple[type[Exception], ...] = (
-            *(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)),
-            ValueError,
-            RuntimeError,
-        )
+    def _open(self, *providers: str) -> OnnxSession:
         try:
-            return self._onnxruntime.InferenceSession(str(self._path), options, providers=list(providers))
-        except failures as error:
-            reason = (
-                str(error)
-                .strip()
-                .partition("\n")[0]
-                .rpartition(" : ")[2]
-                .removeprefix(f"Load model from {self._path} failed:")
-            )
+            return OnnxSession(str(self._path), providers)
+        except ImportError as error:
+            raise CheckpointError(
+                f"{self._path}: onnxruntime is not installed: an .onnx file needs it; {INSTALL}"
+            ) from error
+        except OnnxRuntimeError as error:
+            reason = str(error).removeprefix(f"Load model from {self._path} failed:")
             hint = " (but a zip archive, as .pt and .torchscript files are)" if zipfile.is_zipfile(self._path) else ""
             raise CheckpointError(
                 f"{self._path}: no complete ONNX file{hint}: {reason}: expected a file that export.py wrote"
             ) from error
 
     def _check_signature(self) -> None:
-        inputs, outputs = self._session.get_inputs(), [output.name for output in self._session.get_outputs()]
-        shape = [size if isinstance(size, int) else None for size in inputs[0].shape] if inputs else []
         free = [None, self.metadata.ch, None, None]
         fixed = [self.metadata.batch, self.metadata.ch, *self.metadata.image_hw]
         expected = free if self.metadata.dynamic else fixed
-        if (
-            len(inputs) != 1
-            or inputs[0].name != INPUT_NAME
-            or inputs[0].type != "tensor(float)"
-            or shape != expected
-            or outputs != self._outputs
-        ):
+        if self._session.inputs != [(INPUT_NAME, "tensor(float)", expected)] or self._session.outputs != self._outputs:
             raise CheckpointError(
                 f"{self._path}: inputs or outputs differ from the metadata: expected '{INPUT_NAME}' {expected} "
                 f"and {self._outputs}; export it again"
@@ -97,15 +73,18 @@ class OnnxRunner:
 
     def to(self, device: torch.device) -> str:
         wanted = device.type == "cuda"
-        if wanted and "CUDAExecutionProvider" not in self._onnxruntime.get_available_providers():
+        if wanted and "CUDAExecutionProvider" not in available_providers():
             return "onnxruntime on the CPU (no CUDA provider; for the GPU: pip install onnxruntime-gpu)"
         if wanted and not self._on_cuda:
             self._session, self._on_cuda = self._open("CUDAExecutionProvider", "CPUExecutionProvider"), True
-        return f"onnxruntime ({self._session.get_providers()[0].removesuffix('ExecutionProvider')})"
+        return f"onnxruntime ({self._session.providers[0].removesuffix('ExecutionProvider')})"
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        outputs = self._session.run(self._outputs, {INPUT_NAME: images.cpu().contiguous().numpy()})
-        return [torch.from_numpy(output).to(images.device) for output in outputs]
+        try:
+            outputs = self._session.run({INPUT_NAME: images.cpu()}, self._outputs)
+        except OnnxRuntimeError as error:
+            raise CheckpointError(f"{self._path}: images {tuple(images.shape)}: onnxruntime stops: {error}") from error
+        return [output.to(images.device) for output in outputs]
 
 
 class TorchScriptRunner:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from models.plugins.loading import load_plugins
@@ -14,15 +15,17 @@ from models.yolo import Model
 from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.errors import CheckpointError, ExportError, SettingsError
 from utils.export.comparison import compare, trial_images
-from utils.export.formats import FAILURES, WRITERS, Writer, check_packages
+from utils.export.formats import FAILURES, WRITERS, Writer, check_packages, operators, slimmed
 from utils.export.weights import export_weights
 from utils.files import write_bytes
 from utils.image_size import choose_image_size
 from utils.inference.exported import RUNNERS, ExportedNetwork
-from utils.inference.metadata import ExportMetadata
+from utils.inference.metadata import INPUT_NAME, OUTPUT_NAMES, ExportMetadata
 from utils.inference.network import load_network
-from utils.onnx_graph import ONNX_OPSET
+from utils.onnx_graph.readers import Reading, readings
+from utils.onnx_graph.recording import ONNX_OPSET
 from utils.precision import choose_device
+from utils.wording import first_line
 
 FORMATS = ("weights", *WRITERS)
 LEAST_OPSET = 11
@@ -36,7 +39,7 @@ class ExportOptions:
     cfg: str | None = option(None, **SHARED["cfg"])
     patch: list[str] = option([], **SHARED["patch"])
     include: Sequence[str] = option(
-        ("torchscript",),
+        ("onnx",),
         f"some of {', '.join(FORMATS)}; weights: the lead branch as STEM-deploy.pt and .yaml, which can be trained",
         metavar="FORMAT",
     )
@@ -48,6 +51,7 @@ class ExportOptions:
     batch: int = option(1, "images at a time of a static file", least=1, **SHARED["batch"])
     dynamic: bool = option(False, "leave batch, height and width of onnx and torchscript free")
     opset: int = option(ONNX_OPSET, "version of ONNX's operators", least=LEAST_OPSET, metavar="N")
+    simplify: bool = option(False, "onnx: compute constants and remove needless nodes, with onnxslim")
     device: str = option("cpu", "where the network is traced and compared: cpu, mps, or a CUDA number")
     out: str | None = option(None, "folder of the files; that of the weights if not given", metavar="DIR")
     plugin: list[str] = option([], **SHARED["plugin"])
@@ -77,7 +81,7 @@ def export(settings: ExportOptions) -> list[Path]:
                 files += _weights(model, source, folder, settings)
             else:
                 assert metadata is not None
-                files.append(_exported(model, name, folder / f"{source.stem}.{name}", metadata, settings.opset))
+                files.append(_exported(model, name, folder / f"{source.stem}.{name}", metadata, settings))
         except ExportError as error:
             failures.append(str(error))
     if failures:
@@ -97,7 +101,9 @@ def check_settings(settings: ExportOptions) -> tuple[str, ...]:
         if name not in FORMATS:
             raise SettingsError(f"--include {name}: expected some of {', '.join(FORMATS)}")
     check_values(settings)
-    check_packages(formats)
+    if settings.simplify and "onnx" not in formats:
+        raise SettingsError("--simplify: is for --include onnx: leave it out")
+    check_packages(formats, settings.simplify)
     for flag, given in (("--half", settings.half), ("--fold", settings.fold)):
         if given and "weights" not in formats:
             raise SettingsError(
@@ -171,27 +177,28 @@ def _weights(model: Model, source: Path, folder: Path, settings: ExportOptions) 
     return list(paths)
 
 
-def _exported(model: Model, name: str, path: Path, metadata: ExportMetadata, opset: int) -> Path:
+def _exported(model: Model, name: str, path: Path, metadata: ExportMetadata, settings: ExportOptions) -> Path:
     """Write one format with the first of its writers whose file agrees with the network."""
     start, replaced, network = time.perf_counter(), path.exists(), model.deploy().eval()
     partial, reasons = path.with_name(f".{path.stem}.partial{path.suffix}"), []
     for writer in WRITERS[name]:
         try:
-            difference = write_checked(model, network, writer, partial, metadata, opset)
+            difference = write_checked(model, network, writer, partial, metadata, settings)
             os.replace(partial, path)
         except (*FAILURES, ExportError) as error:
-            first_line = str(error).replace(str(partial), path.name).strip().partition("\n")[0]
-            reasons.append(f"{writer.__name__.replace('_', ' ')}: {first_line[:200] or type(error).__name__}")
+            said = first_line(str(error).replace(str(partial), path.name) or type(error).__name__)
+            reasons.append(f"{writer.__name__.replace('_', ' ')}: {said[:200]}")
             continue
         finally:
             partial.unlink(missing_ok=True)
-        report(path, difference, start, replaced)
+        others = read_elsewhere(network, path, metadata) if name == "onnx" else []
+        report(path, difference, start, replaced, others_text(others, settings))
         return path
     raise ExportError(f"{path}: not written: {'; '.join(reasons)}")
 
 
 def write_checked(
-    model: Model, network: nn.Module, writer: Writer, path: Path, metadata: ExportMetadata, opset: int
+    model: Model, network: nn.Module, writer: Writer, path: Path, metadata: ExportMetadata, settings: ExportOptions
 ) -> str:
     """Write an exported file, run it, and return its largest differences from the network, for the user.
 
@@ -203,11 +210,32 @@ def write_checked(
     """
     device = next(network.parameters()).device
     images = trial_images(trial_shapes(metadata), device)
-    write_bytes(path, writer(network, images[0], metadata, opset))
+    content = writer(network, images[0], metadata, settings.opset)
+    if settings.simplify and path.suffix == ".onnx":
+        content = slimmed(content, metadata, settings.opset)
+    write_bytes(path, content)
     difference = compare(model, ExportedNetwork(path).to(device), images, metadata.nc)
     if not difference.exported_agrees():
         raise ExportError(f"computes something else than the network: {difference.describe()}")
     return difference.describe()
+
+
+def read_elsewhere(network: nn.Module, path: Path, metadata: ExportMetadata) -> list[Reading]:
+    """Return what the other readers of ONNX that are installed make of a file."""
+    images = trial_images(trial_shapes(metadata)[-1:], next(network.parameters()).device)[0]
+    with torch.no_grad():
+        outputs = network(images)
+    found = outputs if isinstance(outputs, tuple) else (outputs,)
+    expected = dict(zip(OUTPUT_NAMES[metadata.task], found, strict=True))
+    content = path.read_bytes()
+    return readings(content, {INPUT_NAME: images}, expected, operators(content))
+
+
+def others_text(found: Sequence[Reading], settings: ExportOptions) -> list[str]:
+    """Return a clause for each reader, with the remedy for those that cannot read the file."""
+    refused = any(reading.problem is not None for reading in found)
+    remedy = ["try --simplify"] if refused and not settings.simplify else []
+    return [reading.describe() for reading in found] + remedy
 
 
 def trial_shapes(metadata: ExportMetadata) -> list[tuple[int, int, int, int]]:
@@ -222,8 +250,9 @@ def trial_shapes(metadata: ExportMetadata) -> list[tuple[int, int, int, int]]:
     return [(2, metadata.ch, height, width), (3, metadata.ch, *low), (1, metadata.ch, *narrow)]
 
 
-def report(path: Path, what: str, start: float, replaced: bool) -> None:
+def report(path: Path, what: str, start: float, replaced: bool, more: Sequence[str] = ()) -> None:
     """Print the line about a file."""
     size, again = path.stat().st_size, " (replaced)" if replaced else ""
     shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
-    print(f"{path}{again}: {shown}, {what}, {time.perf_counter() - start:.1f} s", flush=True)
+    took = f"{time.perf_counter() - start:.1f} s"
+    print("; ".join([f"{path}{again}: {shown}, {what}, {took}", *more]), flush=True)

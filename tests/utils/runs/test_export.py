@@ -1,21 +1,30 @@
 """Exporting: the written weights, files that compute something else are not kept, and flags that are refused."""
 
+import dataclasses
+import importlib.machinery
 import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from models.plugins.held import temporary_plugins
+from models.plugins.loading import load_plugins
 from models.yolo import Model
 from tests.networks import meta_model, meta_pruned, randomise, seeded_images, tiny_config, tiny_model
 from tests.saying import assert_says
 from utils.checkpoint.importing import load_model
 from utils.errors import CheckpointError, ExportError, ModelConfigError, SettingsError
 from utils.export.comparison import compare, largest, trial_images
-from utils.export.formats import onnx_by_dynamo, torchscript_by_tracing
+from utils.export.formats import onnx_by_dynamo, onnx_by_tracing, torchscript_by_tracing
 from utils.export.weights import rounded, yaml_text
 from utils.inference.exported import ExportedNetwork
+from utils.onnx_graph.readers import Reading
 from utils.runs import export as export_run
 from utils.runs.export import ExportOptions, check_settings, export, load_source
 from utils.weights.own_file import network_entry, read_checkpoint, save_checkpoint
@@ -286,6 +295,142 @@ class TestExportedFiles:
         (path,) = export(settings(weights, tmp_path, "onnx", dynamic=dynamic))
         assert ExportedNetwork(path).static_hw == (None if dynamic else (64, 64))
         assert b".py" not in path.read_bytes(), "no file of the machine that wrote it"
+
+
+PLUGIN = """
+from models.registry import layer, same
+from torch import nn
+
+@layer(same)
+class OneBatch(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x):
+        return x.reshape(2, *x.shape[1:]) if x.shape[0] == 2 else x * 1
+"""
+
+
+class TestSizesThatAreWrittenDown:
+    """A layer whose traced graph takes the batch of the trial only, as a dynamic file must not."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Iterator[ExportOptions]:
+        (tmp_path / "one_batch.py").write_text(PLUGIN)
+        with temporary_plugins():
+            load_plugins([str(tmp_path / "one_batch.py")])
+            config = tiny_config()
+            config["backbone"].insert(4, [-1, 1, "OneBatch", []])
+            config["head"] = [[[2, 3, 5], 1, "DDetect", ["nc"]]]
+            model = randomise(Model(config)).eval()
+            save_checkpoint(tmp_path / "w.pt", {"network": network_entry(model), "model": model.state_dict()})
+        with temporary_plugins():
+            out = str(tmp_path / "out")
+            plugin = [str(tmp_path / "one_batch.py")]
+            yield ExportOptions(str(tmp_path / "w.pt"), plugin=plugin, out=out, img=[64], dynamic=True)
+
+    @pytest.mark.parametrize("name", ["onnx", "torchscript"])
+    def test_one_message_and_no_file(
+        self, name: str, settings: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+    ) -> None:
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        monkeypatch.setitem(export_run.WRITERS, "onnx", (onnx_by_tracing, failing))
+        with pytest.raises(ExportError) as caught:
+            export(dataclasses.replace(settings, include=[name]))
+        assert_says(caught.value, f"w.{name}", "by tracing", *(["failing"] if name == "onnx" else []))
+        assert "\n" not in str(caught.value)
+        assert not list(tmp_path.glob("out/*"))
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.slow
+    def test_both_exporters_are_tried(self, settings: ExportOptions, tmp_path: Path, capfd) -> None:
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            pytest.importorskip(package)
+        with pytest.raises(ExportError) as caught:
+            export(settings)
+        assert_says(caught.value, "w.onnx", "by tracing", "by dynamo")
+        assert not list(tmp_path.glob("out/*"))
+        assert len(capfd.readouterr().out.splitlines()) <= 2
+
+
+class TestOtherReaders:
+    def test_what_opencv_makes_of_the_file_is_said(self, weights: Path, tmp_path: Path, capsys) -> None:
+        for package in ("onnx", "onnxruntime", "cv2"):
+            pytest.importorskip(package)
+        export(settings(weights, tmp_path, "onnx", "torchscript"))
+        first, second = capsys.readouterr().out.splitlines()
+        assert_says(first, "best.onnx", "OpenCV", "reads it")
+        assert "OpenCV" not in second
+
+    def test_what_it_cannot_read_is_said_with_a_remedy(
+        self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    ) -> None:
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        monkeypatch.setattr(export_run, "readings", lambda *_: [Reading("OpenCV 9", "no such layer")])
+        export(settings(weights, tmp_path, "onnx"))
+        assert_says(capsys.readouterr().out, "OpenCV 9 cannot read it", "no such layer", "--simplify")
+
+
+def use_onnxslim(monkeypatch: pytest.MonkeyPatch, slim: Callable[[Any], Any]) -> None:
+    """Put an onnxslim of ours in place of the real one."""
+    module = types.ModuleType("onnxslim")
+    module.__spec__ = importlib.machinery.ModuleSpec("onnxslim", None)
+    module.slim = slim
+    monkeypatch.setitem(sys.modules, "onnxslim", module)
+
+
+class TestSimplify:
+    def test_onnxslim_is_missing(self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        found = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name == "onnxslim" else found(name, *rest)
+        )
+        with pytest.raises(ExportError) as caught:
+            export(settings(weights, tmp_path / "out", "onnx", simplify=True))
+        assert_says(caught.value, "--simplify", "onnxslim", "requirements-export.txt")
+        assert not (tmp_path / "out").exists()
+
+    def test_it_is_for_onnx(self, weights: Path, tmp_path: Path) -> None:
+        for name in ("weights", "torchscript"):
+            with pytest.raises(SettingsError) as caught:
+                export(settings(weights, tmp_path, name, simplify=True))
+            assert_says(caught.value, "--simplify", "--include onnx")
+
+    def test_the_simplified_graph_is_compared_too(
+        self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        onnx = pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+
+        def broken(model: Any) -> Any:
+            for tensor in model.graph.initializer:
+                if tensor.name.endswith("cls.0.2.bias"):
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 9, tensor.name))
+            return model
+
+        use_onnxslim(monkeypatch, broken)
+        monkeypatch.setitem(export_run.WRITERS, "onnx", (onnx_by_tracing,))
+        with pytest.raises(ExportError) as caught:
+            export(settings(weights, tmp_path, "onnx", simplify=True))
+        assert_says(caught.value, "best.onnx", "computes something else")
+        assert names_in(tmp_path) == []
+
+    @pytest.mark.parametrize("dynamic", [False, True])
+    def test_the_real_one(self, weights: Path, tmp_path: Path, dynamic: bool, capsys) -> None:
+        onnx = pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxslim")
+        nodes = []
+        for simplify in (False, True):
+            (path,) = export(settings(weights, tmp_path, "onnx", dynamic=dynamic, simplify=simplify))
+            nodes.append(len(onnx.load(path).graph.node))
+            assert ExportedNetwork(path).names == NAMES
+        assert nodes[1] < nodes[0]
+        assert onnx.load(path).graph.output[0].type.tensor_type.shape.dim[1].dim_value == 4 + len(NAMES)
 
 
 class TestSettings:
