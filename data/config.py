@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from data.images.paths import exists, missing_home, named_path, printable, spellings
 from data.images.pixels import PixelRange, parse_pixel_range
 from data.labels.coco_json import read_categories
@@ -176,7 +178,7 @@ def _find_yaml(path: str | Path) -> Path:
 
 
 def _read_mapping(path: Path) -> dict[str, object]:
-    content = read_yaml(path, DataError)
+    content = read_yaml(path, DataError, loader=yaml.SafeLoader)  # a class may be called 1e3
     if not isinstance(content, dict):
         raise DataError(f"{path}: {type(content).__name__}: expected a mapping with train, val and names")
     return content

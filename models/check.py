@@ -29,7 +29,7 @@ from models.registry import find_layer, registered_layers
 from models.yolo import Model
 from utils import cli
 from utils.errors import ModelConfigError, SettingsError, did_you_mean
-from utils.files import write_text
+from utils.files import parse_yaml, write_text
 from utils.image_size import IMAGE_SIZE
 
 CARDS = "runs/check"
@@ -120,7 +120,7 @@ def read_arguments(text: str | None) -> tuple[Any, ...] | None:
     if text is None:
         return None
     try:
-        found = yaml.safe_load(text)
+        found = parse_yaml(text)
     except yaml.YAMLError:
         found = text
     if not isinstance(found, list):

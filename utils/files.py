@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,18 +19,58 @@ from utils.errors import UserError
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def read_yaml(path: Path, error: type[UserError], name: str | Path | None = None) -> Any:
+class YamlLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also reads 1e-3, 1E5 and 1.5e3 as numbers.
+
+    Differs: PyYAML follows YAML 1.1, where an exponent needs a point and a sign, and takes them for text.
+    """
+
+
+class YamlDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which quotes a text that `YamlLoader` would read as a number."""
+
+
+EXPONENTS = "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+YamlLoader.add_implicit_resolver(*EXPONENTS)
+YamlDumper.add_implicit_resolver(*EXPONENTS)
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = YamlLoader) -> Any:
+    """Return the content of a yaml text.
+
+    Raises:
+        yaml.YAMLError: the text is no yaml.
+    """
+    return yaml.load(text, loader)
+
+
+def yaml_text(content: object, **settings: Any) -> str:
+    """Return `content` as yaml that `parse_yaml` reads back; key order is kept.
+
+    Args:
+        settings: of `yaml.dump`, such as width.
+    """
+    return yaml.dump(content, Dumper=YamlDumper, sort_keys=False, allow_unicode=True, **settings)
+
+
+def read_yaml(
+    path: Path,
+    error: type[UserError],
+    name: str | Path | None = None,
+    loader: type[yaml.SafeLoader] = YamlLoader,
+) -> Any:
     """Return the content of a yaml file.
 
     Args:
         error: class of the error to raise.
         name: name of the file in messages; its path by default.
+        loader: yaml.SafeLoader leaves 1e3 as text, for files of names.
     Raises:
         UserError: the file cannot be read or is no yaml; of the class `error`.
     """
     name = name or path
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"), loader)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -88,7 +129,7 @@ def write_json(path: str | Path, content: object) -> None:
 
 def write_yaml(path: str | Path, content: object) -> None:
     """Replace `path` by `content` as yaml (key order kept), atomically."""
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml_text(content))
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

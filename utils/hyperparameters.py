@@ -98,9 +98,16 @@ class Hyperparameters:
             if one.name == "loss":
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise SettingsError(f"hyperparameter {one.name}: {value!r}: expected a number such as {one.default}")
+                quoted = "; write it without quotes" if isinstance(value, str) and is_number(value) else ""
+                raise SettingsError(
+                    f"hyperparameter {one.name}: {value!r}: expected a number such as {one.default}{quoted}"
+                )
             if not 0 <= value < math.inf:
                 raise SettingsError(f"hyperparameter {one.name}: {value}: expected a finite number, at least 0")
+            if isinstance(one.default, int) and value != int(value):
+                raise SettingsError(
+                    f"hyperparameter {one.name}: {value}: expected a whole number such as {one.default}"
+                )
             setattr(self, one.name, int(value) if isinstance(one.default, int) else float(value))
         if self.momentum >= 1 or self.warmup_momentum >= 1:
             momenta = f"momentum {self.momentum}, warmup_momentum {self.warmup_momentum}"
@@ -112,6 +119,15 @@ class Hyperparameters:
     def as_dict(self) -> dict[str, Any]:
         """Return all values by name."""
         return asdict(self)
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def load_hyperparameters(source: str | Path | Mapping[str, Any] | Hyperparameters | None = None) -> Hyperparameters:

@@ -4,13 +4,12 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
-
 from models.config.language import Edit, read_edit
 from models.config.patch import EditedRows
 from models.config.places import SECTIONS, Places
 from models.config.rows import NetworkConfig, show_row
 from utils.errors import ModelConfigError
+from utils.files import yaml_text
 
 Read = Callable[[str], NetworkConfig]
 """Reads a network yaml by path or shipped name."""
@@ -69,7 +68,7 @@ def show_rows(config: dict[str, Any]) -> list[str]:
 def config_text(config: dict[str, Any]) -> str:
     """Return a configuration as yaml text, one row per line."""
     keys = {key: value for key, value in config.items() if key not in SECTIONS}
-    above = yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=140) if keys else ""
+    above = yaml_text(keys, width=140) if keys else ""
     return above + "".join(f"{line}\n" if line.startswith(" ") else f"\n{line}\n" for line in show_rows(config))
 
 

@@ -28,6 +28,7 @@ import yaml
 
 from models.config.rows import PARTS, check_label, show_row
 from utils.errors import ModelConfigError, did_you_mean
+from utils.files import parse_yaml
 from utils.wording import is_count
 
 ACTIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -321,7 +322,7 @@ def _take_layer(word: str, tokens: Sequence[str], form: str) -> tuple[dict[str, 
 def _value(text: str) -> Any:
     """Parse a value as yaml."""
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError as error:
         raise ModelConfigError(
             f"'{text}' is not valid yaml: expected a value such as 8, theta, [1, 2] or {{residual: true}}"

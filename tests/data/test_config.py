@@ -32,6 +32,11 @@ def test_paths_are_relative_to_the_yaml_and_names_may_be_a_mapping(tmp_path: Pat
     assert config.kind == "yolo"
 
 
+def test_a_class_may_be_called_like_a_number(tmp_path: Path) -> None:
+    config = load_data_config(write_yaml(tmp_path, "train: a\nnames: [1e3, 2E-1, 5]\n"))
+    assert config.names == ["1e3", "2E-1", "5"]
+
+
 def test_root_may_be_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here" / "set").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")

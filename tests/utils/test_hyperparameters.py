@@ -51,6 +51,12 @@ def test_mapping_over_defaults() -> None:
     assert load_hyperparameters(hyp) is hyp
 
 
+def test_exponents_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "hyp.yaml").write_text("lr0: 1e-3\nweight_decay: 5E-4\nnominal_batch: 1e2\nloss: {box: {name: ciou}}\n")
+    hyp = load_hyperparameters(tmp_path / "hyp.yaml")
+    assert (hyp.lr0, hyp.weight_decay, hyp.nominal_batch) == (0.001, 0.0005, 100)
+
+
 def test_round_trip_through_a_file(tmp_path: Path) -> None:
     hyp = Hyperparameters(lr0=0.02, fliplr=0.0)
     (tmp_path / "hyp.yaml").write_text(yaml.safe_dump(hyp.as_dict()))
@@ -65,6 +71,9 @@ def test_round_trip_through_a_file(tmp_path: Path) -> None:
         ({"warmup_epoch": 3}, ["'warmup_epoch'", "'warmup_epochs'"]),
         ({3: 3}, ["'3'"]),
         ({"box": "high"}, ["box", "'high'", "7.5"]),
+        ({"lr0": "1e-3"}, ["lr0", "'1e-3'", "without quotes"]),
+        ({"lr0": "0,01"}, ["lr0", "'0,01'"]),
+        ({"tal_topk": 10.5}, ["tal_topk", "10.5", "whole number"]),
         ({"box": None}, ["box", None]),
         ({"box": True}, ["box", True]),
         ({"box": [1]}, ["box", "[1]"]),

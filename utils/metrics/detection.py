@@ -95,18 +95,16 @@ def confidence_curves(
         num_truths: truths that are no crowds; at least 1.
 
     Returns:
-        (1000,) and (1000,). Precision is 1 above the highest confidence, and 0 everywhere if there is no detection.
+        (1000,) and (1000,). Both are 0 at thresholds that no detection reaches: precision is not defined there, and 1
+        would lift the mean over the classes by one that is never found.
     """
     counted = ~ignored
     order = np.argsort(scores[counted], kind="mergesort")
     rising, true = scores[counted][order], matched[counted][order]
-    if not len(rising):
-        return np.zeros_like(CONFIDENCE_POINTS), np.zeros_like(CONFIDENCE_POINTS)
     first = np.searchsorted(rising, CONFIDENCE_POINTS)  # the first detection above each threshold
     num_detections = len(rising) - first
     num_true = np.append(np.cumsum(true[::-1])[::-1], 0)[first]
-    precision = np.where(num_detections > 0, num_true / np.maximum(num_detections, 1), 1.0)
-    return precision, num_true / num_truths
+    return num_true / np.maximum(num_detections, 1), num_true / num_truths
 
 
 def smooth(values: Array, fraction: float = 0.1) -> Array:
@@ -122,6 +120,7 @@ class DetectionResult:
 
     K is the number of classes with at least one truth that is no crowd. Means are taken over these, as in COCO.
     `precision`, `recall` and `f1` are those at IoU 0.5 and at `confidence`, which maximises the smoothed mean F1.
+    A class without a detection at that confidence counts with a precision of 0.
     """
 
     precision: float = 0.0

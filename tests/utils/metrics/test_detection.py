@@ -13,6 +13,7 @@ from utils.metrics.detection import (
 )
 
 SQUARE = [0, 0, 10, 10]
+FALSE_ALARMS = [[90, 90, 99, 99, 0.05, 1]] * 20
 NO_CROWD = np.zeros(1, bool)
 
 
@@ -92,7 +93,7 @@ class TestCurves:
         matched = np.array([True, False, True])
         precision, recall = confidence_curves(np.array([0.9, 0.6, 0.3]), matched, np.zeros(3, bool), 4)
         at = [round(c * 999) for c in (0.1, 0.5, 0.7, 0.95)]
-        assert precision[at] == pytest.approx([2 / 3, 1 / 2, 1, 1])
+        assert precision[at] == pytest.approx([2 / 3, 1 / 2, 1, 0])
         assert recall[at] == pytest.approx([2 / 4, 1 / 4, 1 / 4, 0])
 
     def test_no_detection_is_zero(self):
@@ -133,6 +134,15 @@ class TestDetectionMetrics:
     def test_class_with_truth_and_no_detection_counts_as_zero(self):
         result = score(([[*SQUARE, 0.9, 0]], [SQUARE, SQUARE], [0, 1]))
         assert result.map == pytest.approx(0.5)
+
+    @pytest.mark.parametrize("of_the_other", [[], [[*SQUARE, 0.05, 1], *FALSE_ALARMS], FALSE_ALARMS])
+    def test_class_without_a_detection_at_the_chosen_confidence_does_not_lift_precision(self, of_the_other: list):
+        detections = [[*SQUARE, 0.9, 0], [50, 50, 60, 60, 0.3, 0], *of_the_other]
+        result = score((detections, [SQUARE, SQUARE], [0, 1]))
+        assert result.confidence > 0.3
+        assert result.class_precision.tolist() == result.class_recall.tolist() == [1, 0]
+        assert (result.precision, result.recall) == (0.5, 0.5)
+        assert [row[3] for row in result.table(["a", "b"])] == [0.5, 1, 0]
 
     def test_crowd_swallows_false_alarms_and_is_not_missed(self):
         detections = [[*SQUARE, 0.5, 0], [52, 52, 60, 60, 0.9, 0], [60, 60, 70, 70, 0.8, 0]]
