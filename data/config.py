@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from data.images.paths import exists, missing_home, named_path, printable, spellings
+from data.images.paths import exists, missing_home, named_path, printable, spellings, suffix_of
 from data.images.pixels import PixelRange, parse_pixel_range
 from data.labels.coco_json import read_categories
 from data.shapes import draw_if_needed
@@ -304,7 +304,7 @@ def _texts(path: Path, split: str, value: object) -> list[str]:
 
 
 def _coco_files(splits: Mapping[str, Iterable[Path]]) -> list[Path]:
-    return [source for sources in splits.values() for source in sources if source.suffix.lower() == ".json"]
+    return [source for sources in splits.values() for source in sources if suffix_of(source) == ".json"]
 
 
 def _names_or_categories(path: Path, content: Mapping[str, object], splits: Mapping[str, Iterable[Path]]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.config import DataConfig
 from data.images.finding import FolderContent, image_format, is_image, read_folder
-from data.images.paths import find_listed, list_folders, named_path, printable, read_list, readings
+from data.images.paths import find_listed, list_folders, named_path, printable, read_list, readings, suffix_of
 from data.labels.yolo_txt import label_path
 from utils.errors import DataError
 
@@ -49,7 +49,7 @@ def source_images(source: Path, config: DataConfig) -> SourceImages:
     """
     if source.is_dir():
         found = _from_folder(source)
-    elif source.suffix.lower() == ".txt":
+    elif suffix_of(source) == ".txt":
         found = _from_list(source, config)
     else:
         raise DataError(f"{source}: expected an image folder, a .txt list of images or a COCO .json")

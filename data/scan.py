@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data.config import DataConfig
 from data.folders import labels_left_at_targets, source_images
 from data.images.finding import image_format, is_image
-from data.images.paths import printable
+from data.images.paths import printable, suffix_of
 from data.images.pixels import DeepImage, PixelRange, choose_pixel_range, describe_scaling
 from data.images.reading import examine_image
 from data.labels.annotation import IMAGE, PROBLEM_TITLES, Annotation, Id, Objects, Problem, ScanReport
@@ -44,7 +44,7 @@ def load_annotations(
     report = ScanReport(split, categories=list(range(len(config.names))))
     entries: list[Entry] = []
     for source in config.sources(split):
-        if source.suffix.lower() == ".json":
+        if suffix_of(source) == ".json":
             entries += _read_coco(config, split, source, report)
         else:
             entries += _read_yolo(config, source, report)

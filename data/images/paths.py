@@ -24,7 +24,7 @@ def named_path(folder: Path, text: str) -> Path:
     above = Path(path.anchor)
     for part in path.parts[1:]:
         if part == "..":
-            above = Path(os.path.realpath(above)).parent if above.is_symlink() else above.parent
+            above = Path(os.path.realpath(above)).parent if os.path.islink(above) else above.parent
         else:
             above = above / part
     return above
@@ -33,6 +33,12 @@ def named_path(folder: Path, text: str) -> Path:
 def exists(path: str | Path) -> bool:
     """Tell whether there is a file or folder; a name that no file can have does not exist."""
     return os.path.exists(path)  # `Path.exists` raises an error where a name is too long
+
+
+def suffix_of(path: Path) -> str:
+    """Return a path's suffix in lower case; of a link without one, that of the file that it leads to."""
+    file = Path(os.path.realpath(path)) if not path.suffix and os.path.islink(path) else path
+    return file.suffix.lower()
 
 
 def spellings(text: str) -> list[str]:

@@ -28,9 +28,15 @@ def find_image_dir(path: Path, file_names: Sequence[str], root: Path | None = No
 
 
 def _usual_folders(path: Path, root: Path | None) -> list[Path]:
+    """Return the folders where the images of a COCO file may be: near its path, then near what a link leads to."""
+    near = [*_near(path), root or path.parent, *_near(path.resolve())]
+    return list(dict.fromkeys(near))
+
+
+def _near(path: Path) -> list[Path]:
     split = path.stem.partition("_")[2] or path.stem
     above = path.parent.parent
-    usual = [
+    return [
         above / split,
         above / "images" / split,
         path.parent / split,
@@ -40,7 +46,6 @@ def _usual_folders(path: Path, root: Path | None) -> list[Path]:
         path.parent / "images",
         above,
     ]
-    return list(dict.fromkeys([*usual, root] if root is not None else usual))
 
 
 def _fullest(folders: Sequence[Path], file_names: Sequence[str]) -> Path | None:

@@ -335,6 +335,21 @@ def test_labels_at_the_target_of_a_link_are_named_and_not_read(
     assert_says(report.notes[0], 1, tmp_path / "store")
 
 
+@pytest.mark.parametrize("name", ["a.json", "no_suffix"])
+def test_a_link_to_a_coco_file_finds_the_images_of_its_target(
+    tmp_path: Path, write_image: Callable[..., Path], name: str
+) -> None:
+    write_image(tmp_path / "store" / "val2017" / "a.jpg")
+    (tmp_path / "store" / "annotations").mkdir()
+    write_coco(tmp_path / "store" / "annotations", "instances_val2017.json", [{"id": 1, "file_name": "a.jpg"}], [])
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / name).symlink_to("../store/annotations/instances_val2017.json")
+    (tmp_path / "set" / "set.yaml").write_text(f"val: {name}\n")
+    annotations, report = load_annotations(load_data_config(tmp_path / "set" / "set.yaml"), "val")
+    assert [one.path for one in annotations] == [tmp_path / "store" / "val2017" / "a.jpg"]
+    assert_says(report.sources[0], 1, tmp_path / "set" / name, tmp_path / "store" / "val2017")
+
+
 def test_a_label_folder_that_is_a_dead_link_stops(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     write_image(tmp_path / "images" / "val" / "a.jpg")
     (tmp_path / "labels").mkdir()
