@@ -1,9 +1,10 @@
-"""The command `python -m models.yolo CFG`: print a network's layers or a diff, or draw its graph."""
+"""The command `python -m models.yolo CFG`: print the layers of a yaml's or a checkpoint's network, or draw them."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from models.loose_ends import loose_ends
 from models.plugins.held import used_plugins
 from models.plugins.loading import load_plugins
 from models.summary import format_shape, summarize
-from models.yolo import Model
+from models.yolo import Model, network_of
 from utils import cli
 from utils.errors import ModelConfigError
 from utils.image_size import IMAGE_SIZE
@@ -64,24 +65,47 @@ def totals(figures: dict[str, Any]) -> str:
     return f"{figures['parameters']:>12,} parameters  {figures['gflops']:>8.2f} GFLOPs"
 
 
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".torchscript")
+"""Suffixes of files that are no yaml, even if there is no such file."""
+
+
+def is_weights(cfg: str) -> bool:
+    """Tell whether a network is given by a weights file, and not by a yaml, whose suffix may be left out."""
+    suffix = Path(cfg).suffix.lower()
+    return suffix in WEIGHTS_SUFFIXES or (suffix not in ("", ".yaml", ".yml") and Path(cfg).is_file())
+
+
+def content_of(cfg: str) -> str | dict[str, Any]:
+    """Return a yaml's name as it is; for a weights file the content of its network's yaml.
+
+    What the reader of the file prints goes to standard error.
+    """
+    if not is_weights(cfg):
+        return cfg
+    with redirect_stdout(sys.stderr):
+        return network_of(cfg)
+
+
 def difference(cfg: str, base: str, scale: str | None, patches: Sequence[str]) -> str:
-    """Return a unified diff from one network's yaml to another's.
+    """Return a unified diff from one network to another.
 
     Args:
-        cfg: the network at the end of the diff.
-        base: the network at its start. "" means the yaml's own base or, without one, the yaml before the patches.
+        cfg: the network at the end of the diff, a yaml or a weights file.
+        base: the network at its start. "" means the yaml's own base or, without one, the network before the patches.
     Raises:
         ModelConfigError: the yaml has no base and there are no patches, or one of the networks cannot be read.
     """
-    network = read_config(cfg, scale, patches)
-    config, name = network.as_yaml(), str(network.where)
+    network, name = read_config(content_of(cfg), scale, patches), cfg
+    config = network.as_yaml()
     with torch.device("meta"):
         Model(config)
     if not base:
-        base = base_of(cfg) or (cfg if patches else "")
+        own = None if is_weights(cfg) else base_of(cfg)
+        base = own or (cfg if patches else "")
     if not base:
         raise ModelConfigError(f"{cfg}: has no base: expected --diff OTHER.yaml, a yaml with a base, or a --patch")
-    other = read_config(base, None if find_config(base)[1] else scale).as_yaml()
+    scaled = is_weights(base) or find_config(base)[1] is not None
+    other = read_config(content_of(base), None if scaled else scale).as_yaml()
     if patches:
         name += " and patches"
     return show_difference(other, base, config, name) or f"{cfg}: no difference from {base}"
@@ -90,7 +114,7 @@ def difference(cfg: str, base: str, scale: str | None, patches: Sequence[str]) -
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(prog="python -m models.yolo", description="Print the layers of a network.")
-    parser.add_argument("cfg", help="network yaml, a path or the name of a shipped one")
+    parser.add_argument("cfg", help="network yaml, a path or the name of a shipped one; or weights, such as best.pt")
     parser.add_argument("--nc", type=int, help="number of classes, in place of the yaml's")
     parser.add_argument("--ch", type=int, help="channels of the images")
     parser.add_argument("--scale", help="letter of a family yaml's scales")
@@ -123,9 +147,10 @@ def show(options: argparse.Namespace) -> None:
                 raise ModelConfigError(f"--diff --{flag}: --diff compares yamls as written: leave one of them out")
         print(difference(options.cfg, options.diff, options.scale, options.patch))
         return
+    content = content_of(options.cfg)
     with torch.device("meta"):
         names = ("nc", "ch", "scale", "width", "depth")
-        model = Model(options.cfg, **{name: getattr(options, name) for name in names}, patches=options.patch)
+        model = Model(content, **{name: getattr(options, name) for name in names}, patches=options.patch)
         summary, signs = summarize(model), loose_ends(model)
     if options.graph:
         written = write_graph(model, summary, options.graph, Path(options.cfg).stem)

@@ -357,6 +357,24 @@ def load(
     return Predictor(load_network(weights, cfg, patches), **settings)
 
 
+def network_of(weights: str | Path) -> dict[str, Any]:
+    """Return the content of a yaml that builds the network of a weights file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not describe its network.
+        ModelConfigError: it is an exported file.
+    """
+    from utils.inference.network import load_network
+
+    network = load_network(weights)
+    if not isinstance(network, Model):
+        raise ModelConfigError(
+            f"{weights}: an exported file does not describe rows: expected a network yaml, or the weights that it was "
+            "made from"
+        )
+    return network.config
+
+
 if __name__ == "__main__":
     from models.command import main
 

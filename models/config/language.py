@@ -16,7 +16,8 @@ A phrase stands in `--patch` or in a yaml's `edits:`. Each phrase has an equal m
 A layer is written as its name and the arguments of a row. A number before it is the row's repeats:
 `insert 3 C2f [256] after p5`.
 A row is written as its label, its index, `head`, its layer's name if no other row has that layer,
-or `every NAME [in backbone|neck]`, where NAME may contain `*`. Commas separate several rows.
+or `every NAME [in backbone|neck]`, where NAME may contain `*`. Commas separate several rows, which may stand in
+brackets: `after [p4, p5]`.
 """
 
 import re
@@ -188,14 +189,15 @@ def _layer(written: object, repeats: int) -> LayerPhrase:
 
 
 def _rows(written: object) -> list[RowPhrase]:
-    """Read references to rows: text with commas, an index, or a list of both."""
+    """Read references to rows: text with commas, in brackets or without, an index, or a list of both."""
     if isinstance(written, list) and written:
         return [row for one in written for row in _rows(one)]
     if isinstance(written, int) and not isinstance(written, bool):
         return [written]
-    if not isinstance(written, str) or not written.strip():
+    text = re.sub(r"[][]", " ", written).strip() if isinstance(written, str) else ""
+    if not text:
         raise ModelConfigError(f"rows are {written!r}: {ROWS_EXPECTED}")
-    return [_row(part) for part in re.split(r"\s*,\s*|\s+and\s+", written.strip())]
+    return [_row(part) for part in re.split(r"\s*,\s*|\s+and\s+", text)]
 
 
 def _row(part: str) -> RowPhrase:

@@ -36,6 +36,42 @@ FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"insert": ["GatherExcite", {"extent": 4}], "after": "p3, p4"},
         {"action": "insert", "rows": ["p3", "p4"], "layer": LayerPhrase("GatherExcite", [{"extent": 4}])},
     ),
+    "rows in brackets": (
+        "insert SE after [p4, p5] for [spp, n4] from [p3, p4]",
+        {"insert": "SE", "after": ["p4", "p5"], "for": "[spp, n4]", "from": ["p3", "p4"]},
+        {
+            "action": "insert",
+            "rows": ["p4", "p5"],
+            "layer": LayerPhrase("SE", []),
+            "consumers": ["spp", "n4"],
+            "sources": ["p3", "p4"],
+        },
+    ),
+    "arguments and rows in brackets": (
+        "insert ACmix [{heads: 2}] before [head]",
+        {"insert": ["ACmix", {"heads": 2}], "before": ["head"]},
+        {"action": "insert", "rows": ["head"], "at": "before", "layer": LayerPhrase("ACmix", [{"heads": 2}])},
+    ),
+    "remove rows in brackets": (
+        "remove [9, every SE in neck]",
+        {"remove": [9, "every SE in neck"]},
+        {"action": "remove", "rows": [9, Every("SE", "neck")]},
+    ),
+    "wrap rows in brackets": (
+        "wrap [n3, n4] in Residual",
+        {"wrap": "[n3,n4]", "in": "Residual"},
+        {"action": "wrap", "rows": ["n3", "n4"], "layer": LayerPhrase("Residual", [])},
+    ),
+    "set rows in brackets": (
+        "set [n3, n4] attention = SE",
+        {"set": ["n3", "n4"], "to": {"attention": "SE"}},
+        {"action": "set", "rows": ["n3", "n4"], "arguments": {"attention": "SE"}},
+    ),
+    "replace rows in brackets": (
+        "replace [n3, n4] with C3k2 [64]",
+        {"replace": "n3, n4", "with": ["C3k2", 64]},
+        {"action": "replace", "rows": ["n3", "n4"], "layer": LayerPhrase("C3k2", [64])},
+    ),
     "every": (
         "replace every C2f in the neck with 2 C3k2 [256, mlx]",
         {"replace": "every C2f in neck", "with": ["C3k2", 256, "mlx"], "repeats": 2},
