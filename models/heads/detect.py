@@ -6,7 +6,6 @@ Dimension letters: B batch, A anchor points of all levels, K classes, R = 16 bin
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -159,8 +158,10 @@ class BoxHead(DetectionHead):
     """
 
     def __init__(self, num_classes: int, in_channels: list[int], branches: int = 1, **towers: Any) -> None:
-        style = self.style.with_settings(TowerSettings(**towers), self.towers)
-        super().__init__(num_classes, in_channels, branches, partial(Branch, style=style))
+        styles = self.style.of_branches(TowerSettings(**towers), self.towers, branches)
+        super().__init__(
+            num_classes, in_channels, branches, lambda classes, group: Branch(classes, group, next(styles))
+        )
 
 
 def head(branches: int, extra_inputs: int = 0) -> Rule:

@@ -117,13 +117,12 @@ class SegmentationHead(DetectionHead):
     ) -> None:
         if num_masks < 1:
             raise ModelConfigError(f"num_masks is {num_masks}: expected a positive number")
-        make_branch = partial(
-            SegmentBranch,
-            style=self.style.with_settings(TowerSettings(**towers), self.towers),
-            num_masks=num_masks,
-            extra=self.extra_inputs,
-            prototypes=partial(self.make_prototypes, prototype_width, num_masks),
-        )
+        styles = self.style.of_branches(TowerSettings(**towers), self.towers, branches)
+        prototypes = partial(self.make_prototypes, prototype_width, num_masks)
+
+        def make_branch(classes: int, group: list[int]) -> SegmentBranch:
+            return SegmentBranch(classes, group, next(styles), num_masks, self.extra_inputs, prototypes)
+
         super().__init__(num_classes, in_channels, branches, make_branch)
         self.num_masks = num_masks
 

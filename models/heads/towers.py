@@ -4,7 +4,7 @@ Dimension letters: B batch, A anchor points of all levels, K classes, R = 16 bin
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -57,6 +57,10 @@ Tower = Literal["box", "cls", "mask"]
 TowerUnit = InnerLayer | dict
 """A layer that replaces the second unit of the towers (models/building.py), or a mapping of towers to such layers."""
 
+Width = int | list[int]
+"""A hidden width, or one for each branch."""
+WIDTHS = ("class_width", "box_width", "mask_width")
+
 
 @dataclass(frozen=True)
 class TowerSettings:
@@ -65,7 +69,8 @@ class TowerSettings:
     Attributes:
         box_groups: groups of the box towers' second and last convolution; 1 means ungrouped.
         cls: form of the class towers' units: a 3 x 3 convolution, or a depthwise 3 x 3 and a 1 x 1 (YOLO11).
-        class_width, box_width, mask_width: hidden width of the class, box and mask towers.
+        class_width, box_width, mask_width: hidden width of the class, box and mask towers; a list has one for each
+            branch, the lead one last. Of a longer list the last ones are taken.
         dynamic: towers whose second unit is a DynamicConv: a list of box, cls and mask. `true` means the box and mask
             towers and, if its units are depthwise, the class tower. In a depthwise unit only the 1 x 1 is replaced.
         experts, route: of the DynamicConv; see DynamicConv2d.
@@ -75,9 +80,9 @@ class TowerSettings:
 
     box_groups: int | None = None
     cls: Literal["dense", "depthwise"] | None = None
-    class_width: int | None = None
-    box_width: int | None = None
-    mask_width: int | None = None
+    class_width: Width | None = None
+    box_width: Width | None = None
+    mask_width: Width | None = None
     dynamic: bool | list[Tower] = False
     experts: int = 4
     route: Route = "sigmoid"
@@ -117,21 +122,23 @@ class TowerSettings:
         return ["DynamicConv", kernel_size, {"groups": groups, "experts": self.experts, "route": self.route}]
 
 
-def check_numbers(settings: TowerSettings, towers: Sequence[Tower], box_groups: int) -> None:
-    """Refuse numbers of a row's settings that no tower can have.
+def width_of(key: str, width: Width | None, branch: int, branches: int) -> int | None:
+    """Return the width of one branch from a setting that has one width, or one for each branch.
 
+    Args:
+        key: name of the setting.
+        branch: number of the branch; the lead one is the last.
     Raises:
-        ModelConfigError: a number is not positive, box towers' width is no multiple of their groups, or a width is of
-            a tower that the head does not have.
+        ModelConfigError: it is no positive number, or a list with too few of them.
     """
-    for key in ("box_groups", "class_width", "box_width", "mask_width"):
-        value = getattr(settings, key)
-        if value is not None and not is_count(value):
-            raise ModelConfigError(f"{key} is {value}: expected a positive number")
-    if settings.box_width and settings.box_width % box_groups:
-        raise ModelConfigError(f"box_width is {settings.box_width}: expected a multiple of the {box_groups} groups")
-    if settings.mask_width and "mask" not in towers:
-        raise ModelConfigError(f"mask_width is {settings.mask_width}: the head has no mask towers: leave it out")
+    numbers = width if isinstance(width, list) else [width] * branches
+    if width is not None and not all(map(is_count, numbers)):
+        raise ModelConfigError(f"{key} is {width}: expected a positive number, or a list of one for each branch")
+    if len(numbers) < branches:
+        raise ModelConfigError(
+            f"{key} is {width}: expected {branches} numbers, one for each branch, or a single number"
+        )
+    return numbers[len(numbers) - branches + branch]
 
 
 @dataclass(frozen=True)
@@ -158,8 +165,8 @@ class TowerStyle:
     units: dict[Tower, InnerLayer] = field(default_factory=dict)
     pointwise: InnerLayer | None = None
 
-    def with_settings(self, settings: TowerSettings, towers: Sequence[Tower]) -> "TowerStyle":
-        """Return the style with a row's settings.
+    def of_branches(self, settings: TowerSettings, towers: Sequence[Tower], branches: int) -> Iterator["TowerStyle"]:
+        """Yield the style of each branch with a row's settings, the lead branch last.
 
         Args:
             towers: names of the head's towers.
@@ -167,8 +174,24 @@ class TowerStyle:
             ModelConfigError: a number is not positive, a width does not fit the groups, the head has no such tower, or
                 `unit` and `dynamic` name the same one.
         """
+        style = self._with_settings(settings, towers)
+        if settings.mask_width is not None and "mask" not in towers:
+            raise ModelConfigError(f"mask_width is {settings.mask_width}: the head has no mask towers: leave it out")
+        for branch in range(branches):
+            class_width, box_width, mask_width = (
+                width_of(key, getattr(settings, key), branch, branches) for key in WIDTHS
+            )
+            if (box_width or 0) % style.box_groups:
+                raise ModelConfigError(
+                    f"box_width is {settings.box_width}: expected a multiple of box_groups, {style.box_groups}"
+                )
+            yield replace(style, class_width=class_width, box_width=box_width, mask_width=mask_width)
+
+    def _with_settings(self, settings: TowerSettings, towers: Sequence[Tower]) -> "TowerStyle":
+        """Return the style with a row's settings, without its widths."""
+        if settings.box_groups is not None and not is_count(settings.box_groups):
+            raise ModelConfigError(f"box_groups is {settings.box_groups}: expected a positive number")
         box_groups = settings.box_groups or self.box_groups
-        check_numbers(settings, towers, box_groups)
         depthwise = self.depthwise if settings.cls is None else settings.cls == "depthwise"
         units, dynamic = settings.units(towers), settings.dynamic_towers(towers, depthwise)
         if taken := [name for name in units if name in dynamic]:
@@ -184,9 +207,6 @@ class TowerStyle:
         return replace(
             self,
             box_groups=box_groups,
-            class_width=settings.class_width,
-            box_width=settings.box_width,
-            mask_width=settings.mask_width,
             depthwise=depthwise,
             units=units,
             pointwise=pointwise,

@@ -20,6 +20,9 @@ ROUNDS = 12
 NEIGHBOURS = 0.6
 """Weight of the neighbours' likeness, relative to the layer's own."""
 
+UNCHANGED = 0.5
+"""What is added to the likeness of two layers that compute the same from the image, whatever reads them."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -52,7 +55,25 @@ def align(old: list[Node], new: list[Node]) -> dict[int, int]:
     for nodes in (old, new):
         link_consumers(nodes)
     likeness = spread(own_likeness(old[:-1], new[:-1]), old, new)
+    likeness += UNCHANGED * unchanged(old, new)
     return best_pairs(likeness) | {len(new) - 1: len(old) - 1}
+
+
+def unchanged(old: list[Node], new: list[Node]) -> NDArray[np.bool_]:
+    """Tell for each old and new node, heads left out, whether they and all that they read, up to the image, are equal.
+
+    A new reader of such a layer (a finer level of the head) does not make it another layer.
+    """
+    same = np.zeros((len(old) - 1, len(new) - 1), dtype=bool)
+    for i, before in enumerate(old[:-1]):
+        for j, after in enumerate(new[:-1]):
+            if before.name is None or before.name != after.name or before.shapes != after.shapes:
+                continue
+            read = list(zip(before.sources or (), after.sources or (), strict=False))
+            same[i, j] = len(before.sources or ()) == len(after.sources or ()) > 0 and all(
+                b == a == IMAGE or (IMAGE not in (b, a) and same[b, a]) for b, a in read
+            )
+    return same
 
 
 def link_consumers(nodes: list[Node]) -> None:

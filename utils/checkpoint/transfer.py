@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from models.parameters import layer_index
 from models.yolo import Model
 from utils.checkpoint.alignment import Node, align
 from utils.checkpoint.importing import SHOWN, build_model, check_constant
+from utils.checkpoint.levels import describe_levels, name_at_level, paired_levels
 from utils.errors import CheckpointError
 from utils.files import write_csv, write_text
 from utils.weights.foreign_names import own_names
@@ -54,6 +54,15 @@ class Source:
                 skeleton = build_model(weights)
         return cls(weights, skeleton, *own_names(weights.tensors, skeleton))
 
+    @property
+    def stride(self) -> list[int] | None:
+        """Strides of the levels; None where the file does not say them."""
+        return self.weights.stride if self.skeleton is None else self.skeleton.stride
+
+    def levels(self, model: Model) -> dict[int, int]:
+        """Return the level of this head for each level of a network's head that it has, by number."""
+        return paired_levels(model, self.tensors, self.stride)
+
 
 @dataclass
 class TensorRecord:
@@ -76,7 +85,9 @@ class TransferReport:
         coverage: share of the network's parameters that were loaded, 0 to 1.
         used: share of the values in the file that were loaded, 0 to 1.
         new_layers: names of the layers that have no counterpart in the file, by index.
+        shared: layers with a counterpart in the file, by index.
         moved: layers with another index in the file, {index here: index there}.
+        levels: which levels of the head are new, and which of the file's are left out; or "".
         advice: what differs in the head's towers, and the edit that builds them as in the file; or "".
     """
 
@@ -85,7 +96,9 @@ class TransferReport:
     coverage: float = 0.0
     used: float = 0.0
     new_layers: dict[int, str] = field(default_factory=dict)
+    shared: list[int] = field(default_factory=list)
     moved: dict[int, int] = field(default_factory=dict)
+    levels: str = ""
     advice: str = ""
 
     def names(self, status: str) -> list[str]:
@@ -109,7 +122,7 @@ class TransferReport:
         line += f"; not in the file: {listed(parts, SHOWN)}" if parts else ""
         unused = len(self.records) - len(ours)
         line += f"; {unused} tensors of the file have no place here" if unused else ""
-        return f"{line}; {self.advice}" if self.advice else line
+        return "; ".join(filter(None, (line, self.levels, self.advice)))
 
     def write(self, folder: Path) -> None:
         """Write transfer.csv (a line for each tensor) and transfer.txt (the summary and the layers that moved)."""
@@ -129,8 +142,13 @@ def network_nodes(model: Model) -> list[Node]:
         Node(row.name, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}, list(row.sources))
         for row, module in zip(model.rows, model.model, strict=True)
     ]
-    called = {place: f"lead {number}" for number, place in enumerate(model.head.lead_inputs())}
-    nodes[-1].inputs = [called.get(place, f"auxiliary {place}") for place in range(len(model.rows[-1].sources))]
+    head = model.head
+    called: dict[int, str] = {}
+    for number, group in enumerate(head.groups(list(range(len(model.rows[-1].sources))))):
+        branch = f"auxiliary {number}" if number < len(head.aux) else "lead"
+        steps = [f"stride {step}" for step in head.stride] + ["prototypes"] * head.extra_inputs
+        called |= {place: f"{branch} {step}" for place, step in zip(group, steps, strict=True)}
+    nodes[-1].inputs = [called[place] for place in range(len(called))]
     return nodes
 
 
@@ -166,8 +184,12 @@ def transfer(model: Model, source: Source) -> TransferReport:
             "expected weights of a network of layers, with names such as model.0.conv.weight"
         )
     pairs: dict[int, int] = {here: indices[there] for here, there in align(nodes, network_nodes(model)).items()}
-    check_unfolded(model, source, pairs)
-    report = copy_tensors(model, source, pairs)
+    levels = source.levels(model)
+    names = names_in_file(model, pairs, levels)
+    check_unfolded(model, source, names)
+    report = copy_tensors(model, source, names)
+    report.moved = {index: pairs[index] for index in report.shared if pairs[index] != index}
+    report.levels = describe_levels(model, levels, source.stride)
     report.advice = head_advice(model, source)
     return report
 
@@ -183,36 +205,51 @@ def head_advice(model: Model, source: Source) -> str:
     return f"the towers of the head have another form: {', '.join(parts)}: {edits} builds them as in the file"
 
 
-def check_unfolded(model: Model, source: Source, pairs: Mapping[int, int]) -> None:
-    """Refuse folded weights (normalisation merged into the convolutions) for a network that normalises.
-
-    The shapes agree, the values do not.
-    Raises:
-        CheckpointError: names the first such convolution.
-    """
-    for name in model.state_dict():
-        index, within = layer_index(name), name.split(".", 2)[2]
-        if index in pairs and within.endswith("bn.running_mean"):
-            there = f"model.{pairs[index]}.{within.removesuffix('bn.running_mean')}"
-            if f"{there}conv.bias" in source.tensors and f"{there}bn.running_mean" not in source.tensors:
-                raise CheckpointError(
-                    f"{source.weights.path}: {there}conv: is folded, but layer {index} of the network normalises: "
-                    "expected weights before folding; export them without --fold"
-                )
-
-
-def copy_tensors(model: Model, source: Source, pairs: Mapping[int, int]) -> TransferReport:
-    """Copy the tensors that fit, layer by layer, and report.
+def names_in_file(model: Model, pairs: Mapping[int, int], levels: Mapping[int, int]) -> dict[str, str]:
+    """Return the name that each tensor of a network has in the file, under our names, if its layer is there.
 
     Args:
         pairs: layer index in the file by layer index in the network.
+        levels: number of each level of the head in the file.
+    """
+    names = {}
+    for name in model.state_dict():
+        index, within = layer_index(name), name.split(".", 2)[2]
+        there = name_at_level(within, levels) if is_head(name, model) else within
+        if index in pairs and there is not None:
+            names[name] = f"model.{pairs[index]}.{there}"
+    return names
+
+
+def check_unfolded(model: Model, source: Source, names: Mapping[str, str]) -> None:
+    """Refuse folded weights (normalisation merged into the convolutions) for a network that normalises.
+
+    The shapes agree, the values do not.
+    Args:
+        names: name in the file of each tensor of the network that has one.
+    Raises:
+        CheckpointError: names the first such convolution.
+    """
+    for name, held in names.items():
+        there = held.removesuffix("bn.running_mean")
+        if there != held and f"{there}conv.bias" in source.tensors and held not in source.tensors:
+            raise CheckpointError(
+                f"{source.weights.path}: {there}conv: is folded, but layer {layer_index(name)} of the network "
+                "normalises: expected weights before folding; export them without --fold"
+            )
+
+
+def copy_tensors(model: Model, source: Source, names: Mapping[str, str]) -> TransferReport:
+    """Copy the tensors that fit, layer by layer, and report.
+
+    Args:
+        names: name in the file of each tensor of the network that has one.
     """
     weights, tensors, file_names = source.weights, source.tensors, source.file_names
     report, used, copied, parameters = TransferReport(str(weights.path)), set(), 0, dict(model.named_parameters())
     with torch.no_grad():
         for name, target in model.state_dict(keep_vars=True).items():
-            index, within = layer_index(name), name.split(".", 2)[2]
-            there = f"model.{pairs[index]}.{within}" if index in pairs else ""
+            there = names.get(name, "")
             if there not in tensors:
                 report.records.append(TensorRecord(name, "", NEW, tuple(target.shape)))
                 continue
@@ -236,7 +273,7 @@ def copy_tensors(model: Model, source: Source, pairs: Mapping[int, int]) -> Tran
     shared = {layer_index(record.name) for record in report.records if record.source and record.name}
     with_tensors = {layer_index(record.name) for record in report.records if record.name}
     report.new_layers = {index: model.rows[index].name for index in sorted(with_tensors - shared)}
-    report.moved = {index: pairs[index] for index in sorted(shared) if pairs[index] != index}
+    report.shared = sorted(shared)
     return report
 
 
@@ -267,50 +304,3 @@ def difference(name: str, model: Model, weights: Weights, record: TensorRecord) 
 def is_head(name: str, model: Model) -> bool:
     """Tell whether a tensor belongs to the last row."""
     return layer_index(name) == len(model.model) - 1
-
-
-def class_towers(tensors: Mapping[str, Tensor]) -> tuple[set[int], set[int]]:
-    """Return the hidden widths and the class counts of the class towers among tensors under our names."""
-    last: dict[str, tuple[tuple[int, ...], Tensor]] = {}
-    for name, tensor in tensors.items():
-        if (
-            found := re.fullmatch(r"model\.\d+\.((?:lead|aux\.\d+)\.cls\.\d+)\.([\d.]+)\.weight", name)
-        ) and tensor.ndim == 4:
-            place = tuple(map(int, found[2].split(".")))
-            if place >= last.get(found[1], ((), tensor))[0]:
-                last[found[1]] = (place, tensor)
-    return {tensor.shape[1] for _, tensor in last.values()}, {tensor.shape[0] for _, tensor in last.values()}
-
-
-def with_class_width(config: dict[str, Any], width: int) -> dict[str, Any]:
-    """Return a configuration with class towers of this hidden width, unless the head already sets one."""
-    *rows, last = config["head"]
-    arguments = list(last[3])
-    keywords = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
-    return config | {"head": [*rows, [*last[:3], [*arguments, {"class_width": width} | keywords], *last[4:]]]}
-
-
-def keep_hidden_width(model: Model, source: Source) -> tuple[Model, str]:
-    """Keep the width of the weights' class towers, where only the class count makes it differ.
-
-    In these families the hidden width follows from the class count. Without this, a network of other classes would lose
-    the weights of the towers.
-    Returns:
-        The network with towers of the kept width, or the same network; and a line about it, or "".
-    """
-    widths, counts = class_towers(source.tensors)
-    ours, _ = class_towers(model.state_dict())
-    if len(widths) != 1 or len(counts) != 1 or ours == widths or counts == {model.nc}:
-        return model, ""
-    (width,), (classes,) = widths, counts
-    with torch.device("meta"):  # the same network with the classes of the weights
-        alike = Model(model.config, nc=classes, ch=model.channels)
-    if class_towers(alike.state_dict())[0] != widths:
-        return model, ""
-    kept = Model(with_class_width(model.config, width), nc=model.nc, ch=model.channels)
-    kept.names = model.names
-    return (
-        kept,
-        f"head_hidden keep: the class towers stay {width} wide as in {source.weights.path} "
-        f"({listed(sorted(ours))} would follow from {model.nc} classes)",
-    )

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from models.yolo import Model
+from utils.checkpoint.head_width import keep_hidden_width
 from utils.checkpoint.importing import build_model, print_notes
-from utils.checkpoint.transfer import Source, TransferReport, keep_hidden_width, transfer
+from utils.checkpoint.transfer import Source, TransferReport, transfer
 from utils.errors import CheckpointError, SettingsError
 from utils.training.options import TrainOptions
 from utils.weights.reading import Weights, of_own_network, read_weights

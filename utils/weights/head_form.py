@@ -5,20 +5,21 @@ under the yamls of YOLOv8 and YOLOv9, and older versions gave YOLO11's yamls the
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from models.heads.towers import WIDTHS
 from models.yolo import Model
 from utils.weights.foreign_names import own_names
 
 Value = TypeVar("Value")
 
-TOWER = re.compile(r"model\.\d+\.((?:lead|aux\.\d+)\.(box|cls|masks)\.\d+)\.(.+)")
-"""Name of a tower's tensor: the tower with its level, its kind, the name within it."""
+TOWER = re.compile(r"model\.\d+\.(lead|aux\.\d+)\.(box|cls|masks)\.(\d+)\.(.+)")
+"""Name of a tower's tensor: branch, kind, level, name within the tower."""
 FIRST, FIRST_POINTWISE, LAST = "0.conv.weight", "0.1.conv.weight", "2.weight"
 """Names within a tower: of its first convolution, of the same in a depthwise class tower, and of its last one."""
 
@@ -26,51 +27,75 @@ NOT_NEEDED = ("num_batches_tracked", "dfl.conv.weight")
 """Ends of names of tensors that a file may lack: a counter that nothing reads, and a constant."""
 
 
+Widths = Mapping[str, int]
+"""Hidden width of a kind of tower by branch ("aux.0", "lead"), without the branches whose towers differ in it."""
+
+
 @dataclass(frozen=True)
 class HeadForm:
-    """Form of a head's towers. A value is None where there are no such towers, or where they differ in it.
+    """Form of a head's towers; the names are those of the settings in a head's row (`TowerSettings`).
 
-    The names are those of the settings in a head's row (`TowerSettings`).
+    `cls` and `box_groups` are None where there are no such towers, or where they differ in it.
     """
 
     cls: str | None
     box_groups: int | None
-    class_width: int | None
-    box_width: int | None
-    mask_width: int | None
+    class_width: Widths
+    box_width: Widths
+    mask_width: Widths
 
     def settings_beside(self, other: "HeadForm") -> dict[str, Any]:
-        """Return the settings that turn a head of the other form into one of this form."""
-        here, there = asdict(self), asdict(other)
-        return {key: value for key, value in here.items() if value is not None and value != there[key]}
+        """Return the settings that turn a head of the other form into one of this form, branch by branch."""
+        kinds = {"cls": (self.cls, other.cls), "box_groups": (self.box_groups, other.box_groups)}
+        settings: dict[str, Any] = {
+            key: here for key, (here, there) in kinds.items() if here is not None and here != there
+        }
+        for key in WIDTHS:
+            here, there = getattr(self, key), getattr(other, key)
+            wanted = [here.get(branch, width) for branch, width in there.items()]
+            if wanted != list(there.values()):
+                settings[key] = wanted[0] if len(set(wanted)) == 1 else wanted
+        return settings
 
 
 def head_form(tensors: Mapping[str, Tensor]) -> HeadForm:
     """Return the form of the head among tensors under our names."""
-    towers: dict[str, dict[str, dict[str, Tensor]]] = {"box": {}, "cls": {}, "masks": {}}
-    for name, tensor in tensors.items():
-        if (found := TOWER.fullmatch(name)) and tensor.ndim == 4:
-            towers[found[2]].setdefault(found[1], {})[found[3]] = tensor
-    boxes = [tower for tower in towers["box"].values() if FIRST in tower and LAST in tower]
-    classes = towers["cls"].values()
+    towers: dict[str, dict[str, list[dict[str, Tensor]]]] = {}
+    for (kind, branch, _), tower in head_towers(tensors).items():
+        towers.setdefault(kind, {}).setdefault(branch, []).append(tower)
+
+    def widths(kind: str, of_tower: Callable[[dict[str, Tensor]], int]) -> Widths:
+        found = {branch: the_only(map(of_tower, held)) for branch, held in towers.get(kind, {}).items()}
+        return {branch: width for branch, width in found.items() if width}
+
+    boxes, classes = ([tower for held in towers.get(kind, {}).values() for tower in held] for kind in ("box", "cls"))
     forms = ["dense" for tower in classes if FIRST in tower]
     forms += ["depthwise" for tower in classes if FIRST_POINTWISE in tower]
     return HeadForm(
         cls=the_only(forms),
-        box_groups=the_only(tower[FIRST].shape[0] // tower[LAST].shape[1] for tower in boxes),
-        class_width=the_only(tower[LAST].shape[1] for tower in classes if LAST in tower),
-        box_width=the_only(tower[FIRST].shape[0] for tower in boxes),
-        mask_width=the_only(tower[LAST].shape[1] for tower in towers["masks"].values() if LAST in tower),
+        box_groups=the_only(tower[FIRST].shape[0] // tower[LAST].shape[1] for tower in boxes if FIRST in tower),
+        class_width=widths("cls", lambda tower: tower[LAST].shape[1]),
+        box_width=widths("box", lambda tower: tower[FIRST].shape[0] if FIRST in tower else 0),
+        mask_width=widths("masks", lambda tower: tower[LAST].shape[1]),
     )
+
+
+def head_towers(tensors: Mapping[str, Tensor]) -> dict[tuple[str, str, int], dict[str, Tensor]]:
+    """Return the kernels of each tower, by name within it, under (kind, branch, level), branch after branch.
+
+    Args:
+        tensors: under our names.
+    """
+    towers: dict[tuple[str, str, int], dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if (found := TOWER.fullmatch(name)) and tensor.ndim == 4:
+            towers.setdefault((found[2], found[1], int(found[3])), {})[found[4]] = tensor
+    return {place: towers[place] for place in sorted(towers) if LAST in towers[place]}
 
 
 def class_count(tensors: Mapping[str, Tensor]) -> int | None:
     """Return the number of classes of the head among tensors under our names; None without class towers."""
-    return the_only(
-        tensor.shape[0]
-        for name, tensor in tensors.items()
-        if (found := TOWER.fullmatch(name)) and (found[2], found[3]) == ("cls", LAST) and tensor.ndim == 4
-    )
+    return the_only(tower[LAST].shape[0] for (kind, _, _), tower in head_towers(tensors).items() if kind == "cls")
 
 
 def the_only(values: Iterable[Value]) -> Value | None:

@@ -12,6 +12,7 @@ from tests.edits import inserted, removed, replaced
 from tests.foreign_files import foreign_tensors, write_ultralytics_checkpoint
 from tests.networks import meta_model, randomise, seeded_images, tiny_config, tiny_model
 from tests.saying import assert_says
+from utils.checkpoint.head_width import keep_hidden_width
 from utils.checkpoint.transfer import (
     DIFFERENT,
     LOADED,
@@ -19,7 +20,6 @@ from utils.checkpoint.transfer import (
     UNUSED,
     Source,
     TransferReport,
-    keep_hidden_width,
     transfer,
 )
 from utils.errors import CheckpointError

@@ -82,10 +82,10 @@ def output(model: Model) -> Tensor:
 @pytest.mark.parametrize(
     ("settings", "form"),
     [
-        ({}, HeadForm("dense", 1, 8, 64, None)),
-        (DEPTHWISE, HeadForm("depthwise", 1, 8, 64, None)),
-        ({"box_groups": 4, "class_width": 24}, HeadForm("dense", 4, 24, 64, None)),
-        ({"box_width": 72}, HeadForm("dense", 1, 8, 72, None)),
+        ({}, HeadForm("dense", 1, {"lead": 8}, {"lead": 64}, {})),
+        (DEPTHWISE, HeadForm("depthwise", 1, {"lead": 8}, {"lead": 64}, {})),
+        ({"box_groups": 4, "class_width": 24}, HeadForm("dense", 4, {"lead": 24}, {"lead": 64}, {})),
+        ({"box_width": 72}, HeadForm("dense", 1, {"lead": 8}, {"lead": 72}, {})),
     ],
 )
 def test_the_form_of_a_head(settings: dict[str, Any], form: HeadForm) -> None:
@@ -94,10 +94,12 @@ def test_the_form_of_a_head(settings: dict[str, Any], form: HeadForm) -> None:
 
 def test_the_form_of_a_segmentation_head() -> None:
     config = plain_config("Segment")
-    assert head_form(built(config, {}).state_dict()).mask_width == 4
-    assert head_form(built(config, {"mask_width": 12}).state_dict()).mask_width == 12
-    assert head_form(tiny_model(2).state_dict()) == HeadForm("dense", 4, 8, 64, None)
-    assert head_form({}) == HeadForm(None, None, None, None, None)
+    assert head_form(built(config, {}).state_dict()).mask_width == {"lead": 4}
+    assert head_form(built(config, {"mask_width": 12}).state_dict()).mask_width == {"lead": 12}
+    assert head_form(tiny_model(2).state_dict()) == HeadForm(
+        "dense", 4, {"aux.0": 8, "lead": 8}, {"aux.0": 64, "lead": 64}, {}
+    )
+    assert head_form({}) == HeadForm(None, None, {}, {}, {})
 
 
 # --- reading
