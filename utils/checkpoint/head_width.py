@@ -26,25 +26,20 @@ def keep_hidden_width(model: Model, source: Source) -> tuple[Model, str]:
     settings = {
         key: width
         for key, width in theirs.settings_beside(ours).items()
-        if key in TOWERS and key not in own_settings(model) and fits(key, width, ours, theirs)
+        if key in TOWERS and key not in model.rows[-1].keywords and fits(key, width, ours, theirs)
     }
     if not settings:
         return model, ""
     kept = Model(with_head_settings(model.config, settings), nc=model.nc, ch=model.channels)
     kept.names = model.names
     parts = [
-        f"the {TOWERS[key]} towers stay {shown(width)} wide, not {shown(list(getattr(ours, key).values()))}"
+        f"the {TOWERS[key]} towers stay {shown(width)} wide; the rule gives {shown(list(getattr(ours, key).values()))}"
         for key, width in settings.items()
     ]
     return kept, (
-        f"head_hidden keep: {', '.join(parts)} (what follows from {model.nc} classes and {here[0]} channels of the "
-        f"first level), as in {source.weights.path}"
+        f"head_hidden keep, as in {source.weights.path}: {', '.join(parts)} "
+        f"for {model.nc} classes and {here[0]} channels of the first level"
     )
-
-
-def own_settings(model: Model) -> dict[str, object]:
-    """Return the settings that the row of a network's head gives."""
-    return model.rows[-1].keywords
 
 
 def fits(key: str, width: int | list[int], ours: HeadForm, theirs: HeadForm) -> bool:
@@ -55,6 +50,9 @@ def fits(key: str, width: int | list[int], ours: HeadForm, theirs: HeadForm) -> 
     return key != "box_width" or all(one % groups == 0 for one in (width if isinstance(width, list) else [width]))
 
 
-def shown(width: int | list[int]) -> str:
-    """Return widths for a message, each once."""
-    return listed(map(str, dict.fromkeys(width if isinstance(width, list) else [width])))
+def shown(widths: int | list[int]) -> str:
+    """Return a width for a message; where the branches have different ones, all of them, the lead branch last."""
+    different = dict.fromkeys(widths if isinstance(widths, list) else [widths])
+    if len(different) == 1:
+        return str(*different)
+    return f"{listed(widths if isinstance(widths, list) else [widths])} (branch by branch)"

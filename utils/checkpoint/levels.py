@@ -37,12 +37,11 @@ def paired_levels(model: Model, tensors: Mapping[str, Tensor], stride: Sequence[
     here, there = level_channels(model.state_dict()), level_channels(tensors)
     if stride is not None:
         return {number: stride.index(step) for number, step in enumerate(model.stride) if step in stride}
-    if not there or len(here) != len(model.stride):
+    if there in ([], here) or len(here) != len(model.stride):
         return {number: number for number in range(len(model.stride))}
-    usual = model.stride if len(there) == len(here) else [FINEST_STRIDE << number for number in range(len(there))]
     likeness = [
-        [(there[old] == here[new]) + (usual[old] == step) / 2 for new, step in enumerate(model.stride)]
-        for old in range(len(there))
+        [(channels == here[new]) + (FINEST_STRIDE << old == step) / 2 for new, step in enumerate(model.stride)]
+        for old, channels in enumerate(there)
     ]
     return best_pairs(np.array(likeness, dtype=np.float64))
 
@@ -61,16 +60,23 @@ def name_at_level(within: str, levels: Mapping[int, int]) -> str | None:
     return None if level is None else f"{found[1]}{level}{found[3]}"
 
 
-def describe_levels(model: Model, levels: Mapping[int, int], stride: Sequence[int] | None) -> str:
+def describe_levels(model: Model, tensors: Mapping[str, Tensor], stride: Sequence[int] | None) -> str:
     """Say which levels of a network's head are new, and which of the file's have no place in it; "" if there are none.
 
     Args:
-        levels: number of each level in the file.
-        stride: strides of the file's levels; None where they are unknown.
+        tensors, stride: see `paired_levels`.
     """
+    levels = paired_levels(model, tensors, stride)
     new = [str(step) for number, step in enumerate(model.stride) if number not in levels]
-    gone = [str(step) for number, step in enumerate(stride or ()) if number not in levels.values()]
-    parts = [
-        f"{what} {', '.join(steps)}" for what, steps in (("new: stride", new), ("left out: stride", gone)) if steps
+    known = dict(enumerate(stride or ()))
+    gone = [
+        f"stride {known[number]}" if known else f"number {number}"
+        for number in range(len(stride or level_channels(tensors)))
+        if number not in levels.values()
     ]
-    return f"levels of the head {'; '.join(parts)}" if parts else ""
+    parts = [f"new: stride {', '.join(new)}"] if new else []
+    parts += [f"left out: {', '.join(gone)}"] if gone else []
+    if not parts:
+        return ""
+    how = "" if known else ", matched by their channels, as the file does not say their strides"
+    return f"levels of the head{how}: {'; '.join(parts)}"

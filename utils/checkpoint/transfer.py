@@ -184,12 +184,11 @@ def transfer(model: Model, source: Source) -> TransferReport:
             "expected weights of a network of layers, with names such as model.0.conv.weight"
         )
     pairs: dict[int, int] = {here: indices[there] for here, there in align(nodes, network_nodes(model)).items()}
-    levels = source.levels(model)
-    names = names_in_file(model, pairs, levels)
+    names = names_in_file(model, pairs, source.levels(model))
     check_unfolded(model, source, names)
     report = copy_tensors(model, source, names)
     report.moved = {index: pairs[index] for index in report.shared if pairs[index] != index}
-    report.levels = describe_levels(model, levels, source.stride)
+    report.levels = describe_levels(model, source.tensors, source.stride)
     report.advice = head_advice(model, source)
     return report
 

@@ -151,6 +151,7 @@ def test_tower_widths() -> None:
     assert V9Segment(80, [64, 128], prototype_width=8).lead.cls[0][2].in_channels == 128
     assert Segment(80, [64, 128], prototype_width=8).lead.cls[0][2].in_channels == 80
     assert Segment(80, [64, 128], prototype_width=8, class_width=24).lead.cls[0][2].in_channels == 24
+    assert Segment(80, [64, 128], prototype_width=8, mask_width=24).lead.masks[0][2].in_channels == 24
 
 
 def test_unit_reaches_the_mask_towers() -> None:

@@ -63,6 +63,37 @@ def test_class_width_holds_in_every_branch() -> None:
     assert [tower[-1].in_channels for tower in head.aux[0].cls] == [24, 24]
 
 
+def test_widths_of_the_branches() -> None:
+    """A setting has one width, or one for each branch; of more, the last are taken: a lead branch alone keeps its own."""
+    given = {"class_width": [24, 12], "box_width": [72, 80]}
+    head = DualDDetect(3, [16, 32, 64, 128], branches=2, **given)
+    assert [[tower[-1].in_channels for tower in branch.cls] for branch in (head.aux[0], head.lead)] == [
+        [24] * 2,
+        [12] * 2,
+    ]
+    assert [[tower[0].conv.out_channels for tower in branch.box] for branch in (head.aux[0], head.lead)] == [
+        [72, 72],
+        [80, 80],
+    ]
+    single = DDetect(3, [16, 32], **given)
+    assert (class_widths(single), single.lead.box[0][0].conv.out_channels) == ([12, 12], 80)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        ({"class_width": [24]}, ("class_width is [24]", "2 numbers", "each branch")),
+        ({"class_width": [24, 0]}, ("class_width is [24, 0]", "positive")),
+        ({"box_width": [64, 66]}, ("box_width is [64, 66]", "multiple", "box_groups, 4")),
+        ({"mask_width": 8}, ("mask_width is 8", "no mask towers")),
+    ],
+)
+def test_widths_refused(arguments: dict, facts: tuple[str, ...]) -> None:
+    with pytest.raises(ModelConfigError) as caught:
+        DualDDetect(3, [16, 32, 64, 128], branches=2, **arguments)
+    assert_says(caught.value, *facts)
+
+
 @pytest.mark.parametrize(("cls", "groups"), [(Detect, 1), (V9Detect, 1), (DDetect, 4), (DualDDetect, 4)])
 def test_box_groups_by_family(cls: type[DetectionHead], groups: int) -> None:
     tower = cls(3, [16], branches=1).lead.box[0]

@@ -8,6 +8,7 @@ import torch
 
 from models.yolo import Model
 from tests.edits import inserted, removed, replaced
+from tests.levels import ADDED, CASES, EDITS, edited
 from tests.networks import meta_model
 from utils.checkpoint.alignment import Node, align, best_pairs, pair_likeness
 from utils.checkpoint.transfer import network_nodes, tensor_nodes
@@ -163,6 +164,31 @@ def test_lead_branches_are_recognised(trained: str, deployed: str, position: Cal
     }
     back = align(network_nodes(new), network_nodes(old))
     assert back == {position(i): i for i in range(last)} | {len(old.rows) - 1: last}
+
+
+def kept_rows(old: Model, new: Model) -> dict[int, int]:
+    """Rows with tensors that an edit of the levels left as they were: {index in the new network: in the old one}."""
+    found, rows = {}, iter(old.rows)
+    for row in new.rows:
+        if row.label in ADDED:
+            continue
+        before = next(before for before in rows if before.name == row.name and before.label in (row.label, None))
+        found[row.index] = before.index
+    return {here: there for here, there in found.items() if new.model[here].state_dict()}
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_levels_of_the_head(name: str, described: bool) -> None:
+    """A layer that is not edited keeps its counterpart, a new level's layers have none."""
+    old = meta_model(EDITS[name][0])
+    with torch.device("meta"):
+        new = edited(name)
+    nodes, indices = (network_nodes(old), list(range(len(old.rows)))) if described else tensor_nodes(old.state_dict())
+    pairs = align(nodes, network_nodes(new))
+    assert {here: indices[there] for here, there in pairs.items() if new.model[here].state_dict()} == kept_rows(
+        old, new
+    )
 
 
 def test_scaled_sibling_keeps_its_layers() -> None:

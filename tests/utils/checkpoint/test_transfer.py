@@ -10,7 +10,8 @@ import torch
 from models.yolo import Model
 from tests.edits import inserted, removed, replaced
 from tests.foreign_files import foreign_tensors, write_ultralytics_checkpoint
-from tests.networks import meta_model, randomise, seeded_images, tiny_config, tiny_model
+from tests.levels import ADDED, CASES, EDITS, edited
+from tests.networks import meta_model, randomise, seeded_images, tiny_config, tiny_model, tiny_segment_config
 from tests.saying import assert_says
 from utils.checkpoint.head_width import keep_hidden_width
 from utils.checkpoint.transfer import (
@@ -22,7 +23,7 @@ from utils.checkpoint.transfer import (
     TransferReport,
     transfer,
 )
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ModelConfigError
 from utils.weights.own_file import network_entry, save_checkpoint
 from utils.weights.reading import Weights, read_weights
 
@@ -183,6 +184,116 @@ def test_the_width_is_left_alone_where_it_does_not_come_from_the_classes() -> No
     unnamed, line = keep_hidden_width(tiny_model(nc=3), source_of(old, config=False, foreign=True))
     assert line
     assert unnamed.head.lead.cls[0][0].conv.out_channels == 128
+
+
+# --- other levels
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_levels(name: str, described: bool) -> None:
+    """Towers take the weights of their stride, all other layers keep theirs; only what is new is not loaded."""
+    network, _, strides = EDITS[name]
+    old = shipped(network)
+    source = source_of(old, config=described, foreign=not described)
+    new, _ = keep_hidden_width(edited(name), source)
+    report = transfer(new, source)
+    assert report.names(DIFFERENT) == []
+    added = [row for row in new.rows if row.label in ADDED and new.model[row.index].state_dict()]
+    assert report.new_layers == {row.index: row.name for row in added}
+    for number, stride in enumerate(strides):
+        for ours, theirs in zip((*new.head.aux, new.head.lead), (*old.head.aux, old.head.lead), strict=True):
+            assert (stride in old.stride) == loaded_from(ours, number, theirs, old.stride, stride), stride
+    by_label = {row.label: old.model[row.index].state_dict() for row in old.rows if row.label}
+    for row in new.rows:
+        for within, tensor in new.model[row.index].state_dict().items() if row.label in by_label else ():
+            assert torch.equal(tensor, by_label[row.label][within]), f"{row.label}.{within}"
+    lost = {stride for stride in old.stride if stride not in strides}
+    assert ("left out" in report.levels) == bool(lost)
+    assert report.describe().endswith(report.levels)
+
+
+def loaded_from(ours: Any, number: int, theirs: Any, strides: list[int], stride: int) -> bool:
+    """Whether the towers of a level have the weights of the other branch's towers at the same stride."""
+    if stride not in strides:
+        return False
+    there = strides.index(stride)
+    return all(
+        torch.equal(tensor, getattr(theirs, kind)[there].state_dict()[within])
+        for kind in ("box", "cls")
+        for within, tensor in getattr(ours, kind)[number].state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(("classes", "width"), [(80, 128), (3, 64)])
+def test_class_towers_keep_their_width_under_a_finer_level(classes: int, width: int) -> None:
+    source = source_of(shipped("gelan-t", nc=classes))
+    new, line = keep_hidden_width(edited("GELAN with P2", nc=3), source)
+    assert_says(line, "old.pt", f"class towers stay {width}", 32, "3 classes", "first level")
+    assert new.config["head"][-1][3] == ["nc", {"class_width": width}]
+    report = transfer(new, source)
+    assert counts(report)[DIFFERENT] == (6 if classes == 80 else 0)
+    assert_says(report.levels, "new", "stride 4")
+
+
+def test_every_width_is_kept_branch_by_branch() -> None:
+    """Two branches of other widths lose their first level; every tower but its stays as it was."""
+    config = tiny_segment_config(2, nc=3, width=8, num_masks=4)
+    widths = {2: 16, 3: 288, 4: 288}
+    for row, wide in widths.items():
+        config["backbone"][row][3][0] = wide
+    config["backbone"] += [[place, 1, "Conv", [channels, 1]] for place, channels in ((2, 32), (3, 352), (4, 352))]
+    config["head"] = [[[5, 6, 7, 2, 3, 4, 1, 1], 1, "DualDSegment", ["nc", 4, 8]]]
+    old = Model(config)
+    new = Model(config | {"head": [[[6, 7, 3, 4, 1, 1], 1, "DualDSegment", ["nc", 4, 8]]]})
+    source = source_of(old)
+    kept, line = keep_hidden_width(new, source)
+    assert kept.config["head"][-1][3][-1] == {
+        "class_width": [32, 16],
+        "box_width": 64,
+        "mask_width": [8, 4],
+    }
+    assert_says(line, "class towers stay 32, 16", "box towers stay 64", "88, 72", "mask towers stay 8, 4")
+    report = transfer(kept, source)
+    assert (report.coverage, counts(report)[DIFFERENT]) == (1.0, 0)
+    lead = kept.deploy(fold=False)
+    assert lead.config["head"][-1][2] == "DSegment"
+    assert {name: value.shape for name, value in Model(lead.config).state_dict().items()} == {
+        name: value.shape for name, value in lead.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("setting", ["class_width", "box_width"])
+def test_a_width_that_the_row_gives_is_not_changed(setting: str) -> None:
+    config = tiny_config(nc=3)
+    config["head"][0][3] = ["nc", {setting: 96}]
+    asked = Model(config)
+    kept, _ = keep_hidden_width(asked, source_of(tiny_model(nc=80)))
+    assert kept.config["head"][-1][3][-1][setting] == 96
+
+
+def test_levels_in_another_order_are_refused() -> None:
+    config = tiny_config()
+    config["head"][0][0] = [4, 3, 2]
+    with pytest.raises(ModelConfigError) as caught:
+        Model(config)
+    assert_says(caught.value, "32, 16, 8", "ascending")
+
+
+def test_a_file_that_does_not_say_its_strides() -> None:
+    """Levels of equal channels are those of published networks; a line says that this is assumed."""
+    config = tiny_config()
+    config["backbone"].insert(2, [-1, 1, "Conv", [8, 3, 1]])
+    finer = Model(config | {"head": [[[2, 3, 4, 5], 1, "DDetect", ["nc"]]]})
+    old = randomise(tiny_model())
+    report = transfer(finer, source_of(old, config=False))
+    assert finer.stride == [4, 8, 16, 32]
+    assert_says(report.levels, "channels", "new", "stride 4")
+    assert torch.equal(finer.head.lead.box[1][0].conv.weight, old.head.lead.box[0][0].conv.weight)
+    back = transfer(old, source_of(finer, config=False))
+    assert_says(back.levels, "left out", "number 3")
+    known = transfer(old, source_of(finer, config=False, stride=[4, 8, 16, 32]))
+    assert_says(known.levels, "left out", "stride 4")
 
 
 # --- messages and reports
