@@ -16,6 +16,7 @@ import yaml
 from data.images.paths import exists, missing_home, named_path, printable, spellings, suffix_of
 from data.images.pixels import PixelRange, parse_pixel_range
 from data.labels.coco_json import read_categories
+from data.labels.yolo_rows import Keypoints, parse_keypoints
 from data.shapes import draw_if_needed
 from utils.errors import DataError, did_you_mean
 from utils.files import find_shipped, read_yaml
@@ -26,10 +27,10 @@ INERT_KEYS = ("download", "roboflow")
 """Notes about the origin of the files, which are common enough to be passed over in silence."""
 UNUSED_KEYS = (
     *("author", "colors", "colours", "date", "description", "info", "is_coco", "license", "licence", "task", "url"),
-    *("flip_idx", "kpt_names", "kpt_shape", "skeleton", "version"),
+    *("flip_idx", "kpt_names", "skeleton", "version"),
 )
 """Keys of other programs' data yamls that change nothing here; one line names them."""
-OWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "channels", "pixel_range", "shapes")
+OWN_KEYS = ("path", *SPLITS, "names", "nc", "images", "channels", "pixel_range", "kpt_shape", "shapes")
 KNOWN_KEYS = (*OWN_KEYS, *INERT_KEYS, *UNUSED_KEYS)
 OTHER_NAMES = {
     "path": ("base", "base_path", "data_dir", "data_path", "dataset", "dataset_path", "dir", "folder", "root"),
@@ -76,6 +77,7 @@ class DataConfig:
         written: text of the yaml for a source that was not found.
         notes: lines to print: keys that are not used, and files that were not found at the first place.
         pixel_range: values that become 0 and 255 in images of more than 8 bits, if the yaml gives them.
+        keypoints: key points after the box of each label row, if the yaml states them (`kpt_shape`).
     """
 
     path: Path
@@ -86,6 +88,7 @@ class DataConfig:
     written: dict[Path, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     pixel_range: PixelRange | None = None
+    keypoints: Keypoints | None = None
 
     @property
     def kind(self) -> str:
@@ -157,7 +160,9 @@ def load_data_config(path: str | Path) -> DataConfig:
     notes = (*search.notes, *unused_line)
     given = content.get("pixel_range")
     pixel_range = None if given is None else parse_pixel_range(given, f"{path}: pixel_range")
-    return DataConfig(path, root, splits, names, image_dirs, search.written, notes, pixel_range)
+    shape = content.get("kpt_shape")
+    keypoints = None if shape is None else parse_keypoints(shape, f"{path}: kpt_shape")
+    return DataConfig(path, root, splits, names, image_dirs, search.written, notes, pixel_range, keypoints)
 
 
 def print_notes(config: DataConfig) -> None:

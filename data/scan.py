@@ -20,6 +20,7 @@ from data.labels.annotation import IMAGE, PROBLEM_TITLES, Annotation, Id, Object
 from data.labels.cache import Entry, Job, cache_places, file_id, load_entries, save_entries, stamp
 from data.labels.coco_categories import merged_categories
 from data.labels.coco_json import CocoImage, fit_to_image, read_coco_file
+from data.labels.yolo_rows import Keypoints, corners_note, keypoint_outlines
 from data.labels.yolo_txt import label_path, read_label_file
 from utils.errors import DataError
 from utils.wording import listed
@@ -168,23 +169,34 @@ def _read_yolo(config: DataConfig, source: Path, report: ScanReport) -> list[Ent
     images, num_classes = found.images, len(config.names)
 
     def read(position: int) -> Entry:
-        return _yolo_entry(images[position], num_classes)
+        return _yolo_entry(images[position], num_classes, config.keypoints)
 
-    entries = _cached(images, found.labels, read, found.beside, f"yolo {num_classes}", report)
+    key = f"yolo {num_classes}" + (f" {config.keypoints}" if config.keypoints else "")
+    entries = _cached(images, found.labels, read, found.beside, key, report)
+    read_ones = [one.annotation for one in entries if one.annotation is not None]
+    if config.keypoints is None and (reason := keypoint_outlines(read_ones)):
+        raise DataError(f"{source}: {reason}")
+    if note := corners_note(read_ones):
+        report.notes.append(f"{source}: {note}")
+    if config.keypoints and config.keypoints.columns:
+        report.notes.append(
+            f"{source}: rows of {config.keypoints.columns} columns are boxes with {config.keypoints.number} key "
+            "points (kpt_shape): the boxes are read, the key points are left out"
+        )
     folders = {found.beside} if found.beside != source else {label.parent for label in found.labels}
     report.sources.append(f"{source}: {len(images)} images, labels in {listed(sorted(folders), 3)}")
     report.notes += found.notes
     return _usable(entries, report)
 
 
-def _yolo_entry(image: Path, num_classes: int) -> Entry:
+def _yolo_entry(image: Path, num_classes: int, keypoints: Keypoints | None) -> Entry:
     examined = _examine(image)
     if isinstance(examined, Problem):
         return Entry(None, [examined], False)
     file_hw, deep = examined
     label = label_path(image)
     try:
-        objects = read_label_file(label, num_classes, file_hw)
+        objects = read_label_file(label, num_classes, file_hw, keypoints)
     except FileNotFoundError:
         if not label.is_symlink():
             return Entry(Objects().annotation(image, file_hw), [], False, deep=deep)

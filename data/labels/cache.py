@@ -19,7 +19,7 @@ from data.images.pixels import DeepImage
 from data.labels.annotation import Annotation, Problem
 from utils.files import atomic_write
 
-VERSION = 4
+VERSION = 5
 SUFFIX = ".cache.npz"
 FileStamp = tuple[int, int, int, int]
 """Size, mtime_ns, ctime_ns and inode of the file that a path leads to."""

@@ -1,12 +1,13 @@
 """YOLO label files: one object per row, `class cx cy w h` or `class x1 y1 x2 y2 …`, divided by the image's size."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from data.labels.annotation import DUPLICATE, MIN_OUTLINE_AREA, OUTLINE, ROW, Objects, Polygon, Problem, outline_area
+from data.labels.yolo_rows import Keypoints, foreign_kind
 from utils.errors import DataError
 from utils.geometry.outlines import outline_norm
 from utils.geometry.region import Region
@@ -26,7 +27,9 @@ def label_path(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> Objects:
+def read_label_file(
+    path: Path, num_classes: int, file_hw: tuple[int, int], keypoints: Keypoints | None = None
+) -> Objects:
     """Parse a label file row by row; skip and report bad rows.
 
     A row is skipped where
@@ -38,18 +41,20 @@ def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> O
 
     Args:
         file_hw: height and width of the image, in pixels.
+        keypoints: the key points after the boxes, if the data set states them; they are left out.
     Raises:
-        DataError: a class index is not below `num_classes`.
+        DataError: a class index is not below `num_classes`, or most rows are of another kind (`foreign_kind`).
         OSError: the file is missing or cannot be read.
     """
     objects, seen = Objects(), set()
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
+    stated = keypoints.columns if keypoints else 0
+    rows = _rows(path, stated)
+    if any(len(words) != BOX_COLUMNS for words in rows.values()):
+        _refuse_other_kinds(path, rows, keypoints)
+    for number, words in rows.items():
         where = f"{path}:{number}"
         try:
-            values = _numbers(words)
+            values = _numbers(words, stated)
         except ValueError as error:
             objects.problems.append(Problem(ROW, where, str(error)))
             continue
@@ -63,12 +68,37 @@ def read_label_file(path: Path, num_classes: int, file_hw: tuple[int, int]) -> O
             continue
         seen.add(values)
         _add_row(objects, values, file_hw, where)
+    bad = [problem for problem in objects.problems if problem.kind == ROW]
+    if 2 * len(bad) > len(rows):
+        _refuse_other_kinds(path, rows, keypoints)
+        if stated:
+            raise DataError(f"{bad[0]}; {len(bad)} of {len(rows)} rows do not fit")
     return objects
 
 
-def _numbers(words: list[str]) -> tuple[float, ...]:
-    """Return the numbers of a row, the class first; coordinates within TOLERANCE of [0, 1] are moved into it."""
+def _rows(path: Path, keypoint_columns: int) -> dict[int, list[str]]:
+    """Return the words of each row that is not blank, by line number; rows with key points without these."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    rows = {number: words for number, line in enumerate(lines, 1) if (words := line.split())}
+    return {number: words[:BOX_COLUMNS] if len(words) == keypoint_columns else words for number, words in rows.items()}
+
+
+def _refuse_other_kinds(path: Path, rows: Mapping[int, list[str]], keypoints: Keypoints | None) -> None:
+    if found := foreign_kind(list(rows.values()), keypoints):
+        raise DataError(f"{path}: {found}")
+
+
+def _numbers(words: list[str], keypoint_columns: int = 0) -> tuple[float, ...]:
+    """Return the numbers of a row, the class first; coordinates within TOLERANCE of [0, 1] are moved into it.
+
+    Args:
+        keypoint_columns: columns of rows with key points, of which the box is left here; 0 where outlines are allowed.
+    Raises:
+        ValueError: says what is wrong.
+    """
     columns = len(words)
+    if keypoint_columns and columns != BOX_COLUMNS:
+        raise ValueError(f"{columns} columns: expected 5 (a box) or {keypoint_columns} (with key points, kpt_shape)")
     if columns < BOX_COLUMNS or (columns > BOX_COLUMNS and (columns % 2 == 0 or columns < 7)):
         raise ValueError(
             f"{columns} columns: expected 5 (class cx cy w h) or an odd number from 7 (class x1 y1 x2 y2 x3 y3 …)"

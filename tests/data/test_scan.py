@@ -477,6 +477,41 @@ def test_category_ids_of_two_coco_files_are_joined(tmp_path: Path, write_image: 
     assert [annotation.classes.tolist() for annotation in annotations] == [[0], [1]]
 
 
+POSE = "0 0.31 0.38 0.31 0.42 0.2 0.2 0.42 0.2 0.42 0.55 0.2 0.55 0.31 0.3 0.25 0.4 0.38 0.4 0.31 0.5\n"
+
+
+def test_key_points_are_refused_by_the_split_or_their_boxes_are_read(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "images" / f"{name}.jpg")
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{name}.txt").write_text(POSE)
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(DataError) as caught:
+            load_annotations(config(tmp_path, "images"), "train")
+        assert_says(caught.value, tmp_path / "images", 2, "kpt_shape: [8, 2]")
+    (tmp_path / "set.yaml").write_text("train: images\nnames: [cat, dog]\nkpt_shape: [8, 2]\n")
+    annotations, report = load_annotations(load_data_config(tmp_path / "set.yaml"), "train")
+    assert [one.polygons for one in annotations] == [[[]], [[]]]
+    np.testing.assert_allclose(annotations[0].boxes_xyxy, [(9.3, 6.8, 27.9, 23.6)], atol=1e-3)
+    (note,) = report.notes
+    assert_says(note, 21, 8, "kpt_shape")
+    (tmp_path / "set.yaml").write_text("train: images\nnames: [cat, dog]\nkpt_shape: [0, 2]\n")
+    annotations, report = load_annotations(load_data_config(tmp_path / "set.yaml"), "train")
+    assert [len(one.polygons[0][0]) for one in annotations] == [10, 10]
+
+
+def test_rotated_boxes_are_read_as_their_corners(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("1 0.2 0.3 0.5 0.2 0.6 0.5 0.3 0.6\n")
+    annotations, report = load_annotations(config(tmp_path, "images"), "train")
+    np.testing.assert_allclose(annotations[0].boxes_xyxy, [(12, 8, 36, 24)], atol=1e-3)
+    (note,) = report.notes
+    assert_says(note, 1, "four corners")
+
+
 def test_report_text(capsys: pytest.CaptureFixture[str]) -> None:
     problems = [Problem(ROW, f"a.txt:{line}", "4 columns") for line in (1, 2, 3)]
     report = ScanReport("val", images=2, backgrounds=1, objects=5, problems=problems, notes=["a note"])
