@@ -43,17 +43,20 @@ def fit_batches(options: TrainOptions, model: Model, frozen: Sequence[nn.Module]
         dataset.use_least_batch(images)
         print(
             f"train: {count} images in batches of {batch} leave one over: it joins the batch before, since "
-            f"{failure.row.where} ({failure.row.name}) needs more than one value per channel"
+            f"{needs(failure)}"
         )
         failure = first_failure(model, frozen, images, smallest_shapes(options, model, dataset))
     if failure is None:
         return model.multiple
     base = shapes_of(options, dataset)
-    if failure := first_failure(model, frozen, images, base):
-        raise SettingsError(f"{refused(options, images, failure)}: expected {remedy(options, model, frozen, count)}")
+    if refused := first_failure(model, frozen, images, base):
+        raise SettingsError(
+            f"--batch {batch} --img {options.img}: {needs(refused)}, and a batch of {images} gives one: "
+            f"expected {remedy(options, model, frozen, count)}"
+        )
     sides = range(model.multiple, max(map(max, base)) + 1, model.multiple)
     least = next(side for side in sides if first_failure(model, frozen, images, [(side, side)]) is None)
-    print(f"--multi-scale: no image is smaller than {least} x {least}, since the layers normalise over each batch")
+    print(f"--multi-scale: no image is smaller than {least} x {least}, since {needs(failure)}")
     return least
 
 
@@ -91,9 +94,9 @@ def first_failure(model: Model, frozen: Iterable[nn.Module], images: int, shapes
     return None
 
 
-def refused(options: TrainOptions, images: int, failure: RowError) -> str:
-    """Return what cannot be trained."""
-    return f"--batch {options.batch} --img {options.img}: {failure} (with a batch of {images})"
+def needs(failure: RowError) -> str:
+    """Return which layer needs more than one value per channel."""
+    return f"{failure.row.where}: {failure.row.name} normalises over more than one value per channel in training"
 
 
 def remedy(options: TrainOptions, model: Model, frozen: Sequence[nn.Module], count: int) -> str:
