@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import io
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,8 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 def run(main: Callable[[], object]) -> int:
     """Call `main` and return the exit status: 0 done, 2 the user's mistake, 130 interrupted, 1 anything else."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name that the terminal cannot show ends no run
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:

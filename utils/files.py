@@ -124,7 +124,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, content: object) -> None:
     """Replace `path` by `content` as JSON, atomically."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))  # for file names that are no Unicode
 
 
 def write_yaml(path: str | Path, content: object) -> None:

@@ -1,7 +1,9 @@
 """Exit statuses and their one message; options and their flags; the four commands."""
 
 import errno
+import io
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -92,6 +94,16 @@ def test_anything_else_is_shown_whole(capsys: pytest.CaptureFixture[str], error:
     said = capsys.readouterr().err
     assert said.startswith("Traceback (most recent call last):")
     assert "mine" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_names_that_the_terminal_cannot_show_end_no_run(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert cli.run(lambda: print("街 \udce4.jpg: 2 cats", flush=True)) == 0
+    shown = screen.buffer.getvalue().decode(encoding)
+    assert "\\udce4.jpg: 2 cats" in shown
+    assert ("街" in shown) == (encoding == "utf-8")
 
 
 def test_exits_pass_through() -> None:

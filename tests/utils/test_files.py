@@ -70,6 +70,12 @@ def test_text_formats(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_text() == 'x,y z\n1,"a,b"\n,2.5\n'
 
 
+def test_json_takes_file_names_that_are_no_unicode(tmp_path: Path) -> None:
+    names = ["\udce4.jpg", "ä 名.jpg", "\\udce4"]
+    files.write_json(tmp_path / "a.json", names)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == names
+
+
 def test_next_run_dir(tmp_path: Path) -> None:
     assert [files.next_run_dir(tmp_path / "runs", "exp").name for _ in range(3)] == ["exp", "exp2", "exp3"]
     assert files.next_run_dir(tmp_path / "runs", "exp", exist_ok=True).name == "exp"

@@ -1,4 +1,4 @@
-"""The folder of a detection run: it holds none of the pictures that are read, and no files of an earlier run."""
+"""The folder of a run: nothing that is read is written over, and no files of an earlier detection run stay in it."""
 
 import json
 import os
@@ -153,11 +153,31 @@ def endangered(source: Source, folder: Path, labels: bool) -> Iterator[Path]:
             file_identity(path) in recorded or any(file_identity(place) in written for place in places)
         ):
             yield path
-    kept = folders_below(folder / LABELS) if labels else set()
-    beside = [label_path(path) for path in source.files] if kept else []
+    beside = labels_among(source.files, folder) if labels else ()
     for path in (*beside, *([source.listing] if source.listing else [])):
-        if path.exists() and file_identity(path.parent) in kept and file_identity(path) not in recorded:
+        if file_identity(path.parent) in own and file_identity(path) not in recorded:
             yield path
+
+
+def labels_among(images: Iterable[Path], folder: Path) -> Iterator[Path]:
+    """Yield the label files of images that lie where a run in a folder writes its own."""
+    places = folders_below(folder / LABELS)
+    for path in map(label_path, images if places else ()):
+        if path.exists() and file_identity(path.parent) in places:
+            yield path
+
+
+def check_labels_are_apart(images: Iterable[Path], folder: Path) -> None:
+    """Check that a run writes over no label file of its images, before it measures anything.
+
+    Raises:
+        SettingsError: a label file lies where the run in this folder writes its own.
+    """
+    for path in labels_among(images, folder):
+        raise SettingsError(
+            f"--save-txt: {folder} holds {path}, a label file of the data set: expected a folder apart from the data "
+            "set, so that nothing is written over; choose another --project"
+        )
 
 
 def folders_below(folder: Path) -> set[Identity]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from utils.inference.exported import ExportedNetwork
 from utils.inference.network import load_network, network_precision
 from utils.losses.detection import build_loss
 from utils.precision import AMP_CHOICES, worker_count
+from utils.runs.run_folder import check_labels_are_apart
 from utils.runs.val_files import compare_with_coco, print_table, traceable_names, write_labels, write_metrics
 from utils.wording import listed
 
@@ -104,6 +106,8 @@ def validate(options: ValOptions) -> EvalResult:
         f"{precision.describe()}; {options.weights}: {describe_form(network, options.deploy)}; "
         f"{describe_images(dataset, size_hw)}"
     )
+    if options.save_txt and options.exist_ok:
+        check_labels_are_apart((one.path for one in dataset.annotations), Path(options.project) / options.name)
     folder = next_run_dir(options.project, options.name, options.exist_ok)
     result = evaluate(
         network,

@@ -110,6 +110,16 @@ def test_everything_is_written(weights: Path, data: Path, tmp_path: Path, capsys
     assert len(list(folder.glob("*.png"))) == 9
 
 
+def test_labels_of_the_data_set_are_not_written_over(weights: Path, data: Path, tmp_path: Path):
+    (tmp_path / "alias").symlink_to(data.parent)
+    before = {path: path.read_bytes() for path in (data.parent / "labels").iterdir()}
+    for folder in (data.parent, tmp_path / "alias"):
+        with pytest.raises(SettingsError) as caught:
+            validate(settings(weights, data, folder, name=".", exist_ok=True, save_txt=True))
+        assert_says(caught.value, "--save-txt", folder, "--project")
+    assert {path: path.read_bytes() for path in (data.parent / "labels").iterdir()} == before
+
+
 def test_full_and_deployed_network_agree(weights: Path, data: Path, tmp_path: Path):
     deployed, full = (validate(settings(weights, data, tmp_path, deploy=choice)) for choice in (True, False))
     assert deployed.metrics.map == pytest.approx(full.metrics.map, abs=1e-3)
