@@ -342,7 +342,8 @@ def load(
 ) -> Any:
     """Return a predictor from weights or an exported file.
 
-    Call the predictor with a path, an array (H, W, 3) RGB, or a list of them.
+    Call the predictor with a path, an array in the order RGB, a Pillow image, the content of a file, or a list of
+    these; docs/detect.md lists what is taken.
 
     Args:
         plugins: Python files with your own layers of the network; they are run (docs/plugins.md).

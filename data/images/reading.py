@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images.pixels import DeepImage, PixelRange, deep_image, to_8_bit
+from data.images.pixels import FULL_RANGE, DeepImage, PixelRange, deep_image, describe_scaling, to_8_bit
 from utils.errors import DataError
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
@@ -49,6 +49,45 @@ def read_image(path: str | Path, pixel_range: PixelRange | None = None) -> NDArr
         raise DataError(f"{path}: {error}") from error
 
 
+class ImageReader:
+    """Reads images for prediction: deep ones are scaled by one range, and are counted for one line.
+
+    Args:
+        pixel_range: the values that become 0 and 255, for images of more than 8 bits; None takes 0 to 65535 for uint16,
+            and refuses other types.
+        origin: who gives the range, for the line.
+    """
+
+    def __init__(self, pixel_range: PixelRange | None = None, origin: str = "") -> None:
+        self.pixel_range, self.origin = pixel_range, origin
+        self.count = 0
+        self.deep: list[DeepImage] = []
+
+    def read(self, path: str | Path) -> NDArray[np.uint8]:
+        """Read a file as `read_image` does."""
+        try:
+            return self.scale(decode(_read_bytes(path)), path)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def scale(self, pixels: NDArray[Any], name: str | Path) -> NDArray[np.uint8]:
+        """Return (H, W, 3) pixels of any number type as uint8.
+
+        Raises:
+            DataError: see `to_8_bit`.
+        """
+        deep, scaled = deep_image(name, pixels), to_8_bit(pixels, self.pixel_range)
+        self.count += 1
+        self.deep += [deep] if deep else []
+        return scaled
+
+    def describe(self) -> str | None:
+        """Return a line about the deep images that were read, or None."""
+        if not self.deep:
+            return None
+        return describe_scaling(self.deep, self.count, self.pixel_range or FULL_RANGE, self.origin)
+
+
 def inspect_image(path: str | Path) -> tuple[int, int]:
     """Decode a whole image; return the (height, width) of `read_image`'s result.
 
@@ -76,6 +115,8 @@ def _read_bytes(path: str | Path) -> bytes:
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a zero byte in the path
+        raise DataError(f"cannot be read: {error}") from error
     if not content:
         raise DataError("empty file")
     return content

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.images.finding import IMAGE_SUFFIXES, image_format, read_folder
 from data.images.paths import find_listed, list_folders, named_path, read_list, readings
-from data.images.reading import read_image
+from data.images.reading import ImageReader
 from utils.errors import DataError
 
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
@@ -98,12 +98,14 @@ class Source:
         folders: the folders that were read for files, with their subfolders.
         listing: the .txt list that names the files; None for another source.
         skipped: (path, reason) of each file or folder that cannot be used; grows while frames are read.
+        reader: reads the images; set it before the first frame to scale deep images by another range.
     """
 
     def __init__(self, name: str, found: Found, camera: int | None = None, vid_stride: int = 1) -> None:
         self.name = name
         self.camera = camera
         self.vid_stride = vid_stride
+        self.reader = ImageReader()
         self.folders, self.listing = found.folders, found.listing
         self.skipped: list[tuple[str, str]] = list(found.skipped)
         self.files: list[Path] = []
@@ -126,7 +128,7 @@ class Source:
                 yield from self._stream(path, str(path))
                 continue
             try:
-                image = read_image(path)
+                image = self.reader.read(path)
             except DataError as error:
                 self.skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
                 continue

@@ -38,6 +38,19 @@ def load_network(
     return model
 
 
+def check_channels(channels: int, where: str) -> None:
+    """Refuse a network that does not take RGB images, which are all that is read here.
+
+    Args:
+        channels: the channels of its images.
+        where: the network, for the message.
+    Raises:
+        SettingsError: `channels` is not 3.
+    """
+    if channels != 3:
+        raise SettingsError(f"{where}: takes images of {channels} channels: expected 3, since images are read as RGB")
+
+
 def trained_size(training: Mapping[str, Any]) -> int | None:
     """Return the image size in a file's training arguments (ours, YOLOv9's or Ultralytics'), or None."""
     for key, name in (("options", "img"), ("opt", "imgsz"), ("train_args", "imgsz")):

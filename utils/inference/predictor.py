@@ -4,6 +4,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.augment.transforms import letterbox
-from data.images.reading import read_image
+from data.images.pixels import PixelRange, parse_pixel_range
+from data.images.reading import ImageReader
 from models.yolo import Model
 from utils.errors import DataError, SettingsError
 from utils.geometry.masks import as_array, instance_regions
@@ -21,14 +23,23 @@ from utils.geometry.placement import Placement, unletterbox
 from utils.image_size import choose_image_size
 from utils.inference.class_choice import CONFIDENCE, Thresholds, class_numbers, class_thresholds
 from utils.inference.exported import ExportedNetwork
+from utils.inference.inputs import read_inputs
+from utils.inference.network import check_channels
 from utils.inference.results import Results
 from utils.precision import Precision, choose_precision
 
-Image = str | Path | NDArray[np.uint8]
+FULL_16_BIT = "since neither the weights nor pixel_range (--pixel-range) give a range"
+
+
+def image_reader(given: Sequence[float | str] | None, trained: PixelRange | None) -> ImageReader:
+    """Return a reader that scales deep images by the range that the user gave, or by that of the training."""
+    if given is not None:
+        return ImageReader(parse_pixel_range(given, "pixel_range (--pixel-range)"), "as pixel_range says")
+    return ImageReader(trained, "as in training" if trained else FULL_16_BIT)
 
 
 class Predictor:
-    """Detect objects in images: call it with a path, an array (H, W, 3) uint8 RGB, or a list of these.
+    """Detect objects in images: call it with one image or several; docs/detect.md lists what is taken as an image.
 
     Args:
         model: a network from `utils.inference.network.load_network`; it is not changed.
@@ -44,9 +55,12 @@ class Predictor:
         rect: pad images only to multiples of the stride; False, and a static exported file: to the whole size.
         retina_masks: compute masks at the image's resolution, not the network's (utils/geometry/masks.py).
         batch: images that the network gets at once, if they have the same size after letterboxing.
+        pixel_range: the values that become black and white in images of another type than uint8; None takes the range
+            that the network was trained with, or else 0 to 65535 for uint16 and none for other types.
 
     Raises:
         SettingsError: a value is out of range, or a class is unknown.
+        DataError: `pixel_range` is no pair of numbers.
     """
 
     def __init__(
@@ -62,14 +76,14 @@ class Predictor:
         rect: bool = True,
         retina_masks: bool = False,
         batch: int = 1,
+        pixel_range: Sequence[float | str] | None = None,
     ) -> None:
         if not 0 <= iou_thres <= 1:
             raise SettingsError(f"--iou-thres {iou_thres}: expected a number from 0 to 1")
         for flag, number in (("--max-det", max_det), ("--batch", batch)):
             if number < 1:
                 raise SettingsError(f"{flag} {number}: expected 1 or more")
-        if model.channels != 3:
-            raise SettingsError(f"network of {model.channels} channels: expected 3 (RGB) for prediction from images")
+        check_channels(model.channels, "the network")
         self.names = list(model.names)
         self.nc = model.nc
         self.multiple = model.multiple
@@ -79,29 +93,29 @@ class Predictor:
         self.conf_thres = class_thresholds(conf_thres, self.names)
         self.iou_thres, self.max_det, self.agnostic, self.batch = iou_thres, max_det, agnostic, batch
         self.classes = class_numbers(classes, self.names)
+        self.reader = image_reader(pixel_range, model.pixel_range)
+        self.scaling_was_said = False
         self.precision = precision or choose_precision()
         self.net = self.precision.place_for_inference(model.deploy().eval())
         torchvision_nms(self.precision.device.type)  # imported now, so that the first image's time excludes the import
 
-    def __call__(self, images: Image | Sequence[Image]) -> list[Results]:
+    def __call__(self, images: object) -> list[Results]:
         """Return one `Results` for each image, in order.
 
+        The first image of more than 8 bits prints the range of values by which it is scaled.
+
+        Args:
+            images: one image, or any iterable of images; see `utils.inference.inputs.TAKEN`.
         Raises:
-            DataError: a file cannot be read, or an array is no (H, W, 3) uint8 image.
+            DataError: an image cannot be read, or something is no image.
         """
-        if isinstance(images, (str, Path, np.ndarray)):
-            images = [images]
         results: list[Results] = []
-        for start in range(0, len(images), self.batch):
-            paths, pixels = [], []
-            for index, image in enumerate(images[start : start + self.batch], start):
-                if isinstance(image, np.ndarray):
-                    paths.append(Path(f"image{index}"))
-                    pixels.append(image)
-                else:
-                    paths.append(Path(image))
-                    pixels.append(read_image(image))
-            results += self.predict_batch(pixels, paths)
+        inputs = read_inputs(images, self.reader)
+        while batch := list(islice(inputs, self.batch)):
+            if not self.scaling_was_said and (line := self.reader.describe()):
+                print(line)
+                self.scaling_was_said = True
+            results += self.predict_batch([pixels for pixels, _ in batch], [path for _, path in batch])
         return results
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Placement]:

@@ -21,7 +21,7 @@ class Results:
     """Detections of one image.
 
     Attributes:
-        path: the image file; `image0`, `image1`, … for arrays.
+        path: the image file; `image0`, `image1`, … for arrays and other images without one.
         image: (H, W, 3) uint8 RGB.
         boxes_xyxy: (n, 4) float32, pixels of `image`, most confident first.
         scores: (n,) float32 confidences in [0, 1].

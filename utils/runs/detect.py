@@ -88,6 +88,11 @@ class DetectOptions:
     hide_labels: bool = option(False, "draw boxes only")
     hide_conf: bool = option(False, "leave confidences out of the labels")
     vid_stride: int = option(1, "use every N-th frame of a video", metavar="N")
+    pixel_range: Sequence[str] | None = option(
+        None,
+        "values that become black and white in images of more than 8 bits; as in training if not given",
+        metavar="VALUE",
+    )
     plugin: list[str] = option([], **SHARED["plugin"])
     cfg: str | None = option(None, **SHARED["cfg"])
     patch: list[str] = option([], **SHARED["patch"])
@@ -120,6 +125,7 @@ def summarise(source: Source, writer: RunWriter, counts: Counter[str], speeds: l
             lines.append(f"{len(entries)} {title}:")
             lines += [f"  {entry}" for entry in entries[:MOST_LISTED]]
             lines += [f"  and {len(entries) - MOST_LISTED} more"] if len(entries) > MOST_LISTED else []
+    lines += [line] if (line := source.reader.describe()) else []
     lines.append(f"saved to {writer.folder}")
     return "\n".join(lines)
 
@@ -157,7 +163,9 @@ def detect(options: DetectOptions) -> Path:
         rect=options.rect,
         retina_masks=options.retina_masks,
         batch=options.batch,
+        pixel_range=options.pixel_range,
     )
+    source.reader = predictor.reader
     visualizer, explainer = layer_writers(model, predictor, options)
     print(f"{precision.describe()}; {predictor.nc} classes")
     writer = RunWriter(

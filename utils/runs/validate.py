@@ -24,7 +24,7 @@ from utils.files import next_run_dir
 from utils.image_size import choose_image_size
 from utils.inference.evaluate import EvalResult, evaluate
 from utils.inference.exported import ExportedNetwork
-from utils.inference.network import load_network, network_precision
+from utils.inference.network import check_channels, load_network, network_precision
 from utils.losses.detection import build_loss
 from utils.precision import AMP_CHOICES, worker_count
 from utils.runs.run_folder import check_labels_are_apart
@@ -95,6 +95,7 @@ def validate(options: ValOptions) -> EvalResult:
     network = load_network(options.weights, options.cfg, options.patch)
     print_plugins(network, plugins)
     precision = network_precision(network, options.device, options.amp)
+    check_channels(network.channels, options.weights)
     size_hw = choose_image_size(options.img, network)
     split = open_split(options, network, size_hw)
     dataset = split.dataset

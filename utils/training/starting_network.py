@@ -8,6 +8,7 @@ from utils.checkpoint.head_width import keep_hidden_width
 from utils.checkpoint.importing import build_model, print_notes
 from utils.checkpoint.transfer import Source, TransferReport, transfer
 from utils.errors import CheckpointError, SettingsError
+from utils.inference.network import check_channels
 from utils.training.options import TrainOptions
 from utils.weights.reading import Weights, of_own_network, read_weights
 
@@ -22,7 +23,8 @@ def starting_network(
         checkpoint: content of last.pt of a run that is resumed; its weights are not loaded here.
     Raises:
         CheckpointError: the class count differs from that of the resumed run, or too few of the weights fit.
-        SettingsError: neither a yaml nor weights that describe their network, or a folded network.
+        SettingsError: neither a yaml nor weights that describe their network, a folded network, or one that does not
+            take RGB images.
     """
     if checkpoint:
         assert options.resume is not None
@@ -45,6 +47,7 @@ def starting_network(
             f"{options.cfg or options.weights}: a folded network, its normalisations merged: "
             "expected an unfolded one for training"
         )
+    check_channels(model.channels, options.resume or options.cfg or options.weights)
     model.names = list(names)
     return model, report
 
@@ -84,6 +87,7 @@ def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tup
         model = build_model(weights, num_classes)
         if options.patch:
             model = Model(model.config, nc=num_classes, ch=model.channels, patches=options.patch)
+    check_channels(model.channels, options.cfg or options.weights)  # before weights are copied, which takes time
     source = Source.of(weights)
     if options.head_hidden == "keep":
         model, line = keep_hidden_width(model, source)

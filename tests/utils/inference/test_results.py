@@ -27,7 +27,7 @@ class FixedNetwork(nn.Module):
         super().__init__()
         self.rows = torch.tensor(rows)
         self.names, self.nc, self.stride, self.multiple = names, len(names), [8, 16, 32], 32
-        self.channels, self.trained_size, self.static_hw = 3, None, None
+        self.channels, self.trained_size, self.static_hw, self.pixel_range = 3, None, None, None
         self.seen: Tensor | None = None
 
     def deploy(self) -> nn.Module:
@@ -45,6 +45,13 @@ CPU = choose_precision("cpu", "off")
 def predictor(**settings: object) -> Predictor:
     """A predictor at 320 pixels whose network sees a 'cat' of 100 x 50 at (160, 80) and a weak 'dog'."""
     network = FixedNetwork([[160, 80, 100, 50, 0.9, 0.1], [40, 50, 20, 20, 0.05, 0.3]], ["cat", "dog"])
+    return Predictor(network, **({"image_size": 320, "precision": CPU} | settings))
+
+
+def trained_with(trained: tuple[float, float], **settings: object) -> Predictor:
+    """A predictor whose network was trained with a range of pixel values."""
+    network = FixedNetwork([[160, 80, 100, 50, 0.9]], ["cat"])
+    network.pixel_range = trained
     return Predictor(network, **({"image_size": 320, "precision": CPU} | settings))
 
 
@@ -91,10 +98,48 @@ def test_paths_arrays_and_lists(tmp_path: Path, write_image) -> None:
 @pytest.mark.parametrize(
     "array", [np.zeros((5, 6), np.uint8), np.zeros((5, 6, 3), np.float32), np.zeros((0, 6, 3), np.uint8)]
 )
-def test_arrays_of_another_kind_are_refused(array: np.ndarray) -> None:
+def test_the_network_gets_nothing_but_uint8_rgb(array: np.ndarray) -> None:
     with pytest.raises(DataError) as caught:
-        predictor()(array)
+        predictor().predict(array, Path("image0"))
     assert_says(caught.value, "image0", array.shape, array.dtype, "(height, width, 3) uint8")
+
+
+def test_anything_that_yields_images_is_taken(tmp_path: Path, write_image) -> None:
+    paths = [write_image(tmp_path / f"{number}.png", (40, 60)) for number in range(5)]
+    found = predictor(batch=2)
+    for images in (tuple(paths), iter(paths), (path for path in paths), map(str, paths), dict.fromkeys(paths).keys()):
+        assert [result.path for result in found(images)] == paths
+
+
+def test_deep_images_are_scaled_as_in_training_and_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.full((32, 32, 3), 2048, np.uint16)
+    found = trained_with((0.0, 4095.0))
+    assert np.unique(found(image)[0].image).tolist() == [128]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert_says(line, "uint16", "2048", "0 to 4095", "as in training")
+    found([image, image])
+    assert capsys.readouterr().out == ""
+    assert np.unique(trained_with((0.0, 4095.0), pixel_range=(0, 2048))(image)[0].image).tolist() == [255]
+
+
+def test_uint16_without_a_known_range_takes_16_bits_and_says_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert np.unique(predictor()(np.full((32, 32), 2570, np.uint16))[0].image).tolist() == [10]
+    assert_says(capsys.readouterr().out, "0 to 65535", "pixel_range", "--pixel-range")
+
+
+@pytest.mark.parametrize("given", [(1, 0), [1], "12", (0, "x")])
+def test_a_range_that_is_none_is_refused(given: object) -> None:
+    with pytest.raises(DataError) as caught:
+        predictor(pixel_range=given)
+    assert_says(caught.value, "pixel_range", "--pixel-range")
+
+
+def test_a_network_of_other_channels_is_refused() -> None:
+    network = FixedNetwork([[160, 80, 100, 50, 0.9]], ["cat"])
+    network.channels = 4
+    with pytest.raises(SettingsError) as caught:
+        Predictor(network, precision=CPU)
+    assert_says(caught.value, "4 channels", 3)
 
 
 def test_missing_file(tmp_path: Path) -> None:

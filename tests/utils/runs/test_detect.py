@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import detect
+from tests.deep_images import png, tiff
 from tests.saying import assert_says
 from utils import cli
 from utils.errors import DataError, SettingsError
@@ -25,7 +26,7 @@ class FixedNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.names, self.nc, self.stride, self.multiple = ["red/cell", "cat"], 2, [8, 16, 32], 32
-        self.channels, self.trained_size, self.static_hw = 3, None, None
+        self.channels, self.trained_size, self.static_hw, self.pixel_range = 3, None, None, None
         self.model = nn.ModuleList([nn.Conv2d(3, 2, 3)])
 
     def deploy(self) -> nn.Module:
@@ -331,3 +332,23 @@ def test_retired_flags_say_what_to_use(flag: str, capsys: pytest.CaptureFixture[
 def test_no_source_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(lambda: detect_run.detect(DetectOptions("w.pt", "nothing/here"))) == cli.EXIT_USER
     assert_says(capsys.readouterr().err, "nothing/here")
+
+
+def test_deep_images_are_scaled_by_one_range_and_said_once(
+    tmp_path: Path, run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        image = tmp_path / "in" / f"{number}.png"
+        image.parent.mkdir(exist_ok=True)
+        image.write_bytes(png(np.full((32, 32), 1000 * number, np.uint16)))
+    (tmp_path / "in" / "float.tif").write_bytes(tiff(np.zeros((32, 32), np.float32)))
+    run(tmp_path / "in", nosave=True)
+    said = capsys.readouterr().out
+    assert_says(said, "3 of 3 images", "0 to 2000", "0 to 65535", "--pixel-range")
+    assert_says(said, "1 skipped", "float.tif", "float32")
+    run(tmp_path / "in", nosave=True, pixel_range=["0", "1.5e3"])
+    said = capsys.readouterr().out
+    assert_says(said, "4 of 4 images", "0 to 1500", "1 of them")
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "in", pixel_range=["12"])
+    assert_says(caught.value, "--pixel-range", "12", "4095")

@@ -16,8 +16,9 @@ from data.config import load_data_config
 from data.loader import Loader
 from data.scan import load_annotations
 from models.plugins.loading import install_plugins
+from models.yolo import Model
 from tests.deep_images import png, ramp, write_data_yaml, write_split
-from tests.networks import tiny_model
+from tests.networks import tiny_config, tiny_model
 from tests.saying import assert_says
 from utils import cli
 from utils.drawing.draw import write_image
@@ -363,3 +364,12 @@ def test_deep_images_are_scaled_as_in_training(tmp_path: Path, capsys: pytest.Ca
         dataset = validate_run.open_split(settings(tmp_path / "w.pt", data, tmp_path), network, (64, 64)).dataset
         assert dataset.pixel_range == expected
     assert_says(capsys.readouterr().out, "0 to 3071", "0 to 16383", f"as {tmp_path / 'w.pt'} was trained")
+
+
+def test_a_network_for_other_images_than_rgb_is_refused(tmp_path: Path, data: Path) -> None:
+    model = Model(tiny_config(nc=2) | {"ch": 4})
+    save_checkpoint(tmp_path / "w.pt", {"network": network_entry(model), "model": model.state_dict()})
+    with pytest.raises(SettingsError) as caught:
+        validate(settings(tmp_path / "w.pt", data, tmp_path))
+    assert_says(caught.value, tmp_path / "w.pt", "4 channels", 3)
+    assert not (tmp_path / "exp").exists()

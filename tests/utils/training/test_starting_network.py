@@ -110,3 +110,29 @@ def test_other_classes_than_the_run_that_goes_on() -> None:
     checkpoint = {"network": network_entry(tiny_model(nc=2))}
     with pytest.raises(CheckpointError, match=r"last\.pt: trained on 2 classes, but d\.yaml has 3"):
         starting_network(TrainOptions(resume="last.pt", data="d.yaml"), NAMES, checkpoint)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("given", ["cfg", "weights", "weights and cfg"])
+def test_networks_for_other_images_than_rgb_are_refused(
+    tmp_path: Path, channels: int, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config() | {"ch": channels}
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(config))
+    model = Model(config)
+    save_checkpoint(tmp_path / "w.pt", {"network": network_entry(model), "model": model.state_dict()})
+    files = {"cfg": tmp_path / "net.yaml", "weights": tmp_path / "w.pt"}
+    with pytest.raises(SettingsError) as caught:
+        started(**{name: path for name, path in files.items() if name in given})
+    assert_says(caught.value, files["cfg" if "cfg" in given else "weights"], f"{channels} channels", 3)
+    assert capsys.readouterr().out == ""
+
+
+def test_weights_for_other_images_fill_all_but_the_first_layer(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Model(tiny_config(2) | {"ch": 4})
+    save_checkpoint(tmp_path / "4.pt", {"network": network_entry(model), "model": model.state_dict()})
+    _, report = started(cfg=files / "net.yaml", weights=tmp_path / "4.pt")
+    assert 0.9 < report.coverage < 1
+    assert_says(capsys.readouterr().out, "4.pt", "1 in layer 0", "inputs 3 here, 4 in the file")
