@@ -19,6 +19,11 @@ LEAST_MEAN = 1e-3
 """Lower bound of Wise-IoU's running mean."""
 
 
+def alone(value: Tensor) -> Tensor:
+    """Return the sum over the ranks in a process alone."""
+    return value
+
+
 @dataclass
 class Pairs:
     """Predicted boxes with their objects, and the terms that measures share; each is computed once, when it is used.
@@ -26,11 +31,13 @@ class Pairs:
     Args:
         predicted_xyxy, goal_xyxy: (P, 4) pixels.
         image_hw: height and width of the network's input, pixels.
+        summed: adds a tensor up over the ranks of a run; a measure with a state uses it, so that all ranks agree.
     """
 
     predicted_xyxy: Tensor
     goal_xyxy: Tensor
     image_hw: tuple[int, int]
+    summed: Callable[[Tensor], Tensor] = alone
 
     @cached_property
     def predicted_wh(self) -> Tensor:
@@ -244,9 +251,9 @@ class WiseIoU(Measure):
         """Move the running mean; a batch without positives or with values that are not finite leaves it."""
         missing = 1 - pairs.iou.detach()
         self.mean = self.mean.to(missing.device)
-        if len(missing):
-            moved = self.mean.lerp(missing.mean().to(self.mean.dtype), self.momentum)
-            self.mean = torch.where(moved.isfinite(), moved, self.mean)
+        total, count = pairs.summed(torch.stack((missing.sum(), missing.new_tensor(len(missing)))))
+        moved = self.mean.lerp((total / count).to(self.mean.dtype), self.momentum)
+        self.mean = torch.where(moved.isfinite(), moved, self.mean)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"mean": self.mean.cpu().clone()}

@@ -4,10 +4,11 @@ Box loss, class loss and assigner are chosen by name (utils/losses/settings.py).
 its own; auxiliary branches have the weight `aux`.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from utils.geometry.boxes import cxcywh_to_xyxy
 from utils.geometry.groups import rank_in_group
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.losses.assignment import Assigner, Assignment, Overlap, Scene
-from utils.losses.box import Pairs
+from utils.losses.box import Pairs, alone
 from utils.losses.mask import fitted_maps, mask_loss
 from utils.losses.settings import LossSettings, settle_loss
 
@@ -41,6 +42,20 @@ class DetectionLoss:
         assigner, self.assigner_measure = self.settings.assigner, self.settings.assigner_measure(self.box_loss)
         beside = {parameter: getattr(hyp, name) for parameter, name in assigner.part.beside.items()}
         self.assigner: Assigner = assigner.build(**beside)
+        self.ranks, self.summed = 1, alone
+
+    def across(self, ranks: int, summed: Callable[[Tensor], Tensor]) -> Self:
+        """Return this loss for one rank of several: it divides by what the positives of all ranks add up to.
+
+        The two share their state, such as the running mean of Wise-IoU.
+
+        Args:
+            ranks: number of ranks.
+            summed: adds a tensor up over the ranks.
+        """
+        shared = copy.copy(self)
+        shared.ranks, shared.summed = ranks, summed
+        return shared
 
     def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Score every branch of a network's raw outputs.
@@ -55,8 +70,17 @@ class DetectionLoss:
         items = self.branch(outputs["main"], batch, image_hw, lead=True)
         for aux in outputs["aux"]:
             items = items + self.hyp.aux * self.branch(aux, batch, image_hw)
-        total = items.sum() * self.maps_of(outputs["main"])[0].shape[0]
+        total = items.sum() * self.weight_of(self.maps_of(outputs["main"])[0].shape[0], items)
         return total, dict(zip(self.items, items.detach(), strict=True))
+
+    def weight_of(self, num_images: int, items: Tensor) -> Tensor | int:
+        """Return what the items are multiplied by: the images of all ranks, times the ranks if there are several.
+
+        The gradients of the ranks are averaged, so that the number of ranks cancels.
+        """
+        if self.ranks == 1:
+            return num_images
+        return self.summed(items.new_tensor(num_images)) * self.ranks
 
     def maps_of(self, output: Any) -> list[Tensor]:
         """Return the maps in a branch's output."""
@@ -80,7 +104,7 @@ class DetectionLoss:
             The items box, cls and dfl (3,), gains included, and the assignment.
         """
         with torch.autocast(maps[0].device.type, enabled=False):
-            flat = torch.cat([level.flatten(2).float() for level in maps], 2)  # (B, 64 + K, A)
+            flat = torch.cat([in_float32(level.flatten(2)) for level in maps], 2)  # (B, 64 + K, A)
             box_logits, class_logits = flat[:, : 4 * NUM_BINS], flat[:, 4 * NUM_BINS :]
             points, strides = anchor_points([(level.shape[2], level.shape[3]) for level in maps], self.stride, flat)
             targets = targets.to(flat.device)
@@ -97,14 +121,14 @@ class DetectionLoss:
                 target_xyxy=target_xyxy,
             )
             positives = self.assigner(scene, self.overlap_of(image_hw))
-            normalizer = positives.score.sum().clamp(min=1)
+            normalizer = self.summed(positives.score.sum()).clamp(min=1)
             positive_logits = class_logits[positives.image, target_class[positives.target], positives.anchor]
 
             side_logits = box_logits[positives.image, :, positives.anchor]  # (P, 64)
             goal_xyxy, cell = target_xyxy[positives.target], strides[positives.anchor]
             near = points[positives.anchor]
             predicted_xyxy = decode(side_logits.unsqueeze(2), near[:, None], cell[:, None]).squeeze(1)
-            pairs = Pairs(predicted_xyxy, goal_xyxy, image_hw)
+            pairs = Pairs(predicted_xyxy, goal_xyxy, image_hw, self.summed)
             cls = self.class_loss(class_logits, positive_logits, positives.score, pairs)
             box = (self.box_loss(pairs, learning=lead and predicted_xyxy.requires_grad) * positives.score).sum()
             dfl = (distribution_focal(side_logits, near, goal_xyxy, cell) * positives.score).sum()
@@ -148,13 +172,19 @@ class SegmentationLoss(DetectionLoss):
             outlined = batch["outlined"].to(device)[target]
             image, anchor, target = image[outlined], anchor[outlined], target[outlined]
         with torch.autocast(device.type, enabled=False):
-            prototypes = output["prototypes"].float()
+            prototypes = in_float32(output["prototypes"])
             maps = fitted_maps(batch["masks"].to(device), (prototypes.shape[2], prototypes.shape[3]))
-            coefficients = output["coefficients"][image, :, anchor].float()
+            coefficients = in_float32(output["coefficients"][image, :, anchor])
             number = rank_in_group(targets[:, 0].long())[target] + 1
             boxes_xyxy = cxcywh_to_xyxy(targets[target, 2:] * targets.new_tensor((image_hw[1], image_hw[0]) * 2))
-            mask = mask_loss(coefficients, prototypes, image, number, boxes_xyxy, maps, image_hw)
+            count = None if self.ranks == 1 else self.summed(number.new_tensor(len(number))).clamp(min=1)
+            mask = mask_loss(coefficients, prototypes, image, number, boxes_xyxy, maps, image_hw, count)
         return torch.cat((items, (self.hyp.mask * mask)[None]))
+
+
+def in_float32(values: Tensor) -> Tensor:
+    """Return 16-bit numbers in float32; float64 stays."""
+    return values if values.dtype is torch.float64 else values.float()
 
 
 def decode(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:

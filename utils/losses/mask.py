@@ -33,6 +33,7 @@ def mask_loss(
     boxes_xyxy: Tensor,
     maps: Tensor,
     image_hw: tuple[int, int],
+    count: Tensor | None = None,
 ) -> Tensor:
     """Average over positives the cross-entropy inside the object's box, divided by the box's area.
 
@@ -44,6 +45,7 @@ def mask_loss(
         boxes_xyxy: (P, 4) objects, pixels; in cells of the map, columns x1 <= x < x2 are inside, rows likewise.
         maps: (B, h, w) integer index maps.
         image_hw: height and width of the network's input, pixels.
+        count: number of positives of all ranks, at least 1; None for P.
     Returns:
         A scalar; without positives 0, with gradients of 0.
     """
@@ -51,7 +53,7 @@ def mask_loss(
     boxes_norm = boxes_xyxy / boxes_xyxy.new_tensor((image_hw[1], image_hw[0]) * 2)
     cells = boxes_norm * boxes_norm.new_tensor((width, height) * 2)
     share = (boxes_norm[:, 2:] - boxes_norm[:, :2]).prod(1).clamp(min=LEAST_SHARE)
-    weight = 1 / (share * height * width * max(len(image), 1))
+    weight = 1 / (share * height * width * (max(len(image), 1) if count is None else count))
     return _CroppedCrossEntropy.apply(coefficients, prototypes, image, number, cells, weight, maps)
 
 
