@@ -42,11 +42,15 @@ def batch_slices(count: int, size: int, least: int = 1) -> list[slice]:
 
 
 class ItemKey(NamedTuple):
-    """Key of an item: the image's index, the epoch (for its random changes), and whether mosaics are on."""
+    """Key of an item: the image's index, the epoch (for its random changes), and whether mosaics are on.
+
+    An image that does not `count` only keeps a rank without images of its own in step with the others.
+    """
 
     index: int  # type: ignore[assignment] # tuples have a method `index`
     epoch: int = 0
     mosaic: bool = True
+    counts: bool = True
 
 
 @dataclasses.dataclass(slots=True)

@@ -4,11 +4,12 @@ import functools
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.dataset import DetectionDataset, Item, ItemKey, batch_slices
@@ -17,14 +18,40 @@ from utils.errors import UserError
 Batch = dict[str, Any]
 
 
+class Share(NamedTuple):
+    """What one rank of several reads.
+
+    Attributes:
+        rank, ranks: number of the rank, from 0, and of ranks.
+        whole: whole batches, every `ranks`-th one, for evaluation; else a part of every batch, for training.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    whole: bool = False
+
+    def of(self, number: int, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return this rank's images of a batch; parts differ by at most one image."""
+        if self.whole:
+            return batch if number % self.ranks == self.rank else batch[:0]
+        return np.array_split(batch, self.ranks)[self.rank]
+
+
+ALONE = Share()
+
+
 class EpochBatches(Sampler[list[ItemKey]]):
     """The batches of one epoch; their order depends only on the seed and the epoch.
 
-    Rectangular batches keep their images; only the order of the batches is shuffled.
+    Rectangular batches keep their images; only the order of the batches is shuffled. Several ranks share the same
+    batches. A rank without an image of a training batch gets the batch's first one, which does not count.
     """
 
-    def __init__(self, dataset: DetectionDataset, batch_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, batch_size: int, shuffle: bool, seed: int, share: Share = ALONE
+    ) -> None:
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
+        self.share = share
         self.epoch, self.mosaic, self.start_batch = 0, True, 0
 
     def set_epoch(self, epoch: int, mosaic: bool = True, start_batch: int = 0) -> None:
@@ -32,7 +59,8 @@ class EpochBatches(Sampler[list[ItemKey]]):
         self.epoch, self.mosaic, self.start_batch = epoch, mosaic, start_batch
 
     def __len__(self) -> int:
-        return len(self._slices())
+        batches = len(self._slices())
+        return len(range(self.share.rank, batches, self.share.ranks)) if self.share.whole else batches
 
     def _slices(self) -> list[slice]:
         return batch_slices(len(self.dataset), self.batch_size, self.dataset.least_batch)
@@ -44,8 +72,12 @@ class EpochBatches(Sampler[list[ItemKey]]):
         batches = [order[part] for part in self._slices()]
         if self.shuffle and self.dataset.rect:
             batches = [batches[index] for index in rng.permutation(len(batches))]
-        for batch in batches[self.start_batch :]:
-            yield [ItemKey(int(index), self.epoch, self.mosaic) for index in batch]
+        for number, batch in enumerate(batches[self.start_batch :], self.start_batch):
+            own = self.share.of(number, batch)
+            if len(own) or not self.share.whole:
+                counts = len(own) > 0
+                keys = own if counts else batch[:1]
+                yield [ItemKey(int(index), self.epoch, self.mosaic, counts) for index in keys]
 
 
 class _Items(Dataset):
@@ -62,9 +94,10 @@ class _Items(Dataset):
 
     def __getitems__(self, keys: list[ItemKey]) -> Batch | UserError:
         try:
-            return collate([self.dataset[key] for key in keys], self.dataset)
+            batch = collate([self.dataset[key] for key in keys], self.dataset)
         except UserError as error:
             return error
+        return batch if keys[0].counts else without_objects(batch)
 
 
 def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
@@ -78,6 +111,7 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
         paths: image files.
         indices: positions in `dataset.annotations`.
         placements: placement of each image file in its letterboxed image; None for augmented images.
+        counts: True; False for a rank that stands in where a batch has fewer images than there are ranks.
     """
     counts = [len(item.targets) for item in items]
     row = np.repeat(np.arange(len(items), dtype=np.float32), counts)[:, None]
@@ -88,6 +122,7 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
         "paths": [str(annotation.path) for annotation in annotations],
         "indices": [item.index for item in items],
         "placements": [item.placement for item in items],
+        "counts": True,
     }
     if dataset.masks:
         masks = [item.masks for item in items if item.masks is not None]
@@ -95,6 +130,12 @@ def collate(items: list[Item], dataset: DetectionDataset) -> Batch:
         batch["masks"] = torch.from_numpy(np.stack(masks))
         batch["outlined"] = torch.from_numpy(np.concatenate([item.outlined for item in items]))
     return batch
+
+
+def without_objects(batch: Batch) -> Batch:
+    """Return a batch whose images do not count: without targets, and with `counts` False."""
+    rest = {name: batch[name][:0] for name in ("targets", "outlined") if name in batch}
+    return batch | rest | {"counts": False}
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -143,6 +184,11 @@ class Loader:
         """
         self.batches.set_epoch(epoch, mosaic, start_batch)
 
+    @property
+    def share(self) -> Share:
+        """What this rank of several reads."""
+        return self.batches.share
+
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch; `start_batch` does not count."""
         return len(self.batches)
@@ -161,6 +207,7 @@ def build_loader(
     shuffle: bool = False,
     seed: int = 0,
     on_worker_start: Callable[[], object] | None = None,
+    share: Share = ALONE,
 ) -> Loader:
     """Return a loader of `dataset`'s batches; see `collate` for their content.
 
@@ -169,6 +216,7 @@ def build_loader(
         workers: number of worker processes; 0 means this process.
         shuffle: draw a new order every epoch; else use the data set's order (by aspect ratio if it is rectangular).
         on_worker_start: function called once in each worker before it reads; must be picklable.
+        share: what this rank of several reads.
 
     Raises:
         DataError: while iterating, if an image cannot be read any more.
@@ -176,4 +224,4 @@ def build_loader(
     """
     if dataset.rect and batch_size != dataset.batch_size:
         raise ValueError(f"batch size {batch_size}: the rectangular data set was built for {dataset.batch_size}")
-    return Loader(dataset, EpochBatches(dataset, batch_size, shuffle, seed), workers, on_worker_start)
+    return Loader(dataset, EpochBatches(dataset, batch_size, shuffle, seed, share), workers, on_worker_start)

@@ -8,7 +8,7 @@ import torch
 
 from data.dataset import DetectionDataset
 from data.labels.annotation import Annotation
-from data.loader import build_loader
+from data.loader import Share, build_loader
 from utils.errors import DataError
 
 Build = Callable[..., DetectionDataset]
@@ -75,3 +75,30 @@ def test_every_worker_is_started_once(annotations: list[Annotation], build: Buil
 def test_batch_size_must_be_the_rectangles_own(annotations: list[Annotation], build: Build) -> None:
     with pytest.raises(ValueError, match=r"\b4\b.*\b3\b"):
         build_loader(build(annotations, rect=True, batch_size=3), 4)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_batches_of_one_process(annotations: list[Annotation], build: Build, ranks: int) -> None:
+    """The parts of a training batch, in the order of the ranks, are the batch; a rank without a part stands in."""
+    dataset = build(annotations)
+    whole = list(build_loader(dataset, 3, shuffle=True, seed=5))
+    shares = [list(build_loader(dataset, 3, shuffle=True, seed=5, share=Share(rank, ranks))) for rank in range(ranks)]
+    assert {len(batches) for batches in shares} == {len(whole)}
+    stand_ins = 0
+    for number, batch in enumerate(whole):
+        parts = [batches[number] for batches in shares]
+        counted = [part for part in parts if part["counts"]]
+        assert [index for part in counted for index in part["indices"]] == batch["indices"]
+        assert torch.equal(torch.cat([part["images"] for part in counted]), batch["images"])
+        assert sum(len(part["targets"]) for part in parts) == len(batch["targets"])
+        stand_ins += len(parts) - len(counted)
+    assert (stand_ins > 0) == (ranks > 3 or len(dataset) % 3 in (1,))
+
+
+def test_ranks_evaluate_whole_batches_each_once(annotations: list[Annotation], build: Build) -> None:
+    dataset = build(annotations)
+    whole = [batch["indices"] for batch in build_loader(dataset, 2)]
+    loaders = [build_loader(dataset, 2, share=Share(rank, 3, whole=True)) for rank in range(3)]
+    shares = [[batch["indices"] for batch in loader] for loader in loaders]
+    assert [len(loader) for loader in loaders] == [len(share) for share in shares]
+    assert sorted(batch for share in shares for batch in share) == sorted(whole)

@@ -28,6 +28,7 @@ from utils.metrics.confusion import ConfusionMatrix
 from utils.metrics.detection import DetectionMetrics, DetectionResult
 from utils.metrics.mask_overlap import mask_overlaps, truth_masks
 from utils.precision import Precision
+from utils.ranks import gathered
 
 NUM_PLOTTED_BATCHES = 3
 PLOT_CONF_THRES = 0.25
@@ -93,16 +94,17 @@ class LossMean:
 
     Args:
         class_order: as for `evaluate`.
+    Attributes:
+        parts: number of the batch in the data set, its images, and its items times its images.
     """
 
     def __init__(self, loss: Loss | None, class_order: NDArray[np.int64] | None = None) -> None:
         self.loss = loss
         self.network_class = None if class_order is None else torch.from_numpy(np.argsort(class_order))
-        self.sums: dict[str, Tensor] = {}
-        self.num_images = 0
+        self.parts: list[tuple[int, int, dict[str, Tensor]]] = []
 
-    def update(self, outputs: Any, batch: Batch) -> None:
-        """Add one batch."""
+    def update(self, outputs: Any, batch: Batch, number: int) -> None:
+        """Add one batch, the data set's `number`-th."""
         if self.loss is None:
             return
         if self.network_class is not None:
@@ -110,14 +112,17 @@ class LossMean:
             targets[:, 1] = self.network_class[targets[:, 1].long().cpu()].to(targets)
             batch = {**batch, "targets": targets}
         _, items = self.loss(outputs, batch)
-        num_images = len(batch["images"])
-        self.num_images += num_images
-        for name, value in items.items():
-            self.sums[name] = self.sums.get(name, 0) + value * num_images
+        images = len(batch["images"])
+        self.parts.append((number, images, {name: (value * images).cpu() for name, value in items.items()}))
 
     def compute(self) -> dict[str, float]:
         """Return the means by item name."""
-        return {name: float(total) / self.num_images for name, total in self.sums.items()}
+        sums: dict[str, Tensor] = {}
+        for _, _, items in sorted(self.parts, key=lambda part: part[0]):
+            for name, value in items.items():
+                sums[name] = sums[name] + value if name in sums else value
+        images = sum(part[1] for part in self.parts)
+        return {name: float(total) / images for name, total in sums.items()}
 
 
 def evaluate(
@@ -140,7 +145,8 @@ def evaluate(
     Args:
         model: network on the precision's device. Float32 parameters run under autocast where `precision` has a dtype;
             others run in their own dtype. Its training mode is restored at the end.
-        loader: batches of a data set without augmentation.
+        loader: batches of a data set without augmentation. Several ranks each read whole batches of their own, and
+            all of them return the result for all images.
         precision: device, dtype and memory layout of the run.
         conf_thres: confidence threshold; an anchor point gives one box for every class above it.
         iou_thres: IoU above which the less confident of two boxes of a class is dropped.
@@ -153,7 +159,7 @@ def evaluate(
         progress: show a progress bar.
     """
     torchvision_nms(precision.device.type)  # imported now, so that no stage's time includes the import
-    dataset = loader.dataset
+    dataset, share = loader.dataset, loader.share
     metrics, confusion = DetectionMetrics(max_det), ConfusionMatrix(len(dataset.names))
     stopwatch, losses = Stopwatch(precision.device), LossMean(loss, class_order)
     result = EvalResult(DetectionResult(), {}, {}, confusion.matrix)
@@ -166,7 +172,7 @@ def evaluate(
     with evaluation_mode(model), torch.inference_mode():
         for number, batch in enumerate(bar):
             prediction, outputs = _predict(model, batch["images"], precision, stopwatch, raw=loss is not None)
-            losses.update(outputs, batch)
+            losses.update(outputs, batch, number * share.ranks + share.rank)
             with stopwatch.stage("NMS"):
                 rows = non_max_suppression(
                     prediction[0], model.nc, conf_thres, iou_thres, max_det, agnostic=single_cls, multi_label=True
@@ -193,6 +199,8 @@ def evaluate(
                 _plot_batch(
                     number, batch, rows, dataset.names, plots_dir, prediction[1] if len(prediction) > 1 else None
                 )
+    if share.ranks > 1:
+        join_ranks(metrics, confusion, losses, masks, stopwatch, result)
     result.metrics, result.losses = metrics.compute(), losses.compute()
     result.masks = masks.metrics.compute() if masks is not None else None
     result.speed_ms = {
@@ -204,6 +212,29 @@ def evaluate(
             plot_curves(result.masks, dataset.names, plots_dir, "mask_")
         plot_confusion(confusion.matrix, dataset.names, plots_dir / "confusion_matrix.png")
     return result
+
+
+def join_ranks(
+    metrics: DetectionMetrics,
+    confusion: ConfusionMatrix,
+    losses: LossMean,
+    masks: "MaskEvaluation | None",
+    stopwatch: Stopwatch,
+    result: EvalResult,
+) -> None:
+    """Replace what this rank has found by what all ranks have found together; they have read different images."""
+    of_masks = masks.metrics.images if masks is not None else []
+    own = (metrics.images, of_masks, confusion.matrix, losses.parts, stopwatch.seconds)
+    found = gathered((*own, result.detections, result.segmentations))
+    metrics.images = [image for rank in found for image in rank[0]]
+    if masks is not None:
+        masks.metrics.images = [image for rank in found for image in rank[1]]
+    confusion.matrix[...] = np.sum([rank[2] for rank in found], axis=0)
+    losses.parts = [part for rank in found for part in rank[3]]
+    stopwatch.seconds = {stage: sum(rank[4].get(stage, 0.0) for rank in found) for stage in stopwatch.seconds}
+    for rank in found:
+        result.detections |= rank[5]
+        result.segmentations |= rank[6]
 
 
 def has_masks(model: nn.Module, annotations: Iterable[Annotation]) -> bool:

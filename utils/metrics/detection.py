@@ -179,7 +179,7 @@ class DetectionResult:
 
 
 @dataclass
-class _Image:
+class ImageMatches:
     """The detections of one image with their matches, and its truths."""
 
     key: Id
@@ -195,11 +195,13 @@ class DetectionMetrics:
 
     Args:
         max_det: most detections per class and image; the less confident ones are dropped (COCO's `maxDets`).
+    Attributes:
+        images: what was added, one entry an image, in any order.
     """
 
     def __init__(self, max_det: int = 300) -> None:
         self.max_det = max_det
-        self._images: list[_Image] = []
+        self.images: list[ImageMatches] = []
 
     def update(
         self,
@@ -228,12 +230,12 @@ class DetectionMetrics:
         overlaps = box_iou_crowd(detections[:, :4], boxes_xyxy, crowd) if overlaps is None else overlaps[order]
         overlaps = np.where(labels[:, None] == classes[None], overlaps, -1.0)
         matched, ignored = match_detections(overlaps, crowd)
-        key = len(self._images) if image_id is None else image_id
-        self._images.append(_Image(key, detections[:, 4], labels, matched, ignored, classes[~crowd]))
+        key = len(self.images) if image_id is None else image_id
+        self.images.append(ImageMatches(key, detections[:, 4], labels, matched, ignored, classes[~crowd]))
 
     def compute(self) -> DetectionResult:
         """Compute the metrics over all images so far; all are zero if no class has a truth."""
-        images = sorted(self._images, key=lambda image: image.key)
+        images = sorted(self.images, key=lambda image: image.key)
         result = DetectionResult(num_images=len(images))
         if not images:
             return result
@@ -247,7 +249,7 @@ class DetectionMetrics:
         return result
 
     @staticmethod
-    def _fill(result: DetectionResult, images: list[_Image]) -> None:
+    def _fill(result: DetectionResult, images: list[ImageMatches]) -> None:
         """Compute average precisions and curves class by class, then the means."""
         scores = np.concatenate([image.scores for image in images])
         labels = np.concatenate([image.labels for image in images])

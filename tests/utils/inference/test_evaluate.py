@@ -1,5 +1,6 @@
 """Evaluation with a network that knows the answer: boxes must find their way back to the original images."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from data.dataset import DetectionDataset
 from data.labels.annotation import Annotation
-from data.loader import Loader, build_loader
+from data.loader import Loader, Share, build_loader
 from utils.drawing.draw import write_image
-from utils.inference.evaluate import evaluate, evaluation_mode
+from utils.inference import evaluate as module
+from utils.inference.evaluate import EvalResult, evaluate, evaluation_mode
 from utils.precision import Precision
 
 CPU = Precision(torch.device("cpu"), None, False)
@@ -214,3 +216,54 @@ def test_masks_without_outlines_are_not_measured(tmp_path: Path):
     assert result.masks is None
     assert result.fitness == result.metrics.fitness
     assert result.segmentations == {}
+
+
+class Noisy(nn.Module):
+    """Answers with boxes that depend on the pixels only, so that every way to share the images gives the same."""
+
+    def __init__(self, nc: int = 3) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.nc = nc
+
+    def forward(self, images: Tensor, raw: bool = False) -> Any:
+        height, width = images.shape[2:]
+        rows = []
+        for image in images:
+            generator = torch.Generator().manual_seed(int(image.double().sum() * 1000))
+            boxes = torch.rand(4, 30, generator=generator) * torch.tensor(
+                [[width], [height], [width / 2], [height / 2]]
+            )
+            rows.append(torch.cat((boxes, torch.rand(self.nc, 30, generator=generator))))
+        answer = torch.stack(rows)
+        return (answer, {"main": [images], "aux": []}) if raw else answer
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_together_find_bit_for_bit_what_one_process_finds(tmp_path: Path, monkeypatch, ranks: int):
+    """Five images in batches of two: with four ranks one has no image at all."""
+    dataset = make_dataset(tmp_path, rect=True)
+
+    def loss(outputs: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        value = batch["images"].float().mean() / 7
+        return value, {"box": value, "cls": value * 3}
+
+    def run(share: Share) -> EvalResult:
+        loader = build_loader(dataset, 2, share=share)
+        return evaluate(Noisy(), loader, CPU, loss=loss, keep_detections=True, progress=False)
+
+    alone, given = run(Share()), []
+    monkeypatch.setattr(module, "gathered", lambda value: given.append(value) or [value])
+    for rank in range(ranks):
+        run(Share(rank, ranks, whole=True))
+    assert len(given) == ranks
+    monkeypatch.setattr(module, "gathered", lambda value: copy.deepcopy(given))
+    for rank in range(ranks):
+        found = run(Share(rank, ranks, whole=True))
+        assert found.metrics.num_images == 5, "each image once"
+        assert found.losses == alone.losses
+        assert np.array_equal(found.confusion, alone.confusion)
+        assert sorted(found.detections) == sorted(alone.detections) == [0, 1, 2, 3, 4]
+        assert 0 < alone.metrics.map50 < 1
+        for name, value in vars(alone.metrics).items():
+            assert np.array_equal(getattr(found.metrics, name), value), name
