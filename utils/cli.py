@@ -1,11 +1,14 @@
 """Command lines: flags derived from a dataclass, one message for each mistake, and exit statuses."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import errno
 import io
+import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
@@ -13,7 +16,8 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
-from utils.errors import SettingsError, TrainingStoppedError, UserError
+from utils.errors import SettingsError, SignalledError, TrainingStoppedError, UserError
+from utils.ranks import LostRankError
 from utils.wording import first_line
 
 SHARED: dict[str, dict[str, Any]] = {
@@ -69,7 +73,10 @@ DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """Dashes that text editors put in place of hyphens."""
 REQUIRED = dataclasses.MISSING
 """Default of an option that must be given."""
-EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_SIGNALLED = 0, 1, 2, 130, 143
+GRACE_SECONDS = 2
+"""How long a rank waits before it speaks of a mistake, since the first rank has mostly said the same; three times as
+long before it speaks of a lost rank, which has mostly said why. torchrun ends it meanwhile."""
 OUT_OF_MEMORY_TEXTS = (
     *("out of memory", "out of shared memory", "not enough memory", "insufficient memory", "can't allocate memory"),
     "killed by signal: killed",
@@ -80,25 +87,50 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def run(main: Callable[[], object]) -> int:
-    """Call `main` and return the exit status: 0 done, 2 the user's mistake, 130 interrupted, 1 anything else."""
+    """Call `main` and return the exit status.
+
+    It is 0 done, 2 the user's mistake, 130 interrupted, 143 told to stop by a signal, 1 anything else. Of several
+    ranks only the first prints to the standard output; an error names its rank.
+    """
+    rank = rank_in_environment()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name that the terminal cannot show ends no run
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except TrainingStoppedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except Exception as error:  # noqa: BLE001 the last resort: prints the whole traceback unless the cause is known
-        status, message = known_cause(error)
-        print(f"error: {message}" if message else traceback.format_exc().rstrip(), file=sys.stderr)
-        return status
+    with contextlib.ExitStack() as stack:
+        if rank:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        try:
+            main()
+        except KeyboardInterrupt:
+            say("interrupted", rank)
+            return EXIT_INTERRUPTED
+        except SignalledError as error:
+            say(str(error), rank)
+            return EXIT_SIGNALLED
+        except (UserError, TrainingStoppedError, LostRankError) as error:
+            if isinstance(error, LostRankError):
+                time.sleep(3 * GRACE_SECONDS)
+            elif rank:
+                time.sleep(GRACE_SECONDS)
+            say(f"error: {error}", rank)
+            return EXIT_USER if isinstance(error, UserError) else EXIT_FAILED
+        except Exception as error:  # noqa: BLE001 the last resort: prints the whole traceback unless the cause is known
+            status, message = known_cause(error)
+            say(f"error: {message}" if message else traceback.format_exc().rstrip(), rank)
+            return status
     return EXIT_DONE
+
+
+def rank_in_environment() -> int:
+    """Return the number that torchrun gave this process; 0 for a process alone, or where it is no number."""
+    text = os.environ.get("RANK", "0")
+    return int(text) if text.isdecimal() and "WORLD_SIZE" in os.environ else 0
+
+
+def say(message: str, rank: int) -> None:
+    """Print a message to the standard error; one of several ranks says which it is."""
+    several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+    print(f"rank {rank}: {message}" if several else message, file=sys.stderr, flush=True)
 
 
 def known_cause(error: Exception) -> tuple[int, str | None]:

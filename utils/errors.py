@@ -44,3 +44,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 class TrainingStoppedError(RuntimeError):
     """A training run that cannot continue, such as after a loss that is not finite; exit status 1."""
+
+
+class SignalledError(RuntimeError):
+    """A run that a signal told to stop, and that has saved what is done; exit status 143."""

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import SettingsError
+from utils.ranks import read_launch
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -79,18 +81,46 @@ class Precision:
         return f"{device}{threads}, {name}, {layout}"
 
 
+def device_of_rank(device: str, local_rank: int) -> str:
+    """Return the device of one of a machine's ranks: each takes one of the list, or the GPU of its own number.
+
+    Raises:
+        SettingsError: the list is too short.
+    """
+    listed = [part.strip() for part in device.split(",")]
+    if all(part.isdigit() for part in listed):
+        if local_rank >= len(listed):
+            raise SettingsError(
+                f"--device {device}: {len(listed)} devices for {local_rank + 1} or more processes: expected one for "
+                "each; leave --device out, or start fewer processes"
+            )
+        return listed[local_rank]
+    if device in ("", "cuda"):
+        return str(local_rank) if torch.cuda.is_available() else "cpu" if device == "" else device
+    return device
+
+
 def choose_device(device: str) -> torch.device:
     """Turn a --device flag ('', 'cpu', 'mps', '0', 'cuda:1') into a device that exists.
+
+    Under torchrun every process of a machine gets a GPU of its own: that of its local rank, or that of the list '0,1'.
 
     Raises:
         SettingsError: the device is unknown or not present.
     """
+    launched = read_launch()
+    if launched and device not in ("cpu", "mps"):
+        device = device_of_rank(device, launched.local_rank)
     if device == "":
         return torch.device(
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         )
     if "," in device:
-        raise SettingsError(f"--device {device}: one device was expected: training on several is not supported yet")
+        count = len(device.split(","))
+        raise SettingsError(
+            f"--device {device}: one device was expected; for {count} of them type: "
+            f"torchrun --standalone --nproc-per-node {count} {Path(sys.argv[0]).name} with the same flags"
+        )
     try:
         chosen = torch.device(f"cuda:{device}" if device.isdigit() else device)
     except RuntimeError as error:

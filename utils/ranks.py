@@ -70,6 +70,37 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
     return Launch(rank, size, local, int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")), identity)
 
 
+class LostRankError(RuntimeError):
+    """Another rank ended, or does not answer any more."""
+
+
+LOST_TEXTS = (
+    "connection closed",
+    "connection reset",
+    "broken pipe",
+    "timed out",
+    "timeout",
+    "gloo",
+    "nccl",
+    "tcpstore",
+)
+"""What torch's errors say when another rank is lost: they have no class of their own."""
+
+
+@contextlib.contextmanager
+def exchange() -> Iterator[None]:
+    """Turn torch's errors about a lost rank in the body into `LostRankError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if size() == 1 or not any(part in text for part in LOST_TEXTS):
+            raise
+        raise LostRankError(
+            f"another rank ended or does not answer; its own message says why ({text.strip().splitlines()[0][:160]})"
+        ) from error
+
+
 class _Ranks:
     """The ranks that this process has joined."""
 
@@ -128,13 +159,9 @@ def summed(value: Tensor) -> Tensor:
     if size() == 1:
         return value
     total = value.detach().clone()
-    dist.all_reduce(total)
+    with exchange():
+        dist.all_reduce(total)
     return total
-
-
-def largest(value: int) -> int:
-    """Return the largest of the ranks' numbers."""
-    return max(gathered(value))
 
 
 def gathered(value: Value) -> list[Value]:
@@ -142,7 +169,8 @@ def gathered(value: Value) -> list[Value]:
     if size() == 1:
         return [value]
     values: list[Any] = [None] * size()
-    dist.all_gather_object(values, value, group=_Ranks.patient)
+    with exchange():
+        dist.all_gather_object(values, value, group=_Ranks.patient)
     return values
 
 
@@ -151,7 +179,8 @@ def from_first(value: Value) -> Value:
     if size() == 1:
         return value
     values: list[Any] = [value if is_first() else None]
-    dist.broadcast_object_list(values, group=_Ranks.patient)
+    with exchange():
+        dist.broadcast_object_list(values, group=_Ranks.patient)
     return values[0]
 
 
@@ -170,5 +199,16 @@ def check_same(what: str, value: object, advice: str) -> None:
 def share_from_first(tensors: list[Tensor]) -> None:
     """Overwrite tensors by those of the first rank."""
     if size() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
+        with exchange():
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+
+@contextlib.contextmanager
+def first_goes_first() -> Iterator[None]:
+    """Run the body in the first rank, then in the others: it may write what they read."""
+    if not is_first():
+        from_first(None)
+    yield
+    if is_first():
+        from_first(None)
