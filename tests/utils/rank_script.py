@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 
@@ -35,7 +36,7 @@ def main() -> None:
             "first": ranks.from_first(f"of {launch.rank}"),
             "shared": shared.tolist(),
         }
-        print(json.dumps(found), file=sys.stderr, flush=True)
+        Path(sys.argv[2], f"{launch.rank}.json").write_text(json.dumps(found))
         print("printed by the first rank only", flush=True)
 
 
