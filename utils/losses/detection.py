@@ -62,7 +62,8 @@ class DetectionLoss:
 
         Args:
             outputs: {"main": output, "aux": [output, …]}; an output is the maps (B, 64 + K, h, w) of the levels.
-            batch: "targets" (N, 6), and "images" (B, ch, H, W) or "image_hw".
+            batch: "targets" (N, 6), and "images" (B, ch, H, W) or "image_hw"; "counts" False for images that do not
+                count.
         Returns:
             The batch size times the sum of the items, and the detached items; gains and weights are included.
         """
@@ -70,7 +71,10 @@ class DetectionLoss:
         items = self.branch(outputs["main"], batch, image_hw, lead=True)
         for aux in outputs["aux"]:
             items = items + self.hyp.aux * self.branch(aux, batch, image_hw)
-        total = items.sum() * self.weight_of(self.maps_of(outputs["main"])[0].shape[0], items)
+        images = self.maps_of(outputs["main"])[0].shape[0]
+        if not batch.get("counts", True):  # a rank that only keeps step with the others
+            items, images = items * 0, 0
+        total = items.sum() * self.weight_of(images, items)
         return total, dict(zip(self.items, items.detach(), strict=True))
 
     def weight_of(self, num_images: int, items: Tensor) -> Tensor | int:

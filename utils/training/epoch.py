@@ -4,19 +4,23 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from models.yolo import Model
-from utils.errors import TrainingStoppedError
+from utils.errors import SignalledError, TrainingStoppedError
 from utils.optim.ema import ModelEMA
 from utils.optim.optimizer import Schedule
 from utils.precision import Precision
+from utils.ranks import exchange, size, summed
+from utils.wording import listed
 
 MAX_BAD_STEPS = 20
 """Optimizer steps in a row that may be left out for a non-finite gradient."""
@@ -45,6 +49,18 @@ class Training:
     least_side: int = 0
     seed: int = 0
     bad_steps: int = 0
+    parallel: DistributedDataParallel | None = None
+    """The network among several ranks; it averages their gradients."""
+    unused_named: bool = False
+    """The layers without a gradient in the first step have been named."""
+
+    def run(self, images: Tensor) -> Any:
+        """Return the network's raw outputs."""
+        return self.model(images) if self.parallel is None else self.parallel(images)
+
+    def without_exchange(self, last: bool) -> AbstractContextManager[None]:
+        """Return a context in which gradients are added up but not averaged, unless it is the `last` of a step."""
+        return nullcontext() if last or self.parallel is None else self.parallel.no_sync()
 
 
 @dataclass
@@ -113,6 +129,7 @@ def train_one_epoch(
     progress: bool = True,
     done: EpochState | None = None,
     after_step: Callable[[EpochState], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> EpochResult:
     """Train on every batch once.
 
@@ -121,8 +138,10 @@ def train_one_epoch(
         epoch: number from 0; learning rates and multi-scale follow from it.
         done: how far the epoch had come, to go on within it; carried on, not copied.
         after_step: called wherever no gradient is pending, so that the run could go on from there.
+        stop: tells whether the run was told to stop; it does where no gradient is pending, after `after_step`.
     Raises:
         TrainingStoppedError: the loss is not finite, and no gradient scaler could mend that.
+        SignalledError: the run was told to stop; `done` is how far it came.
     """
     model, optimizer, precision, schedule = training.model, training.optimizer, training.precision, training.schedule
     model.train()
@@ -131,7 +150,8 @@ def train_one_epoch(
     state, pending, first = done or EpochState(), 0, done.batch if done else 0
     asked = time.perf_counter()
     start = asked - state.seconds
-    total_batches = schedule.batches_per_epoch
+    total_batches, ranks = schedule.batches_per_epoch, size()
+    loss = training.loss if ranks == 1 else training.loss.across(ranks, summed)
     title = f"epoch {epoch + 1}/{schedule.epochs}"
     with tqdm(total=total_batches, initial=first, desc=title, unit="batch", disable=not progress, leave=False) as bar:
         for number, batch in enumerate(batches, first):
@@ -140,30 +160,47 @@ def train_one_epoch(
             images = precision.images(batch["images"])
             if training.multi_scale:
                 images = resized(images, epoch, number, training.seed, model.multiple, training.least_side)
-            with precision.autocast():
-                outputs = model(images)
-            total, items = training.loss(outputs, batch | {"images": images})
-            lost = not math.isfinite(total.item())
-            if lost and not training.scaler.is_enabled():
-                raise TrainingStoppedError(
-                    f"epoch {epoch + 1}, batch {number + 1}: the loss is {total.item()}: lower lr0, or try --amp off"
-                )
-            if not lost:
-                training.scaler.scale(total).backward()
-                state.add(items)
             pending += 1
-            if lost or pending >= accumulate or number == total_batches - 1:
+            step = pending >= accumulate or number == total_batches - 1
+            with training.without_exchange(last=step), exchange():
+                with precision.autocast():
+                    outputs = training.run(images)
+                total, items = loss(outputs, batch | {"images": images})
+                value, items, stopping = of_all_ranks(total, items, stop is not None and stop())
+                lost = not math.isfinite(value)
+                if lost and not training.scaler.is_enabled():
+                    raise TrainingStoppedError(
+                        f"epoch {epoch + 1}, batch {number + 1}: the loss is {value}: lower lr0, or try --amp off"
+                    )
+                if not lost:
+                    training.scaler.scale(total).backward()
+                    state.add(items)
+            if lost or step:
                 state.skipped_steps += not optimizer_step(training, lost)
                 pending = 0
             state.batch, state.seconds = number + 1, time.perf_counter() - start
             if progress:
                 losses = " ".join(f"{name} {value:.3f}" for name, value in state.means().items())
-                bar.set_postfix_str(f"{losses} {state.batch * len(images) / state.seconds:.0f} images/s", refresh=False)
+                bar.set_postfix_str(
+                    f"{losses} {state.batch * len(images) * ranks / state.seconds:.0f} images/s", refresh=False
+                )
                 bar.update()
             if after_step is not None and not pending:
                 after_step(state)
+            if stopping and not pending:
+                raise SignalledError(f"{title}, batch {state.batch}")
             asked = time.perf_counter()
     return EpochResult(state.means(), time.perf_counter() - start, state.waited, state.skipped_steps)
+
+
+def of_all_ranks(total: Tensor, items: dict[str, Tensor], stopping: bool) -> tuple[float, dict[str, Tensor], bool]:
+    """Return the loss and its items over all ranks, and whether any of them was told to stop."""
+    ranks = size()
+    if ranks == 1:
+        return total.item(), items, stopping
+    flag = total.new_tensor(float(stopping))
+    value, told, *rest = summed(torch.stack((total.detach() / ranks, flag, *items.values())).double())
+    return float(value), dict(zip(items, (one.float() for one in rest), strict=True)), bool(told)
 
 
 def optimizer_step(training: Training, lost: bool = False) -> bool:
@@ -175,6 +212,9 @@ def optimizer_step(training: Training, lost: bool = False) -> bool:
         TrainingStoppedError: too many steps in a row were left out.
     """
     parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+    if not lost and not training.unused_named:
+        training.unused_named = True
+        name_unused(training.model)
     if lost:
         parameters[0].grad = torch.full_like(parameters[0], math.inf)  # what the scaler looks for
         mend_statistics(training)
@@ -195,6 +235,16 @@ def optimizer_step(training: Training, lost: bool = False) -> bool:
             f"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: lower lr0, or try --amp off"
         )
     return False
+
+
+def name_unused(model: Model) -> None:
+    """Print the parameters that the first step gave no gradient: nothing that the loss sees depends on them."""
+    trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    if unused := [name for name, one in trained if one.grad is None]:
+        print(
+            f"{len(unused)} of {len(trained)} parameters got no gradient in the first step, and do not train as long "
+            f"as no output depends on them: {listed(unused, 4)}"
+        )
 
 
 @torch.no_grad()

@@ -7,11 +7,28 @@ as a plug-in is, because the command names it. Only the first rank tells. docs/l
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import SettingsError, did_you_mean
-from utils.training.state import Run
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a listener is told about a run.
+
+    Attributes:
+        folder: of the run; weights are in `folder / "weights"`.
+        options: of train.py, by name.
+        hyp: hyperparameters by name.
+        epochs_done: more than 0 where a run goes on.
+    """
+
+    folder: Path
+    options: dict[str, Any]
+    hyp: dict[str, Any]
+    epochs_done: int = 0
 
 
 class Listener:
@@ -20,34 +37,34 @@ class Listener:
     Numbers have the names of results.csv, such as "metrics/mAP_0.5"; those that were not measured are left out.
     """
 
-    def start(self, run: Run) -> None:
-        """Hear that training begins, or goes on after --resume: `run.progress.epoch` epochs are done."""
+    def start(self, run: RunFacts) -> None:
+        """Hear that training begins, or goes on after --resume."""
 
-    def epoch(self, run: Run, number: int, numbers: Mapping[str, float]) -> None:
+    def epoch(self, run: RunFacts, number: int, numbers: Mapping[str, float]) -> None:
         """Hear that an epoch is done; `number` counts from 1."""
 
-    def end(self, run: Run, error: BaseException | None) -> None:
+    def end(self, run: RunFacts, error: BaseException | None) -> None:
         """Hear that the run ended, and by what error if it did not finish."""
 
 
 class TensorBoard(Listener):
     """Event files of TensorBoard in the run's folder; a resumed run goes on in them."""
 
-    def start(self, run: Run) -> None:
+    def start(self, run: RunFacts) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise SettingsError(
                 "--log tensorboard: TensorBoard is not installed: python -m pip install tensorboard"
             ) from error
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.progress.epoch + 1)
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epochs_done + 1)
 
-    def epoch(self, run: Run, number: int, numbers: Mapping[str, float]) -> None:
+    def epoch(self, run: RunFacts, number: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, number)
         self.writer.flush()
 
-    def end(self, run: Run, error: BaseException | None) -> None:
+    def end(self, run: RunFacts, error: BaseException | None) -> None:
         self.writer.close()
 
 
@@ -61,17 +78,17 @@ class Audience:
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self.listeners = list(listeners)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: RunFacts) -> None:
         """Tell that training begins."""
         for listener in self.listeners:
             listener.start(run)
 
-    def epoch(self, run: Run, number: int, numbers: Mapping[str, float]) -> None:
+    def epoch(self, run: RunFacts, number: int, numbers: Mapping[str, float]) -> None:
         """Tell that an epoch is done."""
         for listener in self.listeners:
             listener.epoch(run, number, numbers)
 
-    def end(self, run: Run, error: BaseException | None = None) -> None:
+    def end(self, run: RunFacts, error: BaseException | None = None) -> None:
         """Tell that the run ended."""
         for listener in self.listeners:
             listener.end(run, error)

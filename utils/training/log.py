@@ -1,10 +1,12 @@
 """A training run's record: the line of each epoch, results.csv, and when the checkpoints are written."""
 
+import json
 import math
 from typing import Any
 
-from utils.files import write_csv
+from utils.files import write_csv, write_text
 from utils.inference.evaluate import EvalResult
+from utils.ranks import is_first
 from utils.training.epoch import EpochResult
 from utils.training.state import Run, save_best, save_last
 
@@ -45,9 +47,21 @@ def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None,
     print(f"{epoch + 1:>5}/{options.epochs:<4}" + "".join(f"{value:>10.4f}" for value in shown), flush=True)
     if trained.skipped_steps:
         print(f"          {trained.skipped_steps} optimizer steps left out: their gradient was not finite")
-    write_csv(run.folder / "results.csv", results_header(len(rates), run.training.model.task), progress.rows)
+    write_results(run, results_header(len(rates), run.training.model.task))
     if last or not options.nosave:
         save_all(run, best)
+
+
+def write_results(run: Run, header: list[str]) -> None:
+    """Write results.csv and results.jsonl, which leaves out what was not measured, and tell the listeners."""
+    if not is_first():
+        return
+    rows = run.progress.rows
+    write_csv(run.folder / "results.csv", header, rows)
+    named = [{name: value for name, value in zip(header, row, strict=True) if not math.isnan(value)} for row in rows]
+    write_text(run.folder / "results.jsonl", "".join(f"{json.dumps(row)}\n" for row in named))
+    numbers = {name: value for name, value in named[-1].items() if name != "epoch"}
+    run.audience.epoch(run.facts(), run.progress.epoch, numbers)
 
 
 def mask_columns(trained: EpochResult, validation: dict[str, Any]) -> list[float]:

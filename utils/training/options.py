@@ -16,7 +16,7 @@ CHANGEABLE = (
 )
 """Options that a resumed run may change; it keeps its own values of all others."""
 HEAD_HIDDEN = ("keep", "rule")
-OF_ONE_CALL = ("resume", "force", "plugin")
+OF_ONE_CALL = ("resume", "force", "plugin", "log")
 """Options that a checkpoint does not restore: how to resume, and which Python files are run."""
 
 
@@ -95,6 +95,10 @@ class TrainOptions:
     min_items: int = option(0, "leave out images with fewer objects", least=0, metavar="N")
     close_mosaic: int = option(0, "no mosaics in the last so many epochs", least=0)
     seed: int = option(0, "seed of everything random", least=0)
+    sync_bn: bool = option(False, "BatchNorm statistics over all ranks, not each rank's own (GPUs)")
+    log: list[str] = option(
+        [], "also tell 'tensorboard', or the listeners of a Python file of yours, about every epoch", metavar="WHAT"
+    )
     plugin: list[str] = option([], **SHARED["plugin"])
     given: frozenset[str] = frozenset()
 

@@ -1,15 +1,20 @@
 """Resuming a run: find its checkpoint, check that it can go on, clean its folder."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from utils.errors import CheckpointError
+from utils.files import write_json
+from utils.ranks import launch
 from utils.training.options import TrainOptions
 from utils.training.state import Progress, check_complete
 from utils.weights.own_file import read_checkpoint
 from utils.wording import listed
 
+LAUNCH = "launch.json"
 LEFTOVER = re.compile(r"\.[\w-]+\.(pt|yaml|csv|json|txt|png)\.[a-z0-9_]{8}\.tmp")
 """Names of the temporary files of `utils.files.atomic_write`, which a killed process leaves behind."""
 
@@ -71,6 +76,33 @@ def _resumed_path(options: TrainOptions) -> Path:
             " checkpoint, start it again with the options of args.yaml"
         )
     return path
+
+
+def note_launch(folder: Path) -> None:
+    """Write launch.json into a run's folder: by it the same launch finds the run when torchrun restarts it."""
+    if identity := launch().identity:
+        write_json(folder / LAUNCH, {"launch": identity})
+
+
+def resumed_by_torchrun(options: TrainOptions) -> TrainOptions:
+    """Return the options with --resume, where torchrun has started the processes again and the run has a last.pt.
+
+    Without a last.pt the run starts again in its folder.
+    """
+    here = launch()
+    if not here.restarts or options.resume is not None:
+        return options
+    for note in sorted(Path(options.project).glob(f"*/{LAUNCH}"), key=lambda path: -path.stat().st_mtime):
+        if json.loads(note.read_text()).get("launch") != here.identity:
+            continue
+        last = note.parent / "weights" / "last.pt"
+        if last.is_file():
+            print(f"restart {here.restarts} by torchrun: the run goes on from {last}")
+            return replace(options, resume=str(last))
+        print(f"restart {here.restarts} by torchrun: no epoch was saved: the run starts again in {note.parent}")
+        return replace(options, name=note.parent.name, exist_ok=True)
+    print(f"restart {here.restarts} by torchrun: no run of this launch in {options.project}: a new one starts")
+    return options
 
 
 def remove_leftovers(folder: Path) -> None:

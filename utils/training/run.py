@@ -20,16 +20,18 @@ from models.plugins.loading import load_plugins
 from models.plugins.record import keep_copies, plugin_flags, plugins_key, print_plugins
 from utils.checkpoint.importing import load_model
 from utils.drawing.plots import plot_batch, plot_labels, plot_results
-from utils.errors import TrainingStoppedError
+from utils.errors import SignalledError, TrainingStoppedError
 from utils.files import write_text, write_yaml
 from utils.hyperparameters import load_hyperparameters
 from utils.inference.evaluate import NUM_PLOTTED_BATCHES, EvalResult, evaluate
 from utils.metrics.detection import DetectionResult
 from utils.precision import Precision, choose_precision
-from utils.training.epoch import EpochState, train_one_epoch
+from utils.ranks import first_goes_first, from_first, is_first, joined, share_from_first, size
+from utils.training.epoch import EpochResult, EpochState, train_one_epoch
+from utils.training.listeners import open_listeners
 from utils.training.log import record, table_header
 from utils.training.options import TrainOptions
-from utils.training.resume import find_resumable
+from utils.training.resume import find_resumable, note_launch, resumed_by_torchrun
 from utils.training.set_up import set_up
 from utils.training.state import Run, not_finite, save_last, saved_beforehand, snapshot
 from utils.weights.own_file import plain
@@ -44,26 +46,45 @@ def train(options: TrainOptions) -> Path:
     """
     options.check()
     plugins = load_plugins(options.plugin)
-    checkpoint = None
-    if options.resume is not None:
-        options, checkpoint = find_resumable(options)
-    seed_everything(options.seed)
     precision = choose_precision(options.device, options.amp)
-    hyp = load_hyperparameters(checkpoint["hyp"] if checkpoint else options.hyp)
-    config = load_data_config(options.data)
-    print_notes(config)
-    run = set_up(options, hyp, config, precision, checkpoint)
-    describe(run, precision)
-    print_plugins(run.training.model, plugins)
+    with joined(precision.device):
+        options = from_first(resumed_by_torchrun(options) if is_first() else options)
+        checkpoint = None
+        if options.resume is not None:
+            options, checkpoint = find_resumable(options)
+            precision = choose_precision(options.device, options.amp)
+        seed_everything(options.seed)
+        hyp = load_hyperparameters(checkpoint["hyp"] if checkpoint else options.hyp)
+        with first_goes_first():  # the built-in data is drawn at first use
+            config = load_data_config(options.data)
+        print_notes(config)
+        run = set_up(options, hyp, config, precision, checkpoint)
+        if is_first():
+            run.audience = open_listeners(options.log)
+            describe(run, precision)
+            print_plugins(run.training.model, plugins)
+        train_and_tell(run)
+    return run.folder
+
+
+def train_and_tell(run: Run) -> None:
+    """Train, and tell the user and the listeners how it ended."""
+    run.audience.start(run.facts())
     try:
-        fit(run)
+        with run.stop.handled():
+            fit(run)
+        finish(run)
     except TrainingStoppedError as error:
+        run.audience.end(run.facts(), error)
         raise TrainingStoppedError(f"{error}; {what_is_kept(run)}") from error
-    except BaseException:  # Ctrl-C, a full disk, a fault in a layer: the user learns what is saved
+    except SignalledError as error:
+        run.audience.end(run.facts(), error)
+        raise SignalledError(f"{run.stop.name}: {what_is_kept(run)}") from error
+    except BaseException as error:  # Ctrl-C, a full disk, a fault in a layer: the user learns what is saved
+        run.audience.end(run.facts(), error)
         print(f"\n{what_is_kept(run)}", flush=True)
         raise
-    finish(run)
-    return run.folder
+    run.audience.end(run.facts(), None)
 
 
 def seed_everything(seed: int) -> None:
@@ -77,6 +98,7 @@ def describe(run: Run, precision: Precision) -> None:
     """Print the run's settings, and write them into its folder."""
     options, schedule, model = run.options, run.training.schedule, run.training.model
     source = options.resume or options.cfg or options.weights
+    part = f" ({options.batch // size()} in each of {size()} processes)" if size() > 1 else ""
     deeper = f", images in multiples of {model.multiple}" if model.multiple > max(model.stride) else ""
     print(
         f"network: {source}: {count_parameters(model):,} parameters, {model.nc} classes, stride {model.stride}{deeper}"
@@ -85,7 +107,7 @@ def describe(run: Run, precision: Precision) -> None:
         print(line)
     print(f"compute: {precision.describe()}")
     print(
-        f"steps: {schedule.batches_per_epoch} batches of {options.batch} an epoch, {schedule.accumulate} batches "
+        f"steps: {schedule.batches_per_epoch} batches of {options.batch}{part} an epoch, {schedule.accumulate} batches "
         f"a step (nominal batch {run.hyp.nominal_batch}), warm-up {schedule.warmup_batches} batches, "
         f"{options.optimizer}, {options.schedule} schedule"
     )
@@ -93,6 +115,7 @@ def describe(run: Run, precision: Precision) -> None:
     print("hyperparameters: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
     print(f"loss: {run.training.loss.settings}")
     print(f"results: {run.folder}", flush=True)
+    note_launch(run.folder)
     write_yaml(run.folder / "args.yaml", options.as_dict())
     write_yaml(run.folder / "hyp.yaml", run.hyp.as_dict())
     write_text(run.folder / "model.yaml", config_text(plugins_key(model) | plain(model.config)))
@@ -113,9 +136,9 @@ def fit(run: Run) -> None:
         done = snapshot(progress.partial or EpochState())
         run.train_loader.set_epoch(epoch, mosaic=progress.mosaic, start_batch=done.batch)
         batches: Any = run.train_loader
-        if epoch == 0 and not options.noplots:
+        if epoch == 0 and not options.noplots and is_first():
             batches = plotted(run.train_loader, run.folder, run.train_loader.dataset.names, done.batch)
-        trained = train_one_epoch(run.training, batches, epoch, done=done, after_step=step_saver(run))
+        trained = train_until_told(run, batches, epoch, done)
         last_epoch = epoch + 1 == options.epochs
         found = validated(run, epoch, done) if last_epoch or not options.noval else None
         waited = epoch - progress.best_epoch if progress.not_improved_by(found) else 0
@@ -125,6 +148,29 @@ def fit(run: Run) -> None:
         if stale:
             print(f"stopped early: nothing better than epoch {progress.best_epoch + 1} in {options.patience} epochs")
             break
+
+
+def train_until_told(run: Run, batches: Any, epoch: int, done: EpochState) -> EpochResult:
+    """Train one epoch; a run that is told to stop saves last.pt first.
+
+    Raises:
+        SignalledError: the run was told to stop.
+    """
+    try:
+        return train_one_epoch(
+            run.training,
+            batches,
+            epoch,
+            progress=is_first(),
+            done=done,
+            after_step=step_saver(run),
+            stop=lambda: bool(run.stop.name),
+        )
+    except SignalledError:
+        run.progress.partial = snapshot(done)
+        with uninterrupted():
+            save_last(run)
+        raise
 
 
 def validated(run: Run, epoch: int, trained: EpochState) -> EvalResult | None:
@@ -145,7 +191,8 @@ def validated(run: Run, epoch: int, trained: EpochState) -> EvalResult | None:
     finite = not_finite(training.model.state_dict()) is None and not_finite(training.ema.model.state_dict()) is None
     if saves and finite:
         run.progress.partial = snapshot(trained)
-    with saved_beforehand(run) if saves and finite else nullcontext():
+    share_from_first(list(training.ema.model.state_dict().values()))
+    with saved_beforehand(run) if saves and finite else nullcontext(), run.stop.while_saved():
         found = evaluate(training.ema.model, run.val_loader, training.precision, loss=training.loss, progress=False)
         if not all(map(math.isfinite, found.losses.values())):
             raise TrainingStoppedError(
@@ -222,7 +269,7 @@ def what_is_kept(run: Run) -> str:
 
 def finish(run: Run) -> None:
     """Draw the results, validate the best weights again, and print where the files are."""
-    if not run.options.noplots:
+    if not run.options.noplots and is_first():
         plot_results(run.folder / "results.csv", run.folder / "results.png")
     best, last = run.weights / "best.pt", run.weights / "last.pt"
     if not best.is_file():  # --nosave, and the last epoch was not the best
@@ -240,7 +287,7 @@ def measure_best(run: Run, best: Path) -> None:
         model,
         run.val_loader,
         run.training.precision,
-        plots_dir=None if run.options.noplots else run.folder,
+        plots_dir=run.folder if is_first() and not run.options.noplots else None,
         progress=False,
     )
     if not found.metrics.num_instances:

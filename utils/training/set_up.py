@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from data.config import DataConfig
 from data.dataset import DetectionDataset
 from data.images.pixels import PixelRange, check_types
 from data.labels.annotation import Annotation
 from data.labels.yolo_txt import label_path
-from data.loader import Loader, build_loader
+from data.loader import Loader, Share, build_loader
 from data.scan import check_outlines, load_annotations, print_report, print_shared, settle_pixel_range
 from models.plugins.held import loaded_plugins
 from models.plugins.loading import install_plugins
@@ -33,6 +34,7 @@ from utils.optim.ema import ModelEMA
 from utils.optim.optimizer import Schedule, build_optimizer
 from utils.optim.selection import check_frozen_were_loaded, describe_frozen, freeze, learning_rate_factors
 from utils.precision import Precision, worker_count
+from utils.ranks import check_same, exchange, first_goes_first, from_first, gathered, is_first, launch, size
 from utils.training.batch_limits import fit_batches
 from utils.training.epoch import Training
 from utils.training.options import TrainOptions
@@ -40,6 +42,7 @@ from utils.training.resume import remove_leftovers
 from utils.training.sources import check_sources, describe_sources
 from utils.training.starting_network import starting_network
 from utils.training.state import Progress, Run, restore
+from utils.wording import listed
 
 MAX_FITTING_BATCH = 256
 
@@ -59,6 +62,7 @@ def set_up(
     names = ["object"] if options.single_cls else config.names
     model, transferred = starting_network(options, names, checkpoint)
     loss, hyp = run_loss(hyp, model, options, quiet=checkpoint is not None)
+    model = with_shared_statistics(model, options, precision)
     frozen = frozen_layers(model, options.freeze, transferred)
     factors = learning_rate_factors(model, options.lr_factor, options.layer_decay)
     precision.place(model)
@@ -67,6 +71,7 @@ def set_up(
     model.pixel_range = (loaders[1] or loaders[0]).dataset.pixel_range
     least_side = fit_batches(options, model, frozen, loaders[0].dataset)
     sources = checked_sources(options, model, loaders, checkpoint)
+    check_ranks(options, sources, loaders[0], model)
     schedule = Schedule(hyp, options.schedule, options.epochs, len(loaders[0]), options.batch)
     training = Training(
         model=model,
@@ -80,15 +85,76 @@ def set_up(
         multi_scale=options.multi_scale,
         least_side=least_side,
         seed=options.seed,
+        parallel=among_ranks(model, precision),
     )
-    folder = run_folder(options)
-    if transferred:
+    folder = from_first(run_folder(options) if is_first() else None)
+    assert folder is not None
+    if transferred and is_first():
         transferred.write(folder)
     progress, kept = Progress(), None
     if checkpoint:  # last: no random number may be drawn between this and the training
         progress = restore(training, checkpoint, str(options.resume))
         kept = progress.epoch, progress.partial.batch if progress.partial else 0
     return Run(folder, options, hyp, training, *loaders, progress, sources, kept)
+
+
+def with_shared_statistics(model: Model, options: TrainOptions, precision: Precision) -> Model:
+    """Return the network with BatchNorm over all ranks for --sync-bn, where torch has it; else say why not."""
+    if not options.sync_bn:
+        return model
+    if size() == 1:
+        print("--sync-bn: does not apply to one process: its statistics are those of the whole batch")
+        return model
+    if precision.device.type != "cuda":
+        print(
+            "--sync-bn: does not apply on CPUs, where torch has no such layer: every rank normalises by the statistics "
+            "of its own images, and the running statistics are those of rank 0"
+        )
+        return model
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def among_ranks(model: Model, precision: Precision) -> DistributedDataParallel | None:
+    """Return the network among several ranks; None for a process alone.
+
+    A layer that a step does not use leaves its gradients empty instead of keeping the others waiting.
+    """
+    if size() == 1:
+        return None
+    devices = [precision.device] if precision.device.type == "cuda" else None
+    with exchange():
+        return DistributedDataParallel(
+            model, device_ids=devices, find_unused_parameters=True, gradient_as_bucket_view=True
+        )
+
+
+def check_ranks(options: TrainOptions, sources: dict[str, Any], train_loader: Loader, model: Model) -> None:
+    """Refuse what several ranks cannot share.
+
+    Raises:
+        SettingsError: the batch cannot be divided by the ranks, there are more ranks than images, or the ranks have
+            different data, settings or plug-ins.
+    """
+    ranks = size()
+    if ranks == 1:
+        return
+    if options.batch % ranks:
+        nearest = max(options.batch // ranks, 1) * ranks
+        raise SettingsError(
+            f"--batch {options.batch}: cannot be divided by {ranks} processes: expected a multiple, such as {nearest}; "
+            "it is the batch of all of them together"
+        )
+    if len(train_loader.dataset) < ranks:
+        raise SettingsError(
+            f"{options.data}: {len(train_loader.dataset)} training images for {ranks} processes: expected one for each "
+            "at least; start fewer"
+        )
+    settings = {name: value for name, value in options.as_dict().items() if name not in ("device", "project", "log")}
+    plugins = {entry["path"]: entry["sha256"][:12] for entry in plugins_entry(model)}
+    check_same("plug-ins", sorted(plugins.values()), f"rank {launch().rank} uses {listed(plugins) or 'none'}")
+    for split in ("train", "val"):
+        check_same(f"{split} images of {options.data}", sources[split], "every machine needs the same files")
+    check_same("options", settings, "start all of them with the same flags")
 
 
 def frozen_layers(model: Model, phrases: Sequence[str], transferred: TransferReport | None) -> list[nn.Module]:
@@ -107,9 +173,11 @@ def frozen_layers(model: Model, phrases: Sequence[str], transferred: TransferRep
 
 def with_sizes(options: TrainOptions, model: Model, precision: Precision, hyp: Hyperparameters) -> TrainOptions:
     """Return the options with an image size on the stride, and with a batch size that fits the GPU for --batch -1."""
-    size = size_on_multiple(options.img, model.multiple)[0]
-    batch = fitting_batch(model, precision, size, hyp) if options.batch == -1 else options.batch
-    return replace(options, img=size, batch=batch)
+    side = size_on_multiple(options.img, model.multiple)[0]
+    batch = options.batch
+    if batch == -1:  # that of the smallest GPU, for each
+        batch = min(gathered(fitting_batch(model, precision, side, hyp))) * size()
+    return replace(options, img=side, batch=batch)
 
 
 def checked_sources(
@@ -174,7 +242,8 @@ def build_loaders(
     loaders: list[Loader] = []
     pixel_range: PixelRange | None = None
     for split in splits_of(config, options.noval):
-        annotations, report = load_annotations(config, split)
+        with first_goes_first():  # the others read the label cache that it writes
+            annotations, report = load_annotations(config, split)
         print_report(report)
         if config.pixel_range is None:
             check_types(report.deep, f"{config.path}: {split}")
@@ -206,7 +275,8 @@ def build_loaders(
         workers = worker_count(options.workers if training else min(options.workers, 1))
         batch_size = dataset.batch_size
         on_start = partial(install_plugins, loaded_plugins())
-        loaders.append(build_loader(dataset, batch_size, workers, training, options.seed, on_start))
+        share = Share(launch().rank, size(), whole=not training)
+        loaders.append(build_loader(dataset, batch_size, workers, training, options.seed, on_start, share))
     return loaders[0], loaders[1] if len(loaders) > 1 else None
 
 
@@ -242,7 +312,7 @@ def unlabelled_note(config: DataConfig, annotations: Sequence[Annotation]) -> st
     )
 
 
-def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparameters, share: float = 0.8) -> int:
+def fitting_batch(model: Model, precision: Precision, side: int, hyp: Hyperparameters, share: float = 0.8) -> int:
     """Return the largest batch whose training step should fit into `share` of the GPU's free memory.
 
     Measure forward, loss and backward at two small batches, and extrapolate linearly.
@@ -259,11 +329,11 @@ def fitting_batch(model: Model, precision: Precision, size: int, hyp: Hyperparam
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for batch in (2, 4):
         torch.cuda.reset_peak_memory_stats()
-        images = precision.images(torch.zeros(batch, model.channels, size, size, dtype=torch.uint8))
+        images = precision.images(torch.zeros(batch, model.channels, side, side, dtype=torch.uint8))
         targets = torch.tensor([[index % batch, 0, 0.5, 0.5, 0.4, 0.4] for index in range(20 * batch)])
         with precision.autocast():
             outputs = model(images)
-        masks = torch.zeros(batch, *2 * [size // PROTOTYPE_STRIDE], dtype=torch.int16)
+        masks = torch.zeros(batch, *2 * [side // PROTOTYPE_STRIDE], dtype=torch.int16)
         loss(outputs, {"images": images, "targets": targets, "masks": masks})[0].backward()
         used.append(torch.cuda.max_memory_allocated())
         model.zero_grad(set_to_none=True)

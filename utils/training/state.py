@@ -18,7 +18,10 @@ from utils.errors import CheckpointError, TrainingStoppedError
 from utils.files import copy_file
 from utils.hyperparameters import Hyperparameters
 from utils.inference.evaluate import EvalResult
+from utils.ranks import gathered, is_first, launch, size
+from utils.signals import StopSignal
 from utils.training.epoch import EpochState, Training
+from utils.training.listeners import Audience, RunFacts
 from utils.training.options import TrainOptions
 from utils.weights.own_file import network_entry, save_checkpoint
 
@@ -70,6 +73,8 @@ class Run:
         val_loader: None where the data has no val split, with --noval.
         sources: see utils/training/sources.py.
         kept: epochs, and batches of the next one, that last.pt holds; None as long as there is none.
+        audience: who is told about the run.
+        stop: notes the signals that tell the run to stop.
     """
 
     folder: Path
@@ -81,6 +86,12 @@ class Run:
     progress: Progress
     sources: dict[str, Any] = field(default_factory=dict)
     kept: tuple[int, int] | None = None
+    audience: Audience = field(default_factory=Audience)
+    stop: StopSignal = field(default_factory=StopSignal)
+
+    def facts(self) -> RunFacts:
+        """Return what listeners are told about the run."""
+        return RunFacts(self.folder, self.options.as_dict(), self.hyp.as_dict(), self.progress.epoch)
 
     @property
     def weights(self) -> Path:
@@ -125,8 +136,14 @@ PREVIOUS = ".last.pt.previous.tmp"
 
 
 def save_last(run: Run) -> None:
-    """Write everything that a resumed run needs; no gradient may be pending."""
-    save_checkpoint(run.weights / "last.pt", {name: read(run) for name, read in (FURTHER | ESSENTIAL).items()})
+    """Write everything that a resumed run needs; no gradient may be pending.
+
+    All ranks call it; the first one writes.
+    """
+    states = gathered(random_states())
+    if is_first():
+        content = {name: read(run) for name, read in (FURTHER | ESSENTIAL).items()}
+        save_checkpoint(run.weights / "last.pt", content | {"ranks": len(states), "rng_of_ranks": states[1:]})
     run.kept = run.progress.epoch, run.progress.partial.batch if run.progress.partial else 0
 
 
@@ -138,19 +155,20 @@ def saved_beforehand(run: Run) -> Iterator[None]:
     """
     last, previous, kept = run.weights / "last.pt", run.weights / PREVIOUS, run.kept
     try:
-        if last.exists():
+        if is_first() and last.exists():
             copy_file(last, previous)
         save_last(run)
         yield
     except TrainingStoppedError:
-        if previous.exists():
+        if is_first() and previous.exists():
             os.replace(previous, last)
-        else:
+        elif is_first():
             last.unlink()
         run.kept = kept
         raise
     finally:
-        previous.unlink(missing_ok=True)
+        if is_first():
+            previous.unlink(missing_ok=True)
 
 
 def partial_entry(progress: Progress) -> dict[str, Any] | None:
@@ -159,7 +177,12 @@ def partial_entry(progress: Progress) -> dict[str, Any] | None:
 
 
 def save_best(run: Run, path: Path) -> None:
-    """Write the averaged weights alone, for inference and fine-tuning; in half precision with --half."""
+    """Write the averaged weights alone, for inference and fine-tuning; in half precision with --half.
+
+    All ranks may call it; the first one writes.
+    """
+    if not is_first():
+        return
     weights = run.training.ema.model.state_dict()
     save_checkpoint(
         path,
@@ -288,8 +311,20 @@ def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progr
     )
     if checkpoint.get("partial"):
         restore_partial(progress, training, checkpoint, where)
-    restore_random_states(checkpoint["rng"], where)
+    restore_random_states(states_of_rank(checkpoint, where), where)
     return progress
+
+
+def states_of_rank(checkpoint: dict[str, Any], where: str) -> dict[str, Any] | Tensor:
+    """Return the random states of this rank; says where the run had another number of ranks."""
+    before, number = checkpoint.get("ranks", 1), launch().rank
+    if before != size():
+        print(
+            f"{where}: ran in {before} processes, goes on in {size()}: the batches stay the same; last digits, and "
+            "random numbers that layers draw, may differ from those of an uninterrupted run"
+        )
+    others = checkpoint.get("rng_of_ranks", [])
+    return others[number - 1] if 0 < number <= len(others) else checkpoint["rng"]
 
 
 def counted_from_one(rows: list[list[Any]]) -> list[list[Any]]:
