@@ -19,6 +19,8 @@ from utils.errors import SettingsError
 
 Value = TypeVar("Value")
 
+JOIN_TIMEOUT = timedelta(minutes=5)
+"""Longest wait for the other ranks to start."""
 STEP_TIMEOUT = timedelta(seconds=45)
 """Longest wait for the other ranks in a training step; after it the run ends, since one of them is lost."""
 PATIENT_TIMEOUT = timedelta(minutes=30)
@@ -138,7 +140,11 @@ def joined(device: torch.device) -> Iterator[Launch]:
         return
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
+        store, rank, ranks = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
+        # after a restart, the addresses of the lost processes are still in torchrun's store
+        store = dist.PrefixStore(f"restart{found.restarts}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=STEP_TIMEOUT, store=store, rank=rank, world_size=ranks)
         _Ranks.patient = dist.new_group(backend="gloo", timeout=PATIENT_TIMEOUT)
     except (RuntimeError, ValueError) as error:  # torch's own texts take many lines
         raise SettingsError(

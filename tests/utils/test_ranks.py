@@ -19,9 +19,10 @@ REPOSITORY = Path(__file__).parents[2]
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
 
-def torchrun(*words: object, processes: int = 2, timeout: int = 100) -> tuple[int, str, str]:
+def torchrun(*words: object, processes: int = 2, timeout: int = 100, restarts: int = 0) -> tuple[int, str, str]:
     """Run a script in several processes; return torchrun's exit status, standard output and standard error."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["--max-restarts", str(restarts)]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     done = subprocess.run(
         [*command, *map(str, words)], env=variables, capture_output=True, text=True, timeout=timeout, check=False

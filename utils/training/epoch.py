@@ -187,7 +187,7 @@ def train_one_epoch(
                 bar.update()
             if after_step is not None and not pending:
                 after_step(state)
-            if stopping and not pending:
+            if not pending and (stopping or (ranks == 1 and stop is not None and stop())):
                 raise SignalledError(f"{title}, batch {state.batch}")
             asked = time.perf_counter()
     return EpochResult(state.means(), time.perf_counter() - start, state.waited, state.skipped_steps)
