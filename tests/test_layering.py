@@ -18,7 +18,8 @@ FOLDERS = ("models", "utils", "data", "benchmarks")
 FLOORS = [
     "utils.errors utils.wording utils.quiet",
     "utils.ranks",
-    "utils.files utils.cli utils.signals utils.precision utils.image_size utils.onnx_graph utils.geometry",
+    "utils.signals utils.listeners",
+    "utils.files utils.cli utils.precision utils.image_size utils.onnx_graph utils.geometry",
     "data.images utils.hyperparameters",
     "data.labels",
     "data.augment",

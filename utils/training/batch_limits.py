@@ -12,6 +12,7 @@ from torch import nn
 from data.dataset import DetectionDataset
 from models.yolo import Model, RowError
 from utils.errors import SettingsError
+from utils.ranks import size
 from utils.training.epoch import SCALES, scaled_side
 from utils.training.options import TrainOptions
 
@@ -26,7 +27,8 @@ Shape = tuple[int, int]
 def fit_batches(options: TrainOptions, model: Model, frozen: Sequence[nn.Module], dataset: DetectionDataset) -> int:
     """Change the training batches as far as the network needs it, print what changed, and return the smallest side.
 
-    A last batch of one image joins the batch before it. The sizes of --multi-scale stay large enough.
+    A last batch of one image, or of fewer than two for each rank, joins the batch before it. The sizes of --multi-scale
+    stay large enough.
 
     Args:
         frozen: layers that stay in evaluation mode.
@@ -35,15 +37,15 @@ def fit_batches(options: TrainOptions, model: Model, frozen: Sequence[nn.Module]
     Raises:
         SettingsError: no batch of this size can be trained on; the message names the layer.
     """
-    count, batch = len(dataset), options.batch
-    images = 1 if batch == 1 or count == 1 or count % batch == 1 else 2
+    count, batch, ranks = len(dataset), options.batch, size()
+    images = 1 if min(batch, count, count % batch or batch) // ranks < 2 else 2
     failure = first_failure(model, frozen, images, smallest_shapes(options, model, dataset))
-    if failure is not None and images == 1 and 1 < batch < count:
+    if failure is not None and images == 1 and 2 * ranks <= batch < count:
         images = 2
-        dataset.use_least_batch(images)
+        dataset.use_least_batch(images * ranks)
         print(
-            f"train: {count} images in batches of {batch} leave one over: it joins the batch before, since "
-            f"{needs(failure)}"
+            f"train: {count} images in batches of {batch} leave {count % batch} over, which joins the batch before, "
+            f"since {needs(failure)}"
         )
         failure = first_failure(model, frozen, images, smallest_shapes(options, model, dataset))
     if failure is None:
@@ -108,5 +110,5 @@ def remedy(options: TrainOptions, model: Model, frozen: Sequence[nn.Module], cou
     if count == 1:
         remedies.insert(0, "more than one training image")
     elif images == 1:
-        remedies.insert(0, "--batch 2 or more")
+        remedies.insert(0, f"--batch {2 * size()} or more")
     return ", or ".join(remedies) or "a network without this layer"

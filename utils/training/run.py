@@ -24,11 +24,11 @@ from utils.errors import SignalledError, TrainingStoppedError
 from utils.files import write_text, write_yaml
 from utils.hyperparameters import load_hyperparameters
 from utils.inference.evaluate import NUM_PLOTTED_BATCHES, EvalResult, evaluate
+from utils.listeners import open_listeners
 from utils.metrics.detection import DetectionResult
 from utils.precision import Precision, choose_precision
 from utils.ranks import first_goes_first, from_first, is_first, joined, share_from_first, size
 from utils.training.epoch import EpochResult, EpochState, train_one_epoch
-from utils.training.listeners import open_listeners
 from utils.training.log import record, table_header
 from utils.training.options import TrainOptions
 from utils.training.resume import find_resumable, note_launch, resumed_by_torchrun

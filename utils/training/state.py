@@ -18,10 +18,10 @@ from utils.errors import CheckpointError, TrainingStoppedError
 from utils.files import copy_file
 from utils.hyperparameters import Hyperparameters
 from utils.inference.evaluate import EvalResult
+from utils.listeners import Audience, RunFacts
 from utils.ranks import gathered, is_first, launch, size
 from utils.signals import StopSignal
 from utils.training.epoch import EpochState, Training
-from utils.training.listeners import Audience, RunFacts
 from utils.training.options import TrainOptions
 from utils.weights.own_file import network_entry, save_checkpoint
 
