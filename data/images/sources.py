@@ -257,9 +257,11 @@ def open_source(source: str | Path, vid_stride: int = 1) -> Source:
         vid_stride: use every n-th frame of a video.
 
     Raises:
-        DataError: the source does not exist, has no file of a known kind, or is a network address.
+        DataError: the source is empty, does not exist, has no file of a known kind, or is a network address.
     """
     source = str(source)
+    if not source.strip():
+        raise DataError("--source: is empty: expected a file, folder, pattern, .txt list or camera index")
     if vid_stride < 1:
         raise DataError(f"--vid-stride {vid_stride}: expected 1 or more")
     if "://" in source:

@@ -21,6 +21,10 @@ def class_number(wanted: int | str, names: Sequence[str], flag: str) -> int:
         return list(names).index(text)
     if text.isdecimal() and int(text) < len(names):
         return int(text)
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and all(part in names or part.isdecimal() for part in parts):
+        words = " ".join(f"'{part}'" if " " in part else part for part in parts)
+        raise SettingsError(f"{flag} {text}: expected spaces between the classes: {flag} {words}")
     known = f"the network knows 0..{len(names) - 1}: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
     raise SettingsError(f"{flag} {text}: no such class: {known}.{did_you_mean(text, names)}")
 

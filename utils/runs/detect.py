@@ -233,6 +233,7 @@ def process(
     speeds: list[dict[str, float]] = []
     for frames in batches(source, options.batch):
         found = predictor.predict_batch([frame.image for frame in frames], [frame.path for frame in frames])
+        writer.begin()
         for frame, results in zip(frames, found, strict=True):
             print(describe(frame, results), flush=True)
             counts.update(results.counts())

@@ -85,7 +85,7 @@ class RunWriter:
     """Writes the files of a run. Files of pictures in subfolders stand in subfolders of the same names.
 
     Args:
-        folder: the run's folder; the files of an earlier run in it are removed.
+        folder: the run's folder; `begin` removes the files of an earlier run in it.
         save_txt: write a label file for each frame; `save_conf` adds the confidence.
         save_crop: write an image of each box.
         save_json: write all frames' COCO results when the run ends.
@@ -103,7 +103,13 @@ class RunWriter:
         self._stems: dict[Path, str] = {}
         self._video: VideoFile | None = None
         self._video_source: Path | None = None
-        remove_earlier_files(folder)
+        self._begun = False
+
+    def begin(self) -> None:
+        """Remove the files of an earlier run; called with the first frame, so that a run without one removes nothing."""
+        if not self._begun:
+            remove_earlier_files(self.folder)
+            self._begun = True
 
     def stem(self, frame: Frame) -> str:
         """Return the path, without suffix, of a frame's files below the folder of each kind.
@@ -160,9 +166,9 @@ class RunWriter:
             self._video = None
 
     def close(self) -> None:
-        """Finish an open video, and write predictions.json if `save_json`."""
+        """Finish an open video, and write predictions.json if `save_json` and there was a frame."""
         self._close_video()
-        if self.save_json:
+        if self.save_json and self._begun:
             write_json(self.folder / RESULTS, self._coco)
             self.record(self.folder / RESULTS)
 

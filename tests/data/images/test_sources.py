@@ -199,6 +199,14 @@ def test_nothing_found(tmp_path: Path, name: str, facts: tuple[object, ...]) -> 
     assert_says(caught.value, *facts)
 
 
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_source_is_not_the_working_folder(source: str, mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mixed)
+    with pytest.raises(DataError) as caught:
+        open_source(source)
+    assert_says(caught.value, "--source")
+
+
 def test_network_addresses_are_refused() -> None:
     with pytest.raises(DataError) as caught:
         open_source("rtsp://camera/stream")

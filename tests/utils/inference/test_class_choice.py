@@ -59,3 +59,19 @@ def test_thresholds_that_cannot_be_used(asked: object, facts: list[object]) -> N
 def test_a_name_comes_before_a_number() -> None:
     assert class_numbers(["7", "0", 1, "a=b"], NAMES) == [2, 0, 1, 3]
     assert class_numbers(None, NAMES) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "facts"),
+    [
+        (["0,2"], ["--classes 0,2", "--classes 0 2"]),
+        (["person, traffic light"], ["--classes person 'traffic light'"]),
+        (["9"], ["--classes 9", "0..3"]),
+        (["-1"], ["--classes -1"]),
+        (["persn"], ["--classes persn", "'person'"]),
+    ],
+)
+def test_unknown_classes(wanted: list[str], facts: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        class_numbers(wanted, NAMES)
+    assert_says(caught.value, *facts)

@@ -253,6 +253,15 @@ def test_files_of_an_earlier_run_do_not_stay(
     assert names_below(run(tmp_path / "in", **kinds)) == before
 
 
+def test_a_run_without_a_readable_image_removes_nothing(tmp_path: Path, write_image, run) -> None:
+    folder = run(write_image(tmp_path / "a.jpg", (32, 32)), save_txt=True, save_json=True)
+    before = {name: (folder / name).read_bytes() for name in names_below(folder)}
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError):
+        run(tmp_path / "bad.jpg", save_json=True, exist_ok=True)
+    assert {name: (folder / name).read_bytes() for name in names_below(folder)} == before
+
+
 @pytest.mark.parametrize("source", ["photos", "photos/a.jpg", "photos/*.jpg", "list.txt", "clip.mp4", "photos/**/*"])
 def test_nothing_is_written_over_the_source(
     tmp_path: Path, write_image, run, video: Path, monkeypatch: pytest.MonkeyPatch, source: str
