@@ -36,7 +36,13 @@ def idle_rows(model: Model) -> Iterator[str]:
         readers = [reader.index for reader in rows if row.index in reader.sources]
         why = f"leads to no output: only rows {listed(readers)} read it" if readers else "no row reads it"
         parameters = count_parameters(model.model[row.index])
-        yield f"{row.where}: {why}: {parameters:,} parameters and {gflops[row.index]:.2f} GFLOPs without effect"
+        cost = f"{parameters:,} parameters and {shown_gflops(gflops[row.index])} GFLOPs"
+        yield f"{row.where}: {why}: {cost} without effect"
+
+
+def shown_gflops(count: float) -> str:
+    """Format a number with two decimals, and a small one with two digits."""
+    return f"{count:.2f}" if count >= 0.01 else f"{count:.2g}"
 
 
 def leading_to(last: Row, rows: Sequence[Row]) -> set[int]:

@@ -52,9 +52,8 @@ class GatherExcite(nn.Module):
         ModelConfigError: an extent that is no power of two, or settings that do not go together.
     Source: Hu et al. 2018, arxiv.org/abs/1810.12348, sections 3 and 4, and the authors' published RN50-GEP and
         RN50-GEPP
-    Differs: the gate is computed before the interpolation. Because that is nearest-neighbour, the result is the same at
-        a fraction of the cost. A window at the border averages only the cells inside the map. Without arguments this is
-        theta-minus, not Squeeze-and-Excitation as in timm.
+    Differs: the gate is computed before the interpolation, which is cheaper and gives the same. A window at the border
+        averages the cells inside the map. Without arguments this is theta-minus; timm's is Squeeze-and-Excitation.
     """
 
     def __init__(

@@ -20,9 +20,8 @@ class SCSA(GatedLayer):
 
     Source: Si et al. 2024, SCSA: Exploring the Synergistic Effects between Spatial and Channel Attention,
         arxiv.org/abs/2407.05128, section 3.
-    Differs: a window at the border averages the cells inside the map, so no cell is left out and maps may be smaller
-        than a window. The channel attention is computed in float32, on the values averaged over the pooled map; this
-        equals the average of the attention's output exactly.
+    Differs: a window at the border averages the cells inside the map, so maps may be smaller than a window. The channel
+        attention averages the values first: the result is the same. It is computed in float32.
 
     Args:
         heads: of the channel attention; must divide the channels, with at least two channels per head.

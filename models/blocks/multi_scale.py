@@ -27,8 +27,8 @@ class MSBlock(nn.Module):
     bottlenecks (1 x 1, depthwise, 1 x 1), or nothing if the branch's kernel is 1.
 
     Source: Chen et al. 2023, YOLO-MS, arxiv.org/abs/2308.05480
-    Differs: normalisation and activation follow every convolution, also the last one of an inverted bottleneck, which
-        has no shortcut, as in the paper's formula.
+    Differs: normalisation and activation follow every convolution. An inverted bottleneck has no shortcut, as in the
+        paper's formula.
 
     Args:
         kernel_sizes: of the branches' depthwise convolutions, odd; YOLO-MS goes from [1, 3, 3] at the first stage to
@@ -98,8 +98,8 @@ class DWR(nn.Module):
     """Narrow to half the width by a 3 x 3, convolve at dilations 1, 3 and 5, and add the result to the input.
 
     Source: Wei et al. 2022, DWRSeg, arxiv.org/abs/2212.01173
-    Differs: dilation 1 has as many channels as the input, 3 and 5 half as many each; one normalisation follows their
-        concatenation instead of one each; no activation after it or after the sum.
+    Differs: dilation 1 has as many channels as the input, 3 and 5 have half as many. One normalisation follows all
+        three. No activation follows it or the sum.
 
     Args:
         out_channels: must be `in_channels`, even; the first positional argument of a row.
@@ -207,11 +207,10 @@ class PPA(nn.Module):
     """Add a chain of 3 x 3 convolutions, a 1 x 1 convolution and its patch attention; then weigh channels and cells.
 
     Source: Xu et al. 2024, HCF-Net, arxiv.org/abs/2403.10778
-    Differs: the mean at a cell is taken over its channels, as in the paper. The authors' code reshapes (C, p, p) values
-        as (p, p, C), which mixes channels with cells, so their weights do not fit. Any map size works: zeros fill the
-        last patches. The learned direction starts at ones: with a random start the clamped similarity can leave a
-        branch without gradient. Its projection comes before the interpolation, with the same result at a fraction of
-        the cost.
+    Differs: the mean at a cell is taken over its channels, as in the paper. The authors' code mixes channels with
+        cells, so their weights do not fit. Zeros fill the last patches of a map. The learned direction starts at ones:
+        a random start can leave a branch without gradient. The projection comes before the interpolation, which is
+        cheaper and gives the same.
 
     Args:
         patch_sizes: one for each branch of the attention.

@@ -76,17 +76,18 @@ def test_rules_say_the_output_channels() -> None:
 
 
 def test_rules_refuse_what_they_cannot_take() -> None:
-    with pytest.raises(ModelConfigError, match=r"'from' names 2 layers: this layer takes one input"):
+    with pytest.raises(ModelConfigError) as caught:
         only([8, 8])
-    with pytest.raises(
-        ModelConfigError,
-        match=r"a list of 2 maps: this layer takes one: pick one by a row \[-1, 1, Pick, \[0\]\] before it",
-    ):
+    assert_says(caught.value, "'from' names 2 layers", "one input")
+    with pytest.raises(ModelConfigError) as caught:
         maps([8, [8, 4]])
-    with pytest.raises(ModelConfigError, match=r"width_multiple 0\.5: .*set width_multiple to 1\.0"):
+    assert_says(caught.value, "a list of 2 maps", "[-1, 1, Pick, [0]]")
+    with pytest.raises(ModelConfigError) as caught:
         to_unscaled.apply([16], {"out_channels": 16}, Scale(width=0.5))
-    with pytest.raises(ModelConfigError, match=r"index \[0\] picks from 1 inputs, but 'from' names 2 before the last"):
+    assert_says(caught.value, "width_multiple 0.5", "width_multiple to 1.0")
+    with pytest.raises(ModelConfigError) as caught:
         find_layer("CBFuse").rule.apply([[8], [8], 8], {"index": [0]}, Scale())
+    assert_says(caught.value, "index [0]", "1 inputs", "'from' names 2")
 
 
 def test_a_name_is_taken_once(scratch: None) -> None:
@@ -207,10 +208,9 @@ def test_an_argument_without_annotation_takes_anything_but_text(scratch: None) -
 
     assert bind(find_layer("Plain"), [4, [1, 2]], 3) == {"reduction": 4, "other": [1, 2]}
     for arguments in (["tow"], [4, "tow"]):
-        with pytest.raises(
-            ModelConfigError, match=r"is 'tow', expected Any: the layer is Plain\(reduction=16, other: Any = None\)"
-        ):
+        with pytest.raises(ModelConfigError) as caught:
             bind(find_layer("Plain"), arguments, 3)
+        assert_says(caught.value, "is 'tow'", "Plain(reduction=16, other: Any = None)")
 
 
 @pytest.mark.parametrize(

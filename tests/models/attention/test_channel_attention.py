@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attention.channel_attention import ECA, MLCA, SE, windows
+from tests.saying import assert_says
 from utils.errors import ModelConfigError
 
 
@@ -127,19 +128,16 @@ def test_identity_start_is_a_gate_of_one_that_may_grow_to_two(kind: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "message"),
+    ("kind", "settings", "facts"),
     [
-        (SE, {"reduction": 0}, "reduction is 0: expected a positive number"),
-        (ECA, {"kernel_size": 2}, "kernel_size is 2: expected an odd positive number such as 3"),
-        (ECA, {"gamma": 0}, "gamma is 0: expected a positive number"),
-        (MLCA, {"cells": 0}, "cells is 0: expected a positive number"),
-        (
-            MLCA,
-            {"local_weight": 1.5},
-            r"local_weight is 1.5: expected a share from 0 \(the whole map alone\) to 1 \(cells alone\)",
-        ),
+        (SE, {"reduction": 0}, ("reduction is 0", "positive")),
+        (ECA, {"kernel_size": 2}, ("kernel_size is 2", "odd", "3")),
+        (ECA, {"gamma": 0}, ("gamma is 0", "positive")),
+        (MLCA, {"cells": 0}, ("cells is 0", "positive")),
+        (MLCA, {"local_weight": 1.5}, ("local_weight is 1.5", "from 0", "to 1")),
     ],
 )
-def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelConfigError, match=message):
+def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any], facts: tuple[str, ...]) -> None:
+    with pytest.raises(ModelConfigError) as caught:
         kind(8, **settings)
+    assert_says(caught.value, *facts)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from models.attention.spatial_attention import CBAM, CoordAtt
 from models.deploy import fold_modules
 from tests.networks import randomise
+from tests.saying import assert_says
 from utils.errors import ModelConfigError
 
 
@@ -123,13 +124,14 @@ def test_identity_start_is_a_gate_of_one(kind: Any, settings: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "message"),
+    ("kind", "settings", "facts"),
     [
-        (CBAM, {"kernel_size": 6}, "kernel_size is 6: expected an odd positive number such as 7"),
-        (CBAM, {"reduction": 0}, "reduction is 0: expected a positive number"),
-        (CoordAtt, {"reduction": -1}, "reduction is -1: expected a positive number"),
+        (CBAM, {"kernel_size": 6}, ("kernel_size is 6", "odd", "7")),
+        (CBAM, {"reduction": 0}, ("reduction is 0", "positive")),
+        (CoordAtt, {"reduction": -1}, ("reduction is -1", "positive")),
     ],
 )
-def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelConfigError, match=message):
+def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any], facts: tuple[str, ...]) -> None:
+    with pytest.raises(ModelConfigError) as caught:
         kind(8, **settings)
+    assert_says(caught.value, *facts)

@@ -9,6 +9,7 @@ import torch
 from models.blocks.timm_backbone import TimmBackbone, create
 from models.registry import Scale, find_layer
 from models.yolo import Model
+from tests.saying import assert_says
 from utils.errors import ModelConfigError
 
 
@@ -89,11 +90,9 @@ def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, timm: Any) 
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(
-        ModelConfigError,
-        match=r"weights of timm's 'resnet18' cannot be had: no route to host: pretrained: true needs the network",
-    ):
+    with pytest.raises(ModelConfigError) as caught:
         create("resnet18", 3, pretrained=True)
+    assert_says(caught.value, "'resnet18'", "no route to host", "pretrained: true")
 
 
 @pytest.mark.usefixtures("timm")
@@ -154,14 +153,13 @@ def test_refused(arguments: list[Any], message: str) -> None:
 @pytest.mark.usefixtures("timm")
 def test_a_network_of_one_image_size_says_so() -> None:
     layer = TimmBackbone("swin_tiny_patch4_window7_224", 3, out_indices=[0], options={"depths": (1, 1, 1, 1)})
-    with pytest.raises(ModelConfigError, match=r"timm's network does not take a map of 64 x 64: .*224"):
+    with pytest.raises(ModelConfigError) as caught:
         layer(torch.rand(1, 3, 64, 64))
+    assert_says(caught.value, "64 x 64")
 
 
 @pytest.mark.usefixtures("timm")
 def test_a_mean_for_other_channels() -> None:
-    with pytest.raises(
-        ModelConfigError,
-        match=r"normalize: timm's 'resnet18' knows a mean for 3 channels, and the input has 1: leave it out",
-    ):
+    with pytest.raises(ModelConfigError) as caught:
         TimmBackbone("resnet18", 1, normalize=True)
+    assert_says(caught.value, "'resnet18'", "3 channels", "1", "leave it out")

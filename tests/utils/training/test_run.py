@@ -137,6 +137,17 @@ def test_what_a_checkpoint_holds(finished: Path) -> None:
     assert (model.names, model.nc, model.head.branches) == (["dark", "亮"], 2, 2)
 
 
+def test_a_run_names_rows_that_lead_nowhere(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config()
+    config["backbone"].append([-1, 1, "Conv", [8]])
+    (tmp_path / "idle.yaml").write_text(yaml.safe_dump(config))
+    train(options_for(workplace, tmp_path, cfg=str(tmp_path / "idle.yaml"), epochs=1, noval=True))
+    said = capsys.readouterr().out
+    assert_says(said, "idle.yaml", "(layer 5)", "no row reads it", "80 parameters", "edits")
+
+
 def test_the_next_run_gets_its_own_folder_and_fine_tunes(
     finished: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
