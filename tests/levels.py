@@ -36,13 +36,14 @@ def p6(shrink: str, sources: str) -> list[str]:
     return [f"insert {shrink} after n5 for head as n6", *levels(sources)]
 
 
-ADDED = {"u2", "c2", "n2", "d2", "c3", "m3", "n6", "au", "a2", "nu"}
+ADDED = {"u2", "c2", "n2", "d2", "c3", "m3", "n6", "au", "a2", "nu", "x1"}
 """Labels of the rows that these edits insert."""
 ELAN = "RepNCSPELAN4 [32, 32, 16, 3]", "RepNCSPELAN4 [64, 64, 32, 3]", "AConv [32]"
 C2F = "3 C2f [128]", "3 C2f [256]", "Conv [128, 3, 2]"
 C3K2 = "2 C3k2 [128]", "2 C3k2 [256]", "Conv [128, 3, 2]"
 EDITS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
     "GELAN with P2": ("gelan-t", p2(*ELAN), (4, 8, 16, 32)),
+    "GELAN with P2 and attention": ("gelan-t", [*p2(*ELAN), "insert SE after p4 as x1"], (4, 8, 16, 32)),
     "GELAN without P3": ("gelan-t", levels("n4, n5"), (16, 32)),
     "GELAN without P5": ("gelan-t", levels("n3, n4"), (8, 16)),
     "GELAN with P6": ("gelan-t", p6("AConv [128]", "n3, n4, n5, n6"), (8, 16, 32, 64)),
@@ -61,7 +62,13 @@ EDITS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
 }
 """Network, edits, and the strides that its head has with them."""
 
-FAST = ("GELAN with P2", "GELAN with P6, without P3", "YOLOv9 without P3", "YOLOv8 segmentation with P6")
+FAST = (
+    "GELAN with P2",
+    "GELAN with P2 and attention",
+    "GELAN with P6, without P3",
+    "YOLOv9 without P3",
+    "YOLOv8 segmentation with P6",
+)
 CASES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in EDITS]
 """All edits for a test; those of a kind that another one covers are slow."""
 

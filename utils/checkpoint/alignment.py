@@ -21,7 +21,7 @@ NEIGHBOURS = 0.6
 """Weight of the neighbours' likeness, relative to the layer's own."""
 
 UNCHANGED = 0.5
-"""What is added to the likeness of two layers that compute the same from the image, whatever reads them."""
+"""What is added to the likeness of two equal layers that read the same, up to the image, whatever reads them."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -59,20 +59,17 @@ def align(old: list[Node], new: list[Node]) -> dict[int, int]:
     return best_pairs(likeness) | {len(new) - 1: len(old) - 1}
 
 
-def unchanged(old: list[Node], new: list[Node]) -> NDArray[np.bool_]:
-    """Tell for each old and new node, heads left out, whether they and all that they read, up to the image, are equal.
+def unchanged(old: list[Node], new: list[Node]) -> NDArray[np.float64]:
+    """Return for each old and new node, heads left out, how far they compute the same, 0 to 1; 0 for different layers.
 
-    A new reader of such a layer (a finer level of the head) does not make it another layer.
+    Half of it is that the layers are equal, the other half is the mean of what they read. A new reader of such a layer
+    (a finer level of the head) does not make it another layer.
     """
-    same = np.zeros((len(old) - 1, len(new) - 1), dtype=bool)
+    same = np.zeros((len(old) - 1, len(new) - 1))
     for i, before in enumerate(old[:-1]):
         for j, after in enumerate(new[:-1]):
-            if before.name is None or before.name != after.name or before.shapes != after.shapes:
-                continue
-            read = list(zip(before.sources or (), after.sources or (), strict=False))
-            same[i, j] = len(before.sources or ()) == len(after.sources or ()) > 0 and all(
-                b == a == IMAGE or (IMAGE not in (b, a) and same[b, a]) for b, a in read
-            )
+            if before.name is not None and before.name == after.name and before.shapes == after.shapes:
+                same[i, j] = 0.5 + upstream(before, after, same) / 2
     return same
 
 

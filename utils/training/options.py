@@ -80,7 +80,7 @@ class TrainOptions:
     layer_decay: float = option(1.0, "factor on the learning rate from each layer to the one before it")
     head_hidden: str = option(
         "keep",
-        "hidden width of class towers when classes change, that of --weights or the family's rule",
+        "hidden widths of the head's towers when classes or levels change: those of --weights, or the family's rule",
         choices=HEAD_HIDDEN,
     )
     min_transfer: float = option(

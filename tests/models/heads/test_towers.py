@@ -64,7 +64,7 @@ def test_class_width_holds_in_every_branch() -> None:
 
 
 def test_widths_of_the_branches() -> None:
-    """A setting has one width, or one for each branch; of more, the last are taken: a lead branch alone keeps its own."""
+    """A setting has one width, or one for each branch; of more, the last are taken: a lead branch keeps its own."""
     given = {"class_width": [24, 12], "box_width": [72, 80]}
     head = DualDDetect(3, [16, 32, 64, 128], branches=2, **given)
     assert [[tower[-1].in_channels for tower in branch.cls] for branch in (head.aux[0], head.lead)] == [
