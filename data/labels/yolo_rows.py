@@ -222,10 +222,10 @@ def _points_in_boxes(rows: NDArray[np.float64], values: int) -> float:
     """
     centre, size = rows[:, None, :2], rows[:, None, 2:4]
     points = rows[:, 4:].reshape(len(rows), -1, values)[:, :, :2]
-    labelled = (points > 1e-6).any(2)
-    near = (np.abs(points - centre) <= (0.5 + MARGIN) * size).all(2)
-    inside = ((centre - size / 2 >= -0.01) & (centre + size / 2 <= 1.01) & (size > 0)).all((1, 2))
-    return float(np.mean(inside & labelled.any(1) & (near | ~labelled).all(1)))
+    labelled = np.any(points > 1e-6, axis=2)
+    near = np.all(np.abs(points - centre) <= (0.5 + MARGIN) * size, axis=2)
+    inside = np.all((centre - size / 2 >= -0.01) & (centre + size / 2 <= 1.01) & (size > 0), axis=(1, 2))
+    return float(np.mean(inside & np.any(labelled, axis=1) & np.all(near | ~labelled, axis=1)))
 
 
 def crosses_itself(outline: NDArray[np.float64]) -> bool:
