@@ -25,7 +25,7 @@ from data.augment.transforms import (
 from data.images.cache import CACHE_CHOICES, ImageCache
 from data.images.pixels import PixelRange
 from data.images.reading import read_image
-from data.labels.annotation import Annotation
+from data.labels.annotation import Annotation, Id
 from utils.errors import DataError, SettingsError
 from utils.geometry.placement import Placement
 
@@ -93,6 +93,7 @@ class DetectionDataset:
         min_items: leave out images with fewer objects; crowd regions do not count.
         single_cls: replace all classes by one, "object".
         pixel_range: values that become 0 and 255 in images of more than 8 bits; None takes 0 to 65535.
+        category_ids: category id of each class, if the images are from a COCO file; left out with `single_cls`.
     Attributes:
         least_batch: fewest images of a batch; a last batch of fewer joins the one before (`use_least_batch`).
     """
@@ -113,6 +114,7 @@ class DetectionDataset:
         min_items: int = 0,
         single_cls: bool = False,
         pixel_range: PixelRange | None = None,
+        category_ids: list[Id] | None = None,
     ) -> None:
         if augment and hyp is None:
             raise TypeError("DetectionDataset: augment=True needs hyp")
@@ -131,6 +133,7 @@ class DetectionDataset:
                 dataclasses.replace(one, classes=np.zeros_like(one.classes)) for one in self.annotations
             ]
         self.image_size, self.hyp, self.augment, self.rect = image_size, hyp, augment, rect
+        self.category_ids = None if single_cls else category_ids
         self.batch_size, self.seed, self.masks, self.pixel_range = batch_size, seed, masks, pixel_range
         self.multiple, self.least_batch = multiple, 1
         self.order: NDArray[np.int64] = np.arange(len(self))

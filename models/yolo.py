@@ -86,6 +86,8 @@ class Model(nn.Module):
     """Image size of the training; None if the weights do not say."""
     pixel_range: tuple[float, float] | None = None
     """Values that became 0 and 255 in training images of more than 8 bits; None if there were none."""
+    category_ids: list[int | str] | None = None
+    """Category id of each class in the COCO file of the training images; None if there was none."""
     static_hw: tuple[int, int] | None = None
     """The only accepted image size, of some exported networks; None if any multiple of the stride is accepted."""
 

@@ -33,6 +33,14 @@ def is_writable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
+def are_ids(value: object, count: int) -> bool:
+    """Tell whether a value of a file is a list of `count` different ids."""
+    if not isinstance(value, list) or len(value) != count:
+        return False
+    keys = [id_key(one) if isinstance(one, int | str) else None for one in value]
+    return None not in keys and len(set(keys)) == count
+
+
 def in_message(value: object) -> str:
     """Return a value of the file for a message: a short text in quotes, a short list as it stands."""
     if isinstance(value, str):

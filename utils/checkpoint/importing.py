@@ -137,7 +137,7 @@ def load_model(
         bins = torch.arange(parameter.numel()).view(parameter.shape)
         check_constant(f"{weights.path}: {name}", name, parameter, bins)
     model.names = list(weights.names or model.names)
-    model.pixel_range = weights.pixel_range
+    model.pixel_range, model.category_ids = weights.pixel_range, weights.category_ids
     freeze_constants(model)
     return model.eval()
 

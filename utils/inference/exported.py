@@ -174,7 +174,7 @@ class ExportedNetwork(nn.Module):
     Args:
         path: an .onnx or .torchscript file of export.py.
     Attributes:
-        names, nc, stride, multiple, task, channels, pixel_range: as for a `Model`.
+        names, nc, stride, multiple, task, channels, pixel_range, category_ids: as for a `Model`.
         static_hw: the only height and width that a static file accepts; None for a dynamic one.
         batch: batch size of a static file; None for a dynamic one. Callers may pass any number of images.
         trained_size: the default image size of a dynamic file.
@@ -199,6 +199,7 @@ class ExportedNetwork(nn.Module):
             metadata.task,
             metadata.ch,
         )
+        self.category_ids = metadata.category_ids
         limits = metadata.pixel_range
         self.pixel_range = None if limits is None else (float(limits[0]), float(limits[1]))
         self.static_hw: tuple[int, int] | None = (

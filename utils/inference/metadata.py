@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from data.labels.annotation import Id
+from data.labels.coco_categories import are_ids
 from utils.errors import CheckpointError
 from utils.wording import is_count
 
@@ -31,6 +33,7 @@ class ExportMetadata:
         multiple: what height and width must be multiples of; files of older versions leave it out, then the largest
             stride.
         pixel_range: values that became 0 and 255 in training images of more than 8 bits, if there were any.
+        category_ids: category id of each class in the COCO file of the training images, if there was one.
         yolo_loom: version of this format.
     """
 
@@ -44,6 +47,7 @@ class ExportMetadata:
     dynamic: bool
     multiple: int
     pixel_range: list[float] | None = None
+    category_ids: list[Id] | None = None
     yolo_loom: int = FORMAT_VERSION
 
     def entries(self) -> dict[str, str]:
@@ -66,7 +70,7 @@ def parse_metadata(entries: Mapping[str, str], where: str) -> ExportMetadata:
         raise CheckpointError(f"{where}: no metadata of this framework: expected a file that export.py wrote")
     values: dict[str, Any] = {}
     for key in fields:
-        if key in ("multiple", "pixel_range") and key not in entries:
+        if key in ("multiple", "pixel_range", "category_ids") and key not in entries:
             continue
         try:
             values[key] = json.loads(entries[key])
@@ -103,6 +107,7 @@ def checks(values: Mapping[str, Any]) -> dict[str, bool]:
         "dynamic": isinstance(values["dynamic"], bool),
         "multiple": is_count(values.get("multiple", 1)),
         "pixel_range": is_range(values.get("pixel_range")),
+        "category_ids": values.get("category_ids") is None or are_ids(values["category_ids"], values["nc"]),
     }
 
 

@@ -174,7 +174,13 @@ def detect(options: DetectOptions) -> Path:
         save_conf=options.save_conf,
         save_crop=options.save_crop,
         save_json=options.save_json,
+        category_ids=model.category_ids,
     )
+    if options.save_json and model.category_ids is None:
+        print(
+            f"--save-json: category_id is the class number, 0 for {model.names[0]}: "
+            f"{options.weights} has no category ids of a COCO file"
+        )
     try:
         counts, speeds = process(source, predictor, visualizer, explainer, writer, options)
     finally:

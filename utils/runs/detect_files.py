@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images.sources import Frame
+from data.labels.annotation import Id
 from utils.drawing.draw import write_image
 from utils.errors import DataError
 from utils.files import write_json, write_text
@@ -16,6 +18,8 @@ from utils.inference.results import Results
 from utils.runs.run_folder import LABELS, RESULTS, record_file, remove_earlier_files
 
 FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*')
+MOST_DIGITS = 15
+"""Longest name that is taken for the number of an image; longer numbers are not exact in every reader of JSON."""
 QUIT_KEYS = (ord("q"), 27)
 WINDOW_PROBE = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
 
@@ -89,13 +93,24 @@ class RunWriter:
         save_txt: write a label file for each frame; `save_conf` adds the confidence.
         save_crop: write an image of each box.
         save_json: write all frames' COCO results when the run ends.
+        category_ids: category id of each class in them; None takes the class index.
 
     Attributes:
         renamed: files that got another name because a file of the run had theirs.
     """
 
-    def __init__(self, folder: Path, *, save_txt: bool, save_conf: bool, save_crop: bool, save_json: bool) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        save_txt: bool,
+        save_conf: bool,
+        save_crop: bool,
+        save_json: bool,
+        category_ids: Sequence[Id] | None = None,
+    ) -> None:
+        self.folder, self.category_ids = folder, category_ids
+        self._image_ids: set[Id] = set()
         self.save_txt, self.save_conf, self.save_crop, self.save_json = save_txt, save_conf, save_crop, save_json
         self.renamed: list[str] = []
         self._coco: list[dict[str, object]] = []
@@ -147,7 +162,14 @@ class RunWriter:
                 self.record(write_image(self.place(f"crops/{kind}", stem, ".jpg"), results.crop(index)))
         if self.save_json:
             name = stem if frame.is_video else frame.relative.as_posix()
-            self._coco += results.coco_rows(int(stem) if stem.isdecimal() else stem, name)
+            self._coco += results.coco_rows(self._image_id(stem), name, self.category_ids)
+
+    def _image_id(self, stem: str) -> Id:
+        """Return a frame's image id: its number if its name is one, as in COCO, else its name."""
+        number = int(stem) if stem.isdecimal() and len(stem) <= MOST_DIGITS else stem
+        image_id = stem if number in self._image_ids else number  # 7.jpg and 007.jpg are one number
+        self._image_ids.add(image_id)
+        return image_id
 
     def _write_annotated(self, frame: Frame, stem: str, annotated: NDArray[np.uint8]) -> None:
         if not frame.is_video:

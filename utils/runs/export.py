@@ -161,6 +161,7 @@ def describe_network(model: Model, settings: ExportOptions) -> ExportMetadata:
         dynamic=settings.dynamic,
         multiple=model.multiple,
         pixel_range=None if model.pixel_range is None else list(model.pixel_range),
+        category_ids=model.category_ids,
     )
 
 

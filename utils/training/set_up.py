@@ -69,6 +69,7 @@ def set_up(
     options = with_sizes(options, model, precision, hyp)
     loaders = build_loaders(options, hyp, config, model.multiple, masks=model.task == "segment")
     model.pixel_range = (loaders[1] or loaders[0]).dataset.pixel_range
+    model.category_ids = loaders[0].dataset.category_ids
     least_side = fit_batches(options, model, frozen, loaders[0].dataset)
     sources = checked_sources(options, model, loaders, checkpoint)
     check_ranks(options, sources, loaders[0], model)
@@ -266,6 +267,7 @@ def build_loaders(
             min_items=options.min_items if training else 0,
             single_cls=options.single_cls,
             pixel_range=pixel_range,
+            category_ids=report.categories if report.file_categories else None,
         )
         print(f"{split}: {dataset.describe_cache()}")
         if not training and not any(np.count_nonzero(~one.crowd) for one in annotations):

@@ -45,6 +45,7 @@ def network_entry(model: Model) -> dict[str, Any]:
         "names": list(model.names),
         "stride": list(model.stride),
         "pixel_range": plain(model.pixel_range),
+        "category_ids": plain(model.category_ids),
         "layer_files": layer_files(model),
         "plugins": plugins_entry(model),
     }

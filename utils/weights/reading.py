@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from data.images.pixels import PixelRange, parse_pixel_range
+from data.labels.annotation import Id
+from data.labels.coco_categories import are_ids
 from models.config.foreign import translate_config
 from models.plugins.record import RecordedPlugin, read_plugins_entry
 from utils.errors import CheckpointError, ModelConfigError
@@ -61,6 +63,7 @@ class Weights:
         layer_files: source file of each layer of one of our checkpoints, by layer name.
         plugins: the users' own files with layers of one of our checkpoints.
         pixel_range: values that became 0 and 255 in training images of more than 8 bits.
+        category_ids: category id of each class in the COCO file of the training images.
         notes: a line for each thing that was translated or left out.
     """
 
@@ -76,6 +79,7 @@ class Weights:
     layer_files: dict[str, str] = field(default_factory=dict)
     plugins: list[RecordedPlugin] = field(default_factory=list)
     pixel_range: PixelRange | None = None
+    category_ids: list[Id] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -212,6 +216,8 @@ def of_own_network(
     )
     if network.get("pixel_range") is not None:  # a checkpoint of an older version, or of images of 8 bits, has none
         described["pixel_range"] = parse_pixel_range(network["pixel_range"], f"{path}: its pixel_range")
+    if are_ids(network.get("category_ids"), network["nc"]):
+        described["category_ids"] = list(network["category_ids"])
     return Weights(
         path, "checkpoint", tensors, training=training, plugins=read_plugins_entry(network.get("plugins")), **described
     )

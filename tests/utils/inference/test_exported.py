@@ -340,6 +340,22 @@ def test_the_range_of_pixel_values_goes_with_every_file(model: Model, tmp_path: 
     assert load_network(deployed).pixel_range == load_network(script).pixel_range == (-1000, 3000)
 
 
+def test_category_ids_go_with_every_file(model: Model, tmp_path: Path) -> None:
+    network = copy.deepcopy(model)
+    network.category_ids = [7, "90", 3]
+    weights = write(tmp_path / "best.pt", network)
+    assert load_network(weights).category_ids == load_network(weights).deploy().category_ids == [7, "90", 3]
+    deployed, _, script = export(ExportOptions(str(weights), include=["weights", "torchscript"], img=[64]))
+    assert load_network(deployed).category_ids == load_network(script).category_ids == [7, "90", 3]
+
+
+@pytest.mark.parametrize("given", [[7, 7, 3], [7, 90], [7, [90], 3], "abc", [7, None, 3]])
+def test_category_ids_that_are_none_are_left_out(model: Model, tmp_path: Path, given: object) -> None:
+    entry = network_entry(model) | {"category_ids": given}
+    save_checkpoint(tmp_path / "best.pt", {"network": entry, "model": model.state_dict()})
+    assert load_network(tmp_path / "best.pt").category_ids is None
+
+
 def test_files_of_older_versions_have_no_range(model: Model, tmp_path: Path) -> None:
     entry = network_entry(model)
     assert entry.pop("pixel_range") is None

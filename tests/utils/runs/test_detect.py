@@ -27,6 +27,7 @@ class FixedNetwork(nn.Module):
         super().__init__()
         self.names, self.nc, self.stride, self.multiple = ["red/cell", "cat"], 2, [8, 16, 32], 32
         self.channels, self.trained_size, self.static_hw, self.pixel_range = 3, None, None, None
+        self.category_ids = None
         self.model = nn.ModuleList([nn.Conv2d(3, 2, 3)])
 
     def deploy(self) -> nn.Module:
@@ -97,6 +98,28 @@ def test_everything_an_image_can_give(tmp_path: Path, write_image, run, capsys: 
     assert "街 1.jpg: 1 red/cell, 1 cat, " in said
     assert "1 images, 2 objects, 1 red/cell, 1 cat" in said
     assert f"saved to {folder}" in said
+
+
+def test_category_ids_of_the_weights_go_into_the_results(
+    tmp_path: Path, write_image, run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("7.jpg", "007.jpg", "8/7.jpg", f"{'1' * 30}.jpg"):
+        write_image(tmp_path / "in" / name, (32, 32))
+    run(tmp_path / "in", save_json=True, nosave=True)
+    assert_says(capsys.readouterr().out, "--save-json", "class number", "red/cell", "w.pt")
+    network = FixedNetwork()
+    network.category_ids = [90, "x"]
+    monkeypatch.setattr(detect_run, "load_network", lambda *_: network)
+    folder = run(tmp_path / "in", save_json=True, nosave=True)
+    assert "class number" not in capsys.readouterr().out
+    rows = json.loads((folder / "predictions.json").read_text())
+    assert [row["category_id"] for row in rows] == [90, "x"] * 4
+    assert {row["file_name"]: row["image_id"] for row in rows} == {
+        "007.jpg": 7,
+        "7.jpg": "7",
+        "8/7.jpg": "8/7",
+        f"{'1' * 30}.jpg": "1" * 30,
+    }
 
 
 def test_annotated_image_differs_and_nosave_writes_none(tmp_path: Path, write_image, run) -> None:

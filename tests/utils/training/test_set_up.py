@@ -1,5 +1,7 @@
 """The steps before the first epoch."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +9,13 @@ import pytest
 
 from data.config import load_data_config
 from tests.deep_images import png, ramp, tiff, write_data_yaml, write_split
-from tests.networks import tiny_model
+from tests.networks import tiny_config, tiny_model
 from tests.saying import assert_says
 from utils.errors import DataError, SettingsError
 from utils.hyperparameters import Hyperparameters
 from utils.precision import choose_precision
 from utils.training.options import TrainOptions
-from utils.training.set_up import build_loaders, fitting_batch, run_loss, with_sizes
+from utils.training.set_up import build_loaders, fitting_batch, run_loss, set_up, with_sizes
 
 
 def test_batch_size_of_a_cpu_is_the_users() -> None:
@@ -70,3 +72,21 @@ def test_8_bit_training_images_leave_the_range_to_the_validation_images(tmp_path
     write_split(tmp_path, "train", [np.full((8, 8), 9, np.uint8)], png, ".png")
     write_split(tmp_path, "val", [ramp("u2", hw=(8, 8)) * 20], png, ".png")
     assert loaders(write_data_yaml(tmp_path)) == (None, (0, 4095))
+
+
+@pytest.mark.parametrize(("single_cls", "expected"), [(False, [7, 90]), (True, None)])
+def test_category_ids_of_a_coco_file_are_kept(tmp_path: Path, single_cls: bool, expected: list[int] | None) -> None:
+    (tmp_path / "a.png").write_bytes(png(np.full((8, 8), 9, np.uint8)))
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 90, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 90, "bbox": [1, 1, 4, 4]}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "data.yaml").write_text("train: a.json\nval: a.json\n")
+    (tmp_path / "net.yaml").write_text(json.dumps(tiny_config()))
+    options = TrainOptions(cfg=str(tmp_path / "net.yaml"), data=str(tmp_path / "data.yaml"), img=64, batch=2)
+    options = replace(options, workers=0, device="cpu", single_cls=single_cls, project=str(tmp_path / "runs"))
+    config = load_data_config(tmp_path / "data.yaml")
+    run = set_up(options, Hyperparameters(), config, choose_precision("cpu", "off"), None)
+    assert run.training.model.category_ids == run.training.ema.model.category_ids == expected
