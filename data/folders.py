@@ -110,8 +110,9 @@ def _sort_others(others: Iterable[Path], taken: set[Path]) -> tuple[dict[Path, P
 
 
 def _labels_without_image(source: Path, labels: Path, content: FolderContent, expected: set[Path]) -> list[Path]:
-    """Return the label files of a folder that belong to none of its images."""
-    files = content.others if labels == source or not labels.is_dir() else read_folder(labels).others
+    """Return the label files beside the images, and in the folder of their labels, that belong to none of them."""
+    apart = labels != source and labels.is_dir()
+    files = [*content.others, *(read_folder(labels).others if apart else ())]
     return [
         file
         for file in files

@@ -389,6 +389,17 @@ def test_labels_beside_images(tmp_path: Path, write_image: Callable[..., Path]) 
     assert_says(note, 1, tmp_path / "set" / "b.jpg.txt")
 
 
+def test_labels_beside_images_that_have_a_label_folder_are_named(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    write_image(tmp_path / "images" / "a.jpg")
+    write_label(tmp_path / "labels" / "a.txt", 0)
+    write_label(tmp_path / "images" / "a.txt", 1)
+    found, report = scan(tmp_path, "images")
+    assert found == ["images/a.jpg [0]"]
+    assert_says(report.notes[0], 1, tmp_path / "images" / "a.txt")
+
+
 def test_lists_of_other_systems(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     for name in "abc":
         write_image(tmp_path / "images" / f"{name}.jpg")
