@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.networks import tiny_model
+from tests.saying import assert_says
 from utils.errors import TrainingStoppedError
 from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import build_loss
@@ -126,10 +127,9 @@ def test_a_loss_that_is_not_finite_stops(value: float) -> None:
         return (total * value if len(calls) == 2 else total), items
 
     training.loss = broken
-    with pytest.raises(
-        TrainingStoppedError, match=rf"epoch 4, batch 2: the loss is {value}: .*lower lr0, or try --amp off"
-    ):
+    with pytest.raises(TrainingStoppedError) as caught:
         train_one_epoch(training, [make_batch()] * 2, 3, progress=False)
+    assert_says(caught.value, "epoch 4", "batch 2", value, "lr0", "--amp off")
     assert all(parameter.isfinite().all() for parameter in training.model.parameters()), "no step was taken with it"
     assert all(value.isfinite().all() for value in training.ema.model.state_dict().values())
 
@@ -230,8 +230,9 @@ def test_too_many_lost_losses_stop() -> None:
     training = make_training()
     training.scaler, training.bad_steps = FakeScaler(), MAX_BAD_STEPS - 1
     lose(training, 1)
-    with pytest.raises(TrainingStoppedError, match=rf"{MAX_BAD_STEPS} steps in a row"):
+    with pytest.raises(TrainingStoppedError) as caught:
         train_one_epoch(training, [make_batch()], 0, progress=False)
+    assert_says(caught.value, f"{MAX_BAD_STEPS} steps")
 
 
 def test_an_epoch_goes_on_where_it_was() -> None:
@@ -291,10 +292,9 @@ def test_too_many_bad_steps_stop() -> None:
     training = make_training()
     training.bad_steps = MAX_BAD_STEPS - 1
     spoil(training, lambda _: True)
-    with pytest.raises(
-        TrainingStoppedError, match=rf"{MAX_BAD_STEPS} steps in a row had a non-finite gradient: .*lower lr0"
-    ):
+    with pytest.raises(TrainingStoppedError) as caught:
         train_one_epoch(training, [make_batch()], 0, progress=False)
+    assert_says(caught.value, f"{MAX_BAD_STEPS} steps", "gradient", "lr0")
 
 
 def test_frozen_layers_keep_weights_and_statistics() -> None:

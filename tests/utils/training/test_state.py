@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.networks import tiny_model
+from tests.saying import assert_says
 from utils.errors import CheckpointError
 from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import build_loss
@@ -98,7 +99,7 @@ def test_random_state_of_an_older_version(capsys: pytest.CaptureFixture[str]) ->
     expected = torch.rand(3)
     restore_random_states(stored, "last.pt")
     assert torch.equal(torch.rand(3), expected)
-    assert "last.pt: holds torch's random state only" in capsys.readouterr().out
+    assert_says(capsys.readouterr().out, "last.pt", "torch's random state", "Python", "numpy")
 
 
 def test_halved() -> None:
@@ -157,15 +158,13 @@ def test_restore_goes_on_within_an_epoch() -> None:
 def test_an_epoch_of_other_batches_starts_again(capsys: pytest.CaptureFixture[str]) -> None:
     stored = checkpoint_of(make_training(batches=4), partial=partial(2))
     assert restore(make_training(batches=5), stored, "last.pt").partial is None
-    assert (
-        "last.pt: was saved after batch 2 of 4, and an epoch has 5 now: epoch 4 starts again" in capsys.readouterr().out
-    )
+    assert_says(capsys.readouterr().out, "last.pt", "batch 2 of 4", "5 now", "epoch 4 starts again")
 
 
 def test_other_hardware_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     training = make_training()
     restore(training, checkpoint_of(training, compute="H100, bf16 mixed precision, channels_last"), "last.pt")
-    assert "last.pt: ran on H100, bf16 mixed precision, channels_last, goes on with cpu" in capsys.readouterr().out
+    assert_says(capsys.readouterr().out, "last.pt", "H100, bf16 mixed precision, channels_last", "goes on with cpu")
     restore(training, checkpoint_of(training, compute=training.precision.describe()), "last.pt")
     assert capsys.readouterr().out == ""
 
@@ -193,8 +192,9 @@ def test_a_state_of_another_network_is_refused(part: str) -> None:
     stored[part] = (
         {"param_groups": [], "state": {}} if part == "optimizer" else {"model.0.conv.weight": torch.zeros(8, 3, 5, 5)}
     )
-    with pytest.raises(CheckpointError, match=r"^last\.pt: its state does not fit its own network: ") as caught:
+    with pytest.raises(CheckpointError) as caught:
         restore(training, stored, "last.pt")
+    assert_says(caught.value, "last.pt", "does not fit its own network")
     assert "\n" not in str(caught.value)
 
 
@@ -204,12 +204,13 @@ def test_what_no_run_can_go_on_from(tmp_path: Path) -> None:
     assert set(ESSENTIAL) <= set(whole)
     assert set(RUN_STATE) <= {*ESSENTIAL, *FURTHER}
     assert not ESSENTIAL.keys() & FURTHER.keys()
-    with pytest.raises(CheckpointError, match=r"^last\.pt: holds no optimizer state: expected a last\.pt; .*--weights"):
-        check_complete({"model": {}}, "last.pt")
-    with pytest.raises(CheckpointError, match=r"^last\.pt: holds no rng, rows: expected a whole last\.pt"):
-        check_complete({key: value for key, value in whole.items() if key not in ("rng", "rows")}, "last.pt")
+    with pytest.raises(CheckpointError) as caught:
+        check_complete({"model": {}}, "x.pt")
+    assert_says(caught.value, "x.pt", "no optimizer state", "last.pt", "--weights")
+    with pytest.raises(CheckpointError) as caught:
+        check_complete({key: value for key, value in whole.items() if key not in ("rng", "rows")}, "x.pt")
+    assert_says(caught.value, "x.pt", "no rng, rows", "last.pt", "--weights")
     whole["ema"] = whole["ema"] | {"model.1.bn.running_var": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(
-        CheckpointError, match=r"^last\.pt: ema: model\.1\.bn\.running_var: holds values that are not finite"
-    ):
+    with pytest.raises(CheckpointError) as caught:
         check_complete(whole, "last.pt")
+    assert_says(caught.value, "last.pt", "ema", "model.1.bn.running_var", "not finite")
