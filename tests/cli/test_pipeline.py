@@ -106,7 +106,7 @@ def test_train_resume_validate_detect_and_load(cli: CommandLine, data: Path, tmp
 def test_image_size_is_rounded_to_the_stride_and_said(
     cli: CommandLine, data: Path, trained: Path, train, tmp_path: Path
 ) -> None:
-    said = ("--img 70", "stride 32", "96 x 96")
+    said = ("--img 70", "multiple of 32", "96 x 96")
     assert_says(train("--img", 70).done(), *said)
     assert yaml.safe_load((tmp_path / "exp" / "args.yaml").read_text())["img"] == 96
     shared = (
