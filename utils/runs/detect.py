@@ -18,6 +18,7 @@ from utils.explain.sheet import Explainer
 from utils.files import next_run_dir
 from utils.inference.class_choice import CONFIDENCE, split_thresholds
 from utils.inference.exported import ExportedNetwork
+from utils.inference.inputs import local_path
 from utils.inference.network import load_network, network_precision
 from utils.inference.predictor import Predictor
 from utils.inference.results import Results
@@ -140,7 +141,8 @@ def detect(options: DetectOptions) -> Path:
         UserError: options, weights or a source that cannot be used, or a source without a readable image.
     """
     check_values(options)
-    source = open_source(options.source, options.vid_stride)
+    address = options.source.lower().startswith("file:")
+    source = open_source(local_path(options.source) if address else options.source, options.vid_stride)
     folder = Path(options.project) / options.name
     check_source_is_apart(source, folder, options.exist_ok, options.save_txt)
     if options.exist_ok:

@@ -121,7 +121,7 @@ class RunWriter:
         self._begun = False
 
     def begin(self) -> None:
-        """Remove the files of an earlier run; called with the first frame, so that a run without one removes nothing."""
+        """Remove the files of an earlier run; to be called with the first frame: a run without one removes nothing."""
         if not self._begun:
             remove_earlier_files(self.folder)
             self._begun = True

@@ -276,6 +276,15 @@ def test_files_of_an_earlier_run_do_not_stay(
     assert names_below(run(tmp_path / "in", **kinds)) == before
 
 
+def test_addresses_of_local_files(tmp_path: Path, write_image, run) -> None:
+    path = write_image(tmp_path / "in 1" / "街.jpg", (32, 32))
+    assert names_below(run(path.as_uri())) == {"街.jpg"}
+    assert names_below(run(path.parent.as_uri())) == {"街.jpg"}
+    with pytest.raises(DataError) as caught:
+        run("file://server/a.jpg")
+    assert_says(caught.value, "file://server/a.jpg")
+
+
 def test_a_run_without_a_readable_image_removes_nothing(tmp_path: Path, write_image, run) -> None:
     folder = run(write_image(tmp_path / "a.jpg", (32, 32)), save_txt=True, save_json=True)
     before = {name: (folder / name).read_bytes() for name in names_below(folder)}
