@@ -1,5 +1,6 @@
 """train.py in several processes and under signals: what is written, how it ends, and how it goes on."""
 
+import json
 import subprocess
 import sys
 import time
@@ -176,3 +177,22 @@ def test_a_second_signal_ends_at_once(folder: Path):
     done = subprocess.run(told, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 143
     assert "--resume" not in done.stderr
+
+
+@pytest.mark.slow
+def test_val_in_two_ranks_measures_bit_for_bit_what_one_process_measures(folder: Path):
+    assert torchrun(*words(folder, "two", "--epochs", 1))[0] == 0
+    weights, data = folder / "runs" / "two" / "weights" / "best.pt", folder / "data" / "data.yaml"
+    flags = ("--weights", weights, "--data", data, "--device", "cpu", "--amp", "off", "--batch", 2, "--workers", 0)
+    flags = (*flags, "--project", folder, "--noplots", "--save-json")
+    alone = [sys.executable, str(REPOSITORY / "val.py"), *map(str, flags), "--name", "alone"]
+    subprocess.run(alone, env=environment(), capture_output=True, check=True)
+    status, _, err = torchrun(REPOSITORY / "val.py", *flags, "--name", "ranks")
+    assert status == 0, err
+    one, several = (json.loads((folder / name / "metrics.json").read_text()) for name in ("alone", "ranks"))
+    for content in (one, several):
+        del content["speed_ms"], content["settings"]
+    assert one == several
+    assert one["images"] == 5
+    first, second = (json.loads((folder / name / "predictions.json").read_text()) for name in ("alone", "ranks"))
+    assert first == second

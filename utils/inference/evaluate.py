@@ -201,6 +201,8 @@ def evaluate(
                 )
     if share.ranks > 1:
         join_ranks(metrics, confusion, losses, masks, stopwatch, result)
+    result.detections = dict(sorted(result.detections.items()))
+    result.segmentations = dict(sorted(result.segmentations.items()))
     result.metrics, result.losses = metrics.compute(), losses.compute()
     result.masks = masks.metrics.compute() if masks is not None else None
     result.speed_ms = {

@@ -12,7 +12,7 @@ from data.config import SPLITS, load_data_config, print_notes
 from data.dataset import DetectionDataset
 from data.labels.annotation import Id
 from data.labels.class_names import advice, are_numbers, difference, positions
-from data.loader import build_loader
+from data.loader import Share, build_loader
 from data.scan import load_annotations, print_report, settle_pixel_range
 from models.plugins.held import loaded_plugins
 from models.plugins.loading import install_plugins, load_plugins
@@ -26,7 +26,8 @@ from utils.inference.evaluate import EvalResult, evaluate
 from utils.inference.exported import ExportedNetwork
 from utils.inference.network import check_channels, load_network, network_precision
 from utils.losses.detection import build_loss
-from utils.precision import AMP_CHOICES, worker_count
+from utils.precision import AMP_CHOICES, Precision, worker_count
+from utils.ranks import check_same, first_goes_first, is_first, joined, launch, size
 from utils.runs.run_folder import check_labels_are_apart
 from utils.runs.val_files import compare_with_coco, print_table, traceable_names, write_labels, write_metrics
 from utils.wording import listed
@@ -87,6 +88,8 @@ class Split:
 def validate(options: ValOptions) -> EvalResult:
     """Evaluate a checkpoint, print the table, and write the run's folder.
 
+    Several ranks share the images; the first one writes.
+
     Raises:
         UserError: options, data or weights that cannot be used.
     """
@@ -97,47 +100,77 @@ def validate(options: ValOptions) -> EvalResult:
     precision = network_precision(network, options.device, options.amp)
     check_channels(network.channels, options.weights)
     size_hw = choose_image_size(options.img, network)
-    split = open_split(options, network, size_hw)
-    dataset = split.dataset
-    network = network.deploy() if options.deploy else network
-    network = precision.place_for_inference(network.eval())
-    exported = isinstance(network, ExportedNetwork)
-    loss = build_loss(network) if network.nc == len(dataset.names) and not exported else None
-    print(
-        f"{precision.describe()}; {options.weights}: {describe_form(network, options.deploy)}; "
-        f"{describe_images(dataset, size_hw)}"
-    )
-    if options.save_txt and options.exist_ok:
-        check_labels_are_apart((one.path for one in dataset.annotations), Path(options.project) / options.name)
-    folder = next_run_dir(options.project, options.name, options.exist_ok)
-    result = evaluate(
+    with joined(precision.device):
+        with first_goes_first():  # the first rank writes the label cache that the others read
+            split = open_split(options, network, size_hw)
+        check_same(f"images of {options.data}", describe_data(split.dataset), "every machine needs the same files")
+        network = network.deploy() if options.deploy else network
+        network = precision.place_for_inference(network.eval())
+        print(
+            f"{precision.describe()}; {options.weights}: {describe_form(network, options.deploy)}; "
+            f"{describe_images(split.dataset, size_hw)}"
+        )
+        if options.save_txt and options.exist_ok:
+            images = (one.path for one in split.dataset.annotations)
+            check_labels_are_apart(images, Path(options.project) / options.name)
+        folder = next_run_dir(options.project, options.name, options.exist_ok) if is_first() else None
+        result = evaluate_split(options, network, precision, split, None if options.noplots else folder)
+        if folder is not None:
+            write_results(options, network, precision, split, result, folder)
+    return result
+
+
+def evaluate_split(
+    options: ValOptions, network: Model | ExportedNetwork, precision: Precision, split: Split, plots_dir: Path | None
+) -> EvalResult:
+    """Evaluate a network on a split; of several ranks, each reads a share of the batches."""
+    dataset, exported = split.dataset, isinstance(network, ExportedNetwork)
+    return evaluate(
         network,
         build_loader(
             dataset,
             options.batch,
             worker_count(options.workers),
             on_worker_start=partial(install_plugins, loaded_plugins()),
+            share=Share(launch().rank, size(), whole=True),
         ),
         precision,
         conf_thres=options.conf_thres,
         iou_thres=options.iou_thres,
         max_det=options.max_det,
-        loss=loss,
+        loss=build_loss(network) if network.nc == len(dataset.names) and not exported else None,
         single_cls=options.single_cls,
         class_order=split.class_order,
         keep_detections=options.save_txt or options.save_json,
-        plots_dir=None if options.noplots else folder,
+        plots_dir=plots_dir,
+        progress=is_first(),
     )
+
+
+def write_results(
+    options: ValOptions,
+    network: Model | ExportedNetwork,
+    precision: Precision,
+    split: Split,
+    result: EvalResult,
+    folder: Path,
+) -> None:
+    """Print the table, and write the files that the options ask for."""
+    dataset = split.dataset
     print_table(result, dataset.names, options.verbose)
     if network.task == "segment" and result.masks is None:
         print("masks are not measured: no object of this split has an outline")
-    write_metrics(folder, result, dataset.names, asdict(options), precision, size_hw)
+    write_metrics(folder, result, dataset.names, asdict(options), precision, choose_image_size(options.img, network))
     if options.save_txt:
         write_labels(folder / "labels", dataset, result, options.save_conf)
     if options.save_json:
         compare_with_coco(folder, dataset, result, split.categories, split.file_names, options.max_det)
     print(f"saved to {folder}")
-    return result
+
+
+def describe_data(dataset: DetectionDataset) -> tuple[int, int]:
+    """Return the number of images and of their objects."""
+    return len(dataset), sum(map(len, dataset.annotations))
 
 
 def describe_form(network: Model | ExportedNetwork, deploy: bool) -> str:
