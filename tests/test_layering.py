@@ -25,6 +25,7 @@ FLOORS = [
     "data.augment",
     "data.figures",
     "data.shapes",
+    "data.places",
     "data.config",
     "data.folders",
     "data.scan",
