@@ -13,17 +13,31 @@ KINDS = {"u": 1, "i": 2, "f": 3}
 TURNED = b"MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
 
 
-def tiff(pixels: NDArray, orientation: int = 1, order: str = "<") -> bytes:
-    """Return (H, W) or (H, W, C) pixels (RGB, RGBA, grey and alpha) as an uncompressed TIFF of their number type."""
+def tiff(
+    pixels: NDArray, orientation: int = 1, order: str = "<", bits: int | None = None, white_is_zero: bool = False
+) -> bytes:
+    """Return (H, W) or (H, W, C) pixels (RGB, RGBA, grey and alpha) as an uncompressed TIFF of their number type.
+
+    Args:
+        order: of the bytes, "<" or ">".
+        bits: of a value, packed; None takes those of the number type.
+    """
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    colours = 2 if channels > 2 else 1
+    if white_is_zero:
+        colours = 0
     data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    if bits:
+        lines = ["".join(f"{value:0{bits}b}" for value in row.ravel()) for row in pixels]
+        padded = [line.ljust(-(-len(line) // 8) * 8, "0") for line in lines]
+        data = b"".join(int(line, 2).to_bytes(len(line) // 8, "big") for line in padded)
     tags: dict[int, tuple[str, list[int]]] = {
         256: ("I", [width]),
         257: ("I", [height]),
-        258: ("H", [8 * pixels.dtype.itemsize] * channels),
+        258: ("H", [bits or 8 * pixels.dtype.itemsize] * channels),
         259: ("H", [1]),
-        262: ("H", [2 if channels > 2 else 1]),
+        262: ("H", [colours]),
         273: ("I", [0]),
         274: ("H", [orientation]),
         277: ("H", [channels]),

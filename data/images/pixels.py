@@ -116,8 +116,11 @@ def choose_pixel_range(images: Sequence[DeepImage], where: str) -> PixelRange | 
         DataError: values of another type than uint16, whose range nothing tells.
     """
     check_types(images, where)
-    if not images:
-        return None
+    return range_of_bits(images) if images else None
+
+
+def range_of_bits(images: Sequence[DeepImage]) -> PixelRange:
+    """Return the range of the fewest bits of `DEPTHS` that hold the highest value of uint16 images."""
     highest = max(image.high for image in images)
     return 0.0, float(next(2**bits - 1 for bits in DEPTHS if highest < 2**bits))
 
@@ -160,10 +163,15 @@ def describe_scaling(images: Sequence[DeepImage], total: int, pixel_range: Pixel
         f"{len(images)} of {total} images are not 8 bits deep ({types}, values {span(images)}, "
         f"such as {Path(images[0].path).name}): {low:g} to {high:g} becomes 0 to 255, {origin}"
     )
-    if clipped:
-        first = clipped[0]
-        line += (
-            f"; {len(clipped)} of them have values outside, which are clipped "
-            f"(such as {Path(first.path).name}, {first.low:g} to {first.high:g})"
-        )
+    # fewer than two of the 256 levels are left of an image that is not plain
+    plain = [one for one in images if one.low < one.high and _kept(one, pixel_range) * 255 < high - low]
+    for found, what in ((clipped, "have values outside, which are clipped"), (plain, "become a single shade of grey")):
+        if found:
+            first = found[0]
+            line += f"; {len(found)} of them {what} (such as {Path(first.path).name}, {first.low:g} to {first.high:g})"
     return line
+
+
+def _kept(image: DeepImage, pixel_range: PixelRange) -> float:
+    """Return how much of an image's span of values lies in the range."""
+    return min(image.high, pixel_range[1]) - max(image.low, pixel_range[0])

@@ -8,23 +8,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images.pixels import FULL_RANGE, DeepImage, PixelRange, deep_image, describe_scaling, to_8_bit
+from data.images.pixels import FULL_RANGE, DeepImage, PixelRange, deep_image, describe_scaling, range_of_bits, to_8_bit
 from utils.errors import DataError
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND"
 BMP_START, WEBP_START = b"BM", (b"RIFF", b"WEBP")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-TIFF_BITS, TIFF_KIND, TIFF_SHORT = 258, 339, 3
+TIFF_BITS, TIFF_COLOURS, TIFF_KIND, TIFF_SHORT = 258, 262, 339, 3
 TIFF_KINDS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 MOST_CHANNELS = 64
 
 
 class StoredForm(NamedTuple):
-    """How an image file stores a value: its number of bits, and its kind."""
+    """How an image file stores a value: its number of bits, its kind, and whether 0 means white."""
 
     bits: int
     kind: str = "unsigned"
+    white_is_zero: bool = False
 
     @property
     def plain(self) -> bool:
@@ -85,7 +86,10 @@ class ImageReader:
         """Return a line about the deep images that were read, or None."""
         if not self.deep:
             return None
-        return describe_scaling(self.deep, self.count, self.pixel_range or FULL_RANGE, self.origin)
+        line = describe_scaling(self.deep, self.count, self.pixel_range or FULL_RANGE, self.origin)
+        if self.pixel_range is None and (fitting := range_of_bits(self.deep)) != FULL_RANGE:
+            line += f"; the values fit {fitting[0]:g} to {fitting[1]:g}"
+        return line
 
 
 def inspect_image(path: str | Path) -> tuple[int, int]:
@@ -139,7 +143,25 @@ def decode(content: bytes) -> NDArray[Any]:
     if form is not None and form.bits > 8 * pixels.dtype.itemsize:
         kept = 8 * pixels.dtype.itemsize
         raise DataError(f"{form}, of which OpenCV keeps {kept} bits: expected grey, RGB or RGBA, without palette")
-    return _as_rgb(pixels) if pixels.dtype != np.uint8 else _imdecode(content, cv2.IMREAD_COLOR_RGB)
+    if pixels.dtype == np.uint8:
+        return _imdecode(content, cv2.IMREAD_COLOR_RGB)
+    return _as_rgb(pixels if form is None else _plain_values(pixels, form))
+
+
+def _plain_values(pixels: NDArray[Any], form: StoredForm) -> NDArray[Any]:
+    """Return the values of a deep image as its file means them.
+
+    Raises:
+        DataError: 0 means white for values that have no highest one.
+    """
+    spare = 8 * pixels.dtype.itemsize - form.bits
+    if pixels.dtype.kind == "u" and spare > 0 and not (pixels & (2**spare - 1)).any():
+        pixels = pixels >> spare  # OpenCV fills 10, 12 and 14 packed bits up to 16
+    if form.white_is_zero:
+        if form.kind != "unsigned":
+            raise DataError(f"{form}, of which 0 means white: expected 0 for black")
+        pixels = (2**form.bits - 1) - pixels
+    return pixels
 
 
 def _imdecode(content: bytes, flags: int, form: StoredForm | None = None) -> NDArray[Any]:
@@ -176,26 +198,31 @@ def _is_avif(content: bytes) -> bool:
 
 def _tiff_form(content: bytes) -> StoredForm | None:
     """Return how the first image of a TIFF file stores its values."""
+    try:
+        tags = _tiff_tags(content)
+    except (struct.error, OverflowError):  # truncated: the decoder refuses it, or fills it up as it always did
+        return None
+    kind = next((TIFF_KINDS[number] for number in tags.get(TIFF_KIND, []) if number in TIFF_KINDS), "unsigned")
+    return StoredForm(max(tags.get(TIFF_BITS, [1])), kind, white_is_zero=tags.get(TIFF_COLOURS) == [0])
+
+
+def _tiff_tags(content: bytes) -> dict[int, list[int]]:
+    """Return the tags of the first image of a TIFF file that tell how it stores its values."""
     order = "<" if content.startswith(b"II") else ">"
     big = content[2:4] in (b"+\0", b"\0+")
     pointer, counter, size = ("Q", "Q", 20) if big else ("I", "H", 12)
-    bits, kinds = [1], [1]
-    try:
-        start = struct.unpack_from(order + pointer, content, 8 if big else 4)[0]
-        number = struct.unpack_from(order + counter, content, start)[0]
-        for entry in range(start + struct.calcsize(counter), start + struct.calcsize(counter) + size * number, size):
-            tag, kind, count = struct.unpack_from(f"{order}HH{pointer}", content, entry)
-            if tag in (TIFF_BITS, TIFF_KIND) and kind == TIFF_SHORT:
-                place = entry + size - struct.calcsize(pointer)
-                if count * 2 > struct.calcsize(pointer):
-                    place = struct.unpack_from(order + pointer, content, place)[0]
-                values = list(struct.unpack_from(f"{order}{min(count, MOST_CHANNELS)}H", content, place))
-                bits, kinds = (values, kinds) if tag == TIFF_BITS else (bits, values)
-    except (struct.error, OverflowError):  # truncated: the decoder refuses it, or fills it up as it always did
-        return None
-    return StoredForm(
-        max(bits, default=1), next((TIFF_KINDS[kind] for kind in kinds if kind in TIFF_KINDS), "unsigned")
-    )
+    start = struct.unpack_from(order + pointer, content, 8 if big else 4)[0]
+    number = struct.unpack_from(order + counter, content, start)[0]
+    start += struct.calcsize(counter)
+    tags = {}
+    for entry in range(start, start + size * number, size):
+        tag, kind, count = struct.unpack_from(f"{order}HH{pointer}", content, entry)
+        if tag in (TIFF_BITS, TIFF_COLOURS, TIFF_KIND) and kind == TIFF_SHORT and count:
+            place = entry + size - struct.calcsize(pointer)
+            if count * 2 > struct.calcsize(pointer):
+                place = struct.unpack_from(order + pointer, content, place)[0]
+            tags[tag] = list(struct.unpack_from(f"{order}{min(count, MOST_CHANNELS)}H", content, place))
+    return tags
 
 
 def _truncation(content: bytes) -> str:

@@ -112,9 +112,11 @@ class Predictor:
         results: list[Results] = []
         inputs = read_inputs(images, self.reader)
         while batch := list(islice(inputs, self.batch)):
-            if not self.scaling_was_said and (line := self.reader.describe()):
-                print(line)
+            if line := self.reader.describe():
+                if not self.scaling_was_said:
+                    print(line)
                 self.scaling_was_said = True
+                self.reader.deep.clear()  # a service may call for years
             results += self.predict_batch([pixels for pixels, _ in batch], [path for _, path in batch])
         return results
 

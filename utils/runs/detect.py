@@ -19,7 +19,7 @@ from utils.files import next_run_dir
 from utils.inference.class_choice import CONFIDENCE, split_thresholds
 from utils.inference.exported import ExportedNetwork
 from utils.inference.inputs import local_path
-from utils.inference.network import load_network, network_precision
+from utils.inference.network import check_channels, load_network, network_precision
 from utils.inference.predictor import Predictor
 from utils.inference.results import Results
 from utils.precision import AMP_CHOICES
@@ -152,6 +152,7 @@ def detect(options: DetectOptions) -> Path:
     print_plugins(model, plugins)
     if options.retina_masks and model.task != "segment":
         print(f"--retina-masks: does not apply: {options.weights} finds boxes, no masks")
+    check_channels(model.channels, options.weights)
     precision = network_precision(model, options.device, options.amp)
     predictor = Predictor(
         model,

@@ -101,3 +101,10 @@ def test_the_line_counts_deep_and_clipped_images() -> None:
     line = describe_scaling(images, 7, (0, 4095), "as in training")
     assert_says(line, "2 of 7 images", "uint16", "0 to 9000", "0 to 4095", "as in training", "1 of them", "b.png")
     assert "clipped" not in describe_scaling(images[:1], 7, (0, 4095), "as in training")
+
+
+def test_the_line_counts_images_of_which_nothing_is_left() -> None:
+    images = [deep(4080), deep(0.9, "float32", path="b.tif"), deep(0, path="black.png"), deep(9000, lowest=8000)]
+    line = describe_scaling(images, 4, (0, 4095), "as in training")
+    assert_says(line, "2 of them", "shade", "b.tif, 0 to 0.9")
+    assert "shade" not in describe_scaling([images[0], images[2]], 4, (0, 4095), "as in training")

@@ -146,3 +146,20 @@ def test_read_image_scales_by_the_range(tmp_path: Path) -> None:
 def test_a_truncated_tiff_header_is_no_traceback(length: int) -> None:
     with pytest.raises(DataError):
         decode(tiff(ramp("u2"))[:length])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_packed_bits_of_a_tiff_keep_their_values(bits: int, channels: int) -> None:
+    pixels = np.linspace(0, 2**bits - 1, 32 * channels).astype(np.uint16).reshape(4, 8, channels)
+    found = decode(tiff(pixels[..., 0] if channels == 1 else pixels, bits=bits))
+    assert np.array_equal(found, np.broadcast_to(pixels, (4, 8, 3)))
+
+
+def test_deep_tiff_whose_0_is_white() -> None:
+    pixels = np.array([[0, 10, 65535]], np.uint16)
+    assert decode(tiff(pixels, white_is_zero=True))[0, :, 0].tolist() == [65535, 65525, 0]
+    assert decode(tiff(pixels.astype(np.uint8), white_is_zero=True))[0, :, 0].tolist() == [255, 245, 0]
+    with pytest.raises(DataError) as caught:
+        decode(tiff(ramp("f4", 1), white_is_zero=True))
+    assert_says(caught.value, "floating-point", "white")

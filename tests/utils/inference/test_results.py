@@ -124,7 +124,7 @@ def test_deep_images_are_scaled_as_in_training_and_said_once(capsys: pytest.Capt
 
 def test_uint16_without_a_known_range_takes_16_bits_and_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert np.unique(predictor()(np.full((32, 32), 2570, np.uint16))[0].image).tolist() == [10]
-    assert_says(capsys.readouterr().out, "0 to 65535", "pixel_range", "--pixel-range")
+    assert_says(capsys.readouterr().out, "0 to 65535", "pixel_range", "--pixel-range", "0 to 4095")
 
 
 @pytest.mark.parametrize("given", [(1, 0), [1], "12", (0, "x")])
