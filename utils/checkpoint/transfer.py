@@ -12,6 +12,7 @@ from torch import Tensor
 from models.parameters import layer_index
 from models.yolo import Model
 from utils.checkpoint.alignment import Node, align
+from utils.checkpoint.class_rows import class_rows
 from utils.checkpoint.importing import SHOWN, build_model, check_constant
 from utils.checkpoint.levels import describe_levels, name_at_level, paired_levels
 from utils.errors import CheckpointError
@@ -24,6 +25,8 @@ from utils.wording import listed
 FORM_SETTINGS = ("cls", "box_groups")
 """Settings of a head's row that say of which convolutions its towers consist (`TowerSettings`)."""
 LOADED, NEW, DIFFERENT, UNUSED = "loaded", "new", "different shape", "not used"
+PARTLY = "other classes"
+"""Status of an output of a class tower that is loaded for the classes that the file has too."""
 
 
 @dataclass
@@ -87,6 +90,7 @@ class TransferReport:
         new_layers: names of the layers that have no counterpart in the file, by index.
         shared: layers with a counterpart in the file, by index.
         moved: layers with another index in the file, {index here: index there}.
+        classes: how the outputs of class towers were matched, unless the names are equal; or "".
         levels: which levels of the head are new, and which of the file's are left out; or "".
         advice: what differs in the head's towers, and the edit that builds them as in the file; or "".
     """
@@ -98,6 +102,7 @@ class TransferReport:
     new_layers: dict[int, str] = field(default_factory=dict)
     shared: list[int] = field(default_factory=list)
     moved: dict[int, int] = field(default_factory=dict)
+    classes: str = ""
     levels: str = ""
     advice: str = ""
 
@@ -122,7 +127,7 @@ class TransferReport:
         line += f"; not in the file: {listed(parts, SHOWN)}" if parts else ""
         unused = len(self.records) - len(ours)
         line += f"; {unused} tensors of the file have no place here" if unused else ""
-        return "; ".join(filter(None, (line, self.levels, self.advice)))
+        return "; ".join(filter(None, (line, self.classes, self.levels, self.advice)))
 
     def write(self, folder: Path) -> None:
         """Write transfer.csv (a line for each tensor) and transfer.txt (the summary and the layers that moved)."""
@@ -245,6 +250,7 @@ def copy_tensors(model: Model, source: Source, names: Mapping[str, str]) -> Tran
         names: name in the file of each tensor of the network that has one.
     """
     weights, tensors, file_names = source.weights, source.tensors, source.file_names
+    rows = class_rows(model, weights)
     report, used, copied, parameters = TransferReport(str(weights.path)), set(), 0, dict(model.named_parameters())
     with torch.no_grad():
         for name, target in model.state_dict(keep_vars=True).items():
@@ -260,8 +266,10 @@ def copy_tensors(model: Model, source: Source, names: Mapping[str, str]) -> Tran
                 record.status, record.reason = DIFFERENT, difference(name, model, weights, record)
                 continue
             check_constant(file_names[there], name, tensor, target)
-            target.copy_(tensor)
-            copied += parameters[name].numel() if name in parameters else 0
+            share = rows.copy(name, target, tensor)
+            if share < 1:
+                record.status, record.reason = PARTLY, f"{share:.0%} of the classes are in the file"
+            copied += round(share * parameters[name].numel()) if name in parameters else 0
     unused = {name: tensor for name, tensor in tensors.items() if name not in used}
     report.records += [
         TensorRecord("", file_names[name], UNUSED, (), tuple(tensor.shape)) for name, tensor in unused.items()
@@ -273,6 +281,7 @@ def copy_tensors(model: Model, source: Source, names: Mapping[str, str]) -> Tran
     with_tensors = {layer_index(record.name) for record in report.records if record.name}
     report.new_layers = {index: model.rows[index].name for index in sorted(with_tensors - shared)}
     report.shared = sorted(shared)
+    report.classes = rows.note if rows.used else ""
     return report
 
 

@@ -22,7 +22,7 @@ from models.plugins.held import loaded_plugins
 from models.plugins.loading import install_plugins
 from models.plugins.record import plugins_entry
 from models.yolo import Model
-from utils.checkpoint.transfer import DIFFERENT, NEW, TransferReport
+from utils.checkpoint.transfer import DIFFERENT, NEW, PARTLY, TransferReport
 from utils.errors import DataError, SettingsError
 from utils.files import next_run_dir
 from utils.geometry.anchors import PROTOTYPE_STRIDE
@@ -167,7 +167,9 @@ def frozen_layers(model: Model, phrases: Sequence[str], transferred: TransferRep
     frozen = freeze(model, phrases)
     if phrases:
         if transferred:
-            check_frozen_were_loaded(model, [*transferred.names(NEW), *transferred.names(DIFFERENT)])
+            check_frozen_were_loaded(
+                model, [name for status in (NEW, DIFFERENT, PARTLY) for name in transferred.names(status)]
+            )
         print(describe_frozen(model, frozen))
     return frozen
 

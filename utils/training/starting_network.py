@@ -35,7 +35,7 @@ def starting_network(
             )
         model, report = build_model(of_own_network(Path(options.resume), network, {}, {})), None
     elif options.weights:
-        model, report = fine_tuned(options, read_weights(options.weights), len(names))
+        model, report = fine_tuned(options, read_weights(options.weights), names)
     elif options.cfg:
         model, report = network_of_yaml(options, len(names)), None
     else:
@@ -64,7 +64,7 @@ def network_of_yaml(options: TrainOptions, num_classes: int) -> Model:
     )
 
 
-def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tuple[Model, TransferReport]:
+def fine_tuned(options: TrainOptions, weights: Weights, names: list[str]) -> tuple[Model, TransferReport]:
     """Build the network of `--cfg`, or else that of the weights, and copy the weights that fit.
 
     Raises:
@@ -72,6 +72,7 @@ def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tup
         SettingsError: no yaml, and the file does not describe its network.
     """
     print_notes(weights)
+    num_classes = len(names)
     if options.cfg:
         model = network_of_yaml(options, num_classes)
     elif weights.config is None:
@@ -88,6 +89,7 @@ def fine_tuned(options: TrainOptions, weights: Weights, num_classes: int) -> tup
         if options.patch:
             model = Model(model.config, nc=num_classes, ch=model.channels, patches=options.patch)
     check_channels(model.channels, options.cfg or options.weights)  # before weights are copied, which takes time
+    model.names = list(names)
     source = Source.of(weights)
     if options.head_hidden == "keep":
         model, line = keep_hidden_width(model, source)
