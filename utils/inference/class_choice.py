@@ -1,5 +1,6 @@
 """Which classes a user means, by name or number: those to keep, and those with a confidence threshold of their own."""
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 
 from utils.errors import SettingsError, did_you_mean
@@ -105,3 +106,18 @@ def confidence(value: float | str, before: str = "") -> float:
     if not 0 <= number <= 1:
         raise SettingsError(f"--conf-thres {before}{number}: expected a number from 0 to 1")
     return number
+
+
+def one_threshold(word: str) -> float:
+    """Return the threshold that a word of a command line gives for all classes.
+
+    Raises:
+        ArgumentTypeError: it is no number, or a threshold of one class.
+    """
+    try:
+        return float(word)
+    except ValueError:
+        advice = (
+            "one number for all classes; detect.py takes thresholds of single classes" if "=" in word else "a number"
+        )
+        raise argparse.ArgumentTypeError(f"'{word}': expected {advice}") from None

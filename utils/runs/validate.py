@@ -22,6 +22,7 @@ from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.errors import DataError, SettingsError
 from utils.files import next_run_dir
 from utils.image_size import choose_image_size
+from utils.inference.class_choice import one_threshold
 from utils.inference.evaluate import EvalResult, evaluate
 from utils.inference.exported import ExportedNetwork
 from utils.inference.network import check_channels, load_network, network_precision
@@ -41,7 +42,7 @@ class ValOptions:
     data: str = option("data/shapes.yaml", "data yaml", metavar="YAML")
     batch: int = option(32, "images at a time", least=1, **SHARED["batch"])
     img: int | None = option(None, "longer side; as in training if not given", least=1, **SHARED["img"])
-    conf_thres: float = option(0.001, "least confidence of a detection")
+    conf_thres: float = option(0.001, "least confidence of a detection of any class", type=one_threshold)
     iou_thres: float = option(0.7, "overlap above which the less confident of two boxes is dropped")
     max_det: int = option(300, "most detections of an image", least=1, metavar="N")
     task: str = option("val", "split of the data set", choices=SPLITS)

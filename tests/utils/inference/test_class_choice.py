@@ -2,6 +2,7 @@
 
 import pytest
 
+import val
 from tests.saying import assert_says
 from utils.errors import SettingsError
 from utils.inference.class_choice import class_numbers, class_thresholds
@@ -75,3 +76,12 @@ def test_unknown_classes(wanted: list[str], facts: list[str]) -> None:
     with pytest.raises(SettingsError) as caught:
         class_numbers(wanted, NAMES)
     assert_says(caught.value, *facts)
+
+
+def test_val_has_one_threshold(capsys: pytest.CaptureFixture[str]) -> None:
+    assert val.parse_options(["--weights", "w.pt", "--conf", "0.01"]).conf_thres == 0.01
+    for word, facts in (("person=0.6", ["detect.py"]), ("high", ["number"])):
+        with pytest.raises(SystemExit) as caught:
+            val.parse_options(["--weights", "w.pt", "--conf", word])
+        assert caught.value.code == 2
+        assert_says(capsys.readouterr().err, "--conf-thres", word, *facts)

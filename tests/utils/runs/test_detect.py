@@ -276,6 +276,21 @@ def test_files_of_an_earlier_run_do_not_stay(
     assert names_below(run(tmp_path / "in", **kinds)) == before
 
 
+def test_links_in_the_run_folder_are_replaced_not_followed(tmp_path: Path, write_image, run) -> None:
+    photo = write_image(tmp_path / "photos" / "a.png", (32, 32))
+    write_image(tmp_path / "photos" / "b.png", (32, 32))
+    before = photo.read_bytes()
+    folder = tmp_path / "runs" / "exp"
+    folder.mkdir(parents=True)
+    (folder / "a.png").hardlink_to(photo)
+    (folder / "b.png").symlink_to(photo)
+    (folder / RECORD).symlink_to(photo)
+    assert run(tmp_path / "photos", exist_ok=True) == folder
+    assert photo.read_bytes() == before
+    assert (folder / "a.png").read_bytes() != before
+    assert not (folder / "b.png").is_symlink()
+
+
 def test_addresses_of_local_files(tmp_path: Path, write_image, run) -> None:
     path = write_image(tmp_path / "in 1" / "街.jpg", (32, 32))
     assert names_below(run(path.as_uri())) == {"街.jpg"}
