@@ -75,7 +75,7 @@ class EpochResult:
 
 @dataclass
 class EpochState:
-    """How far an epoch has come: what a run that goes on within it starts from.
+    """How much of an epoch is done. A run that is resumed within the epoch starts from it.
 
     Attributes:
         batch: batches done.
@@ -134,13 +134,13 @@ def train_one_epoch(
     """Train on every batch once.
 
     Args:
-        batches: dicts with "images" uint8 (B, ch, H, W) and "targets" (N, 6); those that `done` has are not among them.
-        epoch: number from 0; learning rates and multi-scale follow from it.
-        done: how far the epoch had come, to go on within it; carried on, not copied.
-        after_step: called wherever no gradient is pending, so that the run could go on from there.
+        batches: dicts with "images" uint8 (B, ch, H, W) and "targets" (N, 6); without the batches that are done.
+        epoch: number from 0; the learning rates and the sizes of multi-scale depend on it.
+        done: state of an epoch that is resumed; it is changed in place.
+        after_step: called after each batch that leaves no gradient pending: a run can be resumed from there.
         stop: tells whether the run was told to stop; it does where no gradient is pending, after `after_step`.
     Raises:
-        TrainingStoppedError: the loss is not finite, and no gradient scaler could mend that.
+        TrainingStoppedError: the loss is not finite, and there is no gradient scaler whose scale could be lowered.
         SignalledError: the run was told to stop; `done` is how far it came.
     """
     model, optimizer, precision, schedule = training.model, training.optimizer, training.precision, training.schedule
@@ -204,10 +204,12 @@ def of_all_ranks(total: Tensor, items: dict[str, Tensor], stopping: bool) -> tup
 
 
 def optimizer_step(training: Training, lost: bool = False) -> bool:
-    """Clip the gradients, step, and average the weights; leave the step out (False) where the gradient is not finite.
+    """Clip the gradients, step, and average the weights; return False if the step is left out.
+
+    A step is left out if its gradient is not finite.
 
     Args:
-        lost: the loss was not finite, so that the gradient of the step is worth nothing; the scaler's scale falls.
+        lost: the loss was not finite: the step is left out, and the scaler lowers its scale.
     Raises:
         TrainingStoppedError: too many steps in a row were left out.
     """
@@ -249,7 +251,7 @@ def name_unused(model: Model) -> None:
 
 @torch.no_grad()
 def mend_statistics(training: Training) -> None:
-    """Take running statistics that an overflow in the forward pass has spoiled from the averaged network."""
+    """Replace running statistics that an overflow has made non-finite by those of the averaged network."""
     for ours, averaged in zip(training.model.buffers(), training.ema.model.buffers(), strict=True):
         if ours.is_floating_point() and not ours.isfinite().all():
             ours.copy_(averaged)

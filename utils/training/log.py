@@ -29,7 +29,11 @@ def table_header(task: str = "detect") -> str:
 
 
 def record(run: Run, epoch: int, trained: EpochResult, found: EvalResult | None, last: bool) -> None:
-    """Print and write what an epoch gave, and save the checkpoints; `last` for the epoch that ends the run."""
+    """Print and write the results of an epoch, and save the checkpoints.
+
+    Args:
+        last: the epoch ends the run.
+    """
     progress, options = run.progress, run.options
     validation = describe_validation(epoch, found) if found else {}
     measured = [float(validation.get(name, "nan")) for name in (*METRICS, *(f"{item}_loss" for item in LOSS_ITEMS))]
@@ -73,8 +77,8 @@ def mask_columns(trained: EpochResult, validation: dict[str, Any]) -> list[float
 def save_all(run: Run, best: bool) -> None:
     """Save the checkpoints of an epoch.
 
-    last.pt comes last: if the run is killed before it, the resumed run repeats the epoch and writes the others again;
-    the other way round, an epoch would count as done whose weights nobody kept.
+    last.pt is written last. A run that is killed before that writes the other files again when it is resumed. If
+    last.pt were the first, the epoch would count as done, and a best.pt that is missing would never be written.
     """
     if best:
         save_best(run, run.weights / "best.pt")

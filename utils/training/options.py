@@ -107,7 +107,7 @@ class TrainOptions:
         return {name: value for name, value in asdict(self).items() if name != "given"}
 
     def resume_from(self, stored: dict[str, Any], path: str) -> "TrainOptions":
-        """Return the options of the run at `path`, with those of these that were given and may change.
+        """Return the options of the run at `path`, with the given ones of these that may change.
 
         Prints which of the given options the run does not take.
 

@@ -20,7 +20,9 @@ LEFTOVER = re.compile(r"\.[\w-]+\.(pt|yaml|csv|json|txt|png)\.[a-z0-9_]{8}\.tmp"
 
 
 def find_resumable(options: TrainOptions) -> tuple[TrainOptions, dict[str, Any]]:
-    """Return the options of the resumed run, those on the command line that may change included, and its checkpoint.
+    """Find the checkpoint that a run is resumed from, and return the options of the resumed run and the checkpoint.
+
+    The options are those of the run, but for the ones on the command line that may change.
 
     Raises:
         CheckpointError: there is no checkpoint, it is not whole, or its run is finished.
@@ -41,7 +43,7 @@ def find_resumable(options: TrainOptions) -> tuple[TrainOptions, dict[str, Any]]
 
 
 def check_unfinished(options: TrainOptions, checkpoint: dict[str, Any]) -> None:
-    """Refuse to resume a run that has all its epochs or has stopped early.
+    """Refuse to resume a run that has done all its epochs, or has stopped early.
 
     Raises:
         CheckpointError: says which of the two, and the flag that goes on.

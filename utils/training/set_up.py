@@ -214,7 +214,7 @@ def run_folder(options: TrainOptions) -> Path:
 def run_loss(
     hyp: Hyperparameters, model: Model, options: TrainOptions, quiet: bool
 ) -> tuple[DetectionLoss, Hyperparameters]:
-    """Build the run's loss from the settings of the network yaml and of the hyperparameters, which win.
+    """Build the run's loss from the settings of the hyperparameters, and where they give none, of the network yaml.
 
     Args:
         quiet: do not print which settings of the network yaml the hyperparameters override.

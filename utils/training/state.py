@@ -28,14 +28,14 @@ from utils.weights.own_file import network_entry, save_checkpoint
 
 @dataclass
 class Progress:
-    """How far a run has come: what a resumed run starts from.
+    """How much of a run is done. A resumed run starts from it.
 
     Attributes:
         epoch: epochs done.
         best_fitness, best_epoch: of the best validation; its epoch counts from 0.
         rows: results.csv so far; epochs count from 1, as on the screen.
         validation: epoch (from 0), metrics and losses of the last validation.
-        partial: how far the next epoch has come, if the run was saved within it.
+        partial: how much of the next epoch is done, if the run was saved within it.
         mosaic: whether the epoch in progress has mosaics.
     """
 
@@ -48,7 +48,7 @@ class Progress:
     mosaic: bool = True
 
     def improved_by(self, found: EvalResult | None) -> bool:
-        """Tell whether a validation is the best so far; as long as nothing was ever found, every one is."""
+        """Tell whether a validation is the best so far; while the best fitness is 0, every validation is."""
         return found is not None and (found.fitness > self.best_fitness or self.best_fitness <= 0)
 
     def not_improved_by(self, found: EvalResult | None) -> bool:
@@ -220,7 +220,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any] | Tensor, where: str) -> None:
-    """Put every random number generator back; says which the checkpoint does not have.
+    """Restore every random number generator, and print which ones the checkpoint does not have.
 
     Args:
         states: what `random_states` returned, or torch's own state alone (version 1 of the format).
@@ -246,7 +246,7 @@ def restore_random_states(states: dict[str, Any] | Tensor, where: str) -> None:
 
 
 def check_complete(checkpoint: dict[str, Any], where: str) -> None:
-    """Refuse a checkpoint that no run can go on from.
+    """Refuse a checkpoint that a run cannot be resumed from.
 
     Raises:
         CheckpointError: names the entries that are missing, or a weight that is not finite.
@@ -270,7 +270,7 @@ def not_finite(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progress:
-    """Put a run's state back as its checkpoint has it, and return how far it had come.
+    """Restore the state of a run from its checkpoint, and return its progress.
 
     Args:
         where: the checkpoint, for messages.
@@ -333,7 +333,7 @@ def counted_from_one(rows: list[list[Any]]) -> list[list[Any]]:
 
 
 def restore_partial(progress: Progress, training: Training, checkpoint: dict[str, Any], where: str) -> None:
-    """Go on within an epoch, if its batches are still the same ones."""
+    """Restore the progress within an epoch, if the epoch still has as many batches."""
     stored = dict(checkpoint["partial"])
     before, now = checkpoint["schedule"]["batches_per_epoch"], training.schedule.batches_per_epoch
     if before != now:
