@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from torch import nn
 
 from models.registry import Channels, Layer, Scale, bind, find_layer, join_arguments, split_arguments
 from utils.errors import ModelConfigError
+from utils.files import yaml_text
 
 InnerLayer = str | list
 """A registered layer as the argument of a block: its name, or a list of its name and arguments as in a row."""
@@ -115,7 +115,7 @@ def refuse_width(entry: Layer, arguments: Sequence[Any], inputs: Sequence[Channe
         return
     remedy, limits = "", entry.limits().get(name)
     if others or parameter is None or parameter.default is not parameter.empty:
-        remedy = f": write {show_value(join_arguments(others, keywords))}"
+        remedy = f": write {yaml_text(join_arguments(others, keywords), default_flow_style=True, width=1000).strip()}"
     if limits is not None and isinstance(number, int) and limits.allow(number, min(widths)):
         remedy += f"; if {name} is meant, write {{{name}: {number}}}"
     raise ModelConfigError(
@@ -134,11 +134,6 @@ def is_width(value: object, widths: Sequence[int], scale: Scale) -> bool:
 def looks_like_width(value: object) -> bool:
     """Tell whether a value could be the width that a yaml author writes: a multiple of 8, and not small."""
     return isinstance(value, int | float) and LEAST_WIDTH <= value < math.inf and value % 8 == 0
-
-
-def show_value(value: object) -> str:
-    """Return a value as a yaml author would write it."""
-    return yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False).strip()
 
 
 def check_limits(entry: Layer, bound: dict[str, Any], inputs: Sequence[Channels]) -> None:

@@ -462,6 +462,8 @@ def reason_of_misfit(entry: Layer, value: object) -> str:
     """Return what is wrong with a value that does not fit its annotation, where that is known, else an empty text."""
     if entry.rule.branches and (value == "anchors" or is_anchor_list(value)):
         return ": the heads have no anchors: leave them out, as in [nc]"
+    if entry.rule.branches and isinstance(value, list) and all(isinstance(width, int) for width in value):
+        return ": the program gives a head the channels of its inputs: leave them out, as in [nc]"
     if not isinstance(value, str):
         return ""
     try:
@@ -470,11 +472,11 @@ def reason_of_misfit(entry: Layer, value: object) -> str:
         return ""
     if not math.isfinite(number):
         return ""
-    return f": it is text: yaml needs it as {as_yaml_number(number)}, without quotes"
+    return f": it is text: write {as_yaml_number(number)}, without quotes"
 
 
 def as_yaml_number(number: float) -> str:
-    """Return a finite number as yaml 1.1 reads it: 1.0e-4, where 1e-4 would be text."""
+    """Return a finite number as any reader of yaml takes it for one: 1.0e-5, where some take 1e-5 for text."""
     digits, _, exponent = repr(number).partition("e")
     if number.is_integer() and abs(number) < 1e15:
         return str(int(number))

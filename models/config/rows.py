@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import yaml
-
 from models.config.places import SECTIONS, Places
 from models.registry import Channels, join_arguments, split_arguments
 from utils.errors import ModelConfigError, did_you_mean
+from utils.files import yaml_text
 from utils.wording import is_count
 
 IMAGE = -1
@@ -133,8 +132,7 @@ def part_of(row: Row, rows: Sequence[Row]) -> Literal["backbone", "neck", "head"
 
 def show_row(raw: object) -> str:
     """Return a row, or a part of one, as a yaml author would write it."""
-    text = yaml.safe_dump(raw, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False)
-    return text.strip().removesuffix("\n...")
+    return yaml_text(raw, default_flow_style=True, width=1000).strip().removesuffix("\n...")
 
 
 def read_rows(config: Mapping[str, Any], where: Places) -> list[Row]:
