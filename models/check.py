@@ -20,6 +20,7 @@ from models.checks.graph_checks import GRAPH_CHECKS
 from models.checks.layer_case import SIZES, LayerCase
 from models.checks.layer_checks import FORM_CHECKS
 from models.checks.network_checks import NETWORK_CHECKS
+from models.checks.onnx_checks import NETWORK_ONNX_CHECKS, ONNX_CHECKS
 from models.checks.report import Report, part_lines, result_lines, write_card
 from models.checks.training_checks import TRAINING_CHECKS
 from models.config.reading import find_config
@@ -37,7 +38,13 @@ CARDS = "runs/check"
 
 def layer_checks() -> list[Check[LayerCase]]:
     """Return all checks of a layer, in their order."""
-    return [check for suite in (FORM_CHECKS, TRAINING_CHECKS, GRAPH_CHECKS) for check in suite.checks.values()]
+    suites = FORM_CHECKS, TRAINING_CHECKS, GRAPH_CHECKS, ONNX_CHECKS
+    return [check for suite in suites for check in suite.checks.values()]
+
+
+def network_checks() -> list[Check[Model]]:
+    """Return all checks of a whole network, in their order."""
+    return [check for suite in (NETWORK_CHECKS, NETWORK_ONNX_CHECKS) for check in suite.checks.values()]
 
 
 def check_layer(case: LayerCase, quick: bool = False, say: Callable[[str], None] = lambda line: None) -> Report:
@@ -62,7 +69,7 @@ def check_network(
     report = Report(
         name, {"network": name, "scale": str(model.config.get("scale", "")), "task": model.task} | surroundings()
     )
-    for result in make_all(NETWORK_CHECKS.checks.values(), model, quick):
+    for result in make_all(network_checks(), model, quick):
         report.results.append(result)
         for line in result_lines(result):
             say(line)

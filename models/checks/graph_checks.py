@@ -1,17 +1,15 @@
-"""Checks of recorded graphs (compile, export, ONNX) and of a layer's cost; each has its remedy."""
+"""Checks of recorded graphs (compile, export) and of a layer's cost; each has its remedy."""
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.checks.checking import CheckFailedError, CheckSkippedError, Suite, demand_close, first_line, run
+from models.checks.checking import CheckFailedError, Suite, demand_close, first_line, run
 from models.checks.layer_case import (
     ERRORS,
     REPEATABLE,
@@ -24,8 +22,6 @@ from models.checks.layer_case import (
     tensors_of,
 )
 from models.parameters import count_parameters
-from utils.onnx_graph.recording import traced_onnx
-from utils.onnx_graph.running import OnnxRuntimeError, OnnxSession
 from utils.quiet import quiet
 
 GRAPH_CHECKS: Suite[LayerCase] = Suite()
@@ -35,7 +31,6 @@ COST_HW = (64, 64)
 """Size of the largest map at which a layer's cost is measured."""
 TOLERANCE = (1e-4, 1e-5)
 """rtol and atol of a recorded graph, in float32."""
-EXPORT_PACKAGES = ("onnx", "onnxruntime")
 TIMED_RUNS = 5
 
 
@@ -124,57 +119,6 @@ def check_export(case: LayerCase) -> str:
     with quiet(), torch.no_grad():
         program = torch.export.export(FlatForm(module, given), tensors, dynamic_shapes=(free,)).module()
         return how_free(case, module, lambda *given: list(program(*given)))
-
-
-@GRAPH_CHECKS.add(
-    "onnx",
-    "Write it in operations that ONNX has (opset 18): most of torch.nn.functional; "
-    "for the recording choose another form while "
-    "torch.onnx.is_in_onnx_export().",
-    needs=(RUNS, REPEATABLE),
-    slow=True,
-)
-def check_onnx(case: LayerCase) -> str:
-    """The layer's ONNX graph is equal, with a dynamic batch and, where the layer allows it, a dynamic size."""
-    missing = [package for package in EXPORT_PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        raise CheckSkippedError(f"needs {' and '.join(missing)}: pip install -r requirements-export.txt")
-    module = randomise(case.build()).eval()
-    given = case.given(recorded_size(case), RECORDED_BATCH)
-    return how_free(case, module, onnx_runner(onnx_by_tracing(module, given, run(module, given))))
-
-
-def onnx_by_tracing(module: nn.Module, given: Any, expected: list[Tensor]) -> bytes:
-    """Return a layer as an ONNX model with dynamic batch and size; its inputs are input0, input1 and so on."""
-    tensors = tuple(tensors_of(given))
-    names = [f"input{number}" for number in range(len(tensors))]
-    outputs = [f"output{number}" for number in range(len(expected))]
-    axes = {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names}
-    axes |= {
-        name: {number: f"{name}_{number}" for number in range(tensor.ndim) if number != 1}
-        for name, tensor in zip(outputs, expected, strict=True)
-    }
-    return traced_onnx(FlatForm(module, given).eval(), tensors, names, outputs, axes)
-
-
-def onnx_runner(written: bytes) -> Callable[..., list[Tensor]]:
-    """Return a function that runs an ONNX model in onnxruntime.
-
-    Raises:
-        CheckFailedError: onnxruntime refuses the model.
-    """
-    try:
-        session = OnnxSession(written)
-    except OnnxRuntimeError as error:
-        raise CheckFailedError(f"onnxruntime refuses the model: {first_line(error)}") from error
-
-    def graph(*tensors: Tensor) -> list[Tensor]:
-        try:
-            return session.run({f"input{number}": tensor for number, tensor in enumerate(tensors)})
-        except OnnxRuntimeError as error:
-            raise CheckFailedError(first_line(error)) from error
-
-    return graph
 
 
 @dataclass(frozen=True)

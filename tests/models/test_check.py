@@ -1,5 +1,6 @@
 """That every check sees what it is for and nothing else, and the command line around the checks."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 from torch import nn
 
 from models.check import check_layer, check_network, layer_checks, main
-from models.checks import graph_checks
-from models.checks.checking import FAIL, NOT_APPLICABLE, PASS, SKIPPED, make, make_all
+from models.checks import onnx_checks
+from models.checks.checking import FAIL, NOT_APPLICABLE, PASS, SKIPPED, CheckFailedError, make, make_all
+from models.checks.graph_checks import RECORDED_BATCH, recorded_size
 from models.checks.layer_case import LayerCase
 from models.checks.network_checks import NETWORK_CHECKS
+from models.checks.onnx_checks import InsideNetwork, traced_freedom
 from models.plugins.held import temporary_plugins
 from models.registry import Layer, Rule, layer, registered_layers, same
 from models.yolo import Model
@@ -21,11 +24,14 @@ from tests.models.broken_layers import (
     BranchesOnValues,
     FoldsWrongly,
     KeepsItsOutput,
+    NoTracedOperation,
     ParameterInAList,
     RoundsOddSizesUp,
     Sound,
+    WrongShapeForTheNext,
 )
 from tests.networks import tiny_config
+from tests.saying import assert_says
 
 SLOW = {check.name for check in layer_checks() if check.slow}
 
@@ -86,8 +92,40 @@ def test_a_sound_layer_fails_none() -> None:
 def test_a_sound_layer_can_be_recorded() -> None:
     seen = {result.check: result.seen for result in check_layer(case_of(Sound)).results}
     assert seen["compile"] == "one whole graph"
-    assert seen["export"] == seen["onnx"] == "any batch and size"
+    assert seen["export"] == "any batch and size"
     assert seen["cost"].startswith("at 64 x 64: 584 parameters, 0.004719 GFLOPs, ")
+    assert seen["onnx"].partition(";")[0] == "any batch and size"
+    if importlib.util.find_spec("cv2") is not None:
+        assert_says(seen["onnx"], "OpenCV", "reads it")
+
+
+def test_a_shape_that_only_the_next_layer_sees() -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    case = case_of(WrongShapeForTheNext)
+    module, given = case.build().eval(), case.given(recorded_size(case), RECORDED_BATCH)
+    assert traced_freedom(case, module, given).startswith("any batch")
+    with pytest.raises(CheckFailedError) as caught:
+        traced_freedom(case, InsideNetwork(module, given), given)
+    assert_says(caught.value, "inside a network")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cls", "fact"), [(WrongShapeForTheNext, "inside a network"), (NoTracedOperation, "sinc")])
+def test_one_exporter_is_enough_and_the_other_one_is_named(cls: type[nn.Module], fact: str) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    result = make(onnx_checks.ONNX_CHECKS.checks["onnx"], case_of(cls))
+    assert result.outcome == PASS
+    assert_says(result.seen, "any batch and size, by torch.export", fact, "by tracing")
+
+
+@pytest.mark.slow
+def test_a_network_is_written_as_onnx_too() -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    result = make(onnx_checks.NETWORK_ONNX_CHECKS.checks["onnx"], network())
+    assert (result.outcome, result.seen) == (PASS, "any batch and size")
 
 
 @pytest.mark.slow
@@ -104,8 +142,8 @@ def test_what_stands_on_a_failed_check_is_skipped() -> None:
 
 
 def test_packages_of_onnx_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_checks, "EXPORT_PACKAGES", ("onnx_of_another_world",))
-    result = make(graph_checks.GRAPH_CHECKS.checks["onnx"], case_of(Sound))
+    monkeypatch.setattr(onnx_checks, "EXPORT_PACKAGES", ("onnx_of_another_world",))
+    result = make(onnx_checks.ONNX_CHECKS.checks["onnx"], case_of(Sound))
     assert (result.outcome, result.seen) == (
         SKIPPED,
         "needs onnx_of_another_world: pip install -r requirements-export.txt",
@@ -153,7 +191,7 @@ def test_a_sound_network() -> None:
         "layers 1, 2, 3, 4: Conv [8, 3, 2] on 8 channels",
         "layer 5: DDetect [nc] on 8, 8, 8 channels",
     ]
-    assert report.verdict() == "7 checks: 6 passed, 1 skipped; 3 distinct layers, none of them with a failure"
+    assert report.verdict() == "8 checks: 6 passed, 2 skipped; 3 distinct layers, none of them with a failure"
     assert "  gradients         pass            63 of 63 parameters, at once" in lines
 
 
@@ -266,7 +304,7 @@ def test_network_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     cfg.write_text(json.dumps(tiny_config()))
     assert main([str(cfg), "--quick", "--card", str(tmp_path / "cards")]) == 0
     out = capsys.readouterr().out
-    assert "mine: 7 checks: 6 passed, 1 skipped; 3 distinct layers, none of them with a failure" in out
+    assert "mine: 8 checks: 6 passed, 2 skipped; 3 distinct layers, none of them with a failure" in out
     card = json.loads((tmp_path / "cards" / "mine.json").read_text())
     assert [part["passed"] for part in card["parts"]] == [True] * 3
     assert "### layer 5: DDetect [nc] on 8, 8, 8 channels" in (tmp_path / "cards" / "mine.md").read_text()

@@ -106,13 +106,6 @@ def slimmed(content: bytes, metadata: ExportMetadata, opset: int) -> bytes:
     return finished(simplified(onnx.load_model_from_string(content)), metadata, opset)
 
 
-def operators(content: bytes) -> set[str]:
-    """Return the names of an ONNX model's operators."""
-    import onnx
-
-    return {node.op_type for node in onnx.load_model_from_string(content).graph.node}
-
-
 def finished(model: Any, metadata: ExportMetadata, opset: int, channels: Sequence[int] = ()) -> bytes:
     """Return an `onnx.ModelProto` as bytes, with the metadata, without the exporter's notes, which name local files.
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,23 +43,23 @@ class Reading:
         return f"{self.reader} reads it" if self.problem is None else f"{self.reader} cannot read it: {self.problem}"
 
 
-def readings(
-    graph: bytes, given: Mapping[str, Tensor], expected: Mapping[str, Tensor], operators: Iterable[str]
-) -> list[Reading]:
+def readings(graph: bytes, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[Reading]:
     """Try the readers that are installed.
 
     Args:
         graph: the content of an .onnx file.
         given: values of its inputs, by name.
         expected: values of its outputs, by name.
-        operators: the names of the graph's operators; for OpenVINO, if it is not installed.
     """
+    import onnx
+
     found = [
         read(reader, graph, given, expected)
         for reader, package in PACKAGES.items()
         if importlib.util.find_spec(package) is not None
     ]
-    lacking = sorted(set(operators).intersection(OPENVINO_LACKS))
+    operators = {node.op_type for node in onnx.load_model_from_string(graph).graph.node}
+    lacking = sorted(operators.intersection(OPENVINO_LACKS))
     if lacking and importlib.util.find_spec(PACKAGES["OpenVINO"]) is None:
         found.append(Reading("OpenVINO", f"it lacks {', '.join(lacking)} (by its list of operators)"))
     return found

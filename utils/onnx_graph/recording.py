@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from utils.errors import ExportError
 from utils.quiet import quiet
+from utils.wording import first_line
 
+COLOUR = re.compile("\x1b\\[[0-9;]*m")
 ONNX_OPSET = 18
 """Default version of ONNX's operators."""
 INSTALL = "pip install -r requirements-export.txt"
@@ -58,23 +61,33 @@ def exported_onnx(
     Args:
         shapes: torch's `dynamic_shapes`, in the form of the module's arguments; None for fixed sizes.
     Raises:
-        ExportError: onnxscript is not installed.
+        ExportError: onnxscript is not installed, or torch cannot export the module.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise ExportError(f"needs onnxscript: {INSTALL}")
-    with quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            inputs,
-            dynamo=True,
-            verbose=False,
-            opset_version=opset,
-            input_names=list(input_names),
-            output_names=list(output_names),
-            dynamic_shapes=shapes,
-        )
-        assert program is not None
-        return program.model_proto
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                inputs,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamic_shapes=shapes,
+            )
+            assert program is not None
+            return program.model_proto
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(innermost_reason(error)) from error
+
+
+def innermost_reason(error: BaseException) -> str:
+    """Return the first line of the error that caused the others, without the colours that exporters add."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(COLOUR.sub("", str(error))) if str(error) else type(error).__name__
 
 
 def simplified(model: Any) -> Any:

@@ -15,7 +15,7 @@ from models.yolo import Model
 from utils.cli import REQUIRED, SHARED, check_values, option
 from utils.errors import CheckpointError, ExportError, SettingsError
 from utils.export.comparison import compare, trial_images
-from utils.export.formats import FAILURES, WRITERS, Writer, check_packages, operators, slimmed
+from utils.export.formats import FAILURES, WRITERS, Writer, check_packages, slimmed
 from utils.export.weights import export_weights
 from utils.files import write_bytes
 from utils.image_size import choose_image_size
@@ -228,8 +228,7 @@ def read_elsewhere(network: nn.Module, path: Path, metadata: ExportMetadata) -> 
         outputs = network(images)
     found = outputs if isinstance(outputs, tuple) else (outputs,)
     expected = dict(zip(OUTPUT_NAMES[metadata.task], found, strict=True))
-    content = path.read_bytes()
-    return readings(content, {INPUT_NAME: images}, expected, operators(content))
+    return readings(path.read_bytes(), {INPUT_NAME: images}, expected)
 
 
 def others_text(found: Sequence[Reading], settings: ExportOptions) -> list[str]:

@@ -60,8 +60,8 @@ def test_a_process_that_dies_or_never_ends(tmp_path: Path, monkeypatch: pytest.M
 
 def test_operators_that_openvino_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None)
-    assert readings(b"", {}, {}, ["Conv", "Relu"]) == []
-    (found,) = readings(b"", {}, {}, ["Conv", "DFT"])
+    assert readings(graph(), {}, {}) == []
+    (found,) = readings(graph("DFT"), {}, {})
     assert (found.reader, "DFT" in str(found.problem)) == ("OpenVINO", True)
 
 

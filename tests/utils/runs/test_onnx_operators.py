@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.checks.graph_checks import onnx_by_tracing as layer_by_tracing
 from models.checks.layer_case import LayerCase
+from models.checks.onnx_checks import onnx_by_tracing as layer_by_tracing
 from models.registry import registered_layers
 from models.yolo import Model
 from tests.networks import randomise, tiny_config, tiny_segment_config
