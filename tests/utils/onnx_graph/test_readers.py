@@ -29,6 +29,11 @@ class TestOpenCV:
         assert found.problem is None
         assert found.describe() == f"{found.reader} reads it"
 
+    def test_an_input_that_the_graph_leaves_out(self) -> None:
+        pytest.importorskip("cv2")
+        found = readings(graph(), IMAGES | {"unused": torch.zeros(1)}, {"y": IMAGES["x"].relu()})
+        assert found[0].problem is None
+
     def test_other_values_and_other_shapes(self) -> None:
         pytest.importorskip("cv2")
         assert "differs" in str(read("OpenCV", graph(), IMAGES, {"y": IMAGES["x"].relu() + 1}).problem)
