@@ -92,15 +92,6 @@ class ImageReader:
         return line
 
 
-def inspect_image(path: str | Path) -> tuple[int, int]:
-    """Decode a whole image; return the (height, width) of `read_image`'s result.
-
-    Raises:
-        DataError: see `examine_image`.
-    """
-    return examine_image(path)[0]
-
-
 def examine_image(path: str | Path) -> tuple[tuple[int, int], DeepImage | None]:
     """Decode a whole image; return the (height, width) of `read_image`'s result, and the values of a deep image.
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images.reading import decode, examine_image, inspect_image, read_image
+from data.images.reading import decode, examine_image, read_image
 from tests.deep_images import TURNED, png, ramp, tiff
 from tests.saying import assert_says
 from utils.errors import DataError
@@ -28,7 +28,7 @@ def noise(suffix: str, hw: tuple[int, int] = (48, 64)) -> bytes:
 def test_size(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(noise(suffix))
-    assert inspect_image(path) == (48, 64)
+    assert examine_image(path)[0] == (48, 64)
 
 
 def test_pixels_are_rgb(tmp_path: Path) -> None:
@@ -47,14 +47,14 @@ def test_exif_orientation_turns_size_and_pixels_alike(tmp_path: Path) -> None:
     content = noise(".jpg")
     path = tmp_path / "a.jpg"
     path.write_bytes(content[:2] + EXIF_TURNED + content[2:])
-    assert inspect_image(path) == (64, 48)
+    assert examine_image(path)[0] == (64, 48)
     assert read_image(path).shape == (64, 48, 3)
 
 
 def test_bytes_after_the_end_of_a_jpeg_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(noise(".jpg") + b"trailing bytes")
-    assert inspect_image(path) == (48, 64)
+    assert examine_image(path)[0] == (48, 64)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_broken_images(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        inspect_image(path)
+        examine_image(path)
     assert_says(caught.value, reason)
     assert path.read_bytes() == content
 
