@@ -15,6 +15,7 @@ import yaml
 
 from data.images.paths import exists, missing_home, named_path, printable, spellings, suffix_of
 from data.images.pixels import PixelRange, parse_pixel_range
+from data.labels.coco_categories import is_writable
 from data.labels.coco_json import read_categories
 from data.labels.yolo_rows import Keypoints, parse_keypoints
 from data.places import Search
@@ -257,6 +258,8 @@ def _read_names(path: Path, value: object) -> list[str]:
     for index, name in enumerate(value):
         if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
             raise DataError(f"{path}: names[{index}] is {name!r}: expected text; put it in quotes")
+        if not is_writable(str(name)):
+            raise DataError(f"{path}: names[{index}] is {name!r}: expected whole characters; correct the name")
     return [str(name) for name in value]
 
 

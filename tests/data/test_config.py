@@ -281,3 +281,12 @@ def test_a_source_that_is_a_dead_link_names_its_target(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         config.sources("train")
     assert_says(caught.value, tmp_path / "images", "/gone/images")
+
+
+@pytest.mark.parametrize("name", [r"\ud83d", r"a\0b"])
+def test_names_that_cannot_be_written_stop(tmp_path: Path, name: str) -> None:
+    (tmp_path / "set.yaml").write_text(f'train: images\nnames: [cat, "{name}"]\n')
+    with pytest.raises(DataError) as caught:
+        load_data_config(tmp_path / "set.yaml")
+    assert_says(caught.value, tmp_path / "set.yaml", "names[1]")
+    str(caught.value).encode()

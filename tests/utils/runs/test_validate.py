@@ -299,8 +299,9 @@ def test_pycocotools_on_the_two_files_gives_our_figure(
     [({"conf_thres": 1.5}, "--conf-thres"), ({"batch": 0}, "--batch 0"), ({"img": -1}, "--img -1")],
 )
 def test_numbers_out_of_range(weights: Path, data: Path, tmp_path: Path, change: dict, text: str):
-    with pytest.raises(SettingsError, match=text):
+    with pytest.raises(SettingsError) as caught:
         validate(settings(weights, data, tmp_path, **change))
+    assert_says(caught.value, text)
 
 
 def test_missing_weights_and_split(weights: Path, data: Path, tmp_path: Path):
