@@ -145,7 +145,9 @@ def joined(device: torch.device) -> Iterator[Launch]:
         store = dist.PrefixStore(f"restart{found.restarts}", store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=STEP_TIMEOUT, store=store, rank=rank, world_size=ranks)
-        _Ranks.patient = dist.new_group(backend="gloo", timeout=PATIENT_TIMEOUT)
+        patient = dist.new_group(backend="gloo", timeout=PATIENT_TIMEOUT)
+        assert isinstance(patient, dist.ProcessGroup), "every rank is a member"
+        _Ranks.patient = patient
     except (RuntimeError, ValueError) as error:  # torch's own texts take many lines
         raise SettingsError(
             f"rank {found.rank} of {found.size}: the other ranks do not answer at {address}: "

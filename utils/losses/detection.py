@@ -42,7 +42,8 @@ class DetectionLoss:
         assigner, self.assigner_measure = self.settings.assigner, self.settings.assigner_measure(self.box_loss)
         beside = {parameter: getattr(hyp, name) for parameter, name in assigner.part.beside.items()}
         self.assigner: Assigner = assigner.build(**beside)
-        self.ranks, self.summed = 1, alone
+        self.ranks = 1
+        self.summed: Callable[[Tensor], Tensor] = alone
 
     def across(self, ranks: int, summed: Callable[[Tensor], Tensor]) -> Self:
         """Return this loss for one rank of several: it divides by what the positives of all ranks add up to.
