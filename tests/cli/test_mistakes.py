@@ -195,8 +195,9 @@ def test_flags_of_val(cli: CommandLine, data: Path, trained: Path, flags: list[s
 
 def test_val_with_other_classes(cli: CommandLine, trained: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", names=("red", "green", "blue", "black"))
-    cli("val.py", "--weights", trained / "weights" / "best.pt", "--data", data).refused(
-        "4 classes", "3 (red, green, blue)", "--single-cls"
+    weights = trained / "weights" / "best.pt"
+    cli("val.py", "--weights", weights, "--data", data).refused(
+        f"{weights} (3)", f"{data} (4)", "'red', 'green', 'blue'", "'black'", "--single-cls"
     )
 
 
