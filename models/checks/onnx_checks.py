@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def check_onnx(case: LayerCase) -> str:
     given = case.given(recorded_size(case), RECORDED_BATCH)
     inside = InsideNetwork(module, given)
     attempts: list[tuple[str, list[Callable[[], str]]]] = [
-        ("tracing", [lambda form=form: traced_freedom(case, form, given) for form in (module, inside)]),
+        ("tracing", [partial(traced_freedom, case, form, given) for form in (module, inside)]),
         ("torch.export", [lambda: how_free(case, inside, onnx_runner(layer_by_dynamo(inside, given)))]),
     ]
     found = either(attempts)

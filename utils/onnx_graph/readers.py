@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -73,11 +74,9 @@ def read(reader: str, graph: bytes, given: Mapping[str, Tensor], expected: Mappi
     with tempfile.TemporaryDirectory() as folder:
         model, values = Path(folder) / "graph.onnx", Path(folder) / "values.npz"
         model.write_bytes(graph)
-        np.savez(
-            values,
-            **{reader_process.INPUT + name: tensor.detach().cpu().numpy() for name, tensor in given.items()},
-            **{reader_process.OUTPUT + name: tensor.detach().cpu().numpy() for name, tensor in expected.items()},
-        )
+        arrays: dict[str, Any] = {reader_process.INPUT + name: array_of(tensor) for name, tensor in given.items()}
+        arrays |= {reader_process.OUTPUT + name: array_of(tensor) for name, tensor in expected.items()}
+        np.savez(values, **arrays)
         command = [sys.executable, reader_process.__file__, PACKAGES[reader], str(model), str(values)]
         try:
             done = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, check=False)
@@ -91,6 +90,11 @@ def read(reader: str, graph: bytes, given: Mapping[str, Tensor], expected: Mappi
     if not done.returncode:
         return Reading(name, said["problem"])
     return Reading(name, summary(done.stderr.decode(errors="replace"), done.returncode))
+
+
+def array_of(tensor: Tensor) -> np.ndarray:
+    """Return a tensor's values as an array."""
+    return tensor.detach().cpu().numpy()
 
 
 def summary(text: str, status: int) -> str:
