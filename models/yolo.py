@@ -174,7 +174,7 @@ class Model(nn.Module):
         largest = max(self.stride)
         if any(getattr(module, "size_hw", None) for module in self.modules()):
             return largest
-        steps = (largest * factor for factor in (1, 2, 3, 4, 6, 8))
+        steps = (largest * factor for factor in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
         return next((step for step in steps if self._accepts(ODD_NUMBER * step)), largest)
 
     def _accepts(self, size: int) -> bool:

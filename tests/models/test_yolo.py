@@ -515,6 +515,7 @@ def test_load_gives_a_predictor(tmp_path: Path) -> None:
         (deep_config(32), [8, 16], 32),
         (deep_config(64), [8, 16], 64),
         (deep_config(128), [8, 16], 128),
+        (deep_config(256), [8, 16], 256),
     ],
 )
 def test_sides_are_multiples_of_what_the_network_needs(config: dict, stride: list[int], multiple: int) -> None:
