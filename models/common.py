@@ -212,8 +212,29 @@ class RepBottleneck(nn.Module):
         return x + y if self.add else y
 
 
+class CrossStage(nn.Module):
+    """Shell of cross-stage-partial blocks: half the width passes a chain of units, the other half skips it.
+
+    Args:
+        unit: function that builds one unit of the chain for a number of channels; the unit must keep that number.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, repeats: int, expansion: float, unit: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, hidden)
+        self.cv2 = Conv(in_channels, hidden)
+        self.cv3 = Conv(2 * hidden, out_channels)
+        self.m = nn.Sequential(*(unit(hidden) for _ in range(repeats)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
 @layer(to_with(repeats="repeats"), name="RepNCSP", example=(16,))
-class RepCSP(nn.Module):
+class RepCSP(CrossStage):
     """Cross-stage-partial block: half the width passes `repeats` RepBottlenecks, the other half skips them.
 
     Source: Wang et al. 2019, CSPNet, arxiv.org/abs/1911.11929; Wang, Yeh, Liao 2024, YOLOv9, arxiv.org/abs/2402.13616
@@ -236,20 +257,10 @@ class RepCSP(nn.Module):
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
-        super().__init__()
-
         def bottleneck(width: int) -> nn.Module:
             return RepBottleneck(width, width, shortcut, expansion=1.0, attention=attention)
 
-        build = unit_builder(unit, bottleneck, attention)
-        hidden = int(out_channels * expansion)
-        self.cv1 = Conv(in_channels, hidden)
-        self.cv2 = Conv(in_channels, hidden)
-        self.cv3 = Conv(2 * hidden, out_channels)
-        self.m = nn.Sequential(*(build(hidden) for _ in range(repeats)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+        super().__init__(in_channels, out_channels, repeats, expansion, unit_builder(unit, bottleneck, attention))
 
 
 def stage(in_channels: int, out_channels: int, unit: InnerLayer | None, attention: InnerLayer | None) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.building import InnerLayer, build_inner, unit_builder
-from models.common import Conv, fix_activation
+from models.common import Conv, CrossStage, fix_activation
 from models.limits import DILATION, FACTOR, KERNEL, LARGE_KERNEL, STRIDE, UP_TO_CHANNELS
 from models.registry import Channels, Scale, layer, rule, to
 from utils.errors import ModelConfigError
@@ -132,37 +132,6 @@ class C2f(StageConcat):
         super().__init__(in_channels, out_channels, repeats, expansion, build)
 
 
-class CrossStage(nn.Module):
-    """Shell of C3 and C3k: half the width passes a chain of Bottlenecks or other units, the other half skips it."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        repeats: int,
-        shortcut: bool,
-        groups: int,
-        expansion: float,
-        kernel_sizes: tuple[int, int],
-        unit: InnerLayer | None = None,
-        attention: InnerLayer | None = None,
-    ) -> None:
-        super().__init__()
-        hidden = int(out_channels * expansion)
-        self.cv1 = Conv(in_channels, hidden)
-        self.cv2 = Conv(in_channels, hidden)
-        self.cv3 = Conv(2 * hidden, out_channels)
-
-        def bottleneck(width: int) -> nn.Module:
-            return Bottleneck(width, width, shortcut, groups, kernel_sizes, expansion=1.0, attention=attention)
-
-        build = unit_builder(unit, bottleneck, attention, groups)
-        self.m = nn.Sequential(*(build(hidden) for _ in range(repeats)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
-
-
 @layer(to, repeats="repeats", example=(16,))
 class C3(CrossStage):
     """Cross-stage-partial block of `repeats` Bottlenecks, 1 x 1 then 3 x 3.
@@ -185,7 +154,11 @@ class C3(CrossStage):
         unit: InnerLayer | None = None,
         attention: InnerLayer | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, repeats, shortcut, groups, expansion, (1, 3), unit, attention)
+        def bottleneck(width: int) -> nn.Module:
+            return Bottleneck(width, width, shortcut, groups, (1, 3), expansion=1.0, attention=attention)
+
+        build = unit_builder(unit, bottleneck, attention, groups)
+        super().__init__(in_channels, out_channels, repeats, expansion, build)
 
 
 @layer(to, repeats="repeats", example=(16,))
@@ -209,16 +182,11 @@ class C3k(CrossStage):
         kernel_size: Annotated[int, KERNEL] = 3,
         attention: InnerLayer | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            repeats,
-            shortcut,
-            groups,
-            expansion,
-            (kernel_size, kernel_size),
-            attention=attention,
-        )
+        def bottleneck(width: int) -> nn.Module:
+            kernels = (kernel_size, kernel_size)
+            return Bottleneck(width, width, shortcut, groups, kernels, expansion=1.0, attention=attention)
+
+        super().__init__(in_channels, out_channels, repeats, expansion, bottleneck)
 
 
 SCALE_LETTERS = "nsmlx"

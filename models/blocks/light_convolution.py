@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks.csp import CrossStage
 from models.blocks.normalisation import allow_single_values
-from models.common import Conv
+from models.building import build_inner
+from models.common import Conv, CrossStage
 from models.limits import FACTOR, KERNEL, STRIDE
 from models.parts import require_odd, require_positive
 from models.registry import layer, to
@@ -113,7 +113,10 @@ class VoVGSCSP(CrossStage):
     def __init__(
         self, in_channels: int, out_channels: int, repeats: int = 1, expansion: Annotated[float, FACTOR] = 0.5
     ) -> None:
-        super().__init__(in_channels, out_channels, repeats, False, 1, expansion, (1, 3), unit="GSBottleneck")
+        def bottleneck(width: int) -> nn.Module:
+            return build_inner("GSBottleneck", width, "unit")
+
+        super().__init__(in_channels, out_channels, repeats, expansion, bottleneck)
         allow_single_values(self)
 
 
