@@ -78,5 +78,5 @@ def describe_levels(model: Model, tensors: Mapping[str, Tensor], stride: Sequenc
     parts += [f"left out: {', '.join(gone)}"] if gone else []
     if not parts:
         return ""
-    how = "" if known else ", matched by their channels, as the file does not say their strides"
-    return f"levels of the head{how}: {'; '.join(parts)}"
+    how = "" if known else " (matched by their channels, as the file does not say their strides)"
+    return f"levels of the head{how} {', '.join(parts)}"

@@ -127,7 +127,7 @@ class TransferReport:
         line += f"; not in the file: {listed(parts, SHOWN)}" if parts else ""
         unused = len(self.records) - len(ours)
         line += f"; {unused} tensors of the file have no place here" if unused else ""
-        return "; ".join(filter(None, (line, self.classes, self.levels, self.advice)))
+        return "; ".join(filter(None, (line, self.classes, self.levels)))
 
     def write(self, folder: Path) -> None:
         """Write transfer.csv (a line for each tensor) and transfer.txt (the summary and the layers that moved)."""
@@ -138,7 +138,8 @@ class TransferReport:
         ]
         write_csv(folder / "transfer.csv", header, rows)
         moved = "".join(f"layer {here} takes the weights of layer {there}\n" for here, there in self.moved.items())
-        write_text(folder / "transfer.txt", f"{self.describe()}\n{moved}every tensor: transfer.csv\n")
+        advice = f"{self.advice}\n" if self.advice else ""
+        write_text(folder / "transfer.txt", f"{self.describe()}\n{advice}{moved}every tensor: transfer.csv\n")
 
 
 def network_nodes(model: Model) -> list[Node]:

@@ -97,6 +97,8 @@ def fine_tuned(options: TrainOptions, weights: Weights, names: list[str]) -> tup
             print(line)
     report = transfer(model, source)
     print(report.describe())
+    if report.advice:
+        print(f"{weights.path}: {report.advice}")
     if report.coverage < options.min_transfer and not options.allow_partial:
         raise CheckpointError(
             f"{report.describe()}: expected at least {options.min_transfer:.0%} of the network's parameters: "
