@@ -1,8 +1,7 @@
 """Edits of a network's head levels as users write them: a finer or a coarser level, fewer levels, one level."""
 
-import pytest
-
 from models.yolo import Model
+from tests.few import few
 
 P2 = (
     "label {stage} as p2",
@@ -62,14 +61,10 @@ EDITS: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
 }
 """Network, edits, and the strides that its head has with them."""
 
-FAST = (
-    "GELAN with P2",
-    "GELAN with P2 and attention",
-    "GELAN with P6, without P3",
-    "YOLOv9 without P3",
-    "YOLOv8 segmentation with P6",
+CASES = few(
+    EDITS,
+    *("GELAN with P2 and attention", "GELAN with P6, without P3", "YOLOv9 without P3", "YOLOv8 segmentation with P6"),
 )
-CASES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in EDITS]
 """All edits for a test; those of a kind that another one covers are slow."""
 
 

@@ -14,6 +14,7 @@ import torch
 
 from models.yolo import Model
 from tests import check_golden
+from tests.few import few
 from tests.foreign_files import foreign_tensors
 from tests.networks import meta_deployed, meta_pruned
 from utils.checkpoint.importing import import_state_dict
@@ -23,6 +24,8 @@ NETWORKS = (
     *("gelan-t", "gelan-s", "gelan-c", "yolov9-t", "yolov9-s", "yolov9-c", "yolov9-cf", "gelan-c-seg"),
     *("yolov8n", "yolov8s", "yolov8n-seg", "yolo11n", "yolo11s", "yolo11m", "yolo11n-seg"),
 )
+QUICK = ("gelan-t", "yolov9-c", "yolov8n-seg", "yolo11n")
+"""Networks of each family, single, dual and with masks, that every run looks at."""
 
 
 def foreign_state_dict(name: str) -> list[list]:
@@ -57,18 +60,13 @@ def test_network(path: Path, tmp_path: Path) -> None:
     assert check_golden.check_network(whole) < check_golden.NETWORK_TOLERANCE
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", few(NETWORKS, *QUICK))
 def test_names_and_shapes_of_whole_network_files(shared: Path, name: str) -> None:
     golden = json.loads((shared / "golden" / "networks" / f"{name}.json").read_text())
     assert sorted(foreign_state_dict(name)) == sorted(golden["state_dict"])
 
 
-QUICK = ("gelan-c-seg", "yolov9-c", "yolov8n-seg", "yolo11n")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS]
-)
+@pytest.mark.parametrize("name", few(NETWORKS, *QUICK))
 def test_deployed_names_and_shapes_build_again(name: str) -> None:
     """The deployed form of each reference network is rebuilt by its own configuration, folded and not."""
     for deployed in (meta_pruned(name), meta_deployed(name)):

@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 from benchmarks import gpu
 from benchmarks.gpu import Report
 
@@ -24,6 +26,7 @@ def test_every_result_is_written_at_once_and_an_error_ends_nothing(tmp_path):
     assert "gelan-c" in (tmp_path / "gpu.md").read_text()
 
 
+@pytest.mark.slow
 def test_speed_latency_and_layers_are_measured_on_the_cpu_too(tmp_path):
     report = Report(tmp_path, True, time.monotonic() + 500)
     for part in (gpu.training_speed, gpu.inference_latency, gpu.attention_layers):

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from tests.cli.command_line import REPOSITORY, CommandLine, Finished, read_table, write_data
+from tests.few import few
 from tests.networks import tiny_config
 from utils.weights.own_file import read_checkpoint
 
@@ -224,11 +225,14 @@ def check(runs: Runs, name: str, workers: int, amp: str, moment: tuple[str, floa
 
 @pytest.mark.parametrize(
     ("workers", "amp", "moment"),
-    [
-        (0, "off", ("batch", 7)),  # a gradient is pending, and a checkpoint within the epoch is there
-        (0, "off", ("half written", 5)),
-        (2, "off", ("a while later", 5.5)),
-    ],
+    few(
+        [
+            (0, "off", ("batch", 7)),  # a gradient is pending, and a checkpoint within the epoch is there
+            (0, "off", ("half written", 5)),
+            (2, "off", ("a while later", 5.5)),
+        ],
+        (0, "off", ("batch", 7)),
+    ),
     ids=str,
 )
 def test_a_kill_leaves_no_trace(runs: Runs, workers: int, amp: str, moment: tuple[str, float]) -> None:

@@ -137,9 +137,8 @@ def test_layer_table(cli: CommandLine, network: Path) -> None:
     assert set(summary["deployed"]) == {"parameters", "gflops"}
 
 
-@pytest.mark.parametrize(
-    "branches", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("branches", [1, 2, 3])
 def test_a_small_set_is_learned_and_its_objects_are_found(
     cli: CommandLine, data: Path, tmp_path: Path, branches: int
 ) -> None:

@@ -153,7 +153,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder: Path):
     assert last(folder, "part")["epoch"] == 2
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(folder: Path, name: str):
     """Status 143, the command to type, and the same bits in the end."""
     run = [sys.executable, *map(str, words(folder, "whole"))]

@@ -13,6 +13,7 @@ import models
 from models.parameters import count_parameters
 from models.summary import count_gflops
 from models.yolo import Model
+from tests.few import few
 from tests.foreign_files import foreign_tensors
 from tests.networks import meta_deployed, meta_model, meta_pruned, seeded_images
 
@@ -39,8 +40,8 @@ def scaled_names(name: str) -> dict[str, str]:
 NETWORKS = {network: (name, start) for name in PATHS for start, network in scaled_names(name).items()}
 """Every shipped network, with its yaml and the start of its lines in the header."""
 
-QUICK = ("gelan-t", "gelan-c", "yolov9-c-FocalModulationBlock", "yolov8n", "yolo11n", "yolo11n-seg")
-"""Networks whose operations are counted in every run of the tests; the others' where slow tests run."""
+QUICK = ("gelan-t", "yolov9-t", "yolov8n", "yolo11n-seg", "yolov9-t-ACmix")
+"""A network of each kind: single, dual, another family, with masks, with an article's module. Every run counts them."""
 
 HEADER = (
     r"# {start}as trained: (?P<parameters>[\d,]+) parameters, (?P<gflops>[\d.]+) GFLOPs\n"
@@ -73,21 +74,13 @@ def test_header_says_how_to_train(name: str) -> None:
     assert f"# python train.py --cfg {next(iter(scaled_names(name).values()))}.yaml" in text
 
 
-EVERY = [
-    pytest.param(name, marks=[pytest.mark.slow] * (start not in ("", "n "))) for name, (_, start) in NETWORKS.items()
-]
-"""Every shipped network; of families with scales the others than n by default only where their counts are published."""
-
-
-@pytest.mark.parametrize("network", EVERY)
+@pytest.mark.parametrize("network", few(NETWORKS, *QUICK))
 def test_header_is_true(network: str) -> None:
     assert header(network)["parameters"] == f"{count_parameters(meta_model(network)):,}"
     assert header(network)["deployed_parameters"] == f"{count_parameters(meta_deployed(network)):,}"
 
 
-@pytest.mark.parametrize(
-    "network", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
-)
+@pytest.mark.parametrize("network", few(NETWORKS, *QUICK))
 @pytest.mark.parametrize("form", ["gflops", "deployed_gflops"])
 def test_header_operations_are_true(network: str, form: str) -> None:
     printed = header(network)[form]
@@ -95,12 +88,12 @@ def test_header_operations_are_true(network: str, form: str) -> None:
     assert f"{counted:.{len(printed.partition('.')[2])}f}" == printed
 
 
-@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
+@pytest.mark.parametrize(("name", "parameters"), few(PARAMETERS.items(), "gelan-t", "yolov9-t", "yolov9-cf"))
 def test_published_parameters(name: str, parameters: int) -> None:
     assert count_parameters(meta_model(name)) == parameters
 
 
-@pytest.mark.parametrize("size", DEPLOYED)
+@pytest.mark.parametrize("size", few(DEPLOYED, "t"))
 @pytest.mark.parametrize("family", ["gelan", "yolov9"])
 def test_deployed_size(family: str, size: str) -> None:
     deployed = meta_deployed(f"{family}-{size}")
@@ -109,7 +102,7 @@ def test_deployed_size(family: str, size: str) -> None:
     assert float(header(f"{family}-{size}")["deployed_gflops"]) == gflops
 
 
-@pytest.mark.parametrize("network", EVERY)
+@pytest.mark.parametrize("network", few(NETWORKS, *QUICK, "yolov9-cf"))
 def test_strides_and_branches(network: str) -> None:
     model = meta_model(network)
     assert model.stride == [8, 16, 32]
@@ -143,7 +136,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize(("network", "expected"), PUBLISHED.items())
+@pytest.mark.parametrize(
+    ("network", "expected"), few(PUBLISHED.items(), "yolov8n", "yolov8n-seg", "yolo11n", "yolo11n-seg")
+)
 def test_published_names_and_shapes(network: str, expected: tuple[int, int, str]) -> None:
     model = meta_model(network)
     lines = sorted(f"{name} {'x'.join(map(str, value.shape))}" for name, value in foreign_tensors(model).items())
@@ -220,7 +215,12 @@ def test_networks_with_modules_are_edits_of_their_base() -> None:
     assert derived == set(DERIVED)
 
 
-@pytest.mark.parametrize(("network", "expected"), DERIVED.items())
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    few(
+        DERIVED.items(), "yolov9-t-ACmix", "yolov8n-C2f-ACmix", "yolov8n-GatherExcite-theta", "yolo11n-seg-DynamicConv"
+    ),
+)
 def test_edits_build_what_the_full_yaml_built(network: str, expected: tuple[int, str, str]) -> None:
     model = meta_model(network)
     rows = [f"{row.sources} {row.repeats} {row.name} {row.arguments} {row.out_channels}" for row in model.rows]
@@ -270,7 +270,10 @@ ADDED = {
 }
 
 
-@pytest.mark.parametrize(("network", "parameters"), ADDED.items())
+@pytest.mark.parametrize(
+    ("network", "parameters"),
+    few(ADDED.items(), "yolo11n-SPPF-FocalModulation", "yolov8n-GatherExcite-theta", "yolov8n-ASFF", "yolov9-c-ACmix"),
+)
 def test_parameters_that_a_module_adds(network: str, parameters: int) -> None:
     base = re.match(r"yolo(?:v8|11)[nsmlx]|yolov9-.", network)[0]
     assert count_parameters(meta_model(network)) - count_parameters(meta_model(base)) == parameters
@@ -307,14 +310,20 @@ INSERTED = {
 """Networks with rows more than their base: the base, the module, and where it stands."""
 
 
-@pytest.mark.parametrize(("network", "expected"), INSERTED.items())
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    few(INSERTED.items(), "yolo11n-SPPF-FocalModulation", "yolov8n-GatherExcite-theta", "yolov9-t-ACmix"),
+)
 def test_inserted_rows_leave_the_others_as_they_were(network: str, expected: tuple[str, str, list[int]]) -> None:
     base, module, places = expected
     assert [row.index for row in meta_model(network).rows if row.name == module] == places
     assert rows_without(network, module) == rows_without(base, None)
 
 
-@pytest.mark.parametrize("network", [name for name in INSERTED if name.startswith("yolov9")])
+@pytest.mark.parametrize(
+    "network",
+    few((name for name in INSERTED if name.startswith("yolov9")), "yolov9-t-ACmix", "yolov9-t-FocalModulationBlock"),
+)
 def test_auxiliary_branch_takes_its_maps_from_before_the_module(network: str) -> None:
     model = meta_model(network)
     modules = {row.index for row in model.rows if row.name == INSERTED[network][1]}
@@ -328,7 +337,9 @@ def test_auxiliary_branch_takes_its_maps_from_before_the_module(network: str) ->
     assert not used & modules
 
 
-@pytest.mark.parametrize("network", [name for name in INSERTED if name.endswith("ACmix")])
+@pytest.mark.parametrize(
+    "network", few((name for name in INSERTED if name.endswith("ACmix")), "yolov8n-ACmix", "yolov9-t-ACmix")
+)
 def test_every_level_of_the_lead_head_takes_a_mixed_map(network: str) -> None:
     model = meta_model(network)
     assert model.rows[-1].sources[-3:] == INSERTED[network][2]
@@ -363,23 +374,14 @@ def test_replaced_rows(network: str, base: str, changed: dict[int, tuple[str, li
 
 @pytest.mark.parametrize(
     "network",
-    [
-        *(
-            "yolo11n-FocalModulation",
-            "yolo11n-SPPF-FocalModulation",
-            "yolo11n-DynamicConv",
-            "yolov8n-GatherExcite",
-            "yolov8n-GatherExcite-theta",
+    few(
+        (
+            *("yolo11n-FocalModulation", "yolo11n-SPPF-FocalModulation", "yolo11n-DynamicConv"),
+            *("yolov8n-GatherExcite", "yolov8n-GatherExcite-theta", "yolov8n-C2f-GatherExcite", "yolov8n-ACmix"),
+            *("yolov8n-C2f-ACmix", "gelan-t-ACmix", "yolov9-t-ACmix", "yolov9-t-FocalModulationBlock"),
         ),
-        *(
-            "yolov8n-C2f-GatherExcite",
-            "yolov8n-ACmix",
-            "yolov8n-C2f-ACmix",
-            "gelan-t-ACmix",
-            "yolov9-t-ACmix",
-            "yolov9-t-FocalModulationBlock",
-        ),
-    ],
+        *("yolo11n-DynamicConv", "yolov8n-GatherExcite-theta", "yolov9-t-ACmix", "yolov9-t-FocalModulationBlock"),
+    ),
 )
 def test_small_forms_of_the_articles_train_on_tiny_images(network: str) -> None:
     torch.manual_seed(0)

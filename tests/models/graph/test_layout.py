@@ -20,12 +20,13 @@ from models.graph.layout import Graph, lay_out
 from models.graph.svg import amount, draw_svg, joined_maps, shorten
 from models.registry import keep, layer, temporary_layers
 from models.yolo import Model
+from tests.few import few
 from tests.networks import meta_model, tiny_config, tiny_segment_config
 from tests.saying import assert_says
 
-NAMES = (
-    *("yolov9-c", "gelan-t", "yolo11n-seg-DynamicConv", "tiny", "tiny dual"),
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("yolov9-e", "gelan-c-dseg")),
+NAMES = few(
+    ("yolov9-c", "gelan-t", "yolo11n-seg-DynamicConv", "tiny", "tiny dual", "yolov9-e", "gelan-c-dseg"),
+    *("yolov9-c", "tiny", "tiny dual"),
 )
 SVG = "{http://www.w3.org/2000/svg}"
 

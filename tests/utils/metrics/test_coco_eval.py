@@ -11,6 +11,7 @@ import pytest
 from data.config import DataConfig
 from data.labels.annotation import Annotation
 from data.scan import load_annotations
+from tests.few import few
 from tests.saying import assert_says
 from tests.utils.metrics.perturb import outlined_annotations, perturbed, perturbed_masks, synthetic_annotations
 from utils.errors import SettingsError
@@ -91,10 +92,7 @@ def test_equal_number_of_detections_matters(max_det: int):
 
 @pytest.mark.parametrize(
     ("noise", "false_alarms"),
-    [
-        *((0.1, 12), (0.2, 12), (0.3, 12), (0.06, 280)),
-        *(pytest.param(noise, 12, marks=pytest.mark.slow) for noise in (0.16, 0.24)),
-    ],
+    few([(0.1, 12), (0.16, 12), (0.2, 12), (0.24, 12), (0.3, 12), (0.06, 280)], (0.2, 12), (0.06, 280)),
 )
 def test_coco_images_equal_pycocotools(shared: Path, noise: float, false_alarms: int):
     annotations, content = read_coco(shared / "datasets" / "coco_tiny" / "annotations" / "instances_val2017.json")
@@ -156,7 +154,7 @@ def test_masks_equal_pycocotools(noise: float):
     assert max(gaps(result, numbers)) < TOLERANCE
 
 
-@pytest.mark.parametrize("noise", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("noise", few([0.1, 0.2, 0.4], 0.2))
 def test_masks_of_coco_images_equal_pycocotools(shared: Path, noise: float):
     path = shared / "datasets" / "coco_tiny" / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())

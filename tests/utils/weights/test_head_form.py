@@ -1,5 +1,6 @@
 """The head that a file's tensors show, whatever its yaml says: in every command, with and without `--cfg`."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.yolo import Model, load
+from tests.few import few
 from tests.foreign_files import foreign_tensors, write_ultralytics_checkpoint, write_yolov9_checkpoint
 from tests.networks import randomise, seeded_images, tiny_config, tiny_model, tiny_segment_config
 from tests.saying import assert_says
@@ -119,8 +121,14 @@ def test_a_checkpoint_builds_the_head_of_its_tensors(
     assert_says(said[0], "theirs.pt", config["head"][0][2], *settings.values())
 
 
-@cases
-@pytest.mark.parametrize("kind", ["state dict", "safetensors", "without DFL", "checkpoint"])
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    few(
+        product(["state dict", "safetensors", "without DFL", "checkpoint"], CASES),
+        *[("state dict", case) for case in CASES],
+        *[(kind, "YOLO11, segmentation") for kind in ("safetensors", "without DFL", "checkpoint")],
+    ),
+)
 def test_a_yaml_that_does_not_say_it(folder: Path, case: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     config, settings = CASES[case]
     model, path = built(config, settings), folder / "plain.pt"
@@ -172,7 +180,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data" / "data.yaml"
 
 
-@pytest.mark.parametrize("given", ["checkpoint", "tensors and yaml", "patch"])
+@pytest.mark.parametrize("given", few(["checkpoint", "tensors and yaml", "patch"], "tensors and yaml", "patch"))
 def test_every_command(old_and_new: tuple[Path, Path, Path], folder: Path, given: str, data: Path) -> None:
     theirs, plain, net = old_and_new
     weights = str(plain if given == "tensors and yaml" else theirs)
