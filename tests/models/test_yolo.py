@@ -422,6 +422,41 @@ def test_trace_gives_every_shape_and_changes_nothing() -> None:
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
 
 
+def test_a_trace_does_not_calculate_a_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = tiny_model().trace(64)
+
+    def calculated(*_: Any) -> None:
+        raise AssertionError("a batch normalisation was calculated")
+
+    monkeypatch.setattr(torch, "batch_norm", calculated)
+    assert tiny_model().trace(64) == expected
+    with pytest.raises(AssertionError, match="calculated"):
+        tiny_model().trace(64, 2, training=True)
+
+
+@pytest.mark.parametrize(
+    ("norm", "facts"),
+    [(nn.BatchNorm2d(7), ["8", "7"]), (nn.BatchNorm1d(8), ["4D"]), (nn.BatchNorm2d(8, eps=-1.0), ["eps", "-1.0"])],
+    ids=["width", "dimensions", "eps"],
+)
+def test_a_normalisation_that_does_not_fit_names_its_row(norm: nn.Module, facts: list[str]) -> None:
+    class Wrong(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            return self.norm(maps)
+
+    config = tiny_config()
+    config["backbone"].insert(2, [-1, 1, "Wrong", []])
+    with temporary_layers():
+        layer(same)(Wrong)
+        with pytest.raises(ModelConfigError) as caught:
+            Model(config)
+    assert_says(caught.value, "layer 2", "Wrong", *facts)
+
+
 def test_trace_restores_the_mode_after_an_error() -> None:
     model = tiny_model()
     model.model[1].conv = nn.Conv2d(5, 8, 3)

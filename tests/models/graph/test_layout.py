@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from models import command
@@ -190,11 +191,12 @@ def test_special_characters(awkward: Graph) -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(tiny_config()))
     for suffix in ("svg", "html"):
         target = tmp_path / "new" / f"out.{suffix}"
-        assert command.main(["gelan-t", "--graph", str(target)]) == 0
-        assert_says(capsys.readouterr().out, f"{target}: 23 layers of gelan-t", "29 connections")
-        assert "gelan-t</title>" in target.read_text(encoding="utf-8")
+        assert command.main([str(tmp_path / "small.yaml"), "--graph", str(target)]) == 0
+        assert_says(capsys.readouterr().out, f"{target}: 6 layers of small", "8 connections")
+        assert "small</title>" in target.read_text(encoding="utf-8")
     assert [path.name for path in sorted((tmp_path / "new").iterdir())] == ["out.html", "out.svg"]
     assert command.main(["gelan-t", "--json", "--graph", str(tmp_path / "out.svg")]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] == 2_442_640
