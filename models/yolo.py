@@ -35,22 +35,21 @@ ODD_NUMBER = 7
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Answers a batch normalisation in evaluation by its input's shape, while a network runs on the meta device.
+    """Answers a normalisation by its input's shape, while a network runs on the meta device.
 
     Torch goes through the arithmetic of each one in Python there: that took three quarters of the time of a trace.
-    What does not fit its input, and what is in training, is left to torch, which has the message.
+    What does not fit its input, and a batch normalisation in training, is left to torch, which has the message.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         settings = kwargs or {}
-        if func is functional.batch_norm and fits_and_evaluates(*args, **settings):
-            return torch.empty_like(args[0])
-        return func(*args, **settings)
+        fits = {functional.batch_norm: fits_batch_norm, functional.layer_norm: fits_layer_norm}.get(func)
+        return args[0].detach() if fits and fits(*args, **settings) else func(*args, **settings)
 
 
-def fits_and_evaluates(
+def fits_batch_norm(
     maps: Tensor,
     mean: Tensor | None,
     variance: Tensor | None,
@@ -63,9 +62,25 @@ def fits_and_evaluates(
     """Tell whether a batch normalisation with these arguments is in evaluation and takes its input, on meta."""
     if training or eps < 0 or maps.dim() < 2 or mean is None or variance is None:
         return False
-    given = [tensor for tensor in (mean, variance, weight, bias) if tensor is not None]
-    expected = (maps.dtype, torch.device("meta"), (maps.shape[1],))
-    return maps.is_meta and all((tensor.dtype, tensor.device, tuple(tensor.shape)) == expected for tensor in given)
+    return all_on_meta(maps, (mean, variance, weight, bias), maps.shape[1:2])
+
+
+def fits_layer_norm(
+    maps: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> bool:
+    """Tell whether a layer normalisation with these arguments takes its input, on meta."""
+    shape = maps.shape[-len(normalized_shape) :]
+    return 0 < len(normalized_shape) and shape == tuple(normalized_shape) and all_on_meta(maps, (weight, bias), shape)
+
+
+def all_on_meta(maps: Tensor, parts: Sequence[Tensor | None], shape: torch.Size) -> bool:
+    """Tell whether the input and what it is normalised with are of one type on meta, and those parts of this shape."""
+    given = [part for part in parts if part is not None]
+    return maps.is_meta and all(part.is_meta and part.dtype == maps.dtype and part.shape == shape for part in given)
 
 
 class RowError(ModelConfigError):

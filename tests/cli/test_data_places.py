@@ -23,6 +23,7 @@ def test_folders_are_printed_and_the_working_folder_is_not_taken_for_them(
     weights = trained / "weights" / "last.pt"
     out = cli(
         *("val.py", "--weights", weights, "--data", data, "--img", 64, "--device", "cpu", "--project", tmp_path),
+        *("--workers", 0, "--noplots"),
         cwd=tmp_path / "other" / "repo",
     ).done()
     assert_says(out, f"{tmp_path}/ds/images/val: 4 images, labels in {tmp_path}/ds/labels/val")

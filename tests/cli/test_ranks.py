@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.command_line import REPOSITORY, environment, write_data, write_network
+from tests.cli.command_line import REPOSITORY, CommandLine, environment, write_data, write_network
+from tests.few import few
 from tests.saying import assert_says
 from tests.utils.test_ranks import torchrun
 from utils.weights.own_file import read_checkpoint
@@ -153,31 +154,26 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder: Path):
     assert last(folder, "part")["epoch"] == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(folder: Path, name: str):
+@pytest.mark.parametrize("name", few(["SIGTERM", "SIGUSR1"], "SIGTERM"))
+def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(cli: CommandLine, folder: Path, name: str):
     """Status 143, the command to type, and the same bits in the end."""
-    run = [sys.executable, *map(str, words(folder, "whole"))]
-    subprocess.run(run, env=environment(), capture_output=True, check=True)
+    cli(*words(folder, "whole")).done()
     signaller = folder / "signaller.py"
     signaller.write_text(SIGNAL_ITSELF)
-    told = [sys.executable, str(signaller), "5", name, *map(str, words(folder, "told"))]
-    done = subprocess.run(told, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 143, done.stderr
-    assert_says(done.stderr, name, "train.py --resume", "last.pt")
+    told = cli(signaller, 5, name, *words(folder, "told"))
+    assert told.status == 143, told.err
+    assert_says(told.err, name, "train.py --resume", "last.pt")
     assert last(folder, "told")["partial"]["batch"] == 2
-    resumed = [sys.executable, str(REPOSITORY / "train.py"), "--resume", str(folder / "runs" / "told")]
-    subprocess.run(resumed, env=environment(), capture_output=True, check=True)
+    cli("train.py", "--resume", folder / "runs" / "told").done()
     assert equal(last(folder, "whole"), last(folder, "told"))
 
 
-def test_a_second_signal_ends_at_once(folder: Path):
+def test_a_second_signal_ends_at_once(cli: CommandLine, folder: Path):
     signaller = folder / "signaller.py"
     signaller.write_text(SIGNAL_ITSELF)
-    told = [sys.executable, str(signaller), "2", "SIGTERM SIGTERM", *map(str, words(folder, "told"))]
-    done = subprocess.run(told, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 143
-    assert "--resume" not in done.stderr
+    told = cli(signaller, 2, "SIGTERM SIGTERM", *words(folder, "told"))
+    assert told.status == 143, told.err
+    assert "--resume" not in told.err
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from models.config.reading import find_config, read_config
 from models.deploy import needed_rows
 from models.registry import layer, same, temporary_layers
 from models.yolo import Model, load
+from tests.few import few
 from tests.networks import (
     HEADS,
     deep_config,
@@ -339,7 +340,9 @@ def test_folding_twice_is_folding_once() -> None:
         torch.testing.assert_close(twice(images), once(images))
 
 
-@pytest.mark.parametrize("name", ["yolov9-c", "yolov9-e", "yolov9-t-FocalModulationBlock"])
+@pytest.mark.parametrize(
+    "name", few(["yolov9-c", "yolov9-e", "yolov9-t-FocalModulationBlock"], "yolov9-c", "yolov9-t-FocalModulationBlock")
+)
 def test_deployed_config_builds_the_deployed_network(name: str) -> None:
     deployed = meta_pruned(name)
     with torch.device("meta"):
@@ -374,7 +377,7 @@ def test_folded_config_builds_the_folded_network(branches: int) -> None:
     assert rebuilt.deploy().config == deployed.config
 
 
-@pytest.mark.parametrize(("trained", "single"), [("yolov9-c", "gelan-c"), ("yolov9-e", "gelan-e")])
+@pytest.mark.parametrize(("trained", "single"), few([("yolov9-c", "gelan-c"), ("yolov9-e", "gelan-e")], "yolov9-c"))
 def test_deployed_yolov9_has_the_rows_of_gelan(trained: str, single: str) -> None:
     def plain(model: Model) -> list[list[Any]]:
         return [[row.numbered_from(), row.repeats, row.name, row.arguments] for row in model.rows]
@@ -436,8 +439,13 @@ def test_a_trace_does_not_calculate_a_normalisation(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("norm", "facts"),
-    [(nn.BatchNorm2d(7), ["8", "7"]), (nn.BatchNorm1d(8), ["4D"]), (nn.BatchNorm2d(8, eps=-1.0), ["eps", "-1.0"])],
-    ids=["width", "dimensions", "eps"],
+    [
+        (nn.BatchNorm2d(7), ["8", "7"]),
+        (nn.BatchNorm1d(8), ["4D"]),
+        (nn.BatchNorm2d(8, eps=-1.0), ["eps", "-1.0"]),
+        (nn.LayerNorm(8), ["[8]", "[1, 8, 64, 64]"]),
+    ],
+    ids=["width", "dimensions", "eps", "LayerNorm"],
 )
 def test_a_normalisation_that_does_not_fit_names_its_row(norm: nn.Module, facts: list[str]) -> None:
     class Wrong(nn.Module):

@@ -73,6 +73,7 @@ def test_each_rank_takes_a_device_of_the_list():
     assert_says(caught.value, "--device 2")
 
 
+@pytest.mark.slow
 def test_ranks_exchange_values_and_the_first_prints(tmp_path):
     status, out, err = torchrun(REPOSITORY / "tests" / "utils" / "rank_script.py", "exchange", tmp_path)
     assert status == 0, err

@@ -144,7 +144,13 @@ def test_upsampling_in_a_channels_last_map_and_under_autocast(layer: nn.Module) 
 
 
 @pytest.mark.parametrize(
-    "layer", [CARAFE(4, mid_channels=4), DySample(4), DySample(4, style="pl", dyscope=True)], ids=["CARAFE", "lp", "pl"]
+    "layer",
+    [
+        CARAFE(4, mid_channels=4),
+        pytest.param(DySample(4), marks=pytest.mark.slow),
+        DySample(4, style="pl", dyscope=True),
+    ],
+    ids=["CARAFE", "lp", "pl"],
 )
 def test_exported_with_any_size(layer: nn.Module) -> None:
     dynamic = {

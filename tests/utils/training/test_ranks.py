@@ -1,30 +1,23 @@
 """Several processes train as one: the same steps, whatever the number of ranks."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.utils.test_ranks import REPOSITORY, torchrun
-
-SCRIPT = Path(__file__).with_name("rank_steps.py")
+from tests.utils.test_ranks import torchrun
+from tests.utils.training import rank_steps
 
 
 @pytest.mark.parametrize(("ranks", "branches", "batch"), [(2, 2, 2), pytest.param(3, 1, 6, marks=pytest.mark.slow)])
-def test_an_epoch_of_several_ranks_is_that_of_one_process(tmp_path, ranks, branches, batch):
+def test_an_epoch_of_several_ranks_is_that_of_one_process(tmp_path, monkeypatch, ranks, branches, batch):
     """Nine images, so that the last batch has fewer images than a batch; a step of four batches; objects uneven.
 
     With two ranks and a batch of two, one rank has no image of the last batch.
     """
-    words = [str(SCRIPT), str(tmp_path), str(branches), str(batch)]
-    variables = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    alone = subprocess.run(
-        [sys.executable, *words], env=variables, capture_output=True, text=True, timeout=100, check=False
-    )
-    assert alone.returncode == 0, alone.stderr
+    words = [rank_steps.__file__, str(tmp_path), str(branches), str(batch)]
+    monkeypatch.setattr(sys, "argv", words)
+    rank_steps.main()
     status, _, err = torchrun(*words, processes=ranks)
     assert status == 0, err
     one, several = (torch.load(tmp_path / f"{count}ranks.pt", weights_only=True) for count in (1, ranks))
