@@ -77,6 +77,8 @@ class Precision:
         name = {None: "fp32", torch.bfloat16: "bf16 mixed precision", torch.float16: "fp16 mixed precision"}[self.dtype]
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        if self.device.type == "cuda" and self.dtype is None and torch.backends.cudnn.allow_tf32:
+            name += " (TF32 in convolutions)"
         layout = "channels_last" if self.channels_last else "contiguous"
         return f"{device}{threads}, {name}, {layout}"
 

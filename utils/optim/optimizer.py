@@ -46,9 +46,12 @@ def build_optimizer(
         for kind, members in ((BIAS, biases), (DECAYED, decayed), (OTHER, others))
         if (chosen := [parameter for parameter in members if factor_of[id(parameter)] == factor]) or factor == 1.0
     ]
+    # on a GPU one kernel for all parameters
+    fused = next(model.parameters()).device.type == "cuda"
+    form = {"fused": True} if fused else {"foreach": True}
     if name == "SGD":
-        return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0, foreach=True)
-    return torch.optim.AdamW(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999), foreach=True)
+        return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0, **form)
+    return torch.optim.AdamW(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999), **form)
 
 
 @dataclass

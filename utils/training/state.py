@@ -245,6 +245,10 @@ def restore_random_states(states: dict[str, Any] | Tensor, where: str) -> None:
         torch.mps.set_rng_state(states["mps"])
 
 
+FORMS = ("fused", "foreach")
+"""Settings of an optimizer that follow from the device."""
+
+
 def check_complete(checkpoint: dict[str, Any], where: str) -> None:
     """Refuse a checkpoint that a run cannot be resumed from.
 
@@ -287,7 +291,8 @@ def restore(training: Training, checkpoint: dict[str, Any], where: str) -> Progr
             f"{where}: its state does not fit its own network: {' '.join(str(error).split())[:300]}"
         ) from error
     for group, settings in zip(training.optimizer.param_groups, built, strict=True):
-        for name in settings.keys() - group.keys():  # a checkpoint of an older version lacks what came later
+        # a checkpoint of an older version lacks what came later, one of another device had another form of the step
+        for name in {*(settings.keys() - group.keys()), *FORMS}:
             group[name] = settings[name]
     training.ema.updates = checkpoint["updates"]
     if checkpoint["scaler"]:  # empty from a run that needed none
