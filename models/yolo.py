@@ -34,21 +34,6 @@ ODD_NUMBER = 7
 """A step is enough for a network that takes images of an odd number of steps: an even one could hide a larger need."""
 
 
-class ShapesOnly(TorchFunctionMode):
-    """Answers a normalisation by its input's shape, while a network runs on the meta device.
-
-    Torch goes through the arithmetic of each one in Python there: that took three quarters of the time of a trace.
-    What does not fit its input, and a batch normalisation in training, is left to torch, which has the message.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        settings = kwargs or {}
-        fits = {functional.batch_norm: fits_batch_norm, functional.layer_norm: fits_layer_norm}.get(func)
-        return args[0].detach() if fits and fits(*args, **settings) else func(*args, **settings)
-
-
 def fits_batch_norm(
     maps: Tensor,
     mean: Tensor | None,
@@ -80,7 +65,33 @@ def fits_layer_norm(
 def all_on_meta(maps: Tensor, parts: Sequence[Tensor | None], shape: torch.Size) -> bool:
     """Tell whether the input and what it is normalised with are of one type on meta, and those parts of this shape."""
     given = [part for part in parts if part is not None]
-    return maps.is_meta and all(part.is_meta and part.dtype == maps.dtype and part.shape == shape for part in given)
+    return (
+        maps.is_meta
+        and maps.is_floating_point()
+        and all(part.is_meta and part.dtype == maps.dtype and part.shape == shape for part in given)
+    )
+
+
+NORMALISATIONS: dict[Callable[..., Any], Callable[..., bool]] = {
+    functional.batch_norm: fits_batch_norm,
+    functional.layer_norm: fits_layer_norm,
+}
+"""What tells whether a normalisation only keeps the shape of its input."""
+
+
+class ShapesOnly(TorchFunctionMode):
+    """Answers a normalisation by its input's shape, while a network runs on the meta device.
+
+    Torch goes through the arithmetic of each one in Python there: that took three quarters of the time of a trace.
+    What does not fit its input, and a batch normalisation in training, is left to torch, which has the message.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        settings = kwargs or {}
+        fits = NORMALISATIONS.get(func)
+        return args[0].detach() if fits and fits(*args, **settings) else func(*args, **settings)
 
 
 class RowError(ModelConfigError):
