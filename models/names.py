@@ -44,8 +44,7 @@ GENERIC = re.compile(r"attention|attn|att|block|bottleneck|conv|detect|head|laye
 """Words that many names contain: what is left of a name tells which layer it is."""
 NEAR = 0.7
 """Least similarity of two spellings, 0 to 1."""
-SLIP = 0.85
-"""Least similarity of a name with one wrong letter."""
+REPEATED = re.compile(r"(.)\1+")
 
 
 def plain(name: str) -> str:
@@ -77,11 +76,11 @@ def suggested_layer(name: str, known: Iterable[str]) -> str:
 def likeness(name: str, other: str) -> float:
     """Return how much alike two plain names are, 0 to 1.
 
-    Of names with generic words the remaining letters count, unless they differ in one letter after the first: "Convv"
-    is a slip, "PConv" another layer.
+    Of names with generic words the remaining letters count, unless letters are only doubled or swapped: "Convv" and
+    "Cnov" are slips, "PConv" is another layer.
     """
     whole = difflib.SequenceMatcher(None, name, other).ratio()
-    slip = name[:1] == other[:1] and abs(len(name) - len(other)) <= 1 and whole >= SLIP
+    slip = REPEATED.sub(r"\1", name) == REPEATED.sub(r"\1", other) or sorted(name) == sorted(other)
     if slip or not GENERIC.search(name):
         return whole
     return min(whole, difflib.SequenceMatcher(None, GENERIC.sub("", name), GENERIC.sub("", other)).ratio())

@@ -120,7 +120,7 @@ def test_the_repeats_argument_is_not_in_the_signature(scratch: None) -> None:
 
 def test_find_layer_suggests_the_nearest_name() -> None:
     assert suggestion_for("FocalModulatonBlock") == " Did you mean 'FocalModulationBlock'?"
-    assert suggestion_for("Convv") == " Did you mean 'Conv'?"
+    assert suggestion_for("Convv") == suggestion_for("Cnov") == " Did you mean 'Conv'?"
     assert suggestion_for("zzzz") == ""
 
 
