@@ -196,12 +196,17 @@ def check_same(what: str, value: object, advice: str) -> None:
     """Refuse a run whose ranks do not agree about something.
 
     Raises:
-        SettingsError: in every rank; names the first rank that differs and both values.
+        SettingsError: in every rank; names the first rank that differs and both values, of mappings what differs.
     """
-    values = gathered(value)
-    for rank, other in enumerate(values):
-        if other != values[0]:
-            raise SettingsError(f"{what}: rank 0 has {values[0]}, rank {rank} has {other}: expected the same; {advice}")
+    first, *others = gathered(value)
+    for rank, other in enumerate(others, 1):
+        if other == first:
+            continue
+        ours, theirs = first, other
+        if isinstance(first, dict) and isinstance(other, dict):
+            names = [name for name in first | other if first.get(name) != other.get(name)]
+            ours, theirs = ({name: values.get(name) for name in names} for values in (first, other))
+        raise SettingsError(f"{what}: rank 0 has {ours}, rank {rank} has {theirs}: expected the same; {advice}")
 
 
 def share_from_first(tensors: list[Tensor]) -> None:

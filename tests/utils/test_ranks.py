@@ -105,3 +105,11 @@ def test_a_rank_that_fails_ends_all_with_one_message(what, facts):
     messages = [line for line in err.splitlines() if line.startswith("rank ")]
     assert len(messages) == 1, err
     assert_says(messages[0], *facts)
+
+
+def test_of_mappings_only_what_differs_is_shown(monkeypatch):
+    monkeypatch.setattr(ranks, "gathered", lambda value: [value, value | {"batch": 8}])
+    with pytest.raises(SettingsError) as caught:
+        ranks.check_same("flags", {"batch": 16, "img": 640}, "start all processes with the same flags")
+    assert_says(caught.value, "flags", "rank 0", 16, "rank 1", 8)
+    assert "640" not in str(caught.value)

@@ -15,6 +15,8 @@ CHANGEABLE = (
     *("nosave", "noval", "noplots", "save_period", "save_steps", "half"),
 )
 """Options that a resumed run may change; it keeps its own values of all others."""
+OF_ONE_MACHINE = ("device", "project", "log")
+"""Options in which the processes of a run on several machines may differ; the first one's project and log are used."""
 HEAD_HIDDEN = ("keep", "rule")
 OF_ONE_CALL = ("resume", "force", "plugin", "log")
 """Options that a checkpoint does not restore: how to resume, and which Python files are run."""

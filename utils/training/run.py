@@ -27,10 +27,10 @@ from utils.inference.evaluate import NUM_PLOTTED_BATCHES, EvalResult, evaluate
 from utils.listeners import open_listeners
 from utils.metrics.detection import DetectionResult
 from utils.precision import Precision, choose_precision
-from utils.ranks import first_goes_first, from_first, is_first, joined, share_from_first, size
+from utils.ranks import check_same, first_goes_first, from_first, is_first, joined, share_from_first, size
 from utils.training.epoch import EpochResult, EpochState, train_one_epoch
 from utils.training.log import record, table_header
-from utils.training.options import TrainOptions
+from utils.training.options import OF_ONE_MACHINE, TrainOptions
 from utils.training.resume import find_resumable, note_launch, resumed_by_torchrun
 from utils.training.set_up import set_up
 from utils.training.state import Run, not_finite, save_last, saved_beforehand, snapshot
@@ -48,6 +48,8 @@ def train(options: TrainOptions) -> Path:
     plugins = load_plugins(options.plugin)
     precision = choose_precision(options.device, options.amp)
     with joined(precision.device):
+        flags = {name: value for name, value in options.as_dict().items() if name not in OF_ONE_MACHINE}
+        check_same("flags", flags, "start all processes with the same flags")
         options = from_first(resumed_by_torchrun(options) if is_first() else options)
         checkpoint = None
         if options.resume is not None:

@@ -150,12 +150,10 @@ def check_ranks(options: TrainOptions, sources: dict[str, Any], train_loader: Lo
             f"{options.data}: {len(train_loader.dataset)} training images for {ranks} processes: expected one for each "
             "at least; start fewer"
         )
-    settings = {name: value for name, value in options.as_dict().items() if name not in ("device", "project", "log")}
     plugins = {entry["path"]: entry["sha256"][:12] for entry in plugins_entry(model)}
     check_same("plug-ins", sorted(plugins.values()), f"rank {launch().rank} uses {listed(plugins) or 'none'}")
     for split in ("train", "val"):
         check_same(f"{split} images of {options.data}", sources[split], "every machine needs the same files")
-    check_same("options", settings, "start all of them with the same flags")
 
 
 def frozen_layers(model: Model, phrases: Sequence[str], transferred: TransferReport | None) -> list[nn.Module]:
