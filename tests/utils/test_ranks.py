@@ -24,6 +24,8 @@ def torchrun(*words: object, processes: int = 2, timeout: int = 100, restarts: i
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["--max-restarts", str(restarts)]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    if sys.platform == "linux":  # also where the machine's own name leads nowhere
+        variables["GLOO_SOCKET_IFNAME"] = "lo"
     done = subprocess.run(
         [*command, *map(str, words)], env=variables, capture_output=True, text=True, timeout=timeout, check=False
     )
