@@ -278,7 +278,7 @@ def training_speed(report: Report) -> None:
                 parts = {f"{name} ms": round(1000 * median(times), 1) for name, times in step.parts.items()}
                 busy = round(busy_share(lambda: step(*batch)), 2) if torch.cuda.is_available() else ""
                 return (
-                    {"batch": images, "images/s": round(images / taken, 1), "peak GiB": round(peak, 1)}
+                    {"batch": images, "images/s": round(images / taken, 3), "peak GiB": round(peak, 1)}
                     | parts
                     | {"busy": busy}
                 )
