@@ -105,7 +105,8 @@ def run(main: Callable[[], object]) -> int:
             say("interrupted", rank)
             return EXIT_INTERRUPTED
         except SignalledError as error:
-            say(str(error), rank)
+            if rank == 0:  # all ranks were told, and have saved the same
+                say(str(error), rank)
             return EXIT_SIGNALLED
         except (UserError, TrainingStoppedError, LostRankError) as error:
             if isinstance(error, LostRankError):

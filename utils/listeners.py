@@ -50,14 +50,17 @@ class Listener:
 class TensorBoard(Listener):
     """Event files of TensorBoard in the run's folder; a resumed run goes on in them."""
 
-    def start(self, run: RunFacts) -> None:
+    def __init__(self) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise SettingsError(
                 "--log tensorboard: TensorBoard is not installed: python -m pip install tensorboard"
             ) from error
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epochs_done + 1)
+        self.open = SummaryWriter
+
+    def start(self, run: RunFacts) -> None:
+        self.writer = self.open(str(run.folder / "tensorboard"), purge_step=run.epochs_done + 1)
 
     def epoch(self, run: RunFacts, number: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -68,7 +69,9 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
             f"RANK, WORLD_SIZE, LOCAL_RANK: {error}: expected numbers, as torchrun sets them"
         ) from error
     run_id = environment.get("TORCHELASTIC_RUN_ID", "none")
-    identity = f"agent {os.getppid()}" if run_id == "none" else run_id
+    # without --rdzv-id, the folder that torchrun makes for the launch: a process number alone comes again
+    folder = Path(environment.get("TORCHELASTIC_ERROR_FILE", "")).parent.parent.parent
+    identity = f"agent {os.getppid()} {folder}" if run_id == "none" else run_id
     return Launch(rank, size, local, int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")), identity)
 
 

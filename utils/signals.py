@@ -2,14 +2,29 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from utils.errors import SignalledError
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 EXIT_AT_ONCE = 143
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], object], signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Handle signals by a function in the body; afterwards they do what they did before."""
+    try:
+        before = {number: signal.signal(number, handler) for number in signals}
+    except ValueError:  # not in the main thread: signals go elsewhere
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 class StopSignal:
@@ -32,19 +47,9 @@ class StopSignal:
         if self.saved:
             raise SignalledError(self.name)
 
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handle the signals in the body; elsewhere they do what they did before."""
-        try:
-            before = {number: signal.signal(number, self) for number in STOPPING}
-        except ValueError:  # not in the main thread: signals go elsewhere
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def handled(self) -> AbstractContextManager[None]:
+        """Handle the signals in the body."""
+        return handling(self, STOPPING)
 
     @contextmanager
     def while_saved(self) -> Iterator[None]:

@@ -48,6 +48,19 @@ def test_the_environment_is_read_whole():
     assert launch == ranks.Launch(1, 2, 1, 2, "job7")
 
 
+def test_two_launches_without_an_id_are_told_apart():
+    """A restart must never go on with the run of another launch, though process numbers come again."""
+    first, again, other = (
+        ranks.read_launch(WHOLE | {"TORCHELASTIC_ERROR_FILE": place}).identity
+        for place in (
+            "/tmp/torchelastic_a/none_x/attempt_0/0/error.json",
+            "/tmp/torchelastic_a/none_x/attempt_1/0/error.json",
+            "/tmp/torchelastic_b/none_x/attempt_0/0/error.json",
+        )
+    )
+    assert first == again != other
+
+
 @pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
 def test_a_world_size_by_hand_is_refused(missing):
     with pytest.raises(SettingsError) as caught:

@@ -15,7 +15,7 @@ from utils.weights.own_file import read_checkpoint
 from utils.wording import listed
 
 LAUNCH = "launch.json"
-LEFTOVER = re.compile(r"\.[\w-]+\.(pt|yaml|csv|json|txt|png)\.[a-z0-9_]{8}\.tmp")
+LEFTOVER = re.compile(r"\.[\w-]+\.(pt|yaml|csv|jsonl?|txt|png)\.[a-z0-9_]{8}\.tmp")
 """Names of the temporary files of `utils.files.atomic_write`, which a killed process leaves behind."""
 
 

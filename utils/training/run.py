@@ -24,10 +24,11 @@ from utils.errors import SignalledError, TrainingStoppedError
 from utils.files import write_text, write_yaml
 from utils.hyperparameters import load_hyperparameters
 from utils.inference.evaluate import NUM_PLOTTED_BATCHES, EvalResult, evaluate
-from utils.listeners import open_listeners
+from utils.listeners import Audience, open_listeners
 from utils.metrics.detection import DetectionResult
 from utils.precision import Precision, choose_precision
 from utils.ranks import check_same, first_goes_first, from_first, is_first, joined, share_from_first, size
+from utils.signals import handling
 from utils.training.epoch import EpochResult, EpochState, train_one_epoch
 from utils.training.log import record, table_header
 from utils.training.options import OF_ONE_MACHINE, TrainOptions
@@ -55,14 +56,15 @@ def train(options: TrainOptions) -> Path:
         if options.resume is not None:
             options, checkpoint = find_resumable(options)
             precision = choose_precision(options.device, options.amp)
+        audience = open_listeners(options.log) if is_first() else Audience()
         seed_everything(options.seed)
         hyp = load_hyperparameters(checkpoint["hyp"] if checkpoint else options.hyp)
         with first_goes_first():  # the built-in data is drawn at first use
             config = load_data_config(options.data)
         print_notes(config)
         run = set_up(options, hyp, config, precision, checkpoint)
+        run.audience = audience
         if is_first():
-            run.audience = open_listeners(options.log)
             describe(run, precision)
             print_plugins(run.training.model, plugins)
         train_and_tell(run)
@@ -239,15 +241,8 @@ def plotted(batches: Loader, folder: Path, names: list[str], first: int = 0) -> 
 def uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C until the body is done, so that an epoch is recorded whole."""
     caught: list[int] = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda *_: caught.append(1))
-    except ValueError:  # not in the main thread: signals go elsewhere
+    with handling(lambda *_: caught.append(1), (signal.SIGINT,)):
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
     if caught:
         raise KeyboardInterrupt
 

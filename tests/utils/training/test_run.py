@@ -277,10 +277,11 @@ def test_steps_within_an_epoch_are_saved_and_gone_on_from(
 def test_a_finished_run_is_extended(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(finished, tmp_path / "exp")
     (tmp_path / "exp" / "weights" / ".last.pt.ab12cd_3.tmp").write_bytes(b"half a checkpoint")
+    (tmp_path / "exp" / ".results.jsonl.ab12cd_4.tmp").write_bytes(b"half a line")
     (tmp_path / "exp" / ".mine.tmp").write_bytes(b"not ours")
     train(TrainOptions(resume=str(tmp_path / "exp"), epochs=3, given=frozenset({"resume", "epochs"})))
     said = capsys.readouterr().out
-    assert_says(said, "last.pt", "3 epochs", "learning-rate schedule", "1 unfinished files")
+    assert_says(said, "last.pt", "3 epochs", "learning-rate schedule", "2 unfinished files")
     assert_says(said, ".last.pt.ab12cd_3.tmp")
     assert [path.name for path in (tmp_path / "exp").glob("**/*.tmp")] == [".mine.tmp"]
     last = read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")
