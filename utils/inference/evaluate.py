@@ -178,12 +178,7 @@ def evaluate(
                     prediction[0], model.nc, conf_thres, iou_thres, max_det, agnostic=single_cls, multi_label=True
                 )
                 rows = [image.cpu() for image in rows]
-            if single_cls:
-                for image in rows:
-                    image[:, 5] = 0
-            elif class_order is not None:
-                for image in rows:
-                    image[:, 5] = torch.from_numpy(class_order)[image[:, 5].long()].to(image)
+            _number_classes_as_the_data(rows, single_cls, class_order)
             found = list(_in_original_pixels(rows, batch))
             for index, detections in zip(batch["indices"], found, strict=True):
                 item = dataset.annotations[int(index)]
@@ -209,10 +204,7 @@ def evaluate(
         stage: 1000 * seconds / max(result.metrics.num_images, 1) for stage, seconds in stopwatch.seconds.items()
     }
     if plots_dir is not None:
-        plot_curves(result.metrics, dataset.names, plots_dir)
-        if result.masks is not None:
-            plot_curves(result.masks, dataset.names, plots_dir, "mask_")
-        plot_confusion(confusion.matrix, dataset.names, plots_dir / "confusion_matrix.png")
+        _plot_result(result, dataset.names, plots_dir)
     return result
 
 
@@ -317,6 +309,25 @@ def _in_original_pixels(rows: Iterable[Tensor], batch: Batch) -> Iterator[np.nda
     """Yield each image's (n, 6) detections mapped back from the letterboxed image."""
     for image, placement in zip(rows, batch["placements"], strict=True):
         yield torch.cat((unletterbox(image[:, :4], placement), image[:, 4:6]), 1).numpy()
+
+
+def _number_classes_as_the_data(
+    rows: Iterable[Tensor], single_cls: bool, class_order: NDArray[np.int64] | None
+) -> None:
+    """Replace the network's class numbers in detections (n, 6) by the data set's, in place."""
+    for image in rows:
+        if single_cls:
+            image[:, 5] = 0
+        elif class_order is not None:
+            image[:, 5] = torch.from_numpy(class_order)[image[:, 5].long()].to(image)
+
+
+def _plot_result(result: EvalResult, names: list[str], folder: Path) -> None:
+    """Draw the curves and the confusion matrix."""
+    plot_curves(result.metrics, names, folder)
+    if result.masks is not None:
+        plot_curves(result.masks, names, folder, "mask_")
+    plot_confusion(result.confusion, names, folder / "confusion_matrix.png")
 
 
 def _plot_batch(

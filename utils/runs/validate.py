@@ -31,6 +31,7 @@ from utils.precision import AMP_CHOICES, Precision, worker_count
 from utils.ranks import check_same, first_goes_first, is_first, joined, launch, size
 from utils.runs.run_folder import check_labels_are_apart
 from utils.runs.val_files import compare_with_coco, print_table, traceable_names, write_labels, write_metrics
+from utils.training.options import OF_ONE_MACHINE
 from utils.wording import listed
 
 
@@ -102,6 +103,8 @@ def validate(options: ValOptions) -> EvalResult:
     check_channels(network.channels, options.weights)
     size_hw = choose_image_size(options.img, network)
     with joined(precision.device):
+        flags = {name: value for name, value in asdict(options).items() if name not in OF_ONE_MACHINE}
+        check_same("flags", flags, "start all processes with the same flags")
         with first_goes_first():  # the first rank writes the label cache that the others read
             split = open_split(options, network, size_hw)
         check_same(f"images of {options.data}", describe_data(split.dataset), "every machine needs the same files")
